@@ -1,0 +1,26 @@
+# The CUDA side of the build. Machine code for sm_80 (any chip from Ampere on) and for sm_90a (Hopper's own
+# instructions); no PTX, so that nothing is compiled when the program starts.
+if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS /usr/local/cuda/bin/nvcc)
+  set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
+endif()
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
+endif()
+enable_language(CUDA)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)
+  message(FATAL_ERROR "DT_CUDA needs nvcc 13.0 or newer; found ${CMAKE_CUDA_COMPILER_VERSION} at ${CMAKE_CUDA_COMPILER}. "
+    "Install it, or name another one with -DCMAKE_CUDA_COMPILER=.")
+endif()
+find_package(CUDAToolkit 13.0 REQUIRED)
+
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_EXTENSIONS OFF)
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+# Programs copied to another host look for shared libraries beside themselves before anywhere else.
+list(APPEND CMAKE_BUILD_RPATH "$ORIGIN")
+
+# Release defines NDEBUG: an assert in a kernel is a call, and ptxas then serialises wgmma (its warning C7510).
+target_compile_options(dt_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-ffp-contract=off>)
+target_compile_definitions(dt_options INTERFACE DT_CUDA=1)

@@ -1,0 +1,159 @@
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu/attention/attention.h"
+#include "kernels/cpu/attention/softmax_row.h"
+#include "kernels/cpu/attention/tile_products.h"
+
+// A token's entries are cut into chunks of fixed size. One task takes one chunk of one token for all heads: the heads'
+// queries are the columns of one product with the chunk's entries, so each cached value is read once for all heads.
+// The chunks' partial results are then merged in order. Tokens go through in small blocks, which bounds the workspace.
+
+namespace deeptitan::cpu {
+namespace {
+
+constexpr int64_t kChunk = 256;
+constexpr int64_t kTokenBlock = 8;
+
+// One chunk's share of a token's attention, per head: the largest scaled score, the sum of the exponentials relative
+// to it, and the unnormalised output.
+struct Partial {
+  float* largest;  // [H]
+  float* sum;      // [H]
+  float* output;   // [H, L]
+
+  Partial(Pieces& pieces, int64_t heads, int64_t latent_dim) {
+    largest = pieces.take<float>(heads);
+    sum = pieces.take<float>(heads);
+    output = pieces.take<float>(heads * latent_dim);
+  }
+};
+
+int64_t partial_bytes(int64_t heads, int64_t latent_dim) {
+  Pieces pieces(nullptr);
+  Partial counted(pieces, heads, latent_dim);
+  return pieces.used();
+}
+
+template <typename T>
+struct ChunkScratch {
+  T* entries;               // [kChunk, L + Dr], gathered from the pages
+  uint32_t* packed_query;   // contracted L + Dr, columns H
+  uint32_t* packed_latent;  // contracted kChunk, columns L
+  float* scores;            // [kChunk, H]
+  float* head_scores;       // [kChunk] of one head
+  T* probabilities;         // [H, kChunk]
+
+  ChunkScratch(Pieces& pieces, int64_t heads, int64_t latent_dim, int64_t rope_dim) {
+    entries = pieces.take<T>(kChunk * (latent_dim + rope_dim));
+    packed_query = pieces.take<uint32_t>(packed_words(kOperand<T>, latent_dim + rope_dim, heads));
+    packed_latent = pieces.take<uint32_t>(packed_words(kOperand<T>, kChunk, latent_dim));
+    scores = pieces.take<float>(kChunk * heads);
+    head_scores = pieces.take<float>(kChunk);
+    probabilities = pieces.take<T>(heads * kChunk);
+  }
+};
+
+// The fp32 case is the larger one, so one size serves both.
+int64_t chunk_scratch_bytes(int64_t heads, int64_t latent_dim, int64_t rope_dim) {
+  Pieces pieces(nullptr);
+  ChunkScratch<float> counted(pieces, heads, latent_dim, rope_dim);
+  return pieces.used();
+}
+
+template <typename T>
+void attend_to_chunk(const Partial& partial, const LatentAttentionInputs<T>& in, int64_t token, int64_t chunk,
+                     ChunkScratch<T>& s) {
+  const int64_t width = in.latent_dim + in.rope_dim;
+  const int64_t begin = chunk * kChunk;
+  const int64_t count = std::min(kChunk, in.visible[token] - begin);
+  const int32_t* pages = in.page_table + token * in.page_table_stride;
+  for (int64_t i = 0; i < count;) {
+    const int64_t entry = begin + i;
+    const int64_t row = entry % in.page_size;
+    const int64_t run = std::min(count - i, in.page_size - row);
+    const T* page = in.cache + pages[entry / in.page_size] * in.page_size * width;
+    std::copy_n(page + row * width, run * width, s.entries + i * width);
+    i += run;
+  }
+  pack_transposed(s.packed_query, in.query + token * in.heads * width, width, width, in.heads, kOperand<T>, false);
+  product(s.scores, in.heads, false, s.entries, width, s.packed_query, count, width, in.heads, width);
+  for (int64_t h = 0; h < in.heads; ++h) {
+    for (int64_t i = 0; i < count; ++i) s.head_scores[i] = s.scores[i * in.heads + h];
+    const float shift = row_max(s.head_scores, count) * in.scale;
+    partial.largest[h] = shift;
+    partial.sum[h] = exponentiate_row(s.head_scores, count, in.scale, shift);
+    T* probability = s.probabilities + h * kChunk;
+    for (int64_t i = 0; i < count; ++i) store(probability + i, s.head_scores[i]);
+    for (int64_t i = count; i < kChunk; ++i) store(probability + i, 0.0f);
+  }
+  pack_direct(s.packed_latent, s.entries, width, count, in.latent_dim, kOperand<T>, false);
+  product(partial.output, in.latent_dim, false, s.probabilities, kChunk, s.packed_latent, in.heads, count,
+          in.latent_dim, count);
+}
+
+}  // namespace
+
+int64_t latent_attention_workspace(int64_t tokens, int64_t most_visible, int64_t heads, int64_t latent_dim,
+                                   int64_t rope_dim) {
+  const int64_t chunks = (most_visible + kChunk - 1) / kChunk;
+  return std::min(tokens, kTokenBlock) * chunks * partial_bytes(heads, latent_dim) +
+         omp_get_max_threads() * chunk_scratch_bytes(heads, latent_dim, rope_dim);
+}
+
+template <typename T>
+void latent_attention(T* out, const LatentAttentionInputs<T>& in, void* workspace) {
+  if (in.tokens == 0) return;
+  const int64_t chunks = (in.most_visible + kChunk - 1) / kChunk;
+  const int64_t bytes = partial_bytes(in.heads, in.latent_dim);
+  const int64_t scratch_bytes = chunk_scratch_bytes(in.heads, in.latent_dim, in.rope_dim);
+  char* partials = static_cast<char*>(workspace);
+  char* scratch = partials + std::min(in.tokens, kTokenBlock) * chunks * bytes;
+  const auto partial_of = [&](int64_t slot, int64_t chunk) {
+    Pieces pieces(partials + (slot * chunks + chunk) * bytes);
+    return Partial(pieces, in.heads, in.latent_dim);
+  };
+  for (int64_t first = 0; first < in.tokens; first += kTokenBlock) {
+    const int64_t block = std::min(kTokenBlock, in.tokens - first);
+#pragma omp parallel if (block * chunks > 1)
+    {
+      Pieces pieces(scratch + omp_get_thread_num() * scratch_bytes);
+      ChunkScratch<T> mine(pieces, in.heads, in.latent_dim, in.rope_dim);
+#pragma omp for schedule(dynamic)
+      for (int64_t task = 0; task < block * chunks; ++task) {
+        const int64_t token = first + task / chunks;
+        if (task % chunks * kChunk >= in.visible[token]) continue;
+        attend_to_chunk(partial_of(task / chunks, task % chunks), in, token, task % chunks, mine);
+      }
+#pragma omp for schedule(static)
+      for (int64_t task = 0; task < block * in.heads; ++task) {
+        const int64_t slot = task / in.heads;
+        const int64_t h = task % in.heads;
+        const int64_t used = (in.visible[first + slot] + kChunk - 1) / kChunk;
+        float largest = -INFINITY;
+        for (int64_t c = 0; c < used; ++c) largest = std::max(largest, partial_of(slot, c).largest[h]);
+        float sum = 0;
+        for (int64_t c = 0; c < used; ++c) {
+          const Partial p = partial_of(slot, c);
+          sum += p.sum[h] * std::exp(p.largest[h] - largest);
+        }
+        T* row = out + ((first + slot) * in.heads + h) * in.latent_dim;
+        float* merged = partial_of(slot, 0).output + h * in.latent_dim;
+        for (int64_t c = 0; c < used; ++c) {
+          const Partial p = partial_of(slot, c);
+          const float weight = std::exp(p.largest[h] - largest) / sum;
+          const float* output = p.output + h * in.latent_dim;
+          for (int64_t j = 0; j < in.latent_dim; ++j) merged[j] = (c == 0 ? 0.0f : merged[j]) + weight * output[j];
+        }
+        for (int64_t j = 0; j < in.latent_dim; ++j) store(row + j, merged[j]);
+      }
+    }
+  }
+}
+
+template void latent_attention(float*, const LatentAttentionInputs<float>&, void*);
+template void latent_attention(bfloat16*, const LatentAttentionInputs<bfloat16>&, void*);
+
+}  // namespace deeptitan::cpu

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/bfloat16.h"
+#include "kernels/cpu/matmul/packing.h"
+
+// Matrix products of the CPU. Legend: M rows, N columns, K contracted length, G groups.
+// Every product accumulates in fp32, in the order of K, whatever M is and whatever the number of threads:
+// a row's result never depends on the rows beside it, so decoding one token gives the bits of a full forward.
+// bf16 operands need an even K and even leading strides (two neighbours share a word).
+
+namespace deeptitan::cpu {
+
+/// Where a product goes and how: C = A * B or C += A * B, in fp32 or bf16.
+template <typename Output>
+struct MatmulOutput {
+  Output* data;     // [M, N]
+  int64_t ld;       // elements from row to row
+  bool accumulate;
+};
+
+/// C[M, N] (+)= A[M, K] * B[K, N], B packed by pack_direct or pack_transposed with the operand type of A.
+/// Input and Output are float or bfloat16.
+template <typename Input, typename Output>
+void matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_b, int64_t rows,
+            int64_t contracted, int64_t columns);
+
+/// For each group g: C[rows of g, N] (+)= A[rows of g, K] * B_g[K, N]; rows of g are group_offset[g] to
+/// group_offset[g + 1] of both A and C. The B_g follow one another, packed_words(K, N) words each. Empty groups cost
+/// nothing.
+template <typename Input, typename Output>
+void grouped_matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_b,
+                    const int32_t* group_offset, int64_t groups, int64_t contracted, int64_t columns);
+
+/// Words of workspace for weight_gradient and grouped_weight_gradient over `rows` rows in `groups` groups.
+int64_t weight_gradient_workspace_words(int64_t rows, int64_t groups, int64_t out_columns, int64_t in_columns);
+
+/// d_weight[N, K] += d_out[M, N]^T * x[M, K]: the gradient of the weight of y = x * weight^T.
+template <typename Input>
+void weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const Input* x, int64_t ld_x, int64_t rows,
+                     int64_t out_columns, int64_t in_columns, uint32_t* workspace);
+
+/// For each group g: d_weight_g[N, K] += d_out[rows of g]^T * x[rows of g]; the d_weight_g follow one another.
+template <typename Input>
+void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const Input* x, int64_t ld_x,
+                             const int32_t* group_offset, int64_t groups, int64_t out_columns, int64_t in_columns,
+                             uint32_t* workspace);
+
+}  // namespace deeptitan::cpu

@@ -1,0 +1,171 @@
+#include "kernels/cpu/matmul/packing.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <immintrin.h>
+
+namespace deeptitan::cpu {
+namespace {
+
+uint32_t as_word(float x) {
+  uint32_t word;
+  std::memcpy(&word, &x, sizeof word);
+  return word;
+}
+uint32_t as_word(bfloat16 x) { return static_cast<uint32_t>(x.bits) << 16; }
+uint32_t low_half(float x) { return to_bfloat16(x).bits; }
+uint32_t low_half(bfloat16 x) { return x.bits; }
+
+// Eight fp32 (as bits) rounded to bf16, each in the low half of its lane; NaNs stay NaNs.
+__m256i round_to_bfloat16(__m256i bits) {
+  const __m256i lsb = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(lsb, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256 value = _mm256_castsi256_ps(bits);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(rounded, _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40)), nan);
+}
+
+// Eight words of one row along the contracted dimension, starting at element 8 (fp32) or 16 (bf16) times `block`.
+template <OperandType kType>
+__m256i load_words(const float* row) {
+  const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
+  if constexpr (kType == OperandType::kFloat) return first;
+  const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 8));
+  // packus interleaves 128-bit halves: the permutation puts the sixteen values back in order.
+  const __m256i packed = _mm256_packus_epi32(round_to_bfloat16(first), round_to_bfloat16(second));
+  return _mm256_permute4x64_epi64(packed, 0xd8);
+}
+template <OperandType kType>
+__m256i load_words(const bfloat16* row) {
+  if constexpr (kType == OperandType::kBfloat16) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
+  return _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row))), 16);
+}
+
+// Transposes 8 rows of 8 words; output row s goes to out + s * 32.
+void store_transposed_8x8(uint32_t* out, const __m256i (&r)[8]) {
+  __m256i t[8];
+  __m256i u[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+    u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+    u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+    u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const __m256i low = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20);
+    const __m256i high = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * kPanelColumns), low);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + (i + 4) * kPanelColumns), high);
+  }
+}
+
+template <OperandType kType, typename Source>
+void pack_transposed_panel(uint32_t* panel, const Source* source, int64_t ld, int64_t contracted, int64_t columns) {
+  constexpr int64_t kPerWord = kType == OperandType::kBfloat16 ? 2 : 1;
+  const int64_t steps = packed_steps(kType, contracted);
+  const int64_t full_steps = contracted / kPerWord / 8 * 8;
+  const int64_t full_columns = columns / 8 * 8;
+  for (int64_t j = 0; j < full_columns; j += 8) {
+    for (int64_t step = 0; step < full_steps; step += 8) {
+      __m256i rows[8];
+      for (int i = 0; i < 8; ++i) rows[i] = load_words<kType>(source + (j + i) * ld + step * kPerWord);
+      store_transposed_8x8(panel + step * kPanelColumns + j, rows);
+    }
+  }
+  const auto word = [&](int64_t step, int64_t j) -> uint32_t {
+    if (j >= columns) return 0;
+    const Source* row = source + j * ld;
+    if constexpr (kType == OperandType::kFloat) return as_word(row[step]);
+    const uint32_t low = low_half(row[2 * step]);
+    return 2 * step + 1 < contracted ? low | low_half(row[2 * step + 1]) << 16 : low;
+  };
+  for (int64_t step = 0; step < steps; ++step) {
+    for (int64_t j = step < full_steps ? full_columns : 0; j < kPanelColumns; ++j) {
+      panel[step * kPanelColumns + j] = word(step, j);
+    }
+  }
+}
+
+template <OperandType kType, typename Source>
+void pack_direct_panel(uint32_t* panel, const Source* source, int64_t ld, int64_t contracted, int64_t columns) {
+  const int64_t steps = packed_steps(kType, contracted);
+  for (int64_t step = 0; step < steps; ++step) {
+    uint32_t* out = panel + step * kPanelColumns;
+    if constexpr (kType == OperandType::kFloat) {
+      const Source* row = source + step * ld;
+      for (int64_t j = 0; j < columns; ++j) out[j] = as_word(row[j]);
+    } else {
+      const Source* low = source + 2 * step * ld;
+      if (2 * step + 1 < contracted) {
+        const Source* high = low + ld;
+        for (int64_t j = 0; j < columns; ++j) out[j] = low_half(low[j]) | low_half(high[j]) << 16;
+      } else {
+        for (int64_t j = 0; j < columns; ++j) out[j] = low_half(low[j]);
+      }
+    }
+    for (int64_t j = columns; j < kPanelColumns; ++j) out[j] = 0;
+  }
+}
+
+// Calls pack_panel(panel words, first column, columns) for every panel.
+template <typename PackPanel>
+void for_each_panel(uint32_t* packed, int64_t steps, int64_t columns, bool parallel, const PackPanel& pack_panel) {
+  const int64_t panels = packed_panels(columns);
+#pragma omp parallel for schedule(static) if (parallel && panels > 1)
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t first = p * kPanelColumns;
+    pack_panel(packed + p * steps * kPanelColumns, first, std::min<int64_t>(kPanelColumns, columns - first));
+  }
+}
+
+template <typename Source>
+void pack_direct_any(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
+                     OperandType type, bool parallel) {
+  for_each_panel(packed, packed_steps(type, contracted), columns, parallel,
+                 [&](uint32_t* panel, int64_t first, int64_t count) {
+                   if (type == OperandType::kBfloat16) {
+                     pack_direct_panel<OperandType::kBfloat16>(panel, source + first, ld, contracted, count);
+                   } else {
+                     pack_direct_panel<OperandType::kFloat>(panel, source + first, ld, contracted, count);
+                   }
+                 });
+}
+
+template <typename Source>
+void pack_transposed_any(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
+                         OperandType type, bool parallel) {
+  for_each_panel(packed, packed_steps(type, contracted), columns, parallel,
+                 [&](uint32_t* panel, int64_t first, int64_t count) {
+                   if (type == OperandType::kBfloat16) {
+                     pack_transposed_panel<OperandType::kBfloat16>(panel, source + first * ld, ld, contracted, count);
+                   } else {
+                     pack_transposed_panel<OperandType::kFloat>(panel, source + first * ld, ld, contracted, count);
+                   }
+                 });
+}
+
+}  // namespace
+
+void pack_direct(uint32_t* packed, const float* source, int64_t ld, int64_t contracted, int64_t columns,
+                 OperandType type, bool parallel) {
+  pack_direct_any(packed, source, ld, contracted, columns, type, parallel);
+}
+void pack_direct(uint32_t* packed, const bfloat16* source, int64_t ld, int64_t contracted, int64_t columns,
+                 OperandType type, bool parallel) {
+  pack_direct_any(packed, source, ld, contracted, columns, type, parallel);
+}
+void pack_transposed(uint32_t* packed, const float* source, int64_t ld, int64_t contracted, int64_t columns,
+                     OperandType type, bool parallel) {
+  pack_transposed_any(packed, source, ld, contracted, columns, type, parallel);
+}
+void pack_transposed(uint32_t* packed, const bfloat16* source, int64_t ld, int64_t contracted, int64_t columns,
+                     OperandType type, bool parallel) {
+  pack_transposed_any(packed, source, ld, contracted, columns, type, parallel);
+}
+
+}  // namespace deeptitan::cpu

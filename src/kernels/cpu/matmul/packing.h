@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/bfloat16.h"
+#include "kernels/cpu/matmul/panel_kernel.h"
+
+namespace deeptitan::cpu {
+
+/// Steps (words along the contracted dimension) of a packed operand: an odd bf16 length is padded with a zero.
+constexpr int64_t packed_steps(OperandType type, int64_t contracted) {
+  return type == OperandType::kBfloat16 ? (contracted + 1) / 2 : contracted;
+}
+
+/// Panels that hold `columns` columns.
+constexpr int64_t packed_panels(int64_t columns) { return (columns + kPanelColumns - 1) / kPanelColumns; }
+
+/// Words of a packed operand B[contracted, columns]: panels of 32 columns, each [steps, 32] words, padded with zeros.
+constexpr int64_t packed_words(OperandType type, int64_t contracted, int64_t columns) {
+  return packed_panels(columns) * kPanelColumns * packed_steps(type, contracted);
+}
+
+/// Packs B[k, n] = source[k, n] (row-major, `ld` elements from row to row), converting to the operand type.
+/// With `parallel` the panels are shared among threads. Source is float or bfloat16.
+void pack_direct(uint32_t* packed, const float* source, int64_t ld, int64_t contracted, int64_t columns,
+                 OperandType type, bool parallel);
+void pack_direct(uint32_t* packed, const bfloat16* source, int64_t ld, int64_t contracted, int64_t columns,
+                 OperandType type, bool parallel);
+
+/// Packs B[k, n] = source[n, k]: the weight of a linear layer [out, in] as the right operand of x * weight^T.
+void pack_transposed(uint32_t* packed, const float* source, int64_t ld, int64_t contracted, int64_t columns,
+                     OperandType type, bool parallel);
+void pack_transposed(uint32_t* packed, const bfloat16* source, int64_t ld, int64_t contracted, int64_t columns,
+                     OperandType type, bool parallel);
+
+}  // namespace deeptitan::cpu

@@ -1,0 +1,124 @@
+// The register tile of a panel product, written against a small vector vocabulary that each instruction set's file
+// defines before including this one: Vec (kLanes floats), zero(), load(), broadcast_word(), multiply_add<kBf16>().
+// Only these files are compiled for wider instruction sets; they define nothing that other files could link to.
+
+namespace {
+
+constexpr int kVectors = kPanelColumns / kLanes;
+
+inline float bits_to_float(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint16_t round_to_bfloat16(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+inline void store_row_bfloat16(uint16_t* c, const float* values, bool accumulate, int columns) {
+  if (accumulate) {
+    for (int j = 0; j < columns; ++j) {
+      c[j] = round_to_bfloat16(bits_to_float(static_cast<uint32_t>(c[j]) << 16) + values[j]);
+    }
+  } else {
+    for (int j = 0; j < columns; ++j) c[j] = round_to_bfloat16(values[j]);
+  }
+}
+
+inline void store_row_float(float* c, const float* values, bool accumulate, int columns) {
+  if (accumulate) {
+    for (int j = 0; j < columns; ++j) c[j] += values[j];
+  } else {
+    for (int j = 0; j < columns; ++j) c[j] = values[j];
+  }
+}
+
+// Tiles of kRows rows and kPanels panels; the accumulators stay in registers over all steps.
+template <bool kBf16, int kRows, int kPanels>
+inline void tile(const PanelProduct& p, int64_t row, int64_t panel) {
+  constexpr int kWidth = kVectors * kPanels;
+  Vec sum[kRows][kWidth];
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kWidth; ++v) sum[i][v] = zero();
+  }
+  const uint32_t* a = p.a + row * p.a_row_stride;
+  const uint32_t* b = p.b + panel * p.b_panel_stride;
+  for (int64_t step = 0; step < p.steps; ++step) {
+    Operand right[kWidth];
+    for (int q = 0; q < kPanels; ++q) {
+      for (int v = 0; v < kVectors; ++v) {
+        right[q * kVectors + v] = load(b + q * p.b_panel_stride + v * kLanes);
+      }
+    }
+    for (int i = 0; i < kRows; ++i) {
+      const Operand left = broadcast_word(a + i * p.a_row_stride);
+      for (int v = 0; v < kWidth; ++v) sum[i][v] = multiply_add<kBf16>(sum[i][v], left, right[v]);
+    }
+    a += p.a_step_stride;
+    b += kPanelColumns;
+  }
+  for (int q = 0; q < kPanels; ++q) {
+    const int64_t first = (panel + q) * kPanelColumns;
+    const int64_t left_over = p.columns - first;
+    const int columns = left_over < kPanelColumns ? static_cast<int>(left_over) : kPanelColumns;
+    for (int i = 0; i < kRows; ++i) {
+      const int64_t offset = (row + i) * p.c_row_stride + first;
+      if (columns == kPanelColumns && !p.c_is_bfloat16) {
+        float* c = static_cast<float*>(p.c) + offset;
+        for (int v = 0; v < kVectors; ++v) {
+          const Vec value = sum[i][q * kVectors + v];
+          store(c + v * kLanes, p.accumulate ? add(load_float(c + v * kLanes), value) : value);
+        }
+        continue;
+      }
+      alignas(64) float values[kPanelColumns];
+      for (int v = 0; v < kVectors; ++v) store(values + v * kLanes, sum[i][q * kVectors + v]);
+      if (p.c_is_bfloat16) {
+        uint16_t* c = static_cast<uint16_t*>(p.c) + offset;
+        if (columns == kPanelColumns) {
+          store_row_bfloat16(c, values, p.accumulate, kPanelColumns);
+        } else {
+          store_row_bfloat16(c, values, p.accumulate, columns);
+        }
+      } else {
+        store_row_float(static_cast<float*>(p.c) + offset, values, p.accumulate, columns);
+      }
+    }
+  }
+}
+
+template <bool kBf16, int kRows>
+inline void last_rows(const PanelProduct& p, int64_t row, int64_t panel) {
+  if constexpr (kRows > 0) {
+    if (p.rows - row == kRows) return tile<kBf16, kRows, 1>(p, row, panel);
+    last_rows<kBf16, kRows - 1>(p, row, panel);
+  }
+}
+
+template <bool kBf16>
+inline void run(const PanelProduct& p) {
+  int64_t panel = 0;
+  if (p.rows == 1) {
+    // One row is bound by the stream of weights: two panels at once keep enough loads in flight.
+    for (; panel + 1 < p.panels; panel += 2) tile<kBf16, 1, 2>(p, 0, panel);
+  }
+  for (; panel < p.panels; ++panel) {
+    int64_t row = 0;
+    for (; row + kRegisterRows <= p.rows; row += kRegisterRows) tile<kBf16, kRegisterRows, 1>(p, row, panel);
+    last_rows<kBf16, kRegisterRows - 1>(p, row, panel);
+  }
+}
+
+}  // namespace
+
+void panel_product(const PanelProduct& product) {
+  if (product.operands == OperandType::kBfloat16) {
+    run<true>(product);
+  } else {
+    run<false>(product);
+  }
+}

@@ -1,0 +1,158 @@
+#include "core/file.h"
+
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/error.h"
+
+namespace deeptitan {
+
+std::string format_bytes(uint64_t bytes) {
+  if (bytes < 1000) return fmt::format("{} bytes", bytes);
+  static constexpr const char* kUnits[] = {"kB", "MB", "GB", "TB", "PB", "EB"};
+  double value = static_cast<double>(bytes) / 1000;
+  size_t unit = 0;
+  while (value >= 999.95 && unit + 1 < std::size(kUnits)) {
+    value /= 1000;
+    ++unit;
+  }
+  return fmt::format("{:.1f} {}", value, kUnits[unit]);
+}
+
+void fail_file(std::string_view what, const std::filesystem::path& path, int error_number) {
+  const std::string reason = std::generic_category().message(error_number);
+  if (error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG) {
+    std::error_code ignored;
+    const auto space = std::filesystem::space(path.has_parent_path() ? path.parent_path() : ".", ignored);
+    const std::string left = ignored ? "" : fmt::format(" ({} free)", format_bytes(space.available));
+    fail("cannot {} {}: {}{}; make room or choose a directory on another disk", what, path.string(), reason, left);
+  }
+  fail("cannot {} {}: {}", what, path.string(), reason);
+}
+
+File::File(std::filesystem::path path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+
+File::File(File&& other) noexcept : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+File& File::operator=(File&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+File::~File() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+File File::open(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) fail_file("open", path, errno);
+  File file(path, descriptor);
+  struct stat status;
+  if (::fstat(descriptor, &status) != 0) fail_file("open", path, errno);
+  if (S_ISDIR(status.st_mode)) fail_file("open", path, EISDIR);
+  return file;
+}
+
+File File::create(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor < 0) fail_file("create", path, errno);
+  return File(path, descriptor);
+}
+
+File File::open_or_create(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor < 0) fail_file("open", path, errno);
+  return File(path, descriptor);
+}
+
+uint64_t File::size() const {
+  struct stat status;
+  if (::fstat(descriptor_, &status) != 0) fail_file("find the size of", path_, errno);
+  return static_cast<uint64_t>(status.st_size);
+}
+
+void File::read_at(void* destination, size_t bytes, uint64_t offset) const {
+  auto* to = static_cast<char*>(destination);
+  while (bytes > 0) {
+    const ssize_t count = ::pread(descriptor_, to, bytes, static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_file("read", path_, errno);
+    DT_CHECK(count > 0, "{} ends at byte {}, {} bytes before what was to be read", path_.string(), offset, bytes);
+    to += count;
+    bytes -= static_cast<size_t>(count);
+    offset += static_cast<uint64_t>(count);
+  }
+}
+
+void File::write_at(const void* source, size_t bytes, uint64_t offset) {
+  const auto* from = static_cast<const char*>(source);
+  while (bytes > 0) {
+    const ssize_t count = ::pwrite(descriptor_, from, bytes, static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_file("write", path_, errno);
+    from += count;
+    bytes -= static_cast<size_t>(count);
+    offset += static_cast<uint64_t>(count);
+  }
+}
+
+void File::resize(uint64_t bytes) {
+  if (::ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) fail_file("resize", path_, errno);
+}
+
+void File::reserve(uint64_t bytes) {
+  if (bytes == 0) return;
+  int result;
+  do {
+    result = ::fallocate(descriptor_, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes));
+  } while (result != 0 && errno == EINTR);
+  if (result != 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
+    fail_file(fmt::format("reserve {} for", format_bytes(bytes)), path_, errno);
+  }
+}
+
+void File::sync() {
+  if (::fsync(descriptor_) != 0) fail_file("sync", path_, errno);
+}
+
+void sync_directory(const std::filesystem::path& directory) {
+  const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) fail_file("open", directory, errno);
+  const int result = ::fsync(descriptor);
+  const int error_number = errno;
+  ::close(descriptor);
+  // Some network file systems cannot sync a directory and say EINVAL; there is nothing more to do on them.
+  if (result != 0 && error_number != EINVAL) fail_file("sync", directory, error_number);
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  const File file = File::open(path);
+  std::string text;
+  size_t length = 0;
+  // A pipe has no size, so the size is only where the buffer starts; the end is where read() says so.
+  text.resize(file.size() + 1);
+  while (true) {
+    const ssize_t count = ::read(file.descriptor(), text.data() + length, text.size() - length);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_file("read", path, errno);
+    if (count == 0) break;
+    length += static_cast<size_t>(count);
+    if (length == text.size()) text.resize(2 * length);
+  }
+  text.resize(length);
+  return text;
+}
+
+void write_file(const std::filesystem::path& path, std::string_view text) {
+  File file = File::create(path);
+  file.write_at(text.data(), text.size(), 0);
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,76 @@
+#include "core/file.h"
+
+#include <cerrno>
+#include <functional>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "core/error.h"
+
+namespace deeptitan {
+namespace {
+
+std::filesystem::path fresh_path(const std::string& name) {
+  const auto path =
+      std::filesystem::temp_directory_path() / ("deeptitan_file_test_" + std::to_string(getpid()) + "_" + name);
+  std::filesystem::remove_all(path);
+  return path;
+}
+
+std::string message_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(File, WritesAndReadsAtOffsets) {
+  const auto path = fresh_path("offsets");
+  {
+    File file = File::create(path);
+    file.reserve(100);
+    file.write_at("world", 5, 5);
+    file.write_at("hello", 5, 0);
+    EXPECT_EQ(file.size(), 10u);
+    file.sync();
+  }
+  EXPECT_EQ(read_file(path), "helloworld");
+  {
+    File file = File::open_or_create(path);
+    file.resize(7);
+  }
+  EXPECT_EQ(read_file(path), "hellowo");
+  char rest[4];
+  EXPECT_EQ(message_of([&] { File::open(path).read_at(rest, 4, 5); }),
+            path.string() + " ends at byte 7, 2 bytes before what was to be read");
+  std::filesystem::remove(path);
+}
+
+TEST(File, ErrorsNameTheFileAndTheReason) {
+  const auto path = fresh_path("missing");
+  EXPECT_EQ(message_of([&] { File::open(path); }), "cannot open " + path.string() + ": No such file or directory");
+  std::filesystem::create_directory(path);
+  EXPECT_EQ(message_of([&] { read_file(path); }), "cannot open " + path.string() + ": Is a directory");
+  EXPECT_EQ(message_of([&] { write_file(path / "no" / "way", "x"); }),
+            "cannot create " + (path / "no" / "way").string() + ": No such file or directory");
+  const std::string full = message_of([&] { fail_file("write", path / "x", ENOSPC); });
+  EXPECT_EQ(full.rfind("cannot write " + (path / "x").string() + ": No space left on device (", 0), 0u) << full;
+  EXPECT_NE(full.find(" free); make room or choose a directory on another disk"), std::string::npos) << full;
+  std::filesystem::remove_all(path);
+}
+
+TEST(FormatBytes, DecimalUnits) {
+  EXPECT_EQ(format_bytes(0), "0 bytes");
+  EXPECT_EQ(format_bytes(999), "999 bytes");
+  EXPECT_EQ(format_bytes(1000), "1.0 kB");
+  EXPECT_EQ(format_bytes(999'949), "999.9 kB");
+  EXPECT_EQ(format_bytes(999'950), "1.0 MB");
+  EXPECT_EQ(format_bytes(31'412'345'678), "31.4 GB");
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -1,0 +1,210 @@
+#include "checkpoint/convert_elements.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/bfloat16.h"
+#include "core/error.h"
+#include "core/float8.h"
+
+namespace deeptitan {
+namespace {
+
+struct Half {
+  uint16_t bits;
+};
+
+/// IEEE binary16 to binary32, exact; integer operations only, so that the loop over it vectorises.
+float to_float(Half x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
+  const uint32_t magnitude = x.bits & 0x7fffu;
+  uint32_t bits;
+  if (magnitude >= 0x7c00u) {  // infinity, NaN
+    bits = 0x7f800000u | (magnitude << 13);
+  } else if (magnitude >= 0x0400u) {
+    bits = (magnitude << 13) + ((127u - 15u) << 23);
+  } else {
+    const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
+    std::memcpy(&bits, &subnormal, sizeof bits);
+  }
+  bits |= sign;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+float to_float(double x) {
+  return static_cast<float>(x);
+}
+
+const std::array<float, 256>& float8_table() {
+  static const auto table = [] {
+    std::array<float, 256> values;
+    for (size_t i = 0; i < values.size(); ++i) values[i] = to_float(float8_e4m3{static_cast<uint8_t>(i)});
+    return values;
+  }();
+  return table;
+}
+
+void round_to(float x, float& y) {
+  y = x;
+}
+void round_to(float x, bfloat16& y) {
+  y = to_bfloat16(x);
+}
+void round_to(float x, float8_e4m3& y) {
+  y = to_float8_e4m3(x);
+}
+
+template <typename From, typename To>
+void convert_loop(const std::byte* source, std::byte* destination, int64_t count) {
+  [[maybe_unused]] const float* table = float8_table().data();
+#pragma omp parallel for schedule(static) if (count > (1 << 16))
+  for (int64_t i = 0; i < count; ++i) {
+    From x;
+    std::memcpy(&x, source + i * static_cast<int64_t>(sizeof x), sizeof x);
+    To y;
+    if constexpr (std::is_same_v<From, float8_e4m3>) {
+      round_to(table[x.bits], y);
+    } else {
+      round_to(to_float(x), y);
+    }
+    std::memcpy(destination + i * static_cast<int64_t>(sizeof y), &y, sizeof y);
+  }
+}
+
+template <typename To>
+void convert_to(const std::byte* source, DType from, std::byte* destination, DType to, int64_t count) {
+  switch (from) {
+    case DType::kF32:
+      return convert_loop<float, To>(source, destination, count);
+    case DType::kF16:
+      return convert_loop<Half, To>(source, destination, count);
+    case DType::kBF16:
+      return convert_loop<bfloat16, To>(source, destination, count);
+    case DType::kF64:
+      return convert_loop<double, To>(source, destination, count);
+    case DType::kF8E4M3:
+      return convert_loop<float8_e4m3, To>(source, destination, count);
+    default:
+      fail("elements of {} cannot be converted to {}", dtype_name(from), dtype_name(to));
+  }
+}
+
+template <typename To>
+void dequantize(const std::byte* values, const std::byte* scale_inv, int64_t rows, int64_t columns,
+                std::byte* weights) {
+  const float* table = float8_table().data();
+  const int64_t column_blocks = (columns + kFloat8BlockSize - 1) / kFloat8BlockSize;
+#pragma omp parallel for schedule(static) if (rows * columns > (1 << 16))
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t block = 0; block < column_blocks; ++block) {
+      float scale;
+      std::memcpy(&scale, scale_inv + (row / kFloat8BlockSize * column_blocks + block) * 4, sizeof scale);
+      const int64_t end = std::min(columns, (block + 1) * kFloat8BlockSize);
+      for (int64_t column = block * kFloat8BlockSize; column < end; ++column) {
+        const int64_t i = row * columns + column;
+        To y;
+        round_to(table[std::to_integer<uint8_t>(values[i])] * scale, y);
+        std::memcpy(weights + i * static_cast<int64_t>(sizeof y), &y, sizeof y);
+      }
+    }
+  }
+}
+
+template <typename From>
+void quantize(const std::byte* weights, int64_t rows, int64_t columns, uint8_t* values, float* scale_inv) {
+  const auto load = [&](int64_t i) {
+    From x;
+    std::memcpy(&x, weights + i * static_cast<int64_t>(sizeof x), sizeof x);
+    return to_float(x);
+  };
+  const int64_t row_blocks = (rows + kFloat8BlockSize - 1) / kFloat8BlockSize;
+  const int64_t column_blocks = (columns + kFloat8BlockSize - 1) / kFloat8BlockSize;
+#pragma omp parallel for schedule(static) collapse(2) if (rows * columns > (1 << 16))
+  for (int64_t row_block = 0; row_block < row_blocks; ++row_block) {
+    for (int64_t column_block = 0; column_block < column_blocks; ++column_block) {
+      const int64_t row_end = std::min(rows, (row_block + 1) * kFloat8BlockSize);
+      const int64_t column_begin = column_block * kFloat8BlockSize;
+      const int64_t column_end = std::min(columns, column_begin + kFloat8BlockSize);
+      uint32_t largest_bits = 0;  // as integers, |x| are ordered like the floats, with infinity and NaN above them
+      for (int64_t row = row_block * kFloat8BlockSize; row < row_end; ++row) {
+        for (int64_t column = column_begin; column < column_end; ++column) {
+          const float x = load(row * columns + column);
+          uint32_t bits;
+          std::memcpy(&bits, &x, sizeof bits);
+          largest_bits = std::max(largest_bits, bits & 0x7fffffffu);
+        }
+      }
+      float largest;
+      std::memcpy(&largest, &largest_bits, sizeof largest);
+      // A scale is never subnormal: dividing by one could lose all of its few bits.
+      float scale = 1.0f;
+      if (largest_bits != 0) {
+        scale = largest / kFloat8E4M3Max;
+        if (scale < std::numeric_limits<float>::min()) scale = std::numeric_limits<float>::min();
+      }
+      scale_inv[row_block * column_blocks + column_block] = scale;
+      for (int64_t row = row_block * kFloat8BlockSize; row < row_end; ++row) {
+        for (int64_t column = column_begin; column < column_end; ++column) {
+          const int64_t i = row * columns + column;
+          values[i] = to_float8_e4m3(load(i) / scale).bits;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void convert_elements(const void* source, DType from, void* destination, DType to, int64_t count) {
+  const auto* in = static_cast<const std::byte*>(source);
+  auto* out = static_cast<std::byte*>(destination);
+  if (from == to) {
+    if (count > 0) std::memcpy(out, in, static_cast<size_t>(count) * dtype_size(to));
+    return;
+  }
+  switch (to) {
+    case DType::kF32:
+      return convert_to<float>(in, from, out, to, count);
+    case DType::kBF16:
+      return convert_to<bfloat16>(in, from, out, to, count);
+    case DType::kF8E4M3:
+      return convert_to<float8_e4m3>(in, from, out, to, count);
+    default:
+      fail("elements of {} cannot be converted to {}", dtype_name(from), dtype_name(to));
+  }
+}
+
+void dequantize_float8_blocks(const void* values, const void* scale_inv, int64_t rows, int64_t columns, void* weights,
+                              DType to) {
+  const auto* in = static_cast<const std::byte*>(values);
+  const auto* scales = static_cast<const std::byte*>(scale_inv);
+  auto* out = static_cast<std::byte*>(weights);
+  switch (to) {
+    case DType::kF32:
+      return dequantize<float>(in, scales, rows, columns, out);
+    case DType::kBF16:
+      return dequantize<bfloat16>(in, scales, rows, columns, out);
+    default:
+      fail("fp8 blocks can be dequantised to f32 or bf16, not to {}", dtype_name(to));
+  }
+}
+
+void quantize_float8_blocks(const void* weights, DType from, int64_t rows, int64_t columns, uint8_t* values,
+                            float* scale_inv) {
+  const auto* in = static_cast<const std::byte*>(weights);
+  switch (from) {
+    case DType::kF32:
+      return quantize<float>(in, rows, columns, values, scale_inv);
+    case DType::kBF16:
+      return quantize<bfloat16>(in, rows, columns, values, scale_inv);
+    default:
+      fail("fp8 blocks can be quantised from f32 or bf16, not from {}", dtype_name(from));
+  }
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "checkpoint/tensor_entry.h"
+#include "core/file.h"
+
+namespace deeptitan {
+
+/// What readers of the Hugging Face world expect to find in __metadata__.
+std::map<std::string, std::string> default_safetensors_metadata();
+
+/// Writes one safetensors file: all tensors are declared first, then their bytes come in pieces and in any order.
+///
+/// Room for the whole file is reserved at the start, so a full disk is found before the work. Larger element types come
+/// first and the data starts at a multiple of 64, so every tensor is aligned to its elements. Not synced; a file that
+/// was not finished is left as it is (write into an AtomicDirectory).
+class SafetensorsWriter {
+ public:
+  /// Throws Error if a name comes twice or is "__metadata__", or the file cannot be created.
+  SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorDeclaration> tensors,
+                    const std::map<std::string, std::string>& metadata = default_safetensors_metadata());
+
+  /// Appends `bytes` bytes to the tensor, row-major, little-endian; throws Error if it was not declared or would grow
+  /// beyond its declared size.
+  void write(std::string_view name, const void* data, size_t bytes);
+  /// Whether every declared byte has been written.
+  bool complete() const { return bytes_left_ == 0; }
+  /// Closes the file; throws Error naming the first tensor that lacks bytes.
+  void finish();
+
+ private:
+  struct Slot {
+    TensorDeclaration declaration;
+    uint64_t offset;
+    uint64_t bytes;
+    uint64_t written = 0;
+  };
+  std::vector<Slot> slots_;
+  std::unordered_map<std::string_view, size_t> index_;
+  uint64_t bytes_left_ = 0;
+  std::filesystem::path path_;
+  std::unique_ptr<File> file_;
+};
+
+/// Writes the safetensors of a Hugging Face model directory: `model.safetensors` if everything fits into one file of
+/// max_shard_bytes, otherwise `model-00001-of-0000N.safetensors` and `model.safetensors.index.json` (weight_map, and
+/// metadata.total_size = the sum of the tensors' bytes). Tensors go to shards in the order of their declaration; a
+/// tensor larger than the limit gets a shard of its own. Shards are created as they are first written to and closed
+/// as they become complete.
+class ShardedSafetensorsWriter {
+ public:
+  ShardedSafetensorsWriter(const std::filesystem::path& directory, std::vector<TensorDeclaration> tensors,
+                           uint64_t max_shard_bytes);
+
+  /// As SafetensorsWriter::write.
+  void write(std::string_view name, const void* data, size_t bytes);
+  /// Writes the index; throws Error naming the first tensor that lacks bytes.
+  void finish();
+
+ private:
+  struct Shard {
+    std::string file_name;
+    std::vector<TensorDeclaration> tensors;  // moved into the writer when it is created
+    std::unique_ptr<SafetensorsWriter> writer;
+    bool finished = false;
+  };
+  SafetensorsWriter& open_shard(Shard& shard);
+
+  std::filesystem::path directory_;
+  std::vector<Shard> shards_;
+  std::map<std::string, size_t, std::less<>> shard_of_;
+  uint64_t total_bytes_ = 0;
+};
+
+}  // namespace deeptitan

@@ -1,0 +1,173 @@
+#include "checkpoint/model_directory.h"
+
+#include <cstring>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "checkpoint/read_tensor.h"
+#include "checkpoint/safetensors_writer.h"
+#include "checkpoint/temporary_directory.h"
+#include "core/bfloat16.h"
+#include "core/file.h"
+
+namespace deeptitan {
+namespace {
+
+using test::message_of;
+using test::TemporaryDirectory;
+
+void write_sharded(const std::filesystem::path& directory) {
+  ShardedSafetensorsWriter writer(
+      directory, {{"a", DType::kU8, {4}}, {"b", DType::kU8, {4}}, {"c", DType::kU8, {4}}, {"d", DType::kU8, {4}}}, 8);
+  for (const char* name : {"a", "b", "c", "d"}) writer.write(name, std::string(4, *name).data(), 4);
+  writer.finish();
+}
+
+TEST(ModelDirectory, FindsTensorsOfOneFileAndOfShards) {
+  const TemporaryDirectory sharded, single;
+  write_sharded(sharded.path());
+  ShardedSafetensorsWriter writer(single.path(), {{"z", DType::kU8, {1}}, {"y", DType::kU8, {1}}}, 8);
+  writer.write("z", "z", 1);
+  writer.write("y", "y", 1);
+  writer.finish();
+
+  const ModelDirectory one(single.path());
+  EXPECT_EQ(one.names(), (std::vector<std::string>{"y", "z"}));
+  EXPECT_EQ(std::memcmp(one.at("z").data, "z", 1), 0);
+
+  const ModelDirectory many(sharded.path());
+  EXPECT_EQ(many.names(), (std::vector<std::string>{"a", "b", "c", "d"}));
+  EXPECT_TRUE(many.contains("c"));
+  EXPECT_EQ(many.find("e"), nullptr);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (const char* name : {"d", "b", "a", "c"}) {
+        EXPECT_EQ(std::memcmp(many.at(name).data, std::string(4, *name).data(), 4), 0);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  many.prefetch(many.at("a"));
+  many.release(many.at("a"));
+  EXPECT_EQ(message_of([&] { many.at("model.norm.weight"); }),
+            sharded.path().string() + " has no tensor model.norm.weight");
+}
+
+TEST(ModelDirectory, OpensOnlyTheShardsThatAreUsed) {
+  const TemporaryDirectory directory;
+  write_sharded(directory.path());
+  write_file(directory / "model-00002-of-00002.safetensors", "damaged");
+  const ModelDirectory model(directory.path());
+  EXPECT_NO_THROW(model.at("a"));
+  EXPECT_EQ(message_of([&] { model.at("c"); }),
+            (directory / "model-00002-of-00002.safetensors").string() +
+                ": 7 bytes are too few for a safetensors file; it is truncated, fetch it again");
+}
+
+TEST(ModelDirectory, NamesWhatIsMissing) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.path().string();
+  EXPECT_EQ(message_of([&] { ModelDirectory(directory / "no"); }), "model directory " + path + "/no does not exist");
+  EXPECT_EQ(message_of([&] { ModelDirectory(directory.path()); }),
+            path + " has neither model.safetensors nor model.safetensors.index.json");
+  write_file(directory / "pytorch_model.bin", "");
+  EXPECT_EQ(message_of([&] { ModelDirectory(directory / "pytorch_model.bin"); }),
+            path +
+                "/pytorch_model.bin is a file, expected a model directory with model.safetensors or "
+                "model.safetensors.index.json");
+  EXPECT_EQ(message_of([&] { ModelDirectory(directory.path()); }),
+            path +
+                " has neither model.safetensors nor model.safetensors.index.json; pytorch_model.bin cannot be read, "
+                "convert it to safetensors first");
+  write_sharded(directory.path());
+  std::filesystem::remove(directory / "model-00002-of-00002.safetensors");
+  EXPECT_EQ(message_of([&] { ModelDirectory(directory.path()); }),
+            path + " lacks 1 of its 2 tensor files: model-00002-of-00002.safetensors; fetch them again");
+}
+
+TEST(ModelDirectory, IndexAndShardsMustAgree) {
+  const TemporaryDirectory directory;
+  write_sharded(directory.path());
+  const auto index = directory / "model.safetensors.index.json";
+  const std::string shard = (directory / "model-00001-of-00002.safetensors").string();
+  write_file(index,
+             R"({"weight_map":{"a":"model-00001-of-00002.safetensors","e":"model-00001-of-00002.safetensors"}})");
+  EXPECT_EQ(message_of([&] { ModelDirectory(directory.path()).at("a"); }),
+            shard + " should hold tensor e by model.safetensors.index.json, but does not");
+  write_file(index, R"({"weight_map":{"a":"model-00001-of-00002.safetensors"}})");
+  EXPECT_EQ(message_of([&] { ModelDirectory(directory.path()).at("a"); }),
+            shard + " holds tensor b, which model.safetensors.index.json does not list there");
+}
+
+TEST(ModelDirectory, RefusesIndexesThatAreNotOne) {
+  const TemporaryDirectory directory;
+  const auto index = directory / "model.safetensors.index.json";
+  const auto refusal = [&](const std::string& text) {
+    write_file(index, text);
+    return message_of([&] { ModelDirectory model(directory.path()); });
+  };
+  EXPECT_EQ(refusal("{"), index.string() + " is not valid JSON; fetch it again");
+  EXPECT_EQ(refusal("{}"),
+            index.string() + " has no object \"weight_map\"; it is not the index of a safetensors checkpoint");
+  EXPECT_EQ(refusal(R"({"weight_map":{"a":1}})"), index.string() + ": the file of tensor a must be text, found number");
+  for (const char* name : {"../secret", "/etc/passwd", "..", "x/y", ""}) {
+    EXPECT_EQ(refusal(std::string(R"({"weight_map":{"a":")") + name + "\"}}"),
+              index.string() + ": the file of tensor a must be a file beside the index, found \"" + name + "\"");
+  }
+}
+
+TEST(ReadTensor, ConvertsAndDequantises) {
+  const TemporaryDirectory directory;
+  ShardedSafetensorsWriter writer(directory.path(),
+                                  {{"w.weight", DType::kF8E4M3, {2, 130}},
+                                   {"w.weight_scale_inv", DType::kF32, {1, 2}},
+                                   {"plain", DType::kF8E4M3, {2}},
+                                   {"bias", DType::kBF16, {3}},
+                                   {"ids", DType::kI64, {1}},
+                                   {"bad.weight", DType::kF8E4M3, {2, 130}},
+                                   {"bad.weight_scale_inv", DType::kF32, {2, 1}}},
+                                  1 << 20);
+  const std::vector<uint8_t> ones(260, 0x38);  // 1.0
+  const float scales[] = {0.5f, 3.0f};
+  const uint16_t bias[] = {0x3f80, 0xc000, 0x7f80};
+  const int64_t id = 5;
+  writer.write("w.weight", ones.data(), 260);
+  writer.write("w.weight_scale_inv", scales, 8);
+  writer.write("plain", ones.data(), 2);
+  writer.write("bias", bias, 6);
+  writer.write("ids", &id, 8);
+  writer.write("bad.weight", ones.data(), 260);
+  writer.write("bad.weight_scale_inv", scales, 8);
+  writer.finish();
+
+  const ModelDirectory model(directory.path());
+  const std::string path = model.path().string();
+  std::vector<float> weights(260);
+  read_tensor(model, "w.weight", {2, 130}, DType::kF32, weights.data());
+  for (size_t i = 0; i < 260; ++i) EXPECT_EQ(weights[i], i % 130 < 128 ? 0.5f : 3.0f) << i;
+  std::vector<bfloat16> rounded(260);
+  read_tensor(model, "w.weight", {2, 130}, DType::kBF16, rounded.data());
+  EXPECT_EQ(rounded[129].bits, 0x4040);
+  float values[3];
+  read_tensor(model, "bias", {3}, DType::kF32, values);
+  EXPECT_EQ(values[1], -2.0f);
+  read_tensor(model, "plain", {2}, DType::kF32, values);
+  EXPECT_EQ(values[0], 1.0f);
+
+  EXPECT_TRUE(is_float8_scale(model, "w.weight_scale_inv"));
+  EXPECT_FALSE(is_float8_scale(model, "w.weight"));
+  EXPECT_EQ(message_of([&] { read_tensor(model, "bias", {4}, DType::kF32, values); }),
+            path + ": tensor bias has shape [3], the model needs [4]");
+  EXPECT_EQ(message_of([&] { read_tensor(model, "ids", {1}, DType::kF32, values); }),
+            path + ": tensor ids is i64; the model needs f32, bf16, f16, f64 or f8_e4m3");
+  EXPECT_EQ(
+      message_of([&] {
+        read_tensor(model, "bad.weight", {2, 130}, DType::kF32, weights.data());
+      }),
+      path + ": tensor bad.weight_scale_inv is f32 [2, 1]; the 128x128 blocks of bad.weight [2, 130] need f32 [1, 2]");
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -1,0 +1,171 @@
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cpu/permute/permute.h"
+#include "kernels/cpu/vector_clones.h"
+#include "kernels/exact_math.h"
+#include "kernels/row_dot.h"
+
+namespace deeptitan::cpu {
+
+namespace {
+
+// Each row function is one inline template; its two overloads compile it for the instruction sets.
+
+template <typename T>
+inline T from_float(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else {
+    return to_bfloat16(x);
+  }
+}
+
+template <typename T>
+[[gnu::always_inline]] inline void add_weighted_row_inline(float* sum, const T* y, float weight, int64_t n) {
+#pragma omp simd
+  for (int64_t d = 0; d < n; ++d) sum[d] = exact_fma(weight, to_float(y[d]), sum[d]);
+}
+DT_VECTOR_CLONES void add_weighted_row(float* sum, const float* y, float weight, int64_t n) {
+  add_weighted_row_inline(sum, y, weight, n);
+}
+DT_VECTOR_CLONES void add_weighted_row(float* sum, const bfloat16* y, float weight, int64_t n) {
+  add_weighted_row_inline(sum, y, weight, n);
+}
+
+template <typename T>
+[[gnu::always_inline]] inline void store_sum_inline(T* out, const float* sum, const T* addend, int64_t n) {
+  if (addend == nullptr) {
+#pragma omp simd
+    for (int64_t d = 0; d < n; ++d) out[d] = from_float<T>(sum[d]);
+  } else {
+#pragma omp simd
+    for (int64_t d = 0; d < n; ++d) out[d] = from_float<T>(sum[d] + to_float(addend[d]));
+  }
+}
+DT_VECTOR_CLONES void store_sum(float* out, const float* sum, const float* addend, int64_t n) {
+  store_sum_inline(out, sum, addend, n);
+}
+DT_VECTOR_CLONES void store_sum(bfloat16* out, const float* sum, const bfloat16* addend, int64_t n) {
+  store_sum_inline(out, sum, addend, n);
+}
+
+template <typename T>
+[[gnu::always_inline]] inline void scale_row_inline(T* out, const T* x, float weight, int64_t n) {
+#pragma omp simd
+  for (int64_t d = 0; d < n; ++d) out[d] = from_float<T>(weight * to_float(x[d]));
+}
+DT_VECTOR_CLONES void scale_row(float* out, const float* x, float weight, int64_t n) {
+  scale_row_inline(out, x, weight, n);
+}
+DT_VECTOR_CLONES void scale_row(bfloat16* out, const bfloat16* x, float weight, int64_t n) {
+  scale_row_inline(out, x, weight, n);
+}
+
+template <typename T>
+[[gnu::always_inline]] inline float dot_row_inline(const T* a, const T* b, int64_t n) {
+  float sum[kDotSums] = {};
+  int64_t begin = 0;
+  for (; begin + kDotSums <= n; begin += kDotSums) {
+#pragma omp simd
+    for (int j = 0; j < kDotSums; ++j) sum[j] = exact_fma(to_float(a[begin + j]), to_float(b[begin + j]), sum[j]);
+  }
+  for (int64_t d = begin; d < n; ++d) sum[d - begin] = exact_fma(to_float(a[d]), to_float(b[d]), sum[d - begin]);
+  float lane[kDotLanes];
+  for (int l = 0; l < kDotLanes; ++l) {
+    lane[l] = sum[l * kDotSumsPerLane];
+    for (int i = 1; i < kDotSumsPerLane; ++i) lane[l] += sum[l * kDotSumsPerLane + i];
+  }
+  for (int width = kDotLanes / 2; width >= 1; width /= 2) {
+    for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
+  }
+  return lane[0];
+}
+DT_VECTOR_CLONES float dot_row(const float* a, const float* b, int64_t n) {
+  return dot_row_inline(a, b, n);
+}
+DT_VECTOR_CLONES float dot_row(const bfloat16* a, const bfloat16* b, int64_t n) {
+  return dot_row_inline(a, b, n);
+}
+
+constexpr int64_t kParallelElements = 32768;
+
+template <typename T>
+void permute_rows_of(T* out, const T* x, const int32_t* slot_of_row, int64_t rows, int64_t hidden, int top_k) {
+#pragma omp parallel for schedule(static) if (rows * hidden > kParallelElements)
+  for (int64_t r = 0; r < rows; ++r) {
+    T* row = out + r * hidden;
+    if (slot_of_row[r] < 0) {
+      std::fill_n(row, hidden, T{});
+    } else {
+      std::copy_n(x + slot_of_row[r] / top_k * hidden, hidden, row);
+    }
+  }
+}
+
+template <typename T>
+void unpermute_rows_of(T* out, const T* y, const int32_t* row_of_slot, const float* weight, const T* addend,
+                       int64_t tokens, int64_t hidden, int top_k) {
+  constexpr int64_t kColumns = 1024;  // summed at a time, so that the sums stay in the nearest cache
+#pragma omp parallel for schedule(static) if (tokens * hidden * top_k > kParallelElements)
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t begin = 0; begin < hidden; begin += kColumns) {
+      const int64_t n = std::min(kColumns, hidden - begin);
+      float sum[kColumns];
+      std::fill_n(sum, n, 0.0f);
+      for (int64_t slot = t * top_k; slot < (t + 1) * top_k; ++slot) {
+        if (row_of_slot[slot] < 0) continue;
+        add_weighted_row(sum, y + row_of_slot[slot] * hidden + begin, weight != nullptr ? weight[slot] : 1.0f, n);
+      }
+      store_sum(out + t * hidden + begin, sum, addend != nullptr ? addend + t * hidden + begin : nullptr, n);
+    }
+  }
+}
+
+template <typename T>
+void unpermute_rows_backward_of(T* d_y, float* d_weight, const T* d_out, const T* y, const int32_t* slot_of_row,
+                                const float* weight, int64_t rows, int64_t hidden, int top_k) {
+#pragma omp parallel for schedule(static) if (rows * hidden > kParallelElements)
+  for (int64_t r = 0; r < rows; ++r) {
+    const int32_t slot = slot_of_row[r];
+    T* d_row = d_y + r * hidden;
+    if (slot < 0) {
+      std::fill_n(d_row, hidden, T{});
+      continue;
+    }
+    const T* d_token = d_out + slot / top_k * hidden;
+    if (d_weight != nullptr) d_weight[slot] = dot_row(d_token, y + r * hidden, hidden);
+    scale_row(d_row, d_token, weight != nullptr ? weight[slot] : 1.0f, hidden);
+  }
+}
+
+}  // namespace
+
+void permute_rows(float* out, const float* x, const int32_t* slot_of_row, int64_t rows, int64_t hidden, int top_k) {
+  permute_rows_of(out, x, slot_of_row, rows, hidden, top_k);
+}
+void permute_rows(bfloat16* out, const bfloat16* x, const int32_t* slot_of_row, int64_t rows, int64_t hidden,
+                  int top_k) {
+  permute_rows_of(out, x, slot_of_row, rows, hidden, top_k);
+}
+
+void unpermute_rows(float* out, const float* y, const int32_t* row_of_slot, const float* weight, const float* addend,
+                    int64_t tokens, int64_t hidden, int top_k) {
+  unpermute_rows_of(out, y, row_of_slot, weight, addend, tokens, hidden, top_k);
+}
+void unpermute_rows(bfloat16* out, const bfloat16* y, const int32_t* row_of_slot, const float* weight,
+                    const bfloat16* addend, int64_t tokens, int64_t hidden, int top_k) {
+  unpermute_rows_of(out, y, row_of_slot, weight, addend, tokens, hidden, top_k);
+}
+
+void unpermute_rows_backward(float* d_y, float* d_weight, const float* d_out, const float* y,
+                             const int32_t* slot_of_row, const float* weight, int64_t rows, int64_t hidden, int top_k) {
+  unpermute_rows_backward_of(d_y, d_weight, d_out, y, slot_of_row, weight, rows, hidden, top_k);
+}
+void unpermute_rows_backward(bfloat16* d_y, float* d_weight, const bfloat16* d_out, const bfloat16* y,
+                             const int32_t* slot_of_row, const float* weight, int64_t rows, int64_t hidden, int top_k) {
+  unpermute_rows_backward_of(d_y, d_weight, d_out, y, slot_of_row, weight, rows, hidden, top_k);
+}
+
+}  // namespace deeptitan::cpu

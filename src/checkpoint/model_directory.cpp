@@ -14,9 +14,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
-
 /// tensor -> shard, sorted by tensor. The shard names come from a file that may be anybody's: only plain names pass.
 std::map<std::string, std::string> parse_index(const std::filesystem::path& path) {
   json index;
@@ -42,23 +39,26 @@ std::map<std::string, std::string> parse_index(const std::filesystem::path& path
 
 }  // namespace
 
-ModelDirectory::ModelDirectory(const std::filesystem::path& directory) : directory_(directory) {
+ModelDirectory::ModelDirectory(const std::filesystem::path& directory, std::string_view stem)
+    : directory_(directory),
+      single_file_(fmt::format("{}.safetensors", stem)),
+      index_file_(fmt::format("{}.safetensors.index.json", stem)) {
   namespace fs = std::filesystem;
   DT_CHECK(fs::exists(directory), "model directory {} does not exist", directory.string());
   DT_CHECK(fs::is_directory(directory), "{} is a file, expected a model directory with {} or {}", directory.string(),
-           kSingleFile, kIndexFile);
-  if (fs::exists(directory / kIndexFile)) {
-    read_index(directory / kIndexFile);
+           single_file_, index_file_);
+  if (fs::exists(directory / index_file_)) {
+    read_index(directory / index_file_);
     return;
   }
-  if (!fs::exists(directory / kSingleFile)) {
+  if (!fs::exists(directory / single_file_)) {
     const bool pickled =
         fs::exists(directory / "pytorch_model.bin") || fs::exists(directory / "pytorch_model.bin.index.json");
-    fail("{} has neither {} nor {}{}", directory.string(), kSingleFile, kIndexFile,
+    fail("{} has neither {} nor {}{}", directory.string(), single_file_, index_file_,
          pickled ? "; pytorch_model.bin cannot be read, convert it to safetensors first" : "");
   }
   auto shard = std::make_unique<Shard>();
-  shard->file_name = kSingleFile;
+  shard->file_name = single_file_;
   for (const TensorEntry& tensor : open_shard(*shard).tensors()) names_.push_back(tensor.name);
   std::sort(names_.begin(), names_.end());
   shard_of_name_.assign(names_.size(), 0);
@@ -98,12 +98,12 @@ const SafetensorsFile& ModelDirectory::open_shard(const Shard& shard) const {
     auto file = std::make_unique<SafetensorsFile>(directory_ / shard.file_name);
     for (const std::string_view name : shard.expected) {
       DT_CHECK(file->find(name) != nullptr, "{} should hold tensor {} by {}, but does not", file->path().string(), name,
-               kIndexFile);
+               index_file_);
     }
     if (!shard.expected.empty() && file->tensors().size() != shard.expected.size()) {
       for (const TensorEntry& tensor : file->tensors()) {
         DT_CHECK(std::binary_search(shard.expected.begin(), shard.expected.end(), tensor.name),
-                 "{} holds tensor {}, which {} does not list there", file->path().string(), tensor.name, kIndexFile);
+                 "{} holds tensor {}, which {} does not list there", file->path().string(), tensor.name, index_file_);
       }
     }
     shard.file = std::move(file);

@@ -17,7 +17,8 @@ namespace deeptitan {
 class ModelDirectory {
  public:
   /// Throws Error if the directory, its tensors or one of the index's shards is missing.
-  explicit ModelDirectory(const std::filesystem::path& directory);
+  /// `stem` takes the place of "model" in the files' names.
+  explicit ModelDirectory(const std::filesystem::path& directory, std::string_view stem = "model");
   ~ModelDirectory();
 
   const std::filesystem::path& path() const { return directory_; }
@@ -45,6 +46,8 @@ class ModelDirectory {
   void read_index(const std::filesystem::path& index_path);
 
   std::filesystem::path directory_;
+  std::string single_file_;  // "model.safetensors"
+  std::string index_file_;   // "model.safetensors.index.json"
   std::vector<std::string> names_;
   std::vector<size_t> shard_of_name_;  // parallel to names_
   std::vector<std::unique_ptr<Shard>> shards_;

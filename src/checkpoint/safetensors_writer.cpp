@@ -85,8 +85,9 @@ void SafetensorsWriter::finish() {
 }
 
 ShardedSafetensorsWriter::ShardedSafetensorsWriter(const std::filesystem::path& directory,
-                                                   std::vector<TensorDeclaration> tensors, uint64_t max_shard_bytes)
-    : directory_(directory) {
+                                                   std::vector<TensorDeclaration> tensors, uint64_t max_shard_bytes,
+                                                   std::string stem)
+    : directory_(directory), stem_(std::move(stem)) {
   DT_CHECK_USAGE(max_shard_bytes > 0, "the largest shard must have at least 1 byte, found 0");
   uint64_t shard_bytes = 0;
   shards_.emplace_back();
@@ -103,8 +104,9 @@ ShardedSafetensorsWriter::ShardedSafetensorsWriter(const std::filesystem::path& 
     shards_.back().tensors.push_back(std::move(tensor));
   }
   for (size_t i = 0; i < shards_.size(); ++i) {
-    shards_[i].file_name = shards_.size() == 1 ? "model.safetensors"
-                                               : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards_.size());
+    shards_[i].file_name = shards_.size() == 1
+                               ? stem_ + ".safetensors"
+                               : fmt::format("{}-{:05}-of-{:05}.safetensors", stem_, i + 1, shards_.size());
   }
 }
 
@@ -136,7 +138,7 @@ void ShardedSafetensorsWriter::finish() {
   json weight_map = json::object();
   for (const auto& [name, shard] : shard_of_) weight_map[name] = shards_[shard].file_name;
   const json index = {{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", std::move(weight_map)}};
-  write_file(directory_ / "model.safetensors.index.json", index.dump(2) + "\n");
+  write_file(directory_ / (stem_ + ".safetensors.index.json"), index.dump(2) + "\n");
 }
 
 }  // namespace deeptitan

@@ -57,8 +57,9 @@ class SafetensorsWriter {
 /// as they become complete.
 class ShardedSafetensorsWriter {
  public:
+  /// `stem` takes the place of "model" in the files' names.
   ShardedSafetensorsWriter(const std::filesystem::path& directory, std::vector<TensorDeclaration> tensors,
-                           uint64_t max_shard_bytes);
+                           uint64_t max_shard_bytes, std::string stem = "model");
 
   /// As SafetensorsWriter::write.
   void write(std::string_view name, const void* data, size_t bytes);
@@ -75,6 +76,7 @@ class ShardedSafetensorsWriter {
   SafetensorsWriter& open_shard(Shard& shard);
 
   std::filesystem::path directory_;
+  std::string stem_;
   std::vector<Shard> shards_;
   std::map<std::string, size_t, std::less<>> shard_of_;
   uint64_t total_bytes_ = 0;

@@ -1,0 +1,203 @@
+#include "checkpoint/atomic_directory.h"
+
+#include <csignal>
+#include <set>
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "checkpoint/safetensors_writer.h"
+#include "checkpoint/temporary_directory.h"
+#include "core/file.h"
+
+namespace deeptitan {
+namespace {
+
+namespace fs = std::filesystem;
+using test::message_of;
+using test::TemporaryDirectory;
+
+void write_pair(const fs::path& directory, const std::string& text) {
+  write_file(directory / "first", text);
+  fs::create_directory(directory / "below");
+  write_file(directory / "below" / "second", text);
+}
+
+/// The text that both files hold; fails the test if the directory is a mixture.
+std::string read_pair(const fs::path& directory) {
+  const std::string first = read_file(directory / "first");
+  EXPECT_EQ(read_file(directory / "below" / "second"), first);
+  return first;
+}
+
+std::set<std::string> names_in(const fs::path& directory) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory)) names.insert(entry.path().filename().string());
+  return names;
+}
+
+/// Runs `action` in a child process and returns how it ended, as waitpid says it.
+int status_of_child(const std::function<void()>& action) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    action();
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return status;
+}
+
+TEST(AtomicDirectory, AppearsWithCommitAndVanishesWithout) {
+  const TemporaryDirectory parent;
+  const fs::path target = parent / "new" / "model";
+  {
+    AtomicDirectory directory(target);
+    write_pair(directory.path(), "one");
+    EXPECT_FALSE(fs::exists(target));
+  }
+  EXPECT_TRUE(names_in(parent / "new").empty());
+  {
+    AtomicDirectory directory(target);
+    write_pair(directory.path(), "one");
+    directory.commit();
+  }
+  EXPECT_EQ(read_pair(target), "one");
+  {
+    AtomicDirectory directory(target);
+    write_pair(directory.path(), "lost");
+  }
+  EXPECT_EQ(read_pair(target), "one");
+  EXPECT_EQ(names_in(parent / "new"), std::set<std::string>{"model"});
+}
+
+TEST(AtomicDirectory, ReplacesWithAndWithoutExchange) {
+  const TemporaryDirectory parent;
+  const fs::path target = parent / "model";
+  for (const bool exchange : {true, false, true, false}) {
+    const std::string text = exchange ? "exchanged" : "renamed";
+    AtomicDirectory directory(target / "", {.exchange = exchange, .after_step = {}});
+    write_pair(directory.path(), text);
+    directory.commit();
+    EXPECT_EQ(read_pair(target), text);
+    EXPECT_EQ(names_in(parent.path()), std::set<std::string>{"model"});
+  }
+}
+
+TEST(AtomicDirectory, RefusesAFileInItsPlace) {
+  const TemporaryDirectory parent;
+  write_file(parent / "model", "a file");
+  EXPECT_EQ(message_of([&] { AtomicDirectory directory(parent / "model"); }),
+            (parent / "model").string() + " is a file, expected a directory or nothing");
+}
+
+TEST(AtomicDirectory, KilledAtAnyStepLeavesTheOldOrTheNewOne) {
+  const std::vector<CommitStep> steps = {CommitStep::kSynced, CommitStep::kMovedAside, CommitStep::kInPlace};
+  for (const bool exists : {false, true}) {
+    for (const bool exchange : {false, true}) {
+      for (const CommitStep last : steps) {
+        if (last == CommitStep::kMovedAside && (exchange || !exists)) continue;
+        const TemporaryDirectory parent;
+        const fs::path target = parent / "model";
+        if (exists) {
+          fs::create_directory(target);
+          write_pair(target, "old");
+        }
+        const int status = status_of_child([&] {
+          AtomicDirectory directory(target, {.exchange = exchange, .after_step = [&](CommitStep step) {
+                                               if (step == last) ::raise(SIGKILL);
+                                             }});
+          write_pair(directory.path(), "new");
+          directory.commit();
+        });
+        ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        recover_directories(parent.path());
+        if (last == CommitStep::kInPlace) {
+          EXPECT_EQ(read_pair(target), "new");
+        } else if (exists) {
+          EXPECT_EQ(read_pair(target), "old");
+        } else {
+          EXPECT_FALSE(fs::exists(target));
+        }
+        EXPECT_EQ(names_in(parent.path()).size(), fs::exists(target) ? 1u : 0u);
+      }
+    }
+  }
+}
+
+TEST(AtomicDirectory, KilledWhileWritingLeavesTheOldOne) {
+  const TemporaryDirectory parent;
+  const fs::path target = parent / "model";
+  fs::create_directory(target);
+  write_pair(target, "old");
+  const int status = status_of_child([&] {
+    AtomicDirectory directory(target);
+    SafetensorsWriter writer(directory.path() / "model.safetensors", {{"a", DType::kU8, {100}}});
+    writer.write("a", "half", 4);
+    ::raise(SIGKILL);
+  });
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(names_in(parent.path()).size(), 2u);
+  EXPECT_EQ(read_pair(target), "old");
+  AtomicDirectory next(parent / "other");  // tidies up for everybody in its parent
+  EXPECT_EQ(names_in(parent.path()).size(), 2u);
+  EXPECT_TRUE(fs::exists(next.path()));
+}
+
+TEST(RecoverDirectories, LeavesTheLivingAndStrangersAlone) {
+  const TemporaryDirectory parent;
+  fs::create_directory(parent / ".model.incomplete-notes");
+  fs::create_directory(parent / "model.incomplete-1-2");
+  write_file(parent / ".model.incomplete-7-7", "a file");
+  AtomicDirectory living(parent / "model");
+  write_pair(living.path(), "new");
+  const int status = status_of_child([&] { recover_directories(parent.path()); });
+  EXPECT_EQ(status, 0);
+  recover_directories(parent.path());
+  EXPECT_TRUE(fs::exists(parent / ".model.incomplete-notes"));
+  EXPECT_TRUE(fs::exists(parent / "model.incomplete-1-2"));
+  living.commit();
+  EXPECT_EQ(read_pair(parent / "model"), "new");
+  recover_directories(parent / "missing");
+}
+
+TEST(RemoveDirectory, LeavesNothing) {
+  const TemporaryDirectory parent;
+  fs::create_directory(parent / "model");
+  write_pair(parent / "model", "old");
+  remove_directory(parent / "model");
+  EXPECT_TRUE(names_in(parent.path()).empty());
+  EXPECT_EQ(message_of([&] { remove_directory(parent / "model"); }).rfind("cannot rename ", 0), 0u);
+}
+
+TEST(AtomicDirectory, AFullDiskLeavesTheOldOneAndSaysSo) {
+  const TemporaryDirectory parent;
+  const fs::path target = parent / "model";
+  fs::create_directory(target);
+  write_pair(target, "old");
+  const fs::path report = parent / "report";
+  const int status = status_of_child([&] {
+    const std::string message = message_of([&] {
+      AtomicDirectory directory(target);
+      const rlimit limit = {1 << 16, 1 << 16};  // the kernel refuses to write further, as a full disk does
+      ::signal(SIGXFSZ, SIG_IGN);
+      ::setrlimit(RLIMIT_FSIZE, &limit);
+      SafetensorsWriter writer(directory.path() / "model.safetensors", {{"a", DType::kU8, {1 << 20}}});
+      const std::string bytes(1 << 20, 'x');
+      writer.write("a", bytes.data(), bytes.size());
+      writer.finish();
+      directory.commit();
+    });
+    write_file(report, message);
+  });
+  EXPECT_EQ(status, 0);
+  const std::string message = read_file(report);
+  EXPECT_NE(message.find("/model.safetensors: File too large ("), std::string::npos) << message;
+  EXPECT_NE(message.find(" free); make room or choose a directory on another disk"), std::string::npos) << message;
+  EXPECT_EQ(read_pair(target), "old");
+  EXPECT_EQ(names_in(parent.path()), (std::set<std::string>{"model", "report"}));
+}
+
+}  // namespace
+}  // namespace deeptitan

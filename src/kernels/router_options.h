@@ -22,6 +22,17 @@ struct RouterOptions {
   float scaling_factor = 1.0f;   // routed_scaling_factor
 };
 
+/// Where sequences lie among tokens: sequence s is the tokens offsets[s] to offsets[s + 1] - 1.
+struct SequenceOffsets {
+  const int32_t* offsets = nullptr;  // [count + 1], rising
+  int64_t count = 0;
+};
+
+struct AuxiliaryLossScale {
+  float alpha = 0.0f;           // the loss's weight
+  float gradient_scale = 1.0f;  // what the gradient is multiplied by besides, as 1 / (tokens of the step)
+};
+
 inline constexpr int kMaxExperts = 384;
 inline constexpr int kMaxTopK = 32;
 inline constexpr int kMaxExpertGroups = 32;

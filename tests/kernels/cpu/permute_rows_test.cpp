@@ -29,6 +29,12 @@ std::vector<T> random_values(size_t count, unsigned seed) {
 
 struct Sorted {
   std::vector<int32_t> row_of_slot, slot_of_row, group_offset;
+  int top_k;
+
+  RowMap map() const {
+    return {row_of_slot.data(), slot_of_row.data(), static_cast<int64_t>(row_of_slot.size()) / top_k,
+            static_cast<int64_t>(slot_of_row.size()), top_k};
+  }
 };
 
 Sorted sort_random_slots(int64_t tokens, int experts, int top_k, int alignment, unsigned seed) {
@@ -36,9 +42,10 @@ Sorted sort_random_slots(int64_t tokens, int experts, int top_k, int alignment, 
   std::vector<int32_t> index(tokens * top_k), counts(experts, 0);
   for (int32_t& e : index) ++counts[e = static_cast<int32_t>(random() % experts)];
   const int64_t rows = max_sorted_rows(tokens * top_k, experts, alignment) + 3;
-  Sorted sorted{std::vector<int32_t>(tokens * top_k), std::vector<int32_t>(rows), std::vector<int32_t>(experts + 1)};
+  Sorted sorted{std::vector<int32_t>(tokens * top_k), std::vector<int32_t>(rows), std::vector<int32_t>(experts + 1),
+                top_k};
   sort_slots(sorted.row_of_slot.data(), sorted.slot_of_row.data(), sorted.group_offset.data(), index.data(),
-             counts.data(), tokens * top_k, experts, alignment, rows);
+             counts.data(), {tokens * top_k, experts, alignment, rows});
   return sorted;
 }
 
@@ -60,7 +67,7 @@ TYPED_TEST(PermuteRows, ForwardAndBackwardMatchTheReference) {
         const auto rows = static_cast<int64_t>(sorted.slot_of_row.size());
         const std::vector<T> x = random_values<T>(tokens * hidden, 2);
         std::vector<T> permuted = random_values<T>(rows * hidden, 3);
-        permute_rows(permuted.data(), x.data(), sorted.slot_of_row.data(), rows, hidden, top_k);
+        permute_rows(permuted.data(), x.data(), sorted.map(), hidden);
         for (int64_t r = 0; r < rows; ++r) {
           const int32_t slot = sorted.slot_of_row[r];
           for (int64_t d = 0; d < hidden; ++d) {
@@ -76,14 +83,11 @@ TYPED_TEST(PermuteRows, ForwardAndBackwardMatchTheReference) {
         for (const bool weighted : {false, true}) {
           const float* weights = weighted ? weight.data() : nullptr;
           std::vector<T> out(tokens * hidden), out_plus(addend);
-          unpermute_rows(out.data(), y.data(), sorted.row_of_slot.data(), weights, static_cast<const T*>(nullptr),
-                         tokens, hidden, top_k);
-          unpermute_rows(out_plus.data(), y.data(), sorted.row_of_slot.data(), weights, out_plus.data(), tokens, hidden,
-                         top_k);
+          unpermute_rows(out.data(), y.data(), weights, nullptr, sorted.map(), hidden);
+          unpermute_rows(out_plus.data(), y.data(), weights, out_plus.data(), sorted.map(), hidden);
           std::vector<T> d_y(rows * hidden, convert(NAN, T{}));
           std::vector<float> d_weight(tokens * top_k, NAN);
-          unpermute_rows_backward(d_y.data(), d_weight.data(), d_out.data(), y.data(), sorted.slot_of_row.data(),
-                                  weights, rows, hidden, top_k);
+          unpermute_rows_backward(d_y.data(), d_weight.data(), d_out.data(), y.data(), weights, sorted.map(), hidden);
           for (int64_t t = 0; t < tokens; ++t) {
             for (int64_t d = 0; d < hidden; ++d) {
               double sum = 0;
@@ -119,7 +123,7 @@ TYPED_TEST(PermuteRows, SlotsWithoutARowAddNothing) {
   const std::vector<T> y{convert(3.0f, T{}), convert(NAN, T{})};
   const std::vector<int32_t> row_of_slot{-1, 0};
   std::vector<T> out(1);
-  unpermute_rows(out.data(), y.data(), row_of_slot.data(), nullptr, static_cast<const T*>(nullptr), 1, 1, 2);
+  unpermute_rows(out.data(), y.data(), nullptr, nullptr, RowMap{row_of_slot.data(), nullptr, 1, 1, 2}, 1);
   EXPECT_EQ(to_float(out[0]), 3.0f);
 }
 
@@ -131,10 +135,8 @@ TYPED_TEST(PermuteRows, BackwardMayOverwriteItsInput) {
   const std::vector<T> d_out = random_values<T>(9 * 33, 7);
   std::vector<T> d_y(y.size());
   std::vector<float> d_weight(18), d_weight_in_place(18);
-  unpermute_rows_backward(d_y.data(), d_weight.data(), d_out.data(), y.data(), sorted.slot_of_row.data(), nullptr, rows,
-                          33, 2);
-  unpermute_rows_backward(y.data(), d_weight_in_place.data(), d_out.data(), y.data(), sorted.slot_of_row.data(),
-                          nullptr, rows, 33, 2);
+  unpermute_rows_backward(d_y.data(), d_weight.data(), d_out.data(), y.data(), nullptr, sorted.map(), 33);
+  unpermute_rows_backward(y.data(), d_weight_in_place.data(), d_out.data(), y.data(), nullptr, sorted.map(), 33);
   EXPECT_EQ(d_weight, d_weight_in_place);
   EXPECT_EQ(0, memcmp(y.data(), d_y.data(), y.size() * sizeof(T)));
 }
@@ -150,8 +152,7 @@ TYPED_TEST(PermuteRows, DoesNotDependOnTheNumberOfThreads) {
   for (const int count : {1, 4}) {
     omp_set_num_threads(count);
     outs.emplace_back(200 * 300);
-    unpermute_rows(outs.back().data(), y.data(), sorted.row_of_slot.data(), weight.data(),
-                   static_cast<const T*>(nullptr), 200, 300, 3);
+    unpermute_rows(outs.back().data(), y.data(), weight.data(), nullptr, sorted.map(), 300);
   }
   omp_set_num_threads(threads);
   EXPECT_EQ(0, memcmp(outs[0].data(), outs[1].data(), outs[0].size() * sizeof(T)));

@@ -292,13 +292,13 @@ TEST(SequenceAuxiliaryLoss, LossAndGradientMatchTheReference) {
     const float gradient_scale = 0.5f;
     double loss = 10.0;
     std::vector<float> d_scores(tokens * experts, 1.0f);
-    sequence_auxiliary_loss(&loss, d_scores.data(), routed.scores.data(), routed.index.data(), offsets.data(), 4,
-                            options, alpha, gradient_scale);
+    sequence_auxiliary_loss(&loss, d_scores.data(), routed.scores.data(), routed.index.data(), {offsets.data(), 4},
+                            options, {alpha, gradient_scale});
     const double expected = reference::auxiliary_loss(scores, index, offsets, options, alpha);
     EXPECT_NEAR(loss, 10.0 + expected, 1e-6 * (10.0 + expected));
     double alone = 0;
-    sequence_auxiliary_loss(&alone, nullptr, routed.scores.data(), routed.index.data(), offsets.data(), 4, options,
-                            alpha, gradient_scale);
+    sequence_auxiliary_loss(&alone, nullptr, routed.scores.data(), routed.index.data(), {offsets.data(), 4}, options,
+                            {alpha, gradient_scale});
     EXPECT_NEAR(alone, expected, 1e-6 * expected);
     for (const size_t t : {0, 5, 19}) {
       for (int e = 0; e < experts; e += 1 + experts / 7) {
@@ -321,7 +321,7 @@ TEST(SequenceAuxiliaryLoss, PerfectBalanceGivesAlphaForEachToken) {
   const std::vector<int32_t> index{0, 1, 2, 3};
   const std::vector<int32_t> offsets{0, 2};
   double loss = 0;
-  sequence_auxiliary_loss(&loss, nullptr, scores.data(), index.data(), offsets.data(), 1, options, 0.25f, 1.0f);
+  sequence_auxiliary_loss(&loss, nullptr, scores.data(), index.data(), {offsets.data(), 1}, options, {0.25f, 1.0f});
   EXPECT_NEAR(loss, 2 * 0.25, 1e-7);
 }
 

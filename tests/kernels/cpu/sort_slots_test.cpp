@@ -20,7 +20,7 @@ TEST(SortSlots, ExampleOfTheHeader) {
   const std::vector<int32_t> expert_index{1, 0, 1};
   std::vector<int32_t> row_of_slot(3), slot_of_row(4), group_offset(3);
   sort_slots(row_of_slot.data(), slot_of_row.data(), group_offset.data(), expert_index.data(),
-             count_slots(expert_index, 2).data(), 3, 2, 2, 4);
+             count_slots(expert_index, 2).data(), {3, 2, 2, 4});
   EXPECT_EQ(group_offset, (std::vector<int32_t>{0, 2, 4}));
   EXPECT_EQ(slot_of_row, (std::vector<int32_t>{1, -1, 0, 2}));
   EXPECT_EQ(row_of_slot, (std::vector<int32_t>{2, 0, 3}));
@@ -37,7 +37,7 @@ TEST(SortSlots, IsAStableSortWithPaddedGroups) {
         const int64_t capacity = max_sorted_rows(slots, experts, alignment) + 5;
         std::vector<int32_t> row_of_slot(slots, 77), slot_of_row(capacity, 77), group_offset(experts + 1, 77);
         sort_slots(row_of_slot.data(), slot_of_row.data(), group_offset.data(), expert_index.data(), counts.data(),
-                   slots, experts, alignment, capacity);
+                   {slots, experts, alignment, capacity});
         int32_t row = 0;
         for (int e = 0; e < experts; ++e) {
           ASSERT_EQ(group_offset[e], row);
@@ -62,8 +62,8 @@ TEST(SortSlots, SaysWhatIsWrong) {
   const std::vector<int32_t> expert_index{1, 0, 1};
   const auto message = [&](const std::vector<int32_t>& index, const std::vector<int32_t>& counts, int64_t capacity) {
     try {
-      sort_slots(row_of_slot.data(), slot_of_row.data(), group_offset.data(), index.data(), counts.data(), 3, 2, 2,
-                 capacity);
+      sort_slots(row_of_slot.data(), slot_of_row.data(), group_offset.data(), index.data(), counts.data(),
+                 {3, 2, 2, capacity});
     } catch (const Error& error) {
       return std::string(error.what());
     }

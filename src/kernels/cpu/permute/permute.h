@@ -14,11 +14,11 @@
 #include <cstdint>
 
 #include "core/bfloat16.h"
+#include "kernels/row_map.h"
 
 namespace deeptitan::cpu {
 
-/// Rows that sort_slots needs at most: slots + E * (alignment - 1), or less where fewer experts than E can be
-/// non-empty, rounded up to the alignment.
+/// Rows that sort_slots needs at most: every non-empty expert may need alignment - 1 rows of padding.
 int64_t max_sorted_rows(int64_t slots, int experts, int alignment);
 
 /// Sorts slots by expert, stably: row_of_slot [slots], slot_of_row [row_capacity] (-1 where padding or past the last
@@ -26,28 +26,27 @@ int64_t max_sorted_rows(int64_t slots, int experts, int alignment);
 /// counts [E] (slots of each expert). Throws Error where row_capacity is less than group_offset[E], or where counts are
 /// not those of expert_index.
 void sort_slots(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, const int32_t* expert_index,
-                const int32_t* counts, int64_t slots, int experts, int alignment, int64_t row_capacity);
+                const int32_t* counts, const SlotSortShape& shape);
 
-/// out[r] = x[slot_of_row[r] / K], or zeros where slot_of_row[r] is -1: out [rows, D], x [T, D].
-void permute_rows(float* out, const float* x, const int32_t* slot_of_row, int64_t rows, int64_t hidden, int top_k);
-void permute_rows(bfloat16* out, const bfloat16* x, const int32_t* slot_of_row, int64_t rows, int64_t hidden,
-                  int top_k);
+/// out[map.row_of_slot[t, k]] = x[t] for all k, and zeros where map.slot_of_row is -1: out [rows, D], x [T, D].
+void permute_rows(float* out, const float* x, const RowMap& map, int64_t hidden);
+void permute_rows(bfloat16* out, const bfloat16* x, const RowMap& map, int64_t hidden);
 
 /// out[t] = sum_k weight[t, k] * y[row_of_slot[t, k]] + addend[t], accumulated in fp32 in the order of k, the addend
-/// last: out [T, D], y [rows, D], row_of_slot [T, K] (-1: nothing), weight [T, K] (null: ones), addend [T, D] (null:
-/// none; may be out itself). With null weights it is the gradient of permute_rows.
-void unpermute_rows(float* out, const float* y, const int32_t* row_of_slot, const float* weight, const float* addend,
-                    int64_t tokens, int64_t hidden, int top_k);
-void unpermute_rows(bfloat16* out, const bfloat16* y, const int32_t* row_of_slot, const float* weight,
-                    const bfloat16* addend, int64_t tokens, int64_t hidden, int top_k);
+/// last: out [T, D], y [rows, D], weight [T, K] (null: ones), addend [T, D] (null: none; may be out itself). Reads
+/// map.row_of_slot alone. With null weights it is the gradient of permute_rows.
+void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const RowMap& map,
+                    int64_t hidden);
+void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend, const RowMap& map,
+                    int64_t hidden);
 
-/// The gradient of unpermute_rows: d_y[r] = weight[s] * d_out[s / K] and d_weight[s] = dot(d_out[s / K], y[r]) with
-/// s = slot_of_row[r]; rows with s = -1 get zeros. d_y [rows, D], d_weight [T, K] (null: not wanted; a slot without a
-/// row is left as it is), d_out [T, D], y [rows, D] (may be null without d_weight), weight [T, K] (null: ones). d_y may
-/// be y itself. The dot products are in fp32, in an order that depends on D alone.
-void unpermute_rows_backward(float* d_y, float* d_weight, const float* d_out, const float* y,
-                             const int32_t* slot_of_row, const float* weight, int64_t rows, int64_t hidden, int top_k);
+/// The gradient of unpermute_rows: d_y[r] = weight[t, k] * d_out[t] and d_weight[t, k] = dot(d_out[t], y[r]) with
+/// r = row_of_slot[t, k]; a slot without a row has d_weight 0, padding rows of d_y are zeros. d_y [rows, D], d_weight
+/// [T, K] (null: not wanted), d_out [T, D], y [rows, D] (may be null without d_weight), weight [T, K] (null: ones). d_y
+/// may be y itself. The dot products are in fp32, in an order that depends on D alone.
+void unpermute_rows_backward(float* d_y, float* d_weight, const float* d_out, const float* y, const float* weight,
+                             const RowMap& map, int64_t hidden);
 void unpermute_rows_backward(bfloat16* d_y, float* d_weight, const bfloat16* d_out, const bfloat16* y,
-                             const int32_t* slot_of_row, const float* weight, int64_t rows, int64_t hidden, int top_k);
+                             const float* weight, const RowMap& map, int64_t hidden);
 
 }  // namespace deeptitan::cpu

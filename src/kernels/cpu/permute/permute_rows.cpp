@@ -91,32 +91,39 @@ DT_VECTOR_CLONES float dot_row(const bfloat16* a, const bfloat16* b, int64_t n) 
 
 constexpr int64_t kParallelElements = 32768;
 
+/// Zeros in the rows that no slot has.
 template <typename T>
-void permute_rows_of(T* out, const T* x, const int32_t* slot_of_row, int64_t rows, int64_t hidden, int top_k) {
-#pragma omp parallel for schedule(static) if (rows * hidden > kParallelElements)
-  for (int64_t r = 0; r < rows; ++r) {
-    T* row = out + r * hidden;
-    if (slot_of_row[r] < 0) {
-      std::fill_n(row, hidden, T{});
-    } else {
-      std::copy_n(x + slot_of_row[r] / top_k * hidden, hidden, row);
+void clear_padding(T* out, const RowMap& map, int64_t hidden) {
+#pragma omp parallel for schedule(static) if (map.rows * hidden > kParallelElements)
+  for (int64_t r = 0; r < map.rows; ++r) {
+    if (map.slot_of_row[r] < 0) std::fill_n(out + r * hidden, hidden, T{});
+  }
+}
+
+template <typename T>
+void permute_rows_of(T* out, const T* x, const RowMap& map, int64_t hidden) {
+  clear_padding(out, map, hidden);
+#pragma omp parallel for schedule(static) if (map.tokens * hidden > kParallelElements)
+  for (int64_t t = 0; t < map.tokens; ++t) {
+    for (int64_t slot = t * map.top_k; slot < (t + 1) * map.top_k; ++slot) {
+      const int64_t row = map.row_of_slot[slot];
+      if (row >= 0) std::copy_n(x + t * hidden, hidden, out + row * hidden);
     }
   }
 }
 
 template <typename T>
-void unpermute_rows_of(T* out, const T* y, const int32_t* row_of_slot, const float* weight, const T* addend,
-                       int64_t tokens, int64_t hidden, int top_k) {
+void unpermute_rows_of(T* out, const T* y, const float* weight, const T* addend, const RowMap& map, int64_t hidden) {
   constexpr int64_t kColumns = 1024;  // summed at a time, so that the sums stay in the nearest cache
-#pragma omp parallel for schedule(static) if (tokens * hidden * top_k > kParallelElements)
-  for (int64_t t = 0; t < tokens; ++t) {
+#pragma omp parallel for schedule(static) if (map.tokens * hidden * map.top_k > kParallelElements)
+  for (int64_t t = 0; t < map.tokens; ++t) {
     for (int64_t begin = 0; begin < hidden; begin += kColumns) {
       const int64_t n = std::min(kColumns, hidden - begin);
       float sum[kColumns];
       std::fill_n(sum, n, 0.0f);
-      for (int64_t slot = t * top_k; slot < (t + 1) * top_k; ++slot) {
-        if (row_of_slot[slot] < 0) continue;
-        add_weighted_row(sum, y + row_of_slot[slot] * hidden + begin, weight != nullptr ? weight[slot] : 1.0f, n);
+      for (int64_t slot = t * map.top_k; slot < (t + 1) * map.top_k; ++slot) {
+        const int64_t row = map.row_of_slot[slot];
+        if (row >= 0) add_weighted_row(sum, y + row * hidden + begin, weight != nullptr ? weight[slot] : 1.0f, n);
       }
       store_sum(out + t * hidden + begin, sum, addend != nullptr ? addend + t * hidden + begin : nullptr, n);
     }
@@ -124,48 +131,45 @@ void unpermute_rows_of(T* out, const T* y, const int32_t* row_of_slot, const flo
 }
 
 template <typename T>
-void unpermute_rows_backward_of(T* d_y, float* d_weight, const T* d_out, const T* y, const int32_t* slot_of_row,
-                                const float* weight, int64_t rows, int64_t hidden, int top_k) {
-#pragma omp parallel for schedule(static) if (rows * hidden > kParallelElements)
-  for (int64_t r = 0; r < rows; ++r) {
-    const int32_t slot = slot_of_row[r];
-    T* d_row = d_y + r * hidden;
-    if (slot < 0) {
-      std::fill_n(d_row, hidden, T{});
-      continue;
+void unpermute_rows_backward_of(T* d_y, float* d_weight, const T* d_out, const T* y, const float* weight,
+                                const RowMap& map, int64_t hidden) {
+  clear_padding(d_y, map, hidden);
+#pragma omp parallel for schedule(static) if (map.tokens * hidden > kParallelElements)
+  for (int64_t t = 0; t < map.tokens; ++t) {
+    const T* d_token = d_out + t * hidden;
+    for (int64_t slot = t * map.top_k; slot < (t + 1) * map.top_k; ++slot) {
+      const int64_t row = map.row_of_slot[slot];
+      if (d_weight != nullptr) d_weight[slot] = row < 0 ? 0.0f : dot_row(d_token, y + row * hidden, hidden);
+      if (row >= 0) scale_row(d_y + row * hidden, d_token, weight != nullptr ? weight[slot] : 1.0f, hidden);
     }
-    const T* d_token = d_out + slot / top_k * hidden;
-    if (d_weight != nullptr) d_weight[slot] = dot_row(d_token, y + r * hidden, hidden);
-    scale_row(d_row, d_token, weight != nullptr ? weight[slot] : 1.0f, hidden);
   }
 }
 
 }  // namespace
 
-void permute_rows(float* out, const float* x, const int32_t* slot_of_row, int64_t rows, int64_t hidden, int top_k) {
-  permute_rows_of(out, x, slot_of_row, rows, hidden, top_k);
+void permute_rows(float* out, const float* x, const RowMap& map, int64_t hidden) {
+  permute_rows_of(out, x, map, hidden);
 }
-void permute_rows(bfloat16* out, const bfloat16* x, const int32_t* slot_of_row, int64_t rows, int64_t hidden,
-                  int top_k) {
-  permute_rows_of(out, x, slot_of_row, rows, hidden, top_k);
-}
-
-void unpermute_rows(float* out, const float* y, const int32_t* row_of_slot, const float* weight, const float* addend,
-                    int64_t tokens, int64_t hidden, int top_k) {
-  unpermute_rows_of(out, y, row_of_slot, weight, addend, tokens, hidden, top_k);
-}
-void unpermute_rows(bfloat16* out, const bfloat16* y, const int32_t* row_of_slot, const float* weight,
-                    const bfloat16* addend, int64_t tokens, int64_t hidden, int top_k) {
-  unpermute_rows_of(out, y, row_of_slot, weight, addend, tokens, hidden, top_k);
+void permute_rows(bfloat16* out, const bfloat16* x, const RowMap& map, int64_t hidden) {
+  permute_rows_of(out, x, map, hidden);
 }
 
-void unpermute_rows_backward(float* d_y, float* d_weight, const float* d_out, const float* y,
-                             const int32_t* slot_of_row, const float* weight, int64_t rows, int64_t hidden, int top_k) {
-  unpermute_rows_backward_of(d_y, d_weight, d_out, y, slot_of_row, weight, rows, hidden, top_k);
+void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const RowMap& map,
+                    int64_t hidden) {
+  unpermute_rows_of(out, y, weight, addend, map, hidden);
+}
+void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend, const RowMap& map,
+                    int64_t hidden) {
+  unpermute_rows_of(out, y, weight, addend, map, hidden);
+}
+
+void unpermute_rows_backward(float* d_y, float* d_weight, const float* d_out, const float* y, const float* weight,
+                             const RowMap& map, int64_t hidden) {
+  unpermute_rows_backward_of(d_y, d_weight, d_out, y, weight, map, hidden);
 }
 void unpermute_rows_backward(bfloat16* d_y, float* d_weight, const bfloat16* d_out, const bfloat16* y,
-                             const int32_t* slot_of_row, const float* weight, int64_t rows, int64_t hidden, int top_k) {
-  unpermute_rows_backward_of(d_y, d_weight, d_out, y, slot_of_row, weight, rows, hidden, top_k);
+                             const float* weight, const RowMap& map, int64_t hidden) {
+  unpermute_rows_backward_of(d_y, d_weight, d_out, y, weight, map, hidden);
 }
 
 }  // namespace deeptitan::cpu

@@ -14,7 +14,8 @@ int64_t max_sorted_rows(int64_t slots, int experts, int alignment) {
 }
 
 void sort_slots(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, const int32_t* expert_index,
-                const int32_t* counts, int64_t slots, int experts, int alignment, int64_t row_capacity) {
+                const int32_t* counts, const SlotSortShape& shape) {
+  const auto [slots, experts, alignment, row_capacity] = shape;
   DT_CHECK(experts >= 1 && experts <= kMaxExperts, "sort_slots: experts = {}, must be 1 to {}", experts, kMaxExperts);
   DT_CHECK(alignment >= 1, "sort_slots: alignment = {}, must be at least 1", alignment);
   int64_t total = 0;

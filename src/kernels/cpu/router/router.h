@@ -49,10 +49,10 @@ void route_tokens_backward(float* d_logits, const float* d_weight, const float* 
 /// Each sequence weighs as its number of tokens, so that a division by all tokens of the step gives the mean over
 /// tokens, however they are cut into sequences, microbatches and ranks:
 ///   loss_sum += sum over sequences of T * loss;  d_scores [T, E] += gradient_scale * d(T * loss) / d(scores).
-/// sequence_offsets [sequences + 1] are rising token offsets into scores [T, E] and expert_index [T, K]; empty
+/// sequences are rising token offsets into scores [T, E] and expert_index [T, K]; empty
 /// sequences are allowed. f is held fixed (it has no gradient). d_scores may be null (loss alone). Deterministic.
 void sequence_auxiliary_loss(double* loss_sum, float* d_scores, const float* scores, const int32_t* expert_index,
-                             const int32_t* sequence_offsets, int64_t sequences, const RouterOptions& options,
-                             float alpha, float gradient_scale);
+                             const SequenceOffsets& sequences, const RouterOptions& options,
+                             const AuxiliaryLossScale& scale);
 
 }  // namespace deeptitan::cpu

@@ -16,15 +16,15 @@ float score_sum(const float* s, const RouterOptions& options) {
 }  // namespace
 
 void sequence_auxiliary_loss(double* loss_sum, float* d_scores, const float* scores, const int32_t* expert_index,
-                             const int32_t* sequence_offsets, int64_t sequences, const RouterOptions& options,
-                             float alpha, float gradient_scale) {
+                             const SequenceOffsets& sequences, const RouterOptions& options,
+                             const AuxiliaryLossScale& scale) {
   check_router_options(options);
   const int experts = options.experts;
   const int top_k = options.top_k;
 #pragma omp parallel for ordered schedule(static, 1)
-  for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-    const int64_t begin = sequence_offsets[sequence];
-    const int64_t end = sequence_offsets[sequence + 1];
+  for (int64_t sequence = 0; sequence < sequences.count; ++sequence) {
+    const int64_t begin = sequences.offsets[sequence];
+    const int64_t end = sequences.offsets[sequence + 1];
     double score_total[kMaxExperts] = {};  // T P_i
     int32_t chosen[kMaxExperts] = {};
     for (int64_t t = begin; t < end; ++t) {
@@ -39,8 +39,8 @@ void sequence_auxiliary_loss(double* loss_sum, float* d_scores, const float* sco
     float d_share[kMaxExperts];  // the gradient of T * loss with respect to s_ti / S_t, the same for each token
     for (int e = 0; e < experts && end > begin; ++e) {
       const double f = static_cast<double>(experts) * chosen[e] / (top_k * tokens);
-      loss += alpha * f * score_total[e];
-      d_share[e] = static_cast<float>(static_cast<double>(gradient_scale) * alpha * f);
+      loss += scale.alpha * f * score_total[e];
+      d_share[e] = static_cast<float>(static_cast<double>(scale.gradient_scale) * scale.alpha * f);
     }
     for (int64_t t = begin; t < end && d_scores != nullptr; ++t) {
       const float* s = scores + t * experts;

@@ -197,6 +197,7 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
 DT_INSTANTIATE(float, float)
 DT_INSTANTIATE(bfloat16, bfloat16)
 DT_INSTANTIATE(bfloat16, float)
+DT_INSTANTIATE(float, bfloat16)
 #undef DT_INSTANTIATE
 
 #define DT_INSTANTIATE(Input)                                                                                        \

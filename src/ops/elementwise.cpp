@@ -1,0 +1,128 @@
+#include "ops/elementwise.h"
+
+#include <cstring>
+#include <type_traits>
+
+#include "core/error.h"
+#include "kernels/cpu/activation/swiglu.h"
+#include "kernels/cpu/elementwise/elementwise.h"
+#include "kernels/cpu/embedding/embedding.h"
+#include "ops/op_scope.h"
+
+namespace deeptitan {
+namespace {
+
+template <typename T>
+using Element = std::remove_pointer_t<T>;
+
+void check_ids(const Tensor& ids, int64_t vocab) {
+  for (int64_t t = 0; t < ids.size(0); ++t) {
+    const int32_t id = ids.data<int32_t>()[t];
+    DT_CHECK(0 <= id && id < vocab, "token id {} at place {} is outside the embedding's {} rows", id, t, vocab);
+  }
+}
+
+}  // namespace
+
+void add(ExecutionContext& ctx, const Tensor& out, const Tensor& a, const Tensor& b) {
+  DT_CHECK(out.same_shape(a) && out.same_shape(b) && out.dtype() == a.dtype() && out.dtype() == b.dtype(),
+           "add: {} = {} + {}", out.describe(), a.describe(), b.describe());
+  OpScope op(ctx, "add", 0);
+  if (!op.launch()) return;
+  for_activation_type("add", out, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::add(out.data<T>(), a.data<T>(), b.data<T>(), out.numel());
+  });
+  op.check({out});
+}
+
+void convert(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
+  DT_CHECK(out.same_shape(x) && out.rank() == 2, "convert: {} from {}", out.describe(), x.describe());
+  OpScope op(ctx, "convert", 0);
+  if (!op.launch()) return;
+  for_activation_type("convert", out, [&](auto* out_type) {
+    for_activation_type("convert", x, [&](auto* in_type) {
+      using Out = Element<decltype(out_type)>;
+      using In = Element<decltype(in_type)>;
+      if constexpr (std::is_same_v<Out, In>) {
+        for (int64_t r = 0; r < x.size(0); ++r) {
+          std::memcpy(out.data<Out>() + r * out.stride(), x.data<In>() + r * x.stride(), x.size(1) * sizeof(In));
+        }
+      } else {
+        cpu::convert(out.data<Out>(), out.stride(), x.data<In>(), x.stride(), x.size(0), x.size(1));
+      }
+    });
+  });
+}
+
+void fill_zero(ExecutionContext& ctx, const Tensor& x) {
+  OpScope op(ctx, "fill_zero", 0);
+  if (!op.launch()) return;
+  for_activation_type("fill_zero", x, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::fill_zero(x.data<T>(), x.numel());
+  });
+}
+
+void swiglu(ExecutionContext& ctx, const Tensor& out, const Tensor& gate, const Tensor& up) {
+  check_tensor(out, "out", gate.dtype(), {gate.size(0), gate.size(1)});
+  DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride(), "swiglu: gate {} and up {} are not slices of one buffer",
+           gate.describe(), up.describe());
+  OpScope op(ctx, "swiglu", 0);
+  if (!op.launch()) return;
+  for_activation_type("swiglu", gate, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::swiglu(out.data<T>(), gate.data<T>(), up.data<T>(), gate.stride(), gate.size(0), gate.size(1));
+  });
+  op.check({out});
+}
+
+void swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& d_up, const Tensor& d_out,
+                     const Tensor& gate, const Tensor& up) {
+  check_tensor(d_out, "d_out", gate.dtype(), {gate.size(0), gate.size(1)});
+  DT_CHECK(gate.same_shape(d_gate) && d_gate.same_shape(d_up) && d_gate.stride() == d_up.stride(),
+           "swiglu_backward: d_gate {} and d_up {} are not slices of one buffer", d_gate.describe(), d_up.describe());
+  OpScope op(ctx, "swiglu_backward", 0);
+  if (!op.launch()) return;
+  for_activation_type("swiglu_backward", gate, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::swiglu_backward(d_gate.data<T>(), d_up.data<T>(), d_gate.stride(), d_out.data<T>(), gate.data<T>(),
+                         up.data<T>(), gate.stride(), gate.size(0), gate.size(1));
+  });
+  op.check({d_gate, d_up});
+}
+
+void embedding(ExecutionContext& ctx, const Tensor& out, const Tensor& table, const Tensor& ids) {
+  check_tensor(out, "out", out.dtype(), {ids.size(0), table.size(1)});
+  check_tensor(ids, "ids", DType::kI32, {-1});
+  OpScope op(ctx, "embedding", 0);
+  if (!op.launch()) return;
+  check_ids(ids, table.size(0));
+  for_activation_type("embedding", out, [&](auto* out_type) {
+    for_activation_type("embedding", table, [&](auto* table_type) {
+      using Out = Element<decltype(out_type)>;
+      using Table = Element<decltype(table_type)>;
+      if constexpr (std::is_same_v<Out, float> && std::is_same_v<Table, bfloat16>) {
+        fail_unsupported("embedding into f32", table);
+      } else {
+        cpu::embedding_gather(out.data<Out>(), table.data<Table>(), ids.data<int32_t>(), ids.size(0), table.size(1));
+      }
+    });
+  });
+  op.check({out});
+}
+
+void embedding_backward(ExecutionContext& ctx, const Tensor& d_table, const Tensor& d_out, const Tensor& ids) {
+  check_tensor(d_table, "d_table", DType::kF32, {-1, d_out.size(1)});
+  check_tensor(ids, "ids", DType::kI32, {d_out.size(0)});
+  OpScope op(ctx, "embedding_backward", 0);
+  if (!op.launch()) return;
+  for_activation_type("embedding_backward", d_out, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::embedding_scatter_add(d_table.data<float>(), d_out.data<T>(), ids.data<int32_t>(), ids.size(0),
+                               d_table.size(0), d_table.size(1));
+  });
+  op.check({d_table});
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,219 @@
+#include "ops/linear.h"
+
+#include "core/error.h"
+#include "kernels/cpu/bias/bias.h"
+#include "kernels/cpu/matmul/matmul.h"
+#include "ops/op_scope.h"
+
+namespace deeptitan {
+namespace {
+
+cpu::OperandType operand_type(DType dtype) {
+  DT_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "the CPU multiplies f32 and bf16, not {}", dtype_name(dtype));
+  return dtype == DType::kBF16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
+}
+
+double product_flops(int64_t rows, const PreparedWeight& weight) {
+  return 2.0 * static_cast<double>(rows) * static_cast<double>(weight.outputs) * static_cast<double>(weight.inputs);
+}
+
+// Calls body with null pointers of the types of the operands and of the result.
+template <typename Body>
+void for_product_types(const char* op, const Tensor& operand, const Tensor& result, const Body& body) {
+  for_activation_type(op, operand, [&](auto* in) {
+    for_activation_type(op, result, [&](auto* out) {
+      body(in, out);
+    });
+  });
+}
+
+template <typename T>
+using Element = std::remove_pointer_t<T>;
+
+// out (+)= x * B for a packed B [contracted, columns].
+void packed_product(ExecutionContext& ctx, const char* name, const Tensor& out, const Tensor& x, const Tensor& packed,
+                    const PreparedWeight& weight, int64_t contracted, int64_t columns, bool accumulate) {
+  const int64_t rows = x.size(0);
+  check_tensor(x, "x", weight.operand, {rows, contracted});
+  check_tensor(out, "out", out.dtype(), {rows, columns});
+  DT_CHECK(packed.defined() && weight.groups() == 1, "{}: the weight [{}, {}] was not prepared for it", name,
+           weight.outputs, weight.inputs);
+  OpScope op(ctx, name, product_flops(rows, weight));
+  if (!op.launch()) return;
+  for_product_types(name, x, out, [&](auto* in_type, auto* out_type) {
+    using In = Element<decltype(in_type)>;
+    using Out = Element<decltype(out_type)>;
+    cpu::matmul(cpu::MatmulOutput<Out>{out.data<Out>(), out.stride(), accumulate}, x.data<In>(), x.stride(),
+                packed.data<uint32_t>(), rows, contracted, columns);
+  });
+  op.check({out});
+}
+
+void grouped_product(ExecutionContext& ctx, const char* name, const Tensor& out, const Tensor& x, const Tensor& packed,
+                     const PreparedWeight& weight, const Tensor& group_offset, int64_t contracted, int64_t columns,
+                     bool accumulate) {
+  const int64_t rows = x.size(0);
+  check_tensor(x, "x", weight.operand, {rows, contracted});
+  check_tensor(out, "out", out.dtype(), {rows, columns});
+  check_tensor(group_offset, "group_offset", DType::kI32, {weight.groups() + 1});
+  DT_CHECK(packed.defined(), "{}: the weight [{}, {}, {}] was not prepared for it", name, weight.groups(),
+           weight.outputs, weight.inputs);
+  OpScope op(ctx, name, product_flops(rows, weight));
+  if (!op.launch()) return;
+  for_product_types(name, x, out, [&](auto* in_type, auto* out_type) {
+    using In = Element<decltype(in_type)>;
+    using Out = Element<decltype(out_type)>;
+    cpu::grouped_matmul(cpu::MatmulOutput<Out>{out.data<Out>(), out.stride(), accumulate}, x.data<In>(), x.stride(),
+                        packed.data<uint32_t>(), group_offset.data<int32_t>(), weight.groups(), contracted, columns);
+  });
+  op.check({out});
+}
+
+}  // namespace
+
+void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
+  const cpu::OperandType type = operand_type(weight.operand);
+  const int64_t groups = weight.groups();
+  if (weight.for_forward) {
+    weight.forward = arena.take(DType::kI32, {groups, cpu::packed_words(type, weight.inputs, weight.outputs)});
+  }
+  if (weight.for_backward_input) {
+    weight.backward_input = arena.take(DType::kI32, {groups, cpu::packed_words(type, weight.outputs, weight.inputs)});
+  }
+}
+
+void refresh_prepared_weight(ExecutionContext& ctx, PreparedWeight& weight) {
+  OpScope op(ctx, "prepare_weight", 0);
+  if (!op.launch()) return;
+  const cpu::OperandType type = operand_type(weight.operand);
+  const int64_t groups = weight.groups();
+  const int64_t n = weight.outputs;
+  const int64_t k = weight.inputs;
+  for (const Tensor& master : weight.parts) check_tensor(master, "weight", master.dtype(), {n, k});
+#pragma omp parallel for schedule(dynamic) if (groups > 1)
+  for (int64_t g = 0; g < groups; ++g) {
+    const Tensor& master = weight.parts[g];
+    for_activation_type("prepare_weight", master, [&](auto* element) {
+      using T = Element<decltype(element)>;
+      const T* source = master.data<T>();
+      const bool alone = groups == 1;
+      if (weight.forward.defined()) {
+        cpu::pack_transposed(weight.forward.data<uint32_t>() + g * weight.forward.stride(), source, master.stride(), k, n,
+                             type, alone);
+      }
+      if (weight.backward_input.defined()) {
+        cpu::pack_direct(weight.backward_input.data<uint32_t>() + g * weight.backward_input.stride(), source,
+                         master.stride(), n, k, type, alone);
+      }
+    });
+  }
+}
+
+void linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight, bool accumulate) {
+  packed_product(ctx, "linear", out, x, weight.forward, weight, weight.inputs, weight.outputs, accumulate);
+}
+
+void linear_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, const PreparedWeight& weight,
+                           bool accumulate) {
+  packed_product(ctx, "linear_backward_input", d_x, d_out, weight.backward_input, weight, weight.outputs, weight.inputs,
+                 accumulate);
+}
+
+void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x) {
+  const int64_t rows = x.size(0);
+  check_tensor(d_out, "d_out", x.dtype(), {rows, d_weight.size(0)});
+  check_tensor(d_weight, "d_weight", DType::kF32, {-1, x.size(1)});
+  OpScope op(ctx, "linear_backward_weight", 2.0 * static_cast<double>(rows) * static_cast<double>(d_weight.numel()));
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor words = workspace.take(
+      DType::kI32, {cpu::weight_gradient_workspace_words(rows, 1, d_weight.size(0), d_weight.size(1))});
+  if (!op.launch()) return;
+  for_activation_type("linear_backward_weight", x, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::weight_gradient(d_weight.data<float>(), d_out.data<T>(), d_out.stride(), x.data<T>(), x.stride(), rows,
+                         d_weight.size(0), d_weight.size(1), words.data<uint32_t>());
+  });
+  op.check({d_weight});
+}
+
+void grouped_linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
+                    const Tensor& group_offset) {
+  grouped_product(ctx, "grouped_linear", out, x, weight.forward, weight, group_offset, weight.inputs, weight.outputs,
+                  false);
+}
+
+void grouped_linear_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out,
+                                   const PreparedWeight& weight, const Tensor& group_offset, bool accumulate) {
+  grouped_product(ctx, "grouped_linear_backward_input", d_x, d_out, weight.backward_input, weight, group_offset,
+                  weight.outputs, weight.inputs, accumulate);
+}
+
+void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
+                                    const Tensor& group_offset) {
+  const int64_t rows = x.size(0);
+  const int64_t groups = d_weight.size(0);
+  const int64_t n = d_weight.size(1);
+  const int64_t k = d_weight.size(2);
+  check_tensor(d_out, "d_out", x.dtype(), {rows, n});
+  check_tensor(x, "x", x.dtype(), {rows, k});
+  check_tensor(group_offset, "group_offset", DType::kI32, {groups + 1});
+  OpScope op(ctx, "grouped_linear_backward_weight",
+             2.0 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k));
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor words =
+      workspace.take(DType::kI32, {cpu::weight_gradient_workspace_words(rows, groups, n, k)});
+  if (!op.launch()) return;
+  for_activation_type("grouped_linear_backward_weight", x, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::grouped_weight_gradient(d_weight.data<float>(), d_out.data<T>(), d_out.stride(), x.data<T>(), x.stride(),
+                                 group_offset.data<int32_t>(), groups, n, k, words.data<uint32_t>());
+  });
+  op.check({d_weight});
+}
+
+void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_stride, const Tensor& x,
+                    int64_t x_head_stride, const PreparedWeight& weight, bool transposed) {
+  const int64_t rows = x.size(0);
+  const int64_t heads = weight.groups();
+  const int64_t contracted = transposed ? weight.outputs : weight.inputs;
+  const int64_t columns = transposed ? weight.inputs : weight.outputs;
+  const Tensor& packed = transposed ? weight.backward_input : weight.forward;
+  DT_CHECK(packed.defined(), "linear_by_head: the weight [{}, {}, {}] was not prepared for it", heads, weight.outputs,
+           weight.inputs);
+  OpScope op(ctx, "linear_by_head", product_flops(rows * heads, weight));
+  if (!op.launch()) return;
+  for_product_types("linear_by_head", x, out, [&](auto* in_type, auto* out_type) {
+    using In = Element<decltype(in_type)>;
+    using Out = Element<decltype(out_type)>;
+#pragma omp parallel for schedule(dynamic) if (heads > 1)
+    for (int64_t h = 0; h < heads; ++h) {
+      cpu::matmul(cpu::MatmulOutput<Out>{out.data<Out>() + h * out_head_stride, out.stride(), false},
+                  x.data<In>() + h * x_head_stride, x.stride(), packed.data<uint32_t>() + h * packed.stride(), rows,
+                  contracted, columns);
+    }
+  });
+}
+
+void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
+  check_tensor(bias, "bias", DType::kF32, {out.size(1)});
+  OpScope op(ctx, "add_bias", 0);
+  if (!op.launch()) return;
+  for_activation_type("add_bias", out, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::add_bias(out.data<T>(), out.stride(), bias.data<float>(), out.size(0), out.size(1));
+  });
+  op.check({out});
+}
+
+void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias, const Tensor& d_out) {
+  check_tensor(d_bias, "d_bias", DType::kF32, {d_out.size(1)});
+  OpScope op(ctx, "add_bias_backward", 0);
+  if (!op.launch()) return;
+  for_activation_type("add_bias_backward", d_out, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::add_bias_backward(d_bias.data<float>(), d_out.data<T>(), d_out.stride(), d_out.size(0), d_out.size(1));
+  });
+  op.check({d_bias});
+}
+
+}  // namespace deeptitan

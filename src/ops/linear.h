@@ -1,0 +1,66 @@
+#pragma once
+
+#include <vector>
+
+#include "core/execution_context.h"
+#include "core/tensor.h"
+
+// Matrix products with weights. Legend: M rows, N outputs, K inputs, G groups (experts, or heads).
+
+namespace deeptitan {
+
+/// What the products want instead of a weight as it is stored: rounded to the operand type and laid out for the kernels.
+/// A weight is a stack of G matrices [N, K] (G = 1 for an ordinary linear layer).
+struct PreparedWeight {
+  std::vector<Tensor> parts;  // G masters [N, K], fp32 or bf16; they may lie anywhere
+  int64_t outputs = 0;        // N
+  int64_t inputs = 0;         // K
+  DType operand = DType::kF32;  // f32 or bf16: the type of the activations it multiplies
+  bool for_forward = true;        // y = x W^T is wanted
+  bool for_backward_input = false;  // d_x = d_y W is wanted (or, in inference, an absorbed product)
+  Tensor forward;         // [G, words]
+  Tensor backward_input;  // [G, words]
+
+  int64_t groups() const { return static_cast<int64_t>(parts.size()); }
+};
+
+/// Takes the memory of `weight.forward` and `weight.backward_input` from the arena.
+void plan_prepared_weight(PreparedWeight& weight, Arena& arena);
+
+/// Fills them from the masters. Once after loading, and after each optimizer step.
+void refresh_prepared_weight(ExecutionContext& ctx, PreparedWeight& weight);
+
+/// out[M, N] = x W^T, or out += x W^T. x is of the operand type; out is that or fp32.
+void linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,
+            const PreparedWeight& weight, bool accumulate = false);
+
+/// d_x[M, K] = d_out W, or d_x += d_out W.
+void linear_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [M, K] */, const Tensor& d_out /* [M, N] */,
+                           const PreparedWeight& weight, bool accumulate = false);
+
+/// d_weight[N, K] += d_out^T x, in fp32.
+void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight /* f32 [N, K] */,
+                            const Tensor& d_out /* [M, N] */, const Tensor& x /* [M, K] */);
+
+/// The same for rows sorted by group: rows group_offset[g] to group_offset[g + 1] meet W_g. Empty groups cost nothing.
+void grouped_linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,
+                    const PreparedWeight& weight, const Tensor& group_offset /* i32 [G + 1] */);
+void grouped_linear_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [M, K] */,
+                                   const Tensor& d_out /* [M, N] */, const PreparedWeight& weight,
+                                   const Tensor& group_offset /* i32 [G + 1] */, bool accumulate = false);
+void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight /* f32 [G, N, K] */,
+                                    const Tensor& d_out /* [M, N] */, const Tensor& x /* [M, K] */,
+                                    const Tensor& group_offset /* i32 [G + 1] */);
+
+/// One product a group on columns: out[:, g, :] = x[:, g, :] W_g^T, that is, each head's own matrix.
+/// With `transposed`, out[:, g, :] = x[:, g, :] W_g. x is [M, G, K] (or [M, G, N] transposed), out likewise; both may be
+/// slices of wider heads: x_head_stride and out_head_stride are the elements from head to head.
+void linear_by_head(ExecutionContext& ctx, const Tensor& out /* [M, >= G * out_head_stride] */, int64_t out_head_stride,
+                    const Tensor& x /* [M, >= G * x_head_stride] */, int64_t x_head_stride,
+                    const PreparedWeight& weight, bool transposed);
+
+/// out[r, :] += bias, and its gradient d_bias += sum over rows of d_out, in the order of the rows.
+void add_bias(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& bias /* f32 [N] */);
+void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias /* f32 [N] */, const Tensor& d_out /* [M, N] */);
+
+}  // namespace deeptitan

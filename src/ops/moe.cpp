@@ -1,0 +1,127 @@
+#include "ops/moe.h"
+
+#include "kernels/cpu/permute/permute.h"
+#include "kernels/cpu/router/router.h"
+#include "ops/op_scope.h"
+
+namespace deeptitan {
+namespace {
+
+template <typename T>
+using Element = std::remove_pointer_t<T>;
+
+void check_routing(const Routing& r, const RouterOptions& o) {
+  const int64_t tokens = r.expert_index.size(0);
+  check_tensor(r.expert_index, "expert_index", DType::kI32, {tokens, o.top_k});
+  check_tensor(r.expert_weight, "expert_weight", DType::kF32, {tokens, o.top_k});
+  check_tensor(r.scores, "scores", DType::kF32, {tokens, o.experts});
+  check_tensor(r.counts, "counts", DType::kI32, {o.experts});
+}
+
+int top_k(const SlotOrder& order, int64_t tokens) { return static_cast<int>(order.row_of_slot.size(0) / tokens); }
+
+float* optional(const Tensor& tensor) { return tensor.defined() ? tensor.data<float>() : nullptr; }
+
+}  // namespace
+
+void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits, const Tensor& bias,
+           const RouterOptions& options) {
+  check_routing(routing, options);
+  check_tensor(logits, "logits", DType::kF32, {routing.scores.size(0), options.experts});
+  OpScope op(ctx, "route", 0);
+  if (!op.launch()) return;
+  cpu::route_tokens(routing.expert_index.data<int32_t>(), routing.expert_weight.data<float>(),
+                    routing.scores.data<float>(), routing.counts.data<int32_t>(), logits.data<float>(), optional(bias),
+                    logits.size(0), options);
+  op.check({routing.expert_weight});
+}
+
+void route_as_recorded(ExecutionContext& ctx, const Routing& routing, const Tensor& logits,
+                       const RouterOptions& options) {
+  check_routing(routing, options);
+  OpScope op(ctx, "route", 0);
+  if (!op.launch()) return;
+  cpu::route_tokens_to_given_experts(routing.expert_weight.data<float>(), routing.scores.data<float>(),
+                                     routing.counts.data<int32_t>(), logits.data<float>(),
+                                     routing.expert_index.data<int32_t>(), logits.size(0), options);
+  op.check({routing.expert_weight});
+}
+
+void route_backward(ExecutionContext& ctx, const Tensor& d_logits, const Tensor& d_weight, const Tensor& d_scores,
+                    const Routing& routing, const RouterOptions& options) {
+  check_routing(routing, options);
+  OpScope op(ctx, "route_backward", 0);
+  if (!op.launch()) return;
+  cpu::route_tokens_backward(d_logits.data<float>(), d_weight.data<float>(), optional(d_scores),
+                             routing.scores.data<float>(), routing.expert_index.data<int32_t>(), d_logits.size(0),
+                             options);
+  op.check({d_logits});
+}
+
+void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tensor& d_scores, const Routing& routing,
+                             const Tensor& sequence_offset, const RouterOptions& options, double alpha,
+                             double gradient_scale) {
+  check_routing(routing, options);
+  OpScope op(ctx, "sequence_auxiliary_loss", 0);
+  if (!op.launch()) return;
+  cpu::sequence_auxiliary_loss(loss_sum, optional(d_scores), routing.scores.data<float>(),
+                               routing.expert_index.data<int32_t>(), sequence_offset.data<int32_t>(),
+                               sequence_offset.size(0) - 1, options, static_cast<float>(alpha),
+                               static_cast<float>(gradient_scale));
+}
+
+void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing) {
+  const int64_t slots = routing.expert_index.numel();
+  const int64_t experts = routing.counts.size(0);
+  check_tensor(order.row_of_slot, "row_of_slot", DType::kI32, {slots});
+  check_tensor(order.group_offset, "group_offset", DType::kI32, {experts + 1});
+  OpScope op(ctx, "sort_slots", 0);
+  if (!op.launch()) return;
+  cpu::sort_slots(order.row_of_slot.data<int32_t>(), order.slot_of_row.data<int32_t>(),
+                  order.group_offset.data<int32_t>(), routing.expert_index.data<int32_t>(),
+                  routing.counts.data<int32_t>(), slots, static_cast<int>(experts), /*alignment=*/1,
+                  order.slot_of_row.size(0));
+}
+
+void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {
+  check_tensor(out, "out", x.dtype(), {order.slot_of_row.size(0), x.size(1)});
+  OpScope op(ctx, "permute_rows", 0);
+  if (!op.launch()) return;
+  for_activation_type("permute_rows", x, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::permute_rows(out.data<T>(), x.data<T>(), order.slot_of_row.data<int32_t>(), out.size(0), x.size(1),
+                      top_k(order, x.size(0)));
+  });
+  op.check({out});
+}
+
+void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, const Tensor& weight,
+                    const Tensor& addend, const SlotOrder& order) {
+  check_tensor(out, "out", y.dtype(), {-1, y.size(1)});
+  OpScope op(ctx, "unpermute_rows", 0);
+  if (!op.launch()) return;
+  for_activation_type("unpermute_rows", y, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::unpermute_rows(out.data<T>(), y.data<T>(), order.row_of_slot.data<int32_t>(), optional(weight),
+                        addend.defined() ? addend.data<T>() : nullptr, out.size(0), out.size(1),
+                        top_k(order, out.size(0)));
+  });
+  op.check({out});
+}
+
+void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Tensor& d_weight, const Tensor& d_out,
+                             const Tensor& y, const Tensor& weight, const SlotOrder& order) {
+  check_tensor(d_y, "d_y", y.dtype(), {y.size(0), y.size(1)});
+  check_tensor(d_out, "d_out", y.dtype(), {-1, y.size(1)});
+  OpScope op(ctx, "unpermute_rows_backward", 0);
+  if (!op.launch()) return;
+  for_activation_type("unpermute_rows_backward", y, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::unpermute_rows_backward(d_y.data<T>(), d_weight.data<float>(), d_out.data<T>(), y.data<T>(),
+                                 order.slot_of_row.data<int32_t>(), weight.data<float>(), y.size(0), y.size(1),
+                                 top_k(order, d_out.size(0)));
+  });
+  op.check({d_y, d_weight});
+}
+
+}  // namespace deeptitan

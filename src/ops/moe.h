@@ -1,0 +1,61 @@
+#pragma once
+
+#include "core/execution_context.h"
+#include "core/tensor.h"
+#include "kernels/router_options.h"
+
+// Routing tokens to experts, and moving their rows. T tokens, D hidden, E experts, K experts a token,
+// R rows in the order of the experts. A slot is one choice of one token: t * K + k.
+
+namespace deeptitan {
+
+/// What a router decided for T tokens.
+struct Routing {
+  Tensor expert_index;   // i32 [T, K], best first
+  Tensor expert_weight;  // f32 [T, K]
+  Tensor scores;         // f32 [T, E]
+  Tensor counts;         // i32 [E]: tokens of each expert
+};
+
+/// Fills `routing` from fp32 logits; `bias` (undefined: none) only chooses. Kinds and ties: kernels/cpu/router/router.h.
+void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits /* f32 [T, E] */,
+           const Tensor& bias /* f32 [E] */, const RouterOptions& options);
+
+/// As route, but the experts are those already in routing.expert_index (a recorded forward).
+void route_as_recorded(ExecutionContext& ctx, const Routing& routing, const Tensor& logits /* f32 [T, E] */,
+                       const RouterOptions& options);
+
+/// d_logits from the gradients of the weights and (undefined: none) of the scores.
+void route_backward(ExecutionContext& ctx, const Tensor& d_logits /* f32 [T, E] */, const Tensor& d_weight /* f32 [T, K] */,
+                    const Tensor& d_scores /* f32 [T, E] */, const Routing& routing, const RouterOptions& options);
+
+/// Adds the sequence-wise balance loss, times tokens, to *loss_sum, and its gradient times gradient_scale to d_scores
+/// (undefined: loss alone). DeepSeek-V3 section 2.1.2.
+void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tensor& d_scores /* f32 [T, E] */,
+                             const Routing& routing, const Tensor& sequence_offset /* i32 [sequences + 1] */,
+                             const RouterOptions& options, double alpha, double gradient_scale);
+
+/// Where the slots' rows lie once sorted by expert.
+struct SlotOrder {
+  Tensor row_of_slot;   // i32 [T * K]
+  Tensor slot_of_row;   // i32 [R]
+  Tensor group_offset;  // i32 [E + 1]
+};
+
+void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing);
+
+/// out[r] = x[token of row r].
+void permute_rows(ExecutionContext& ctx, const Tensor& out /* [R, D] */, const Tensor& x /* [T, D] */,
+                  const SlotOrder& order);
+
+/// out[t] = sum over k of weight[t, k] * y[row of slot (t, k)] + addend[t], in fp32, in the order of k. weight undefined:
+/// ones; addend undefined: none (it may be out).
+void unpermute_rows(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& y /* [R, D] */,
+                    const Tensor& weight /* f32 [T, K] */, const Tensor& addend /* [T, D] */, const SlotOrder& order);
+
+/// The gradients of unpermute_rows with weights.
+void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y /* [R, D] */, const Tensor& d_weight /* f32 [T, K] */,
+                             const Tensor& d_out /* [T, D] */, const Tensor& y /* [R, D] */,
+                             const Tensor& weight /* f32 [T, K] */, const SlotOrder& order);
+
+}  // namespace deeptitan

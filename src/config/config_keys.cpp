@@ -1,0 +1,175 @@
+#include "config/config_keys.h"
+
+#include <array>
+
+#include <fmt/format.h>
+
+namespace deeptitan {
+
+namespace {
+
+constexpr std::array<std::string_view, 3> kTrainingDtypeNames = {"auto", "bf16", "fp32"};
+constexpr std::array<std::string_view, 2> kLossNotFiniteNames = {"stop", "skip"};
+constexpr std::array<std::string_view, 1> kOptimizerNames = {"AdamW"};
+constexpr std::array<std::string_view, 4> kDecayTypeNames = {"constant", "linear", "cosine", "sqrt"};
+constexpr std::array<std::string_view, 2> kActivationCheckpointNames = {"none", "layer"};
+constexpr std::array<std::string_view, 2> kExportDtypeNames = {"float32", "bfloat16"};
+
+/// An enum whose values count from 0 in the order of `names`.
+template <typename Enum>
+ConfigMember choice(Enum& value, std::span<const std::string_view> names) {
+  return ChoiceMember{names, [&value] { return static_cast<size_t>(value); },
+                      [&value](size_t index) { value = static_cast<Enum>(index); }};
+}
+
+constexpr NumberRange kAny{};
+constexpr NumberRange kAtLeast0{.least = 0};
+constexpr NumberRange kAtLeast1{.least = 1};
+constexpr NumberRange kAbove0{.least = 0, .above = true};
+constexpr NumberRange kZeroToOne{.least = 0, .most = 1};
+constexpr NumberRange kBeta{.least = 0, .most = 1, .below = true};
+
+constexpr bool kFixed = false;  // a resumed run must have the value that it was saved with
+constexpr bool kMayDiffer = true;
+
+#define DT_MEMBER(expression) [](RunConfig& c) -> ConfigMember { return expression; }
+
+const ConfigKey<RunConfig> kKeys[] = {
+    {"job.dump_folder", DT_MEMBER(&c.job.dump_folder), "", kAny, kMayDiffer,
+     "Folder of the run: metrics, checkpoints, the model, the loss curve."},
+    {"job.description", DT_MEMBER(&c.job.description), "", kAny, kFixed, "What the run is for; shown when it starts."},
+
+    {"metrics.log_freq", DT_MEMBER(&c.metrics.log_freq), "steps", kAtLeast1, kFixed,
+     "Steps between two lines of metrics.jsonl and of the TensorBoard file."},
+    {"metrics.enable_tensorboard", DT_MEMBER(&c.metrics.enable_tensorboard), "", kAny, kFixed,
+     "Whether TensorBoard event files are written, into `tb` in the run's folder."},
+    {"metrics.sample_freq", DT_MEMBER(&c.metrics.sample_freq), "steps", kAtLeast0, kFixed,
+     "Steps between two texts sampled from the model; 0 = none."},
+    {"metrics.sample_prompt", DT_MEMBER(&c.metrics.sample_prompt), "", kAny, kFixed,
+     "What a sampled text begins with; empty = the beginning of a document."},
+    {"metrics.sample_max_new_tokens", DT_MEMBER(&c.metrics.sample_max_new_tokens), "tokens", kAtLeast1, kFixed,
+     "Length of a sampled text."},
+    {"metrics.sample_temperature", DT_MEMBER(&c.metrics.sample_temperature), "", kAtLeast0, kFixed,
+     "Temperature of a sampled text; 0 = the likeliest token each time."},
+
+    {"model.name", DT_MEMBER(&c.model.name), "", kAny, kFixed,
+     "Shape by name: tiny-v3, tiny-v2, v2-lite, v2 or v3. Either this, model.config or model.initial_checkpoint."},
+    {"model.config", DT_MEMBER(&c.model.config), "", kAny, kFixed, "Shape by the path of a Hugging Face config.json."},
+    {"model.shape", DT_MEMBER((ShapeMember{&c.model.shape})), "", kAny, kFixed,
+     "Table of config.json's fields that replace those of the shape, such as hidden_size; 0 for no q_lora_rank."},
+    {"model.initial_checkpoint", DT_MEMBER(&c.model.initial_checkpoint), "", kAny, kFixed,
+     "Hugging Face directory whose weights training starts from; empty = random weights."},
+    {"model.tokenizer", DT_MEMBER(&c.model.tokenizer), "", kAny, kFixed,
+     "Directory with tokenizer.json; empty = that of model.initial_checkpoint. Not needed for synthetic data."},
+
+    {"optimizer.name", DT_MEMBER(choice(c.optimizer.name, kOptimizerNames)), "", kAny, kFixed,
+     "Optimizer (Loshchilov and Hutter, arXiv 1711.05101)."},
+    {"optimizer.lr", DT_MEMBER(&c.optimizer.lr), "", kAtLeast0, kMayDiffer, "Learning rate after warm-up."},
+    {"optimizer.beta1", DT_MEMBER(&c.optimizer.beta1), "", kBeta, kFixed, "Decay of the gradient's running mean."},
+    {"optimizer.beta2", DT_MEMBER(&c.optimizer.beta2), "", kBeta, kFixed, "Decay of the squared gradient's mean."},
+    {"optimizer.eps", DT_MEMBER(&c.optimizer.eps), "", kAbove0, kFixed, "Added to the root of the squared mean."},
+    {"optimizer.weight_decay", DT_MEMBER(&c.optimizer.weight_decay), "", kAtLeast0, kFixed,
+     "Decoupled weight decay, times the learning rate; norms and biases have none."},
+
+    {"lr_scheduler.warmup_steps", DT_MEMBER(&c.lr_scheduler.warmup_steps), "steps", kAtLeast0, kMayDiffer,
+     "Steps in which the learning rate rises linearly to optimizer.lr."},
+    {"lr_scheduler.decay_type", DT_MEMBER(choice(c.lr_scheduler.decay_type, kDecayTypeNames)), "", kAny, kMayDiffer,
+     "How the learning rate falls at the end; constant = not at all."},
+    {"lr_scheduler.decay_ratio", DT_MEMBER(&c.lr_scheduler.decay_ratio), "", kZeroToOne, kMayDiffer,
+     "The last part of training.steps in which it falls, at most all that follow warm-up."},
+    {"lr_scheduler.lr_min", DT_MEMBER(&c.lr_scheduler.lr_min), "", kZeroToOne, kMayDiffer,
+     "Where it ends, as a part of optimizer.lr."},
+
+    {"training.seed", DT_MEMBER(&c.training.seed), "", kAtLeast0, kFixed,
+     "Seed of the weights and of the order of the data. Same seed, same bits."},
+    {"training.steps", DT_MEMBER(&c.training.steps), "steps", kAtLeast1, kMayDiffer, "Optimizer steps of the run."},
+    {"training.seq_len", DT_MEMBER(&c.training.seq_len), "tokens", kAtLeast1, kFixed, "Tokens of a sequence."},
+    {"training.local_batch_size", DT_MEMBER(&c.training.local_batch_size), "sequences", kAtLeast1, kFixed,
+     "Sequences of a microbatch: what is in memory at once."},
+    {"training.global_batch_size", DT_MEMBER(&c.training.global_batch_size), "sequences", kAtLeast0, kFixed,
+     "Sequences of an optimizer step, a multiple of training.local_batch_size; 0 = one microbatch."},
+    {"training.max_norm", DT_MEMBER(&c.training.max_norm), "", kAtLeast0, kFixed,
+     "Gradients of a larger norm are scaled down to it; 0 = never."},
+    {"training.dtype", DT_MEMBER(choice(c.training.dtype, kTrainingDtypeNames)), "", kAny, kFixed,
+     "Type in which matrix products are computed; auto = bf16 where the chip multiplies it natively, else fp32."},
+    {"training.loss_not_finite", DT_MEMBER(choice(c.training.loss_not_finite, kLossNotFiniteNames)), "", kAny, kFixed,
+     "What a loss or gradient that is not finite does: stop the run, or skip the step."},
+    {"training.mtp_loss_weight", DT_MEMBER(&c.training.mtp_loss_weight), "", kAtLeast0, kFixed,
+     "Weight of the next-token-prediction modules' loss (lambda of DeepSeek-V3, section 2.2)."},
+    {"training.router_bias_update_speed", DT_MEMBER(&c.training.router_bias_update_speed), "", kAtLeast0, kFixed,
+     "Change of a router's bias in a step (gamma of DeepSeek-V3, section 2.1.2); 0 = none."},
+    {"training.aux_loss_weight", DT_MEMBER(&c.training.aux_loss_weight), "", kAtLeast0, kFixed,
+     "Weight of the sequence-wise balance loss (alpha of DeepSeek-V3, section 2.1.2); 0 = none."},
+
+    {"checkpoint.interval", DT_MEMBER(&c.checkpoint.interval), "steps", kAtLeast0, kFixed,
+     "Steps between two checkpoints; 0 = one at the end."},
+    {"checkpoint.keep_latest_k", DT_MEMBER(&c.checkpoint.keep_latest_k), "checkpoints", kAtLeast1, kFixed,
+     "Checkpoints that are kept; older ones are removed."},
+    {"checkpoint.export_dtype", DT_MEMBER(choice(c.checkpoint.export_dtype, kExportDtypeNames)), "", kAny, kFixed,
+     "Element type of the weights in the model directory. Training state is always fp32."},
+
+    {"activation_checkpoint.mode", DT_MEMBER(choice(c.activation_checkpoint.mode, kActivationCheckpointNames)), "",
+     kAny, kFixed, "What backward computes again to save memory: none, or the inside of each decoder layer."},
+
+    {"data.sources", DT_MEMBER(&c.data.sources), "", kAny, kFixed, "The texts that are trained on; keys below."},
+    {"data.synthetic", DT_MEMBER(&c.data.synthetic), "", kAny, kFixed,
+     "Random tokens in place of text, to measure speed."},
+    {"data.cache_folder", DT_MEMBER(&c.data.cache_folder), "", kAny, kFixed,
+     "Where tokenised texts are kept; runs share it."},
+
+    {"validation.freq", DT_MEMBER(&c.validation.freq), "steps", kAtLeast0, kFixed,
+     "Steps between two validations; 0 = never."},
+    {"validation.fraction", DT_MEMBER(&c.validation.fraction), "", NumberRange{.least = 0, .most = 0.5}, kFixed,
+     "The last part of each source that is held out, where it names no validation_path."},
+    {"validation.max_tokens", DT_MEMBER(&c.validation.max_tokens), "tokens", kAtLeast0, kFixed,
+     "Tokens of each source that a validation reads at most; 0 = all."},
+};
+#undef DT_MEMBER
+
+#define DT_MEMBER(expression) [](TextSource& s) -> ConfigMember { return expression; }
+
+const ConfigKey<TextSource> kSourceKeys[] = {
+    {"path", DT_MEMBER(&s.path), "", kAny, kFixed,
+     "A text file, a .jsonl file (one JSON object a line), or a directory, read recursively in the order of names."},
+    {"name", DT_MEMBER(&s.name), "", kAny, kFixed,
+     "Name under which its validation loss is reported; empty = the path's last part without extension."},
+    {"weight", DT_MEMBER(&s.weight), "", kAbove0, kFixed,
+     "Its share of the training sequences, relative to the other sources' weights."},
+    {"text_field", DT_MEMBER(&s.text_field), "", kAny, kFixed, ".jsonl: the field that holds the document."},
+    {"document_separator", DT_MEMBER(&s.document_separator), "", kAny, kFixed,
+     "Text files: what stands between two documents, such as \"\\n\\n\"; empty = a file is one document."},
+    {"validation_path", DT_MEMBER(&s.validation_path), "", kAny, kFixed,
+     "Its validation text, read as `path` is; empty = the last validation.fraction of the source."},
+};
+#undef DT_MEMBER
+
+std::string number_range_words(const NumberRange& range, std::string_view what) {
+  const bool bounded_below = range.least > -std::numeric_limits<double>::infinity();
+  const bool bounded_above = range.most < std::numeric_limits<double>::infinity();
+  if (bounded_below && bounded_above) {
+    return fmt::format("{} from {} to {}{}", what, range.least, range.below ? "below " : "", range.most);
+  }
+  if (!bounded_below) return std::string(what);
+  return fmt::format("{} {} {}", what, range.above ? "greater than" : "of at least", range.least);
+}
+
+}  // namespace
+
+std::span<const ConfigKey<RunConfig>> run_config_keys() {
+  return kKeys;
+}
+std::span<const ConfigKey<TextSource>> text_source_keys() {
+  return kSourceKeys;
+}
+
+std::string expected_values(const ConfigMember& member, const NumberRange& range) {
+  if (std::holds_alternative<bool*>(member)) return "true or false";
+  if (std::holds_alternative<int64_t*>(member)) return number_range_words(range, "a whole number");
+  if (std::holds_alternative<double*>(member)) return number_range_words(range, "a number");
+  if (const auto* c = std::get_if<ChoiceMember>(&member)) return fmt::format("one of {}", fmt::join(c->names, ", "));
+  if (std::holds_alternative<ShapeMember>(member)) return "a table of config.json's fields";
+  if (std::holds_alternative<std::vector<TextSource>*>(member)) return "an array of tables";
+  return "a text in quotes";
+}
+
+}  // namespace deeptitan

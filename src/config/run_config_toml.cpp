@@ -1,0 +1,281 @@
+#include "config/run_config_toml.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+#include <toml++/toml.h>
+
+#include "config/config_keys.h"
+#include "config/nearest_name.h"
+#include "core/error.h"
+
+namespace deeptitan {
+
+namespace {
+
+constexpr std::string_view kShapePrefix = "model.shape.";
+
+/// Where a node stands: "run.toml:12", or "command line" for one that an override put there.
+class Places {
+ public:
+  explicit Places(std::string_view file) : file_(file) {}
+
+  std::string of(const toml::source_region& region) const {
+    return region.begin.line == 0 ? "command line" : fmt::format("{}:{}", file_, region.begin.line);
+  }
+
+ private:
+  std::string_view file_;
+};
+
+/// A node as the user wrote it, near enough to be recognised in a message.
+std::string node_text(const toml::node& node) {
+  if (node.is_floating_point()) return fmt::format("{}", node.as_floating_point()->get());
+  std::ostringstream stream;
+  node.visit([&](const auto& value) { stream << value; });
+  std::string text = stream.str();
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
+std::vector<std::string> section_names() {
+  std::vector<std::string> names;
+  for (const ConfigKey<RunConfig>& key : run_config_keys()) {
+    if (names.empty() || names.back() != key.section()) names.emplace_back(key.section());
+  }
+  return names;
+}
+
+const ConfigKey<RunConfig>* find_key(std::string_view name) {
+  for (const ConfigKey<RunConfig>& key : run_config_keys()) {
+    if (key.name == name) return &key;
+  }
+  return nullptr;
+}
+
+/// The key that was probably meant: the same word in another section ("training.lr"), else the nearest spelling in the
+/// same section, else the nearest anywhere.
+[[noreturn]] void unknown_key(std::string_view where, std::string_view name) {
+  const std::string_view last = name.substr(name.rfind('.') + 1);
+  std::vector<std::string> all, same_section;
+  for (const ConfigKey<RunConfig>& key : run_config_keys()) {
+    if (key.short_name() == last) {
+      fail_usage("{}: unknown key '{}'; did you mean '{}'? (docs/config.md lists all keys)", where, name, key.name);
+    }
+    all.emplace_back(key.short_name());
+    if (name.starts_with(fmt::format("{}.", key.section()))) same_section.push_back(all.back());
+  }
+  std::string near = nearest_name(last, same_section);
+  if (near.empty()) near = nearest_name(last, all);
+  std::string hint;
+  for (const ConfigKey<RunConfig>& key : run_config_keys()) {
+    if (key.short_name() == near) hint = fmt::format("; did you mean '{}'?", key.name);
+  }
+  fail_usage("{}: unknown key '{}'{} (docs/config.md lists all keys)", where, name, hint);
+}
+
+template <typename Owner>
+void read_table(const toml::table& table, std::span<const ConfigKey<Owner>> keys, std::string_view prefix, Owner& owner,
+                const Places& places);
+
+std::string table_as_json(const toml::table& table) {
+  std::ostringstream stream;
+  stream << toml::json_formatter{table, toml::format_flags::none};
+  std::string text = stream.str();
+  text.erase(std::remove(text.begin(), text.end(), '\n'), text.end());
+  return text;
+}
+
+std::vector<TextSource> read_sources(const toml::array& array, const Places& places) {
+  std::vector<TextSource> sources;
+  for (const toml::node& element : array) {
+    const toml::table* table = element.as_table();
+    DT_CHECK_USAGE(table != nullptr, "{}: data.sources holds {}; expected tables, each with a path",
+                   places.of(element.source()), node_text(element));
+    read_table<TextSource>(*table, text_source_keys(), "data.sources: ", sources.emplace_back(), places);
+  }
+  return sources;
+}
+
+/// Puts a node's value into a member; false where it is of the wrong type or out of range.
+struct Assignment {
+  const toml::node& node;
+  const NumberRange& range;
+  const Places& places;
+
+  bool operator()(bool* target) const {
+    if (!node.is_boolean()) return false;
+    *target = node.as_boolean()->get();
+    return true;
+  }
+  bool operator()(int64_t* target) const {
+    if (!node.is_integer() || !range.contains(static_cast<double>(node.as_integer()->get()))) return false;
+    *target = node.as_integer()->get();
+    return true;
+  }
+  bool operator()(double* target) const {
+    const std::optional<double> value = node.is_number() ? node.value<double>() : std::nullopt;
+    if (!value || !std::isfinite(*value) || !range.contains(*value)) return false;
+    *target = *value;
+    return true;
+  }
+  bool operator()(std::string* target) const {
+    if (!node.is_string()) return false;
+    *target = node.as_string()->get();
+    return true;
+  }
+  bool operator()(const ChoiceMember& target) const {
+    if (!node.is_string()) return false;
+    const auto at = std::find(target.names.begin(), target.names.end(), node.as_string()->get());
+    if (at == target.names.end()) return false;
+    target.set(static_cast<size_t>(at - target.names.begin()));
+    return true;
+  }
+  bool operator()(const ShapeMember& target) const {
+    if (!node.is_table()) return false;
+    *target.json = table_as_json(*node.as_table());
+    return true;
+  }
+  bool operator()(std::vector<TextSource>* target) const {
+    if (!node.is_array()) return false;
+    *target = read_sources(*node.as_array(), places);
+    return true;
+  }
+};
+
+/// The nearest word where a word was expected and another was given.
+std::string choice_hint(const toml::node& node, const ConfigMember& member) {
+  const auto* choice = std::get_if<ChoiceMember>(&member);
+  if (choice == nullptr || !node.is_string()) return "";
+  return did_you_mean(node.as_string()->get(), std::vector<std::string>(choice->names.begin(), choice->names.end()));
+}
+
+template <typename Owner>
+void read_value(const toml::node& node, const ConfigKey<Owner>& key, std::string_view prefix, Owner& owner,
+                const Places& places) {
+  const ConfigMember member = key.member(owner);
+  DT_CHECK_USAGE(std::visit(Assignment{node, key.range, places}, member), "{}: {}{} = {}; expected {}{}",
+                 places.of(node.source()), prefix, key.name, node_text(node), expected_values(member, key.range),
+                 choice_hint(node, member));
+}
+
+template <typename Owner>
+void read_table(const toml::table& table, std::span<const ConfigKey<Owner>> keys, std::string_view prefix, Owner& owner,
+                const Places& places) {
+  std::vector<std::string> names;
+  for (const ConfigKey<Owner>& key : keys) names.emplace_back(key.name);
+  for (const auto& [name, node] : table) {
+    const auto at = std::find_if(keys.begin(), keys.end(), [&](const auto& key) { return key.name == name.str(); });
+    DT_CHECK_USAGE(at != keys.end(), "{}: {}unknown key '{}'{} (docs/config.md lists all keys)",
+                   places.of(name.source()), prefix, name.str(), did_you_mean(name.str(), names));
+    read_value(node, *at, prefix, owner, places);
+  }
+}
+
+void read_section(std::string_view section, const toml::table& table, RunConfig& config, const Places& places) {
+  for (const auto& [name, node] : table) {
+    const std::string full_name = fmt::format("{}.{}", section, name.str());
+    const ConfigKey<RunConfig>* key = find_key(full_name);
+    if (key == nullptr) unknown_key(places.of(name.source()), full_name);
+    read_value<RunConfig>(node, *key, "", config, places);
+  }
+}
+
+toml::table parse_toml(std::string_view text, std::string_view where) {
+  try {
+    return toml::parse(text, where);
+  } catch (const toml::parse_error& error) {
+    fail_usage("{}:{}: not valid TOML: {}", where, error.source().begin.line, error.description());
+  }
+}
+
+/// Inserts what stands after "value = " in `toml_text` into `table`; false where that is not TOML.
+bool insert_parsed(toml::table& table, std::string_view name, std::string_view value) {
+  if (value.find('\n') != std::string_view::npos) return false;
+  try {
+    // Inserting a copy through a visitor drops the source region, which marks the value as the command line's.
+    const toml::table parsed = toml::parse(fmt::format("value = {}", value));
+    parsed.get("value")->visit([&](const auto& node) { table.insert_or_assign(name, node); });
+    return true;
+  } catch (const toml::parse_error&) {
+    return false;
+  }
+}
+
+toml::table& child_table(toml::table& parent, std::string_view name) {
+  if (parent.get_as<toml::table>(name) == nullptr) parent.insert_or_assign(name, toml::table{});
+  return *parent.get_as<toml::table>(name);
+}
+
+void apply_override(toml::table& root, const ConfigOverride& change) {
+  const std::string_view name = change.key;
+  if (name.starts_with(kShapePrefix)) {
+    const std::string_view field = name.substr(kShapePrefix.size());
+    toml::table& shape = child_table(child_table(root, "model"), "shape");
+    if (!insert_parsed(shape, field, change.value)) shape.insert_or_assign(field, change.value);
+    return;
+  }
+  const ConfigKey<RunConfig>* key = find_key(name);
+  if (key == nullptr) unknown_key("command line", name);
+  RunConfig scratch;
+  const ConfigMember member = key->member(scratch);
+  const bool is_text = std::holds_alternative<std::string*>(member) || std::holds_alternative<ChoiceMember>(member);
+  toml::table& section = child_table(root, key->section());
+  if (is_text || !insert_parsed(section, key->short_name(), change.value)) {
+    section.insert_or_assign(key->short_name(), change.value);
+  }
+}
+
+}  // namespace
+
+std::vector<ConfigOverride> parse_overrides(std::span<const std::string> arguments) {
+  std::vector<ConfigOverride> overrides;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    const size_t equals = argument.find('=');
+    const std::string key = argument.substr(0, equals);
+    DT_CHECK_USAGE(key.starts_with("--") && key.find('.') != std::string::npos,
+                   "unexpected argument '{}'; a key of the run file is set as --section.key value", argument);
+    if (equals != std::string::npos) {
+      overrides.push_back({key.substr(2), argument.substr(equals + 1)});
+      continue;
+    }
+    DT_CHECK_USAGE(i + 1 < arguments.size(), "{} needs a value: {} VALUE", key, key);
+    overrides.push_back({key.substr(2), arguments[++i]});
+  }
+  return overrides;
+}
+
+RunConfig parse_run_config(std::string_view toml_text, std::string_view where,
+                           std::span<const ConfigOverride> overrides) {
+  toml::table root = parse_toml(toml_text, where);
+  const Places places(where);
+  const std::vector<std::string> sections = section_names();
+  for (const auto& [name, node] : root) {
+    const bool known = std::find(sections.begin(), sections.end(), name.str()) != sections.end();
+    if (known && node.is_table()) continue;
+    if (!known && !node.is_table()) unknown_key(places.of(name.source()), name.str());
+    DT_CHECK_USAGE(known, "{}: unknown section [{}]{} (sections: {})", places.of(name.source()), name.str(),
+                   did_you_mean(name.str(), sections), fmt::join(sections, ", "));
+    fail_usage("{}: {} = {}; expected a section [{}]", places.of(node.source()), name.str(), node_text(node),
+               name.str());
+  }
+  for (const ConfigOverride& change : overrides) apply_override(root, change);
+  RunConfig config;
+  for (const auto& [name, node] : root) read_section(name.str(), *node.as_table(), config, places);
+  validate(config, where);
+  return config;
+}
+
+RunConfig load_run_config(const std::filesystem::path& path, std::span<const ConfigOverride> overrides) {
+  std::ifstream stream(path, std::ios::binary);
+  DT_CHECK_USAGE(stream.is_open() && !std::filesystem::is_directory(path),
+                 "cannot read {}: expected a run file in TOML, such as configs/tiny_v3.toml", path.string());
+  const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+  return parse_run_config(text, path.string(), overrides);
+}
+
+}  // namespace deeptitan

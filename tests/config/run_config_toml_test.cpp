@@ -1,0 +1,178 @@
+#include "config/run_config_toml.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+
+#include <gtest/gtest.h>
+
+#include "config/config_keys.h"
+#include "core/expect_error.h"
+
+namespace deeptitan {
+namespace {
+
+constexpr std::string_view kRun = R"(# a run
+[job]
+description = "a \"quoted\" word, \\ and\ttab"
+
+[model]
+name = "tiny-v3"
+tokenizer = "tok"
+
+[model.shape]
+hidden_size = 128
+rope_scaling = {rope_type = "linear", factor = 2.0}
+
+[optimizer]
+lr = 4e-3
+eps = 1e-15
+
+[training]
+steps = 1_000
+dtype = "bf16"
+
+[[data.sources]]
+path = "a.txt"
+weight = 3
+
+[[data.sources]]
+path = "b.jsonl"
+text_field = "content"
+document_separator = "\n\n"
+)";
+
+RunConfig parse(std::string_view text, std::vector<std::string> arguments = {}) {
+  return parse_run_config(text, "run.toml", parse_overrides(arguments));
+}
+
+TEST(RunConfigToml, ReadsEachKindOfValue) {
+  const RunConfig c = parse(kRun);
+  EXPECT_EQ(c.job.description, "a \"quoted\" word, \\ and\ttab");
+  EXPECT_EQ(c.optimizer.lr, 4e-3);
+  EXPECT_EQ(c.training.steps, 1000);
+  EXPECT_TRUE(c.training.dtype == TrainingDtype::kBf16);
+  ASSERT_EQ(c.data.sources.size(), 2u);
+  EXPECT_EQ(c.data.sources[0].weight, 3.0);
+  EXPECT_EQ(c.data.sources[1].document_separator, "\n\n");
+  const ModelConfig m = resolve_model_config(c);
+  EXPECT_EQ(m.hidden_size, 128);
+  EXPECT_EQ(m.rope.factor, 2.0);
+}
+
+TEST(RunConfigToml, EchoReadsBackAsTheSameConfiguration) {
+  const RunConfig c = parse(kRun, {"--training.loss_not_finite", "skip", "--optimizer.eps=3e-11"});
+  const std::string echo = to_toml(c);
+  EXPECT_TRUE(parse(echo) == c) << echo;
+  EXPECT_EQ(to_toml(parse(echo)), echo);
+}
+
+TEST(RunConfigToml, EveryKeyOfTheTableIsEchoed) {
+  const std::string echo = to_toml(parse(kRun));
+  for (const ConfigKey<RunConfig>& key : run_config_keys()) {
+    const std::string line = fmt::format("\n{} = ", key.short_name());
+    const bool found =
+        echo.find(line) != std::string::npos || echo.find(fmt::format("[{}]", key.name)) != std::string::npos;
+    EXPECT_TRUE(found) << key.name;
+  }
+}
+
+TEST(RunConfigToml, CommandLineWinsOverTheFile) {
+  const RunConfig c = parse(kRun, {"--training.steps", "7", "--job.description=", "--model.shape.hidden_size=64",
+                                   "--model.shape.topk_group", "1", "--metrics.enable_tensorboard", "false",
+                                   "--data.sources", "[{path = \"c.txt\"}]", "--job.dump_folder", "123"});
+  EXPECT_EQ(c.training.steps, 7);
+  EXPECT_EQ(c.job.description, "");
+  EXPECT_EQ(c.job.dump_folder, "123");
+  EXPECT_FALSE(c.metrics.enable_tensorboard);
+  ASSERT_EQ(c.data.sources.size(), 1u);
+  EXPECT_EQ(c.data.sources[0].path, "c.txt");
+  EXPECT_EQ(resolve_model_config(c).hidden_size, 64);
+  EXPECT_EQ(resolve_model_config(c).rope.factor, 2.0);
+}
+
+TEST(RunConfigToml, ShapeFieldsOnTheCommandLineMayBeWords) {
+  const RunConfig c = parse("[model]\nname = \"tiny-v2\"\n[data]\nsynthetic = true\n",
+                            {"--model.shape.topk_method", "group_limited_greedy"});
+  EXPECT_TRUE(resolve_model_config(c).topk_method == TopkMethod::kGroupLimitedGreedy);
+}
+
+TEST(RunConfigToml, EachMistakeInAFileHasItsLine) {
+  const auto expect = [](const char* text, const std::string& message) {
+    expect_usage_error([&] { parse(text); }, message);
+  };
+  expect("[training]\nseed = 1\nstpes = 5\n",
+         "run.toml:3: unknown key 'training.stpes'; did you mean 'training.steps'? (docs/config.md lists all keys)");
+  expect("[training]\nlr = 5\n",
+         "run.toml:2: unknown key 'training.lr'; did you mean 'optimizer.lr'? (docs/config.md lists all keys)");
+  expect("[training]\nxyzzy_plugh = 5\n",
+         "run.toml:2: unknown key 'training.xyzzy_plugh' (docs/config.md lists all keys)");
+  expect("\n[trainin]\nsteps = 5\n",
+         "run.toml:2: unknown section [trainin]; did you mean 'training'? (sections: job, metrics, model, optimizer, "
+         "lr_scheduler, training, checkpoint, activation_checkpoint, data, validation)");
+  expect("steps = 5\n",
+         "run.toml:1: unknown key 'steps'; did you mean 'training.steps'? (docs/config.md lists all keys)");
+  expect("training = 5\n", "run.toml:1: training = 5; expected a section [training]");
+  expect("[training]\nsteps = \"many\"\n",
+         "run.toml:2: training.steps = 'many'; expected a whole number of at least 1");
+  expect("[training]\nsteps = 0\n", "run.toml:2: training.steps = 0; expected a whole number of at least 1");
+  expect("[training]\nsteps = 1.5\n", "run.toml:2: training.steps = 1.5; expected a whole number of at least 1");
+  expect("[optimizer]\nlr = -1\n", "run.toml:2: optimizer.lr = -1; expected a number of at least 0");
+  expect("[optimizer]\nlr = nan\n", "run.toml:2: optimizer.lr = nan; expected a number of at least 0");
+  expect("[optimizer]\nlr = inf\n", "run.toml:2: optimizer.lr = inf; expected a number of at least 0");
+  expect("[optimizer]\neps = 0\n", "run.toml:2: optimizer.eps = 0; expected a number greater than 0");
+  expect("[optimizer]\nbeta1 = 1\n", "run.toml:2: optimizer.beta1 = 1; expected a number from 0 to below 1");
+  expect("[validation]\nfraction = 0.6\n", "run.toml:2: validation.fraction = 0.6; expected a number from 0 to 0.5");
+  expect("[metrics]\nenable_tensorboard = 1\n", "run.toml:2: metrics.enable_tensorboard = 1; expected true or false");
+  expect("[training]\ndtype = \"bf61\"\n",
+         "run.toml:2: training.dtype = 'bf61'; expected one of auto, bf16, fp32; did you mean 'bf16'?");
+  expect("[job]\ndescription = 3\n", "run.toml:2: job.description = 3; expected a text in quotes");
+  expect("[[data.sources]]\npath = \"a\"\nwieght = 2\n",
+         "run.toml:3: data.sources: unknown key 'wieght'; did you mean 'weight'? (docs/config.md lists all keys)");
+  expect("[[data.sources]]\npath = \"a\"\nweight = 0\n",
+         "run.toml:3: data.sources: weight = 0; expected a number greater than 0");
+  expect("[data]\nsources = [\"a.txt\"]\n",
+         "run.toml:2: data.sources holds 'a.txt'; expected tables, each with a path");
+  expect("[data]\nsources = \"a.txt\"\n", "run.toml:2: data.sources = 'a.txt'; expected an array of tables");
+}
+
+TEST(RunConfigToml, TextThatIsNotTomlNamesTheLine) {
+  try {
+    parse("[training]\nsteps = \n");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_TRUE(std::string(error.what()).starts_with("run.toml:2: not valid TOML: ")) << error.what();
+    EXPECT_TRUE(error.kind() == ErrorKind::kUsage);
+  }
+}
+
+TEST(RunConfigToml, MistakesOnTheCommandLineSaySo) {
+  const auto expect = [](std::vector<std::string> arguments, const std::string& message) {
+    expect_usage_error([&] { parse(kRun, arguments); }, message);
+  };
+  expect({"--training.stepz", "1"},
+         "command line: unknown key 'training.stepz'; did you mean 'training.steps'? (docs/config.md lists all keys)");
+  expect({"--training.steps", "many"}, "command line: training.steps = 'many'; expected a whole number of at least 1");
+  expect({"--training.steps", "0"}, "command line: training.steps = 0; expected a whole number of at least 1");
+  expect({"--training.dtype", "fp16"},
+         "command line: training.dtype = 'fp16'; expected one of auto, bf16, fp32; did you mean 'bf16'?");
+  expect({"--training.steps"}, "--training.steps needs a value: --training.steps VALUE");
+  expect({"steps"}, "unexpected argument 'steps'; a key of the run file is set as --section.key value");
+  expect({"--steps", "3"}, "unexpected argument '--steps'; a key of the run file is set as --section.key value");
+}
+
+TEST(RunConfigToml, MissingFileIsNamed) {
+  expect_usage_error([] { load_run_config("/nowhere/run.toml"); },
+                     "cannot read /nowhere/run.toml: expected a run file in TOML, such as configs/tiny_v3.toml");
+}
+
+TEST(ConfigReference, PageInDocsIsWhatTheTableSays) {
+  const std::string path = std::string(DT_TEST_DATA_DIR) + "/../docs/config.md";
+  if (std::getenv("DT_UPDATE_DOCS") != nullptr) std::ofstream(path) << config_reference_markdown();
+  std::ifstream stream(path);
+  const std::string page((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+  EXPECT_EQ(page, config_reference_markdown()) << "write it anew with DT_UPDATE_DOCS=1 config_test";
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -18,7 +18,13 @@ void check_routing(const Routing& r, const RouterOptions& o) {
   check_tensor(r.counts, "counts", DType::kI32, {o.experts});
 }
 
-int top_k(const SlotOrder& order, int64_t tokens) { return static_cast<int>(order.row_of_slot.size(0) / tokens); }
+RowMap row_map(const SlotOrder& order, int64_t tokens) {
+  return {.row_of_slot = order.row_of_slot.data<int32_t>(),
+          .slot_of_row = order.slot_of_row.data<int32_t>(),
+          .tokens = tokens,
+          .rows = order.slot_of_row.size(0),
+          .top_k = static_cast<int>(order.row_of_slot.size(0) / tokens)};
+}
 
 float* optional(const Tensor& tensor) { return tensor.defined() ? tensor.data<float>() : nullptr; }
 
@@ -65,9 +71,9 @@ void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tens
   OpScope op(ctx, "sequence_auxiliary_loss", 0);
   if (!op.launch()) return;
   cpu::sequence_auxiliary_loss(loss_sum, optional(d_scores), routing.scores.data<float>(),
-                               routing.expert_index.data<int32_t>(), sequence_offset.data<int32_t>(),
-                               sequence_offset.size(0) - 1, options, static_cast<float>(alpha),
-                               static_cast<float>(gradient_scale));
+                               routing.expert_index.data<int32_t>(),
+                               SequenceOffsets{sequence_offset.data<int32_t>(), sequence_offset.size(0) - 1}, options,
+                               AuxiliaryLossScale{static_cast<float>(alpha), static_cast<float>(gradient_scale)});
 }
 
 void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing) {
@@ -79,8 +85,11 @@ void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& ro
   if (!op.launch()) return;
   cpu::sort_slots(order.row_of_slot.data<int32_t>(), order.slot_of_row.data<int32_t>(),
                   order.group_offset.data<int32_t>(), routing.expert_index.data<int32_t>(),
-                  routing.counts.data<int32_t>(), slots, static_cast<int>(experts), /*alignment=*/1,
-                  order.slot_of_row.size(0));
+                  routing.counts.data<int32_t>(),
+                  SlotSortShape{.slots = slots,
+                                .experts = static_cast<int>(experts),
+                                .alignment = 1,
+                                .row_capacity = order.slot_of_row.size(0)});
 }
 
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {
@@ -89,8 +98,7 @@ void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, con
   if (!op.launch()) return;
   for_activation_type("permute_rows", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::permute_rows(out.data<T>(), x.data<T>(), order.slot_of_row.data<int32_t>(), out.size(0), x.size(1),
-                      top_k(order, x.size(0)));
+    cpu::permute_rows(out.data<T>(), x.data<T>(), row_map(order, x.size(0)), x.size(1));
   });
   op.check({out});
 }
@@ -102,9 +110,8 @@ void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, c
   if (!op.launch()) return;
   for_activation_type("unpermute_rows", y, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::unpermute_rows(out.data<T>(), y.data<T>(), order.row_of_slot.data<int32_t>(), optional(weight),
-                        addend.defined() ? addend.data<T>() : nullptr, out.size(0), out.size(1),
-                        top_k(order, out.size(0)));
+    cpu::unpermute_rows(out.data<T>(), y.data<T>(), optional(weight), addend.defined() ? addend.data<T>() : nullptr,
+                        row_map(order, out.size(0)), out.size(1));
   });
   op.check({out});
 }
@@ -118,8 +125,7 @@ void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Ten
   for_activation_type("unpermute_rows_backward", y, [&](auto* element) {
     using T = Element<decltype(element)>;
     cpu::unpermute_rows_backward(d_y.data<T>(), d_weight.data<float>(), d_out.data<T>(), y.data<T>(),
-                                 order.slot_of_row.data<int32_t>(), weight.data<float>(), y.size(0), y.size(1),
-                                 top_k(order, d_out.size(0)));
+                                 weight.data<float>(), row_map(order, d_out.size(0)), y.size(1));
   });
   op.check({d_y, d_weight});
 }

@@ -1,0 +1,139 @@
+#include "tokenizer/code_point_set.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <string>
+
+#include <utf8proc.h>
+
+#include "core/error.h"
+#include "tokenizer/unicode_additions.h"
+
+namespace deeptitan {
+namespace {
+
+constexpr char32_t kLastCodePoint = 0x10FFFF;
+
+std::map<std::string, CodePointSet, std::less<>> build_categories() {
+  constexpr size_t kCategories = 30;
+  const auto name_of = [](char32_t c) { return utf8proc_category_string(static_cast<utf8proc_int32_t>(c)); };
+  std::map<std::string, std::vector<CodePointSet::Range>, std::less<>> ranges;
+  static_assert(kCategories == UTF8PROC_CATEGORY_CO + 1);
+  auto addition = kUnicodeAdditions.begin();
+  char32_t run_start = 0;
+  std::string run_name;
+  for (char32_t c = 0; c <= kLastCodePoint + 1; ++c) {
+    std::string name;
+    if (c <= kLastCodePoint) {
+      while (addition != kUnicodeAdditions.end() && addition->last < c) ++addition;
+      const bool added = addition != kUnicodeAdditions.end() && addition->first <= c;
+      name = added ? addition->category : name_of(c);
+    }
+    if (name == run_name) continue;
+    if (!run_name.empty()) {
+      ranges[run_name].push_back({run_start, c - 1});
+      ranges[run_name.substr(0, 1)].push_back({run_start, c - 1});
+    }
+    run_start = c;
+    run_name = name;
+  }
+  std::map<std::string, CodePointSet, std::less<>> categories;
+  for (auto& [name, list] : ranges) categories.emplace(name, CodePointSet(std::move(list)));
+  return categories;
+}
+
+}  // namespace
+
+CodePointSet::CodePointSet(std::vector<Range> ranges) : ranges_(std::move(ranges)) {
+  normalize();
+}
+
+void CodePointSet::add(char32_t first, char32_t last) {
+  ranges_.push_back({first, last});
+  normalize();
+}
+
+void CodePointSet::add(const CodePointSet& other) {
+  ranges_.insert(ranges_.end(), other.ranges_.begin(), other.ranges_.end());
+  normalize();
+}
+
+void CodePointSet::normalize() {
+  std::sort(ranges_.begin(), ranges_.end(), [](const Range& a, const Range& b) { return a.first < b.first; });
+  size_t kept = 0;
+  for (const Range& range : ranges_) {
+    if (kept > 0 && range.first <= ranges_[kept - 1].last + 1) {
+      ranges_[kept - 1].last = std::max(ranges_[kept - 1].last, range.last);
+    } else {
+      ranges_[kept++] = range;
+    }
+  }
+  ranges_.resize(kept);
+}
+
+CodePointSet CodePointSet::complement() const {
+  CodePointSet result;
+  char32_t next = 0;
+  for (const Range& range : ranges_) {
+    if (range.first > next) result.ranges_.push_back({next, range.first - 1});
+    next = range.last + 1;
+  }
+  if (next <= kLastCodePoint) result.ranges_.push_back({next, kLastCodePoint});
+  return result;
+}
+
+bool CodePointSet::contains(char32_t code_point) const {
+  const auto after = std::upper_bound(ranges_.begin(), ranges_.end(), code_point,
+                                      [](char32_t c, const Range& range) { return c < range.first; });
+  return after != ranges_.begin() && code_point <= std::prev(after)->last;
+}
+
+const CodePointSet& unicode_category(std::string_view name) {
+  static const auto categories = build_categories();
+  const auto found = categories.find(name);
+  DT_CHECK(found != categories.end(),
+           "\\p{{{}}} is not a general category; use one such as L, Lu, N, P, S, M, Z, or rewrite the pattern", name);
+  return found->second;
+}
+
+const CodePointSet& unicode_white_space() {
+  static const CodePointSet set({{0x09, 0x0D},
+                                 {0x20, 0x20},
+                                 {0x85, 0x85},
+                                 {0xA0, 0xA0},
+                                 {0x1680, 0x1680},
+                                 {0x2000, 0x200A},
+                                 {0x2028, 0x2029},
+                                 {0x202F, 0x202F},
+                                 {0x205F, 0x205F},
+                                 {0x3000, 0x3000}});
+  return set;
+}
+
+const CodePointSet& unicode_numeric() {
+  static const CodePointSet set = [] {
+    CodePointSet numeric = unicode_category("N");
+    numeric.add(0x11DE0, 0x11DE9);  // Tolong Siki digits and Chinese small numbers came with Unicode 17
+    numeric.add(0x16FF4, 0x16FF6);
+    return numeric;
+  }();
+  return set;
+}
+
+const CodePointSet& unicode_word() {
+  static const CodePointSet set = [] {
+    CodePointSet word;
+    for (const char* category : {"L", "M", "Nd", "Nl", "Pc"}) word.add(unicode_category(category));
+    word.add(0x200C, 0x200D);
+    // Alphabetic symbols: circled, squared and negative letters.
+    word.add(0x24B6, 0x24E9);
+    word.add(0x1F130, 0x1F149);
+    word.add(0x1F150, 0x1F169);
+    word.add(0x1F170, 0x1F189);
+    return word;
+  }();
+  return set;
+}
+
+}  // namespace deeptitan

@@ -18,21 +18,28 @@ bool is_float8_scale(const ModelDirectory& model, std::string_view name) {
   return name.ends_with(kScaleSuffix) && model.contains(name.substr(0, name.size() - kScaleSuffix.size()));
 }
 
+const TensorEntry* float8_scale(const ModelDirectory& model, const TensorEntry& tensor) {
+  if (tensor.dtype != DType::kF8E4M3) return nullptr;
+  const TensorEntry* scale = model.find(tensor.name + std::string(kScaleSuffix));
+  if (scale == nullptr) return nullptr;
+  const std::string path = model.path().string();
+  DT_CHECK(tensor.shape.size() == 2, "{}: tensor {} has shape {}; e4m3 with block scales must be a matrix", path,
+           tensor.name, shape_text(tensor.shape));
+  const std::vector<int64_t> shape = {blocks(tensor.shape[0]), blocks(tensor.shape[1])};
+  DT_CHECK(scale->dtype == DType::kF32 && scale->shape == shape,
+           "{}: tensor {} is {} {}; the 128x128 blocks of {} {} need f32 {}", path, scale->name,
+           dtype_name(scale->dtype), shape_text(scale->shape), tensor.name, shape_text(tensor.shape),
+           shape_text(shape));
+  return scale;
+}
+
 void read_tensor(const ModelDirectory& model, std::string_view name, const std::vector<int64_t>& shape, DType to,
                  void* destination) {
   const TensorEntry& tensor = model.at(name);
   DT_CHECK(tensor.shape == shape, "{}: tensor {} has shape {}, the model needs {}", model.path().string(), name,
            shape_text(tensor.shape), shape_text(shape));
-  const std::string scale_name = std::string(name) + std::string(kScaleSuffix);
-  if (tensor.dtype == DType::kF8E4M3 && model.contains(scale_name)) {
-    DT_CHECK(shape.size() == 2, "{}: tensor {} has shape {}; e4m3 with block scales must be a matrix",
-             model.path().string(), name, shape_text(shape));
-    const TensorEntry& scale = model.at(scale_name);
-    const std::vector<int64_t> scale_shape = {blocks(shape[0]), blocks(shape[1])};
-    DT_CHECK(scale.dtype == DType::kF32 && scale.shape == scale_shape,
-             "{}: tensor {} is {} {}; the 128x128 blocks of {} {} need f32 {}", model.path().string(), scale_name,
-             dtype_name(scale.dtype), shape_text(scale.shape), name, shape_text(shape), shape_text(scale_shape));
-    dequantize_float8_blocks(tensor.data, scale.data, shape[0], shape[1], destination, to);
+  if (const TensorEntry* scale = float8_scale(model, tensor)) {
+    dequantize_float8_blocks(tensor.data, scale->data, shape[0], shape[1], destination, to);
   } else {
     switch (tensor.dtype) {
       case DType::kF32:

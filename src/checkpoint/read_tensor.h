@@ -19,4 +19,8 @@ void read_tensor(const ModelDirectory& model, std::string_view name, const std::
 /// Whether `name` is the scales of another tensor of the directory ("<weight>_scale_inv" beside "<weight>").
 bool is_float8_scale(const ModelDirectory& model, std::string_view name);
 
+/// The block scales of an e4m3 matrix, `<name>_scale_inv`, nullptr if it has none; throws Error if they are not
+/// f32 [ceil(rows / 128), ceil(columns / 128)].
+const TensorEntry* float8_scale(const ModelDirectory& model, const TensorEntry& tensor);
+
 }  // namespace deeptitan

@@ -1,0 +1,59 @@
+#include "data/packed_batch.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace deeptitan {
+
+void PackedBatch::reset(int64_t sequence_count, int64_t length) {
+  DT_CHECK(sequence_count >= 0 && length > 0, "a batch of {} sequences of {} tokens; expected none below 0 and 1",
+           sequence_count, length);
+  sequences = 0;
+  sequence_length = length;
+  target_count = 0;
+  target_bytes = 0;
+  const auto room = static_cast<size_t>(sequence_count * length);
+  for (std::vector<int32_t>* array : {&tokens, &targets, &positions, &document_offsets}) {
+    array->clear();
+    array->reserve(room + 1);
+  }
+  document_offsets.push_back(0);
+}
+
+void append_sequence(const TokenRange& range, int64_t first, int32_t padding_token, const TokenBytes& token_bytes,
+                     PackedBatch* batch) {
+  const int64_t end = std::min(first + batch->sequence_length, range.end);
+  DT_CHECK(first >= range.first && first < end, "a sequence from token {}; expected one from {} to {}", first,
+           range.first, range.end - 1);
+  const auto base = static_cast<int32_t>(batch->tokens.size());
+  auto next_start = std::upper_bound(range.document_starts.begin(), range.document_starts.end(), first);
+  int64_t part_start = first;
+  for (int64_t at = first; at < end; ++at) {
+    if (at == *next_start) {
+      batch->document_offsets.push_back(base + static_cast<int32_t>(at - first));
+      part_start = at;
+      ++next_start;
+    }
+    batch->tokens.push_back(range.tokens[static_cast<size_t>(at)]);
+    batch->positions.push_back(static_cast<int32_t>(at - part_start));
+    const bool has_target = at + 1 < range.end && at + 1 != *next_start;
+    const int32_t target = has_target ? range.tokens[static_cast<size_t>(at + 1)] : -1;
+    batch->targets.push_back(target);
+    if (has_target) {
+      ++batch->target_count;
+      batch->target_bytes += token_bytes(target);
+    }
+  }
+  const int64_t padding = batch->sequence_length - (end - first);
+  if (padding > 0) batch->document_offsets.push_back(base + static_cast<int32_t>(end - first));
+  for (int64_t i = 0; i < padding; ++i) {
+    batch->tokens.push_back(padding_token);
+    batch->positions.push_back(static_cast<int32_t>(i));
+    batch->targets.push_back(-1);
+  }
+  batch->document_offsets.push_back(base + static_cast<int32_t>(batch->sequence_length));
+  ++batch->sequences;
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "config/run_config.h"
+
+namespace deeptitan {
+
+/// The files of a text: `path` itself, or every file below it, in the order of their names; names that begin with a dot
+/// are left out. Throws a usage error if there is none.
+std::vector<std::filesystem::path> list_text_files(const std::filesystem::path& path);
+
+/// What reading a text met.
+struct TextStatistics {
+  int64_t files = 0;
+  int64_t documents = 0;
+  int64_t bytes = 0;                // of the documents, as valid UTF-8
+  int64_t replaced_characters = 0;  // ill-formed parts that became U+FFFD
+};
+
+/// Calls `visit` with each document at `path` in order, read as `source` says. A file that ends in .jsonl holds one
+/// JSON object a line, whose source.text_field is a document; any other file is one document, or several where
+/// source.document_separator is set. Documents are valid UTF-8 (what is not is replaced and counted) and never empty or
+/// blank; a view lives until `visit` returns. Throws a usage error that names file and line for a line that is not such
+/// an object.
+TextStatistics for_each_document(const TextSource& source, const std::filesystem::path& path,
+                                 const std::function<void(std::string_view document)>& visit);
+
+}  // namespace deeptitan

@@ -1,0 +1,30 @@
+#include "data/validation_batches.h"
+
+#include <algorithm>
+
+namespace deeptitan {
+
+ValidationBatches::ValidationBatches(const TokenDataset& dataset, int64_t sequence_length, int64_t max_tokens,
+                                     const TextEncoder& encoder)
+    : dataset_(&dataset),
+      range_(dataset.validation()),
+      sequence_length_(sequence_length),
+      padding_token_(encoder.eos_token_id),
+      token_bytes_(encoder.token_bytes) {
+  // The first token is no target, and the last begins no sequence: it would be one without a target.
+  const int64_t targets = std::max<int64_t>(0, range_.size() - 1);
+  const int64_t read = max_tokens > 0 ? std::min(targets, max_tokens) : targets;
+  range_.end = range_.first + (read > 0 ? read + 1 : 0);
+  sequence_count_ = (read + sequence_length - 1) / sequence_length;
+}
+
+bool ValidationBatches::next_batch(int64_t sequences, PackedBatch* batch) {
+  const int64_t count = std::min(sequences, sequence_count_ - next_sequence_);
+  batch->reset(std::max<int64_t>(count, 0), sequence_length_);
+  for (int64_t i = 0; i < count; ++i, ++next_sequence_) {
+    append_sequence(range_, range_.first + next_sequence_ * sequence_length_, padding_token_, token_bytes_, batch);
+  }
+  return count > 0;
+}
+
+}  // namespace deeptitan

@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <exception>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <mutex>
 #include <unordered_map>
 #include <utility>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe_model.h"
 #include "tokenizer/byte_level.h"
@@ -28,22 +27,6 @@ struct EncodeScratch {
   std::vector<AddedTokenMatcher::Part> parts;
   std::vector<AddedTokenMatcher::Part> normalized_parts;
 };
-
-std::string read_file(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  DT_CHECK(file.good(), "{} cannot be read; check that it exists and its permissions", path.string());
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  DT_CHECK(!file.bad(), "{} could not be read to its end", path.string());
-  return text;
-}
-
-void write_file(const std::filesystem::path& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  file.close();
-  DT_CHECK(!file.fail(), "{} could not be written; check the free space and the permissions of its directory",
-           path.string());
-}
 
 }  // namespace
 

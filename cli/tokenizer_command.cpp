@@ -1,0 +1,248 @@
+#include "tokenizer_command.h"
+
+#include <cerrno>
+#include <charconv>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "tokenizer/bpe_trainer.h"
+#include "tokenizer/tokenizer.h"
+
+namespace deeptitan {
+namespace {
+
+constexpr size_t kLinesAtOnce = 1 << 14;  // encoded together on all cores, then printed
+constexpr const char* kStandardInput = "-";
+
+struct TrainArguments {
+  std::vector<std::string> texts;
+  std::string output;
+  std::string pre_tokenizer = "deepseek-v3";
+  BpeTrainOptions options;
+};
+
+struct EncodeArguments {
+  std::string model;
+  std::string file;
+  bool bos = false;
+  bool eos = false;
+  bool plain = false;
+};
+
+struct DecodeArguments {
+  std::string model;
+  std::string file;
+  std::vector<int32_t> ids;
+  bool skip_special = false;
+};
+
+std::string read_input(const std::string& path) {
+  if (path != kStandardInput) return read_file(path);
+  std::string text;
+  char block[1 << 16];
+  while (const size_t bytes = std::fread(block, 1, sizeof block, stdin)) text.append(block, bytes);
+  DT_CHECK(std::ferror(stdin) == 0, "standard input could not be read to its end");
+  return text;
+}
+
+// The text as valid UTF-8; what had to be replaced is said.
+std::string read_text(const std::string& path) {
+  std::string text = read_input(path);
+  if (is_valid_utf8(text)) return text;
+  SanitizedText sanitized = utf8_sanitize(text);
+  log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", path,
+                          sanitized.replaced_count));
+  return std::move(sanitized.text);
+}
+
+void print(std::string_view text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  if (!written) fail_file("write to", "standard output", errno);
+}
+
+void flush_output() {
+  if (std::fflush(stdout) != 0) fail_file("write to", "standard output", errno);
+}
+
+// The lines of `text` without their line feeds; what follows the last line feed is a line unless it is empty.
+std::vector<std::string_view> split_lines(std::string_view text) {
+  std::vector<std::string_view> lines;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    lines.push_back(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return lines;
+}
+
+void append_json_array(std::span<const int32_t> ids, std::string& output) {
+  output += '[';
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (i > 0) output += ',';
+    const fmt::format_int number(ids[i]);
+    output.append(number.data(), number.size());
+  }
+  output += ']';
+}
+
+// A line such as "[1, 2, 3]".
+std::vector<int32_t> parse_json_array(std::string_view line, const std::string& path, size_t line_number) {
+  const auto skip_spaces = [&] {
+    while (!line.empty() && (line.front() == ' ' || line.front() == '\t' || line.front() == '\r'))
+      line.remove_prefix(1);
+  };
+  const auto take = [&](char c) {
+    skip_spaces();
+    if (line.empty() || line.front() != c) return false;
+    line.remove_prefix(1);
+    return true;
+  };
+  std::vector<int32_t> ids;
+  bool well_formed = take('[');
+  if (well_formed && !take(']')) {
+    do {
+      skip_spaces();
+      int32_t id = 0;
+      const auto [stop, error] = std::from_chars(line.data(), line.data() + line.size(), id);
+      well_formed = error == std::errc();
+      line.remove_prefix(static_cast<size_t>(stop - line.data()));
+      ids.push_back(id);
+    } while (well_formed && take(','));
+    well_formed = well_formed && take(']');
+  }
+  skip_spaces();
+  DT_CHECK(well_formed && line.empty(), "{}:{}: expected a JSON array of token ids, such as [1, 2, 3]", path,
+           line_number);
+  return ids;
+}
+
+void run_train(const TrainArguments& arguments) {
+  const std::filesystem::path output = arguments.output;
+  DT_CHECK_USAGE(!std::filesystem::exists(output / "tokenizer.json"),
+                 "{} already holds a tokenizer.json; name another directory with --out, or remove it",
+                 arguments.output);
+  static const std::map<std::string, PreTokenization> kKinds = {{"deepseek-v3", PreTokenization::kDeepseekV3},
+                                                                {"gpt2", PreTokenization::kGpt2}};
+  BpeTrainOptions options = arguments.options;
+  options.pre_tokenization = kKinds.at(arguments.pre_tokenizer);
+  std::vector<std::string> texts;
+  uint64_t bytes = 0;
+  for (const std::string& path : arguments.texts) {
+    texts.push_back(read_text(path));
+    bytes += texts.back().size();
+  }
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  const Tokenizer tokenizer = train_bpe(views, options);
+  std::filesystem::create_directories(output);
+  tokenizer.save(output);
+  log_info(fmt::format("{}: a vocabulary of {} tokens from {} of text", arguments.output, tokenizer.vocab_size(),
+                       format_bytes(bytes)));
+  if (tokenizer.vocab_size() < options.vocab_size) {
+    log_warning(fmt::format("the text has no more pairs to merge: {} tokens came out, {} were asked for",
+                            tokenizer.vocab_size(), options.vocab_size));
+  }
+}
+
+void run_encode(const EncodeArguments& arguments) {
+  const Tokenizer tokenizer = Tokenizer::load(arguments.model);
+  const std::optional<int32_t> bos = tokenizer.bos_token_id(), eos = tokenizer.eos_token_id();
+  DT_CHECK_USAGE(!arguments.bos || bos, "--bos: the tokenizer in {} names no bos_token; leave the flag out",
+                 arguments.model);
+  DT_CHECK_USAGE(!arguments.eos || eos, "--eos: the tokenizer in {} names no eos_token; leave the flag out",
+                 arguments.model);
+  const std::string text = read_text(arguments.file);
+  const std::vector<std::string_view> lines = split_lines(text);
+  const EncodeOptions options = {.add_special_tokens = false, .parse_special_tokens = !arguments.plain};
+  std::string output;
+  for (size_t first = 0; first < lines.size(); first += kLinesAtOnce) {
+    const auto block = std::span(lines).subspan(first, std::min(kLinesAtOnce, lines.size() - first));
+    output.clear();
+    for (std::vector<int32_t>& ids : tokenizer.encode_batch(block, options)) {
+      if (arguments.bos) ids.insert(ids.begin(), *bos);
+      if (arguments.eos) ids.push_back(*eos);
+      append_json_array(ids, output);
+      output += '\n';
+    }
+    print(output);
+  }
+  flush_output();
+}
+
+void run_decode(const DecodeArguments& arguments) {
+  DT_CHECK_USAGE(arguments.file.empty() != arguments.ids.empty(),
+                 "tokenizer decode takes either --file FILE or token ids; give one of the two");
+  const Tokenizer tokenizer = Tokenizer::load(arguments.model);
+  if (!arguments.ids.empty()) {
+    print(tokenizer.decode(arguments.ids, arguments.skip_special) + "\n");
+  } else {
+    const std::string text = read_input(arguments.file);
+    const std::vector<std::string_view> lines = split_lines(text);
+    for (size_t i = 0; i < lines.size(); ++i) {
+      print(tokenizer.decode(parse_json_array(lines[i], arguments.file, i + 1), arguments.skip_special) + "\n");
+    }
+  }
+  flush_output();
+}
+
+void add_train(CLI::App& tokenizer) {
+  auto arguments = std::make_shared<TrainArguments>();
+  CLI::App* command = tokenizer.add_subcommand("train", "Learn a byte-level BPE from text files");
+  command->add_option("--text", arguments->texts, "Text files, UTF-8; - is standard input")->required();
+  command->add_option("--vocab-size", arguments->options.vocab_size, "Entries: special tokens, 256 bytes and merges")
+      ->capture_default_str();
+  command->add_option("--out", arguments->output, "Directory to write tokenizer.json and tokenizer_config.json into")
+      ->required();
+  command->add_option("--pre-tokenizer", arguments->pre_tokenizer, "How text is cut before pairs are counted")
+      ->check(CLI::IsMember({"deepseek-v3", "gpt2"}))
+      ->capture_default_str();
+  command->add_option("--min-frequency", arguments->options.min_frequency, "Times a pair must be seen to be merged")
+      ->capture_default_str();
+  command->callback([arguments] { run_train(*arguments); });
+}
+
+void add_encode(CLI::App& tokenizer) {
+  auto arguments = std::make_shared<EncodeArguments>();
+  CLI::App* command = tokenizer.add_subcommand("encode", "Print the token ids of each line of a file as a JSON array");
+  command->add_option("--model", arguments->model, "Hugging Face directory, or a tokenizer.json")->required();
+  command->add_option("--file", arguments->file, "Text file, UTF-8; - is standard input")->required();
+  command->add_flag("--bos", arguments->bos, "Put the bos token before each line");
+  command->add_flag("--eos", arguments->eos, "Put the eos token after each line");
+  command->add_flag("--plain", arguments->plain, "Read special tokens spelt out in the text as text");
+  command->callback([arguments] { run_encode(*arguments); });
+}
+
+void add_decode(CLI::App& tokenizer) {
+  auto arguments = std::make_shared<DecodeArguments>();
+  CLI::App* command = tokenizer.add_subcommand("decode", "Print the text of token ids");
+  command->add_option("--model", arguments->model, "Hugging Face directory, or a tokenizer.json")->required();
+  command->add_option("--file", arguments->file, "File with a JSON array of ids a line; - is standard input");
+  command->add_option("IDS", arguments->ids, "Token ids");
+  command->add_flag("--skip-special-tokens", arguments->skip_special, "Leave special tokens out of the text");
+  command->callback([arguments] { run_decode(*arguments); });
+}
+
+}  // namespace
+
+void add_tokenizer_command(CLI::App& app) {
+  CLI::App* tokenizer = app.add_subcommand("tokenizer", "Train and apply byte-level BPE tokenizers");
+  tokenizer->require_subcommand(1);
+  add_train(*tokenizer);
+  add_encode(*tokenizer);
+  add_decode(*tokenizer);
+}
+
+}  // namespace deeptitan

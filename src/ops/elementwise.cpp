@@ -120,7 +120,7 @@ void embedding_backward(ExecutionContext& ctx, const Tensor& d_table, const Tens
   for_activation_type("embedding_backward", d_out, [&](auto* element) {
     using T = Element<decltype(element)>;
     cpu::embedding_scatter_add(d_table.data<float>(), d_out.data<T>(), ids.data<int32_t>(), ids.size(0),
-                               d_table.size(0), d_table.size(1));
+                               d_table.size(1));
   });
   op.check({d_table});
 }

@@ -1,6 +1,10 @@
 #include "ops/moe.h"
 
+#include <cstring>
+
+#include "core/error.h"
 #include "kernels/cpu/permute/permute.h"
+#include "kernels/cpu/router/balance.h"
 #include "kernels/cpu/router/router.h"
 #include "ops/op_scope.h"
 
@@ -74,6 +78,26 @@ void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tens
                                routing.expert_index.data<int32_t>(),
                                SequenceOffsets{sequence_offset.data<int32_t>(), sequence_offset.size(0) - 1}, options,
                                AuxiliaryLossScale{static_cast<float>(alpha), static_cast<float>(gradient_scale)});
+}
+
+void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& counts) {
+  check_tensor(load, "load", DType::kI32, {counts.size(0)});
+  OpScope op(ctx, "accumulate_counts", 0);
+  if (op.launch()) cpu::accumulate_counts(load.data<int32_t>(), counts.data<int32_t>(), counts.size(0));
+}
+
+void update_router_bias(ExecutionContext& ctx, const Tensor& bias, const Tensor& load, double speed) {
+  check_tensor(bias, "bias", DType::kF32, {load.size(0)});
+  OpScope op(ctx, "update_router_bias", 0);
+  if (!op.launch() || ctx.state->valid == 0) return;
+  cpu::update_router_bias(bias.data<float>(), load.data<int32_t>(), load.size(0), static_cast<float>(speed));
+}
+
+void copy(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
+  DT_CHECK(out.same_shape(x) && out.dtype() == x.dtype() && out.contiguous() && x.contiguous(), "copy: {} from {}",
+           out.describe(), x.describe());
+  OpScope op(ctx, "copy", 0);
+  if (op.launch()) std::memcpy(out.raw(), x.raw(), x.bytes());
 }
 
 void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing) {

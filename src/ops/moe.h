@@ -35,6 +35,17 @@ void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tens
                              const Routing& routing, const Tensor& sequence_offset /* i32 [sequences + 1] */,
                              const RouterOptions& options, double alpha, double gradient_scale);
 
+/// load[e] += counts[e]: what a step's microbatches bring to each expert.
+void accumulate_counts(ExecutionContext& ctx, const Tensor& load /* i32 [E] */, const Tensor& counts /* i32 [E] */);
+
+/// bias[e] += speed where expert e had less than the mean load of this step, -= speed where it had more (DeepSeek-V3
+/// section 2.1.2). Nothing happens where the step is not valid.
+void update_router_bias(ExecutionContext& ctx, const Tensor& bias /* f32 [E] */, const Tensor& load /* i32 [E] */,
+                        double speed);
+
+/// out = x for a contiguous tensor of any one dtype.
+void copy(ExecutionContext& ctx, const Tensor& out, const Tensor& x);
+
 /// Where the slots' rows lie once sorted by expert.
 struct SlotOrder {
   Tensor row_of_slot;   // i32 [T * K]

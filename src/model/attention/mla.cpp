@@ -1,0 +1,204 @@
+#include "model/attention/mla.h"
+
+#include "ops/elementwise.h"
+
+// T tokens, D hidden, H heads, L = kv_lora_rank, Q = q_lora_rank, Dn/Dr/Dv nope, rope and value part of a head.
+
+namespace deeptitan {
+namespace {
+
+// The norms inside the attention keep the default epsilon, whatever the model's rms_norm_eps: so the published code
+// and every released checkpoint have it.
+constexpr double kLatentNormEpsilon = 1e-6;
+
+}  // namespace
+
+// What forward leaves for backward, then what backward_input leaves for backward_weights.
+struct MultiHeadLatentAttention::Saved final : Record {
+  Tensor q_latent, q_latent_rstd, q_latent_normed;  // [T, Q], [T], [T, Q]; only with a bottleneck
+  Tensor query;                                     // [T, H * (Dn + Dr)], rotated
+  Tensor kv_latent;                                 // [T, L + Dr]: the latent, then the rope key, rotated
+  Tensor latent_rstd, latent_normed;                // [T], [T, L]
+  Tensor key_value;                                 // [T, H * (Dn + Dv)]
+  Tensor attended;                                  // [T, H * Dv]
+  Tensor log_sum_exp;                               // [T, H]
+  Tensor d_query, d_q_latent, d_q_latent_normed, d_key_value, d_kv_latent, d_latent_normed;
+
+  // Undefined gradients: an inference forward, whose tensors all come from the workspace.
+  Saved(const MultiHeadLatentAttention& a, Arena& saved, int64_t tokens) {
+    const AttentionShape& s = a.shape_;
+    if (a.q_a_) {
+      q_latent = saved.take(a.dtype_, {tokens, a.query_rank_});
+      q_latent_rstd = saved.take(DType::kF32, {tokens});
+      q_latent_normed = saved.take(a.dtype_, {tokens, a.query_rank_});
+    }
+    query = saved.take(a.dtype_, {tokens, s.heads * (s.nope_dim + s.rope_dim)});
+    kv_latent = saved.take(a.dtype_, {tokens, a.latent_dim_ + s.rope_dim});
+    latent_rstd = saved.take(DType::kF32, {tokens});
+    latent_normed = saved.take(a.dtype_, {tokens, a.latent_dim_});
+    key_value = saved.take(a.dtype_, {tokens, s.heads * (s.nope_dim + s.value_dim)});
+    attended = saved.take(a.dtype_, {tokens, s.heads * s.value_dim});
+    log_sum_exp = saved.take(DType::kF32, {tokens, s.heads});
+  }
+  void take_gradients(const MultiHeadLatentAttention& a, Arena& gradients, int64_t tokens) {
+    const AttentionShape& s = a.shape_;
+    d_query = gradients.take(a.dtype_, {tokens, s.heads * (s.nope_dim + s.rope_dim)});
+    if (a.q_a_) {
+      d_q_latent = gradients.take(a.dtype_, {tokens, a.query_rank_});
+      d_q_latent_normed = gradients.take(a.dtype_, {tokens, a.query_rank_});
+    }
+    d_key_value = gradients.take(a.dtype_, {tokens, s.heads * (s.nope_dim + s.value_dim)});
+    d_kv_latent = gradients.take(a.dtype_, {tokens, a.latent_dim_ + s.rope_dim});
+    d_latent_normed = gradients.take(a.dtype_, {tokens, a.latent_dim_});
+  }
+  Tensor latent(const Tensor& whole, int64_t latent_dim) const { return whole.columns(0, latent_dim); }
+  Tensor key_rope(const Tensor& whole, int64_t latent_dim) const { return whole.columns(latent_dim, whole.size(1)); }
+};
+
+MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, const std::string& name,
+                                                   const ModelConfig& config, int64_t layer, const RopeTable& rope)
+    : shape_{.heads = config.num_attention_heads,
+             .nope_dim = config.qk_nope_head_dim,
+             .rope_dim = config.qk_rope_head_dim,
+             .value_dim = config.v_head_dim,
+             .scale = RopeTable::softmax_scale(config)},
+      latent_dim_(config.kv_lora_rank),
+      query_rank_(config.q_lora_rank),
+      layer_(layer),
+      dtype_(parameters.compute()),
+      rope_(rope),
+      q_a_(query_rank_ > 0 ? std::optional<LinearLayer>(std::in_place, parameters, name + ".q_a_proj", query_rank_,
+                                                        config.hidden_size,
+                                                        LinearOptions{.bias = config.attention_bias, .operand = dtype_})
+                           : std::nullopt),
+      q_norm_(query_rank_ > 0 ? std::optional<NormLayer>(std::in_place, parameters, name + ".q_a_layernorm", query_rank_,
+                                                         kLatentNormEpsilon)
+                              : std::nullopt),
+      q_b_(parameters, name + (query_rank_ > 0 ? ".q_b_proj" : ".q_proj"), shape_.heads * config.qk_head_dim(),
+           query_rank_ > 0 ? query_rank_ : config.hidden_size, {.operand = dtype_}),
+      kv_a_(parameters, name + ".kv_a_proj_with_mqa", latent_dim_ + shape_.rope_dim, config.hidden_size,
+            {.bias = config.attention_bias, .operand = dtype_}),
+      kv_norm_(parameters, name + ".kv_a_layernorm", latent_dim_, kLatentNormEpsilon),
+      kv_b_(parameters, name + ".kv_b_proj", shape_.heads * (shape_.nope_dim + shape_.value_dim), latent_dim_,
+            {.operand = dtype_}),
+      out_(parameters, name + ".o_proj", config.hidden_size, shape_.heads * shape_.value_dim,
+           {.bias = config.attention_bias, .operand = dtype_}) {
+  if (parameters.use() == ModelUse::kInference) {
+    HeadRows rows{.heads = shape_.heads, .stride = shape_.nope_dim + shape_.value_dim, .first = 0, .count = shape_.nope_dim};
+    absorbed_key_ = parameters.prepare_heads(kv_b_.parameter(), dtype_, rows, /*transposed=*/true);
+    rows.first = shape_.nope_dim;
+    rows.count = shape_.value_dim;
+    absorbed_value_ = parameters.prepare_heads(kv_b_.parameter(), dtype_, rows, /*transposed=*/false);
+  }
+}
+
+std::unique_ptr<Record> MultiHeadLatentAttention::make_record(const RecordArenas& arenas, int64_t tokens) const {
+  auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
+  saved->take_gradients(*this, arenas.gradients, tokens);
+  return saved;
+}
+
+void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out,
+                                       const Tensor& x, Record* record) const {
+  const BatchLayout& batch = forward.batch;
+  const int64_t tokens = x.size(0);
+  const int64_t fresh = batch.fresh_tokens;
+  ArenaScope workspace(*ctx.workspace);
+  std::optional<Saved> temporary;
+  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, tokens);
+  Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
+
+  if (q_a_) {
+    q_a_->forward(ctx, s.q_latent, x);
+    q_norm_->forward(ctx, s.q_latent_normed, s.q_latent_rstd, s.q_latent);
+    q_b_.forward(ctx, s.query, s.q_latent_normed);
+  } else {
+    q_b_.forward(ctx, s.query, x);
+  }
+  kv_a_.forward(ctx, s.kv_latent, x);
+  const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
+  kv_norm_.forward(ctx, s.latent_normed, s.latent_rstd, s.latent(s.kv_latent, latent_dim_));
+  rope_rotate(ctx, s.query, shape_.heads, shape_.nope_dim, rope_.cos(), rope_.sin(), batch.positions, false);
+  rope_rotate(ctx, key_rope, 1, 0, rope_.cos(), rope_.sin(), batch.positions, false);
+  if (batch.cache_slot.defined()) {
+    write_latent_cache(ctx, forward.cache[layer_].front(), batch.cache_slot, s.latent_normed, key_rope);
+  }
+  if (fresh > 0) {
+    const Tensor key_value = s.key_value.rows(0, fresh);
+    kv_b_.forward(ctx, key_value, s.latent_normed.rows(0, fresh));
+    attention(ctx, s.attended.rows(0, fresh), record == nullptr ? Tensor() : s.log_sum_exp, s.query.rows(0, fresh),
+              key_value, key_rope.rows(0, fresh), batch.documents, shape_);
+  }
+  if (fresh < tokens) {
+    attend_through_cache(ctx, forward, s.attended.rows(fresh, tokens), s.query.rows(fresh, tokens));
+  }
+  out_.forward(ctx, out, s.attended);
+}
+
+// scores = (q_nope W_key) . latent + q_rope . key_rope, and the value projection comes after the sum over entries:
+// cost and memory a cached token are those of its latent, never of expanded keys and values.
+void MultiHeadLatentAttention::attend_through_cache(ExecutionContext& ctx, const ForwardContext& forward,
+                                                    const Tensor& out, const Tensor& query) const {
+  const int64_t tokens = query.size(0);
+  const int64_t head = shape_.nope_dim + shape_.rope_dim;
+  const int64_t width = latent_dim_ + shape_.rope_dim;
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor latent_query = workspace.take(dtype_, {tokens, shape_.heads * width});
+  const Tensor latent_out = workspace.take(dtype_, {tokens, shape_.heads * latent_dim_});
+  linear_by_head(ctx, latent_query, width, query, head, *absorbed_key_, /*transposed=*/true);
+  for (int64_t h = 0; h < shape_.heads; ++h) {
+    convert(ctx, latent_query.columns(h * width + latent_dim_, (h + 1) * width),
+            query.columns(h * head + shape_.nope_dim, (h + 1) * head));
+  }
+  latent_attention(ctx, latent_out, latent_query, forward.cache[layer_].front(), forward.batch.cached, shape_.heads,
+                   shape_.rope_dim, shape_.scale);
+  linear_by_head(ctx, out, shape_.value_dim, latent_out, latent_dim_, *absorbed_value_, /*transposed=*/false);
+}
+
+void MultiHeadLatentAttention::backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x,
+                                              const Tensor& d_out, const Tensor& x, Record& record) const {
+  const BatchLayout& batch = forward.batch;
+  Saved& s = static_cast<Saved&>(record);
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor d_attended = workspace.take(dtype_, {x.size(0), s.attended.size(1)});
+  out_.backward_input(ctx, d_attended, d_out, false);
+  const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
+  const Tensor d_key_rope = s.key_rope(s.d_kv_latent, latent_dim_);
+  attention_backward(ctx, s.d_query, s.d_key_value, d_key_rope, d_attended, s.attended, s.log_sum_exp, s.query,
+                     s.key_value, key_rope, batch.documents, shape_);
+  rope_rotate(ctx, s.d_query, shape_.heads, shape_.nope_dim, rope_.cos(), rope_.sin(), batch.positions, true);
+  rope_rotate(ctx, d_key_rope, 1, 0, rope_.cos(), rope_.sin(), batch.positions, true);
+  kv_b_.backward_input(ctx, s.d_latent_normed, s.d_key_value, false);
+  kv_norm_.backward_input(ctx, s.latent(s.d_kv_latent, latent_dim_), s.d_latent_normed,
+                          s.latent(s.kv_latent, latent_dim_), s.latent_rstd, false);
+  kv_a_.backward_input(ctx, d_x, s.d_kv_latent, false);
+  if (q_a_) {
+    q_b_.backward_input(ctx, s.d_q_latent_normed, s.d_query, false);
+    q_norm_->backward_input(ctx, s.d_q_latent, s.d_q_latent_normed, s.q_latent, s.q_latent_rstd, false);
+    q_a_->backward_input(ctx, d_x, s.d_q_latent, true);
+  } else {
+    q_b_.backward_input(ctx, d_x, s.d_query, true);
+  }
+}
+
+void MultiHeadLatentAttention::backward_weights(ExecutionContext& ctx, const ForwardContext& /*forward*/,
+                                                const Tensor& d_out, const Tensor& x, Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  out_.backward_weights(ctx, d_out, s.attended);
+  kv_b_.backward_weights(ctx, s.d_key_value, s.latent_normed);
+  kv_norm_.backward_weights(ctx, s.d_latent_normed, s.latent(s.kv_latent, latent_dim_), s.latent_rstd);
+  kv_a_.backward_weights(ctx, s.d_kv_latent, x);
+  if (q_a_) {
+    q_b_.backward_weights(ctx, s.d_query, s.q_latent_normed);
+    q_norm_->backward_weights(ctx, s.d_q_latent_normed, s.q_latent, s.q_latent_rstd);
+    q_a_->backward_weights(ctx, s.d_q_latent, x);
+  } else {
+    q_b_.backward_weights(ctx, s.d_query, x);
+  }
+}
+
+std::vector<CacheStream> MultiHeadLatentAttention::cache_streams() const {
+  return {{.name = "latent", .width = latent_dim_ + shape_.rope_dim}};
+}
+
+}  // namespace deeptitan

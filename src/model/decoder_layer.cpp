@@ -1,0 +1,88 @@
+#include "model/decoder_layer.h"
+
+#include <optional>
+
+#include "model/attention/mla.h"
+#include "model/mlp.h"
+#include "ops/elementwise.h"
+
+namespace deeptitan {
+
+struct PreNormDecoderLayer::Saved final : Record {
+  Tensor attention_in, attention_rstd;        // [T, D], [T]
+  Tensor middle;                              // [T, D]: after the attention's addition
+  Tensor feed_forward_in, feed_forward_rstd;  // [T, D], [T]
+  std::unique_ptr<Record> attention;
+  std::unique_ptr<Record> feed_forward;
+  Tensor d_attention_in, d_middle, d_feed_forward_in;
+
+  Saved(const PreNormDecoderLayer& layer, Arena& saved, int64_t tokens)
+      : attention_in(saved.take(layer.dtype_, {tokens, layer.hidden_})),
+        attention_rstd(saved.take(DType::kF32, {tokens})),
+        middle(saved.take(layer.dtype_, {tokens, layer.hidden_})),
+        feed_forward_in(saved.take(layer.dtype_, {tokens, layer.hidden_})),
+        feed_forward_rstd(saved.take(DType::kF32, {tokens})) {}
+};
+
+PreNormDecoderLayer::PreNormDecoderLayer(ParameterList& parameters, const std::string& name, const ModelConfig& config,
+                                         int64_t layer, bool with_experts, double auxiliary_weight,
+                                         const RopeTable& rope)
+    : hidden_(config.hidden_size),
+      dtype_(parameters.compute()),
+      attention_norm_(parameters, name + ".input_layernorm", hidden_, config.rms_norm_eps),
+      attention_(std::make_unique<MultiHeadLatentAttention>(parameters, name + ".self_attn", config, layer, rope)),
+      feed_forward_norm_(parameters, name + ".post_attention_layernorm", hidden_, config.rms_norm_eps) {
+  if (with_experts) {
+    auto experts = std::make_unique<MixtureOfExperts>(parameters, name + ".mlp", config, layer, auxiliary_weight);
+    experts_ = experts.get();
+    feed_forward_ = std::move(experts);
+  } else {
+    feed_forward_ = std::make_unique<GatedMlp>(parameters, name + ".mlp", hidden_, config.intermediate_size);
+  }
+}
+
+std::unique_ptr<Record> PreNormDecoderLayer::make_record(const RecordArenas& arenas, int64_t tokens) const {
+  auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
+  saved->attention = attention_->make_record(arenas, tokens);
+  saved->feed_forward = feed_forward_->make_record(arenas, tokens);
+  saved->d_attention_in = arenas.gradients.take(dtype_, {tokens, hidden_});
+  saved->d_middle = arenas.gradients.take(dtype_, {tokens, hidden_});
+  saved->d_feed_forward_in = arenas.gradients.take(dtype_, {tokens, hidden_});
+  return saved;
+}
+
+void PreNormDecoderLayer::forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out,
+                                  const Tensor& in, Record* record) const {
+  ArenaScope workspace(*ctx.workspace);
+  std::optional<Saved> temporary;
+  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, in.size(0));
+  Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
+  // `out` holds each sublayer's result until it is added to the residual stream.
+  attention_norm_.forward(ctx, s.attention_in, s.attention_rstd, in);
+  attention_->forward(ctx, forward, out, s.attention_in, s.attention.get());
+  feed_forward_norm_.forward_after_add(ctx, s.middle, s.feed_forward_in, s.feed_forward_rstd, in, out);
+  feed_forward_->forward(ctx, forward, out, s.feed_forward_in, s.feed_forward.get());
+  add(ctx, out, out, s.middle);
+}
+
+void PreNormDecoderLayer::backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_in,
+                                         const Tensor& d_out, const Tensor& in, Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  feed_forward_->backward_input(ctx, forward, s.d_feed_forward_in, d_out, s.feed_forward_in, *s.feed_forward);
+  convert(ctx, s.d_middle, d_out);
+  feed_forward_norm_.backward_input(ctx, s.d_middle, s.d_feed_forward_in, s.middle, s.feed_forward_rstd, true);
+  attention_->backward_input(ctx, forward, s.d_attention_in, s.d_middle, s.attention_in, *s.attention);
+  convert(ctx, d_in, s.d_middle);
+  attention_norm_.backward_input(ctx, d_in, s.d_attention_in, in, s.attention_rstd, true);
+}
+
+void PreNormDecoderLayer::backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out,
+                                           const Tensor& in, Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  feed_forward_->backward_weights(ctx, forward, d_out, s.feed_forward_in, *s.feed_forward);
+  feed_forward_norm_.backward_weights(ctx, s.d_feed_forward_in, s.middle, s.feed_forward_rstd);
+  attention_->backward_weights(ctx, forward, s.d_middle, s.attention_in, *s.attention);
+  attention_norm_.backward_weights(ctx, s.d_attention_in, in, s.attention_rstd);
+}
+
+}  // namespace deeptitan

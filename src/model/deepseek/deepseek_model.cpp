@@ -1,0 +1,157 @@
+#include "model/deepseek/deepseek_model.h"
+
+#include <string>
+
+#include "core/error.h"
+#include "ops/elementwise.h"
+#include "ops/optimizer.h"
+
+namespace deeptitan {
+namespace {
+
+std::string layer_name(int64_t layer) { return "model.layers." + std::to_string(layer); }
+
+}  // namespace
+
+DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& options)
+    : config_(config),
+      options_(options),
+      parameters_(options.use, options.compute),
+      rope_(config, options.max_positions),
+      embedding_(parameters_.declare({.name = "model.embed_tokens.weight",
+                                      .shape = {config.vocab_size, config.hidden_size},
+                                      .direct = true})) {
+  DT_CHECK_USAGE(config.rope.interleave, "rope_interleave = false is not supported: DeepSeek's weights rotate neighbouring elements");
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    layers_.push_back(std::make_unique<PreNormDecoderLayer>(parameters_, layer_name(i), config, i,
+                                                            config.is_moe_layer(i), options.auxiliary_weight, rope_));
+  }
+  final_norm_.emplace(parameters_, "model.norm", config.hidden_size, config.rms_norm_eps);
+  head_.emplace(config.tie_word_embeddings
+                    ? LinearLayer(parameters_, embedding_, options.compute)
+                    : LinearLayer(parameters_, "lm_head", config.vocab_size, config.hidden_size, {.operand = options.compute}),
+                options.compute);
+  if (options.use == ModelUse::kTraining && options.next_token_prediction) {
+    DT_CHECK_USAGE(config.num_nextn_predict_layers <= 1,
+                   "num_nextn_predict_layers = {}: at most one next-token-prediction module is supported",
+                   config.num_nextn_predict_layers);
+    for (int64_t i = 0; i < config.num_nextn_predict_layers; ++i) {
+      const int64_t layer = config.num_hidden_layers + i;
+      mtp_.push_back(std::make_unique<NextTokenPrediction>(parameters_, layer_name(layer), config, layer,
+                                                           options.auxiliary_weight, rope_, embedding_));
+    }
+  }
+}
+
+std::unique_ptr<DeepseekModel::TrainingRecord> DeepseekModel::make_training_record(const RecordArenas& arenas,
+                                                                                   int64_t tokens) const {
+  auto record = std::make_unique<TrainingRecord>();
+  const int64_t hidden = config_.hidden_size;
+  for (size_t i = 0; i <= layers_.size(); ++i) record->hidden.push_back(arenas.saved.take(options_.compute, {tokens, hidden}));
+  record->normed = arenas.saved.take(options_.compute, {tokens, hidden});
+  record->rstd = arenas.saved.take(DType::kF32, {tokens});
+  record->d_normed = arenas.saved.take(options_.compute, {tokens, hidden});
+  record->loss = arenas.saved.take(DType::kF32, {tokens});
+  for (Tensor& d : record->d_hidden) d = arenas.saved.take(options_.compute, {tokens, hidden});
+
+  // Layers use the gradient arena one after another, so they share it; recomputed layers share the saved one as well.
+  const int64_t gradients = arenas.gradients.mark();
+  const int64_t saved = arenas.saved.mark();
+  const auto add = [&](auto& list, const auto& layer) {
+    arenas.gradients.release(gradients);
+    if (options_.recompute_layers) arenas.saved.release(saved);
+    list.push_back(layer.make_record(arenas, tokens));
+  };
+  for (const auto& layer : layers_) add(record->layers, *layer);
+  for (const auto& module : mtp_) {
+    // A module's forward and backward follow one another, so it may share with recomputed layers too.
+    add(record->mtp, *module);
+  }
+  return record;
+}
+
+void DeepseekModel::plan_statistics(StepStatistics& statistics, Arena& arena) const {
+  for (const auto& [layer, experts] : expert_layers()) statistics.plan_load(arena, layer, experts->router().experts);
+}
+
+double DeepseekModel::forward_backward(ExecutionContext& ctx, const ForwardContext& forward,
+                                       const TrainingTargets& targets, TrainingRecord& record, double* mtp_loss) {
+  const auto layers = static_cast<int64_t>(layers_.size());
+  if (!ctx.planning) rope_.fill(forward.batch.longest_position);
+  embedding(ctx, record.hidden[0], embedding_->value, forward.batch.token_ids);
+  for (int64_t i = 0; i < layers; ++i) run_layer(ctx, forward, i, record);
+  final_norm_->forward(ctx, record.normed, record.rstd, record.hidden[layers]);
+  head_->loss(ctx, record.loss, record.d_normed, record.normed, targets.targets, targets.gradient_scale, false);
+  const double loss = sum_fixed_order(ctx, record.loss);
+
+  for (size_t i = 0; i < mtp_.size(); ++i) {
+    const double scale = targets.gradient_scale * options_.mtp_weight / static_cast<double>(mtp_.size());
+    mtp_[i]->forward(ctx, forward, record.loss, record.normed, targets.next_ids, targets.next_targets, *head_, scale,
+                     *record.mtp[i]);
+    *mtp_loss += sum_fixed_order(ctx, record.loss);
+    mtp_[i]->backward(ctx, forward, record.d_normed, record.normed, targets.next_ids, *record.mtp[i]);
+  }
+
+  Tensor d_out = record.d_hidden[0];
+  Tensor d_in = record.d_hidden[1];
+  final_norm_->backward_input(ctx, d_out, record.d_normed, record.hidden[layers], record.rstd, false);
+  final_norm_->backward_weights(ctx, record.d_normed, record.hidden[layers], record.rstd);
+  for (int64_t i = layers - 1; i >= 0; --i) {
+    if (options_.recompute_layers && (i + 1 < layers || !mtp_.empty())) {
+      // The same kernels on the same input: the same bits, and nothing counted twice.
+      ForwardContext again = forward;
+      again.auxiliary = nullptr;
+      ArenaScope workspace(*ctx.workspace);
+      const Tensor out = workspace.take(options_.compute, {forward.batch.tokens, config_.hidden_size});
+      layers_[i]->forward(ctx, again, out, record.hidden[i], record.layers[i].get());
+    }
+    layers_[i]->backward_input(ctx, forward, d_in, d_out, record.hidden[i], *record.layers[i]);
+    layers_[i]->backward_weights(ctx, forward, d_out, record.hidden[i], *record.layers[i]);
+    std::swap(d_in, d_out);
+  }
+  if (embedding_->gradient.defined()) embedding_backward(ctx, embedding_->gradient, d_out, forward.batch.token_ids);
+  return loss;
+}
+
+void DeepseekModel::run_layer(ExecutionContext& ctx, const ForwardContext& forward, int64_t layer,
+                              TrainingRecord& record) {
+  layers_[layer]->forward(ctx, forward, record.hidden[layer + 1], record.hidden[layer], record.layers[layer].get());
+}
+
+void DeepseekModel::forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden) {
+  const int64_t tokens = forward.batch.tokens;
+  check_tensor(hidden, "hidden", options_.compute, {tokens, config_.hidden_size});
+  if (!ctx.planning) rope_.fill(forward.batch.longest_position);
+  ArenaScope workspace(*ctx.workspace);
+  Tensor in = workspace.take(options_.compute, {tokens, config_.hidden_size});
+  Tensor out = workspace.take(options_.compute, {tokens, config_.hidden_size});
+  embedding(ctx, in, embedding_->value, forward.batch.token_ids);
+  for (const auto& layer : layers_) {
+    layer->forward(ctx, forward, out, in, nullptr);
+    std::swap(in, out);
+  }
+  final_norm_->forward(ctx, hidden, {}, in);
+}
+
+std::vector<std::vector<CacheStream>> DeepseekModel::cache_streams() const {
+  std::vector<std::vector<CacheStream>> streams;
+  for (const auto& layer : layers_) streams.push_back(layer->cache_streams());
+  return streams;
+}
+
+std::vector<std::pair<int64_t, const MixtureOfExperts*>> DeepseekModel::expert_layers() const {
+  std::vector<std::pair<int64_t, const MixtureOfExperts*>> result;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (layers_[i]->experts() != nullptr) result.emplace_back(static_cast<int64_t>(i), layers_[i]->experts());
+  }
+  for (size_t i = 0; i < mtp_.size(); ++i) {
+    if (mtp_[i]->layer().experts() != nullptr) {
+      result.emplace_back(static_cast<int64_t>(layers_.size() + i), mtp_[i]->layer().experts());
+    }
+  }
+  return result;
+}
+
+int64_t DeepseekModel::total_layers() const { return static_cast<int64_t>(layers_.size() + mtp_.size()); }
+
+}  // namespace deeptitan

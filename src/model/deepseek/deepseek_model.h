@@ -1,0 +1,105 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "config/model_config.h"
+#include "model/attention/rope_table.h"
+#include "model/decoder_layer.h"
+#include "model/head.h"
+#include "model/next_token_prediction.h"
+#include "model/parameter.h"
+#include "model/step_statistics.h"
+
+namespace deeptitan {
+
+struct ModelOptions {
+  ModelUse use = ModelUse::kTraining;
+  DType compute = DType::kF32;        // of activations and products: f32 or bf16
+  int64_t max_positions = 0;          // longest sequence that positions are tabulated for
+  bool recompute_layers = false;      // training: keep only each layer's input, and run it again in the backward
+  bool next_token_prediction = true;  // training: with the modules that the config has
+  double auxiliary_weight = 0.0;      // of the sequence-wise balance loss
+  double mtp_weight = 0.3;            // of the next-token-prediction losses' mean (DeepSeek-V3 section 4.2: 0.3)
+};
+
+/// What a training batch asks for besides its layout. T tokens.
+struct TrainingTargets {
+  Tensor targets;       // i32 [T]: the next token, -1 where none bears a loss
+  Tensor next_ids;      // i32 [T]: the next token, 0 where there is none; input of the next-token-prediction module
+  Tensor next_targets;  // i32 [T]: the token after the next, -1 where none
+  double gradient_scale = 1.0;  // 1 / loss-bearing tokens of the step
+};
+
+/// DeepSeek-V2 and V3: embedding, decoder layers, final norm, head, and next-token-prediction modules.
+/// Owns no tensor memory: everything is taken from arenas that the caller plans and allocates.
+class DeepseekModel {
+ public:
+  DeepseekModel(const ModelConfig& config, const ModelOptions& options);
+  DeepseekModel(const DeepseekModel&) = delete;
+  DeepseekModel& operator=(const DeepseekModel&) = delete;
+
+  const ModelConfig& config() const { return config_; }
+  const ModelOptions& options() const { return options_; }
+  ParameterList& parameters() { return parameters_; }
+  const ParameterList& parameters() const { return parameters_; }
+
+  /// Takes the memory of what is computed once: the rotary tables.
+  void plan_constants(Arena& arena) { rope_.plan(arena); }
+
+  // Training. ------------------------------------------------------------------------------------------------------
+
+  /// All tensors of one microbatch of `tokens` tokens, and of the statistics of a step.
+  class TrainingRecord;
+  std::unique_ptr<TrainingRecord> make_training_record(const RecordArenas& arenas, int64_t tokens) const;
+  void plan_statistics(StepStatistics& statistics, Arena& arena) const;
+
+  /// Forward and backward of one microbatch: adds to all gradients. Returns the sum of the main loss in nats, and adds
+  /// to *mtp_loss the sum of the next-token-prediction losses (unweighted).
+  double forward_backward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
+                          TrainingRecord& record, double* mtp_loss);
+
+  // Inference and validation. --------------------------------------------------------------------------------------
+
+  /// hidden = the state after the final norm, [T, D]. Nothing is saved.
+  void forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden /* [T, D] */);
+  const LanguageModelHead& head() const { return *head_; }
+
+  /// What each layer caches; layers in order, next-token-prediction modules not included.
+  std::vector<std::vector<CacheStream>> cache_streams() const;
+
+  /// Layers with experts: index and the layer. Next-token-prediction modules come last, with indices behind the layers'.
+  std::vector<std::pair<int64_t, const MixtureOfExperts*>> expert_layers() const;
+  /// Layers including next-token-prediction modules: what per-layer statistics are sized by.
+  int64_t total_layers() const;
+
+ private:
+  void run_layer(ExecutionContext& ctx, const ForwardContext& forward, int64_t layer, TrainingRecord& record);
+
+  ModelConfig config_;
+  ModelOptions options_;
+  ParameterList parameters_;
+  RopeTable rope_;
+  Parameter* embedding_;
+  std::vector<std::unique_ptr<DecoderLayer>> layers_;
+  std::optional<NormLayer> final_norm_;
+  std::optional<LanguageModelHead> head_;
+  std::vector<std::unique_ptr<NextTokenPrediction>> mtp_;
+};
+
+class DeepseekModel::TrainingRecord {
+ public:
+  /// The layers' inputs, then the last one's output: [T, D] each.
+  std::vector<Tensor> hidden;
+  /// One record a layer, or one that all share where layers are recomputed.
+  std::vector<std::unique_ptr<Record>> layers;
+  std::vector<std::unique_ptr<Record>> mtp;
+  Tensor normed, rstd;      // after the final norm
+  Tensor d_normed;          // [T, D]
+  Tensor d_hidden[2];       // gradients of a layer's output and input, in turn
+  Tensor loss;              // f32 [T]
+};
+
+}  // namespace deeptitan

@@ -1,0 +1,58 @@
+#include "model/linear_layer.h"
+
+namespace deeptitan {
+
+LinearLayer::LinearLayer(ParameterList& parameters, const std::string& name, int64_t outputs, int64_t inputs,
+                         const LinearOptions& options) {
+  ParameterSpec spec;
+  spec.name = name + ".weight";
+  if (options.groups > 0) {
+    spec.shape = {options.groups, outputs, inputs};
+    spec.placement = ParameterPlacement::kExpert;
+  } else {
+    spec.shape = {outputs, inputs};
+  }
+  parameter_ = parameters.declare(spec);
+  if (options.bias) {
+    bias_ = parameters.declare({.name = name + ".bias",
+                                .shape = {outputs},
+                                .initialization = Initialization::kZeros,
+                                .weight_decay = false,
+                                .direct = true});
+  }
+  weight_ = parameters.prepare(parameter_, options.operand, parameters.use() == ModelUse::kTraining);
+}
+
+LinearLayer::LinearLayer(ParameterList& parameters, Parameter* weight, DType operand)
+    : parameter_(weight), weight_(parameters.prepare(weight, operand, parameters.use() == ModelUse::kTraining)) {}
+
+void LinearLayer::forward(ExecutionContext& ctx, const Tensor& out, const Tensor& x) const {
+  linear(ctx, out, x, *weight_);
+  if (bias_ != nullptr) add_bias(ctx, out, bias_->value);
+}
+
+void LinearLayer::backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, bool accumulate) const {
+  linear_backward_input(ctx, d_x, d_out, *weight_, accumulate);
+}
+
+void LinearLayer::backward_weights(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x) const {
+  if (parameter_->gradient.defined()) linear_backward_weight(ctx, parameter_->gradient, d_out, x);
+  if (bias_ != nullptr && bias_->gradient.defined()) add_bias_backward(ctx, bias_->gradient, d_out);
+}
+
+void LinearLayer::forward_grouped(ExecutionContext& ctx, const Tensor& out, const Tensor& x,
+                                  const Tensor& group_offset) const {
+  grouped_linear(ctx, out, x, *weight_, group_offset);
+}
+
+void LinearLayer::backward_input_grouped(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out,
+                                         const Tensor& group_offset, bool accumulate) const {
+  grouped_linear_backward_input(ctx, d_x, d_out, *weight_, group_offset, accumulate);
+}
+
+void LinearLayer::backward_weights_grouped(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x,
+                                           const Tensor& group_offset) const {
+  if (parameter_->gradient.defined()) grouped_linear_backward_weight(ctx, parameter_->gradient, d_out, x, group_offset);
+}
+
+}  // namespace deeptitan

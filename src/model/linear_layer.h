@@ -1,0 +1,47 @@
+#pragma once
+
+#include <string>
+
+#include "model/parameter.h"
+
+namespace deeptitan {
+
+struct LinearOptions {
+  bool bias = false;
+  int64_t groups = 0;  // experts stacked in one parameter; 0: an ordinary linear layer
+  DType operand = DType::kF32;  // the type of the activations it multiplies
+};
+
+/// y = x W^T + b, or one such product an expert over rows sorted by expert. It declares its parameters under
+/// `name`.weight and `name`.bias and is otherwise stateless.
+class LinearLayer {
+ public:
+  LinearLayer(ParameterList& parameters, const std::string& name, int64_t outputs, int64_t inputs,
+              const LinearOptions& options);
+  /// A layer over a parameter that somebody else has declared: a tied embedding, a shared head.
+  LinearLayer(ParameterList& parameters, Parameter* weight, DType operand);
+
+  int64_t outputs() const { return weight_->outputs; }
+  int64_t inputs() const { return weight_->inputs; }
+  Parameter* parameter() const { return parameter_; }
+
+  void forward(ExecutionContext& ctx, const Tensor& out /* [T, outputs] */, const Tensor& x /* [T, inputs] */) const;
+  void backward_input(ExecutionContext& ctx, const Tensor& d_x /* [T, inputs] */, const Tensor& d_out /* [T, outputs] */,
+                      bool accumulate) const;
+  void backward_weights(ExecutionContext& ctx, const Tensor& d_out /* [T, outputs] */,
+                        const Tensor& x /* [T, inputs] */) const;
+
+  /// Over rows sorted by group.
+  void forward_grouped(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Tensor& group_offset) const;
+  void backward_input_grouped(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, const Tensor& group_offset,
+                              bool accumulate) const;
+  void backward_weights_grouped(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x,
+                                const Tensor& group_offset) const;
+
+ private:
+  Parameter* parameter_;
+  Parameter* bias_ = nullptr;
+  PreparedWeight* weight_;
+};
+
+}  // namespace deeptitan

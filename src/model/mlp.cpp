@@ -1,0 +1,69 @@
+#include "model/mlp.h"
+
+#include <optional>
+
+#include "ops/elementwise.h"
+
+// T tokens, I width.
+
+namespace deeptitan {
+
+struct GatedMlp::Saved final : Record {
+  Tensor gate_up;      // [T, 2 I]
+  Tensor activated;    // [T, I]
+  Tensor d_gate_up;    // [T, 2 I]
+
+  Saved(const GatedMlp& mlp, Arena& saved, int64_t tokens)
+      : gate_up(saved.take(mlp.dtype_, {tokens, 2 * mlp.width_})),
+        activated(saved.take(mlp.dtype_, {tokens, mlp.width_})) {}
+};
+
+GatedMlp::GatedMlp(ParameterList& parameters, const std::string& name, int64_t hidden, int64_t width)
+    : width_(width),
+      dtype_(parameters.compute()),
+      gate_(parameters, name + ".gate_proj", width, hidden, {.operand = dtype_}),
+      up_(parameters, name + ".up_proj", width, hidden, {.operand = dtype_}),
+      down_(parameters, name + ".down_proj", hidden, width, {.operand = dtype_}) {}
+
+std::unique_ptr<Record> GatedMlp::make_record(const RecordArenas& arenas, int64_t tokens) const {
+  auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
+  saved->d_gate_up = arenas.gradients.take(dtype_, {tokens, 2 * width_});
+  return saved;
+}
+
+void GatedMlp::forward(ExecutionContext& ctx, const ForwardContext& /*forward*/, const Tensor& out, const Tensor& x,
+                       Record* record) const {
+  ArenaScope workspace(*ctx.workspace);
+  std::optional<Saved> temporary;
+  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, x.size(0));
+  Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
+  const Tensor gate = s.gate_up.columns(0, width_);
+  const Tensor up = s.gate_up.columns(width_, 2 * width_);
+  gate_.forward(ctx, gate, x);
+  up_.forward(ctx, up, x);
+  swiglu(ctx, s.activated, gate, up);
+  down_.forward(ctx, out, s.activated);
+}
+
+void GatedMlp::backward_input(ExecutionContext& ctx, const ForwardContext& /*forward*/, const Tensor& d_x,
+                              const Tensor& d_out, const Tensor& x, Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  const Tensor d_gate = s.d_gate_up.columns(0, width_);
+  const Tensor d_up = s.d_gate_up.columns(width_, 2 * width_);
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor d_activated = workspace.take(dtype_, {x.size(0), width_});
+  down_.backward_input(ctx, d_activated, d_out, false);
+  swiglu_backward(ctx, d_gate, d_up, d_activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
+  gate_.backward_input(ctx, d_x, d_gate, false);
+  up_.backward_input(ctx, d_x, d_up, true);
+}
+
+void GatedMlp::backward_weights(ExecutionContext& ctx, const ForwardContext& /*forward*/, const Tensor& d_out,
+                                const Tensor& x, Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  down_.backward_weights(ctx, d_out, s.activated);
+  gate_.backward_weights(ctx, s.d_gate_up.columns(0, width_), x);
+  up_.backward_weights(ctx, s.d_gate_up.columns(width_, 2 * width_), x);
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+
+#include "model/linear_layer.h"
+#include "model/sublayer.h"
+
+namespace deeptitan {
+
+/// The gated MLP: down(silu(gate(x)) * up(x)) (Shazeer 2020). Dense layers and shared experts.
+class GatedMlp final : public Sublayer {
+ public:
+  GatedMlp(ParameterList& parameters, const std::string& name, int64_t hidden, int64_t width);
+
+  std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
+  void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
+               Record* record) const override;
+  void backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x, const Tensor& d_out,
+                      const Tensor& x, Record& record) const override;
+  void backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out, const Tensor& x,
+                        Record& record) const override;
+
+ private:
+  struct Saved;
+  int64_t width_;
+  DType dtype_;
+  LinearLayer gate_;
+  LinearLayer up_;
+  LinearLayer down_;
+};
+
+}  // namespace deeptitan

@@ -1,0 +1,178 @@
+#include "model/moe/mixture_of_experts.h"
+
+#include "ops/elementwise.h"
+
+// T tokens, D hidden, E experts, K experts a token, R rows in the order of the experts, I width of an expert.
+
+namespace deeptitan {
+
+struct MixtureOfExperts::Saved final : Record {
+  Routing routing;
+  TokenDispatcher::Route route;
+  Tensor rows;       // [R, D]: the tokens, sorted by expert
+  Tensor gate_up;    // [R, 2 I]
+  Tensor activated;  // [R, I]
+  Tensor expert_out;  // [R, D]
+  std::unique_ptr<Record> shared;
+  Tensor d_logits;      // f32 [T, E]
+  Tensor d_expert_out;  // [R, D]
+  Tensor d_gate_up;     // [R, 2 I]
+
+  Saved(const MixtureOfExperts& moe, Arena& saved, int64_t tokens) {
+    const RouterOptions& o = moe.options_;
+    const int64_t capacity = moe.dispatcher_->max_rows(tokens);
+    routing.expert_index = saved.take(DType::kI32, {tokens, o.top_k});
+    routing.expert_weight = saved.take(DType::kF32, {tokens, o.top_k});
+    routing.scores = saved.take(DType::kF32, {tokens, o.experts});
+    routing.counts = saved.take(DType::kI32, {o.experts});
+    route = moe.dispatcher_->make_route(saved, tokens);
+    rows = saved.take(moe.dtype_, {capacity, moe.hidden_});
+    gate_up = saved.take(moe.dtype_, {capacity, 2 * moe.width_});
+    activated = saved.take(moe.dtype_, {capacity, moe.width_});
+    expert_out = saved.take(moe.dtype_, {capacity, moe.hidden_});
+  }
+};
+
+RouterOptions router_options(const ModelConfig& config) {
+  RouterOptions options;
+  switch (config.topk_method) {
+    case TopkMethod::kGreedy: options.kind = RouterKind::kSoftmaxGreedy; break;
+    case TopkMethod::kGroupLimitedGreedy: options.kind = RouterKind::kSoftmaxGroupLimitedGreedy; break;
+    case TopkMethod::kNoauxTc: options.kind = RouterKind::kSigmoidNoauxTc; break;
+  }
+  options.experts = static_cast<int>(config.n_routed_experts);
+  options.top_k = static_cast<int>(config.num_experts_per_tok);
+  options.groups = static_cast<int>(config.n_group);
+  options.top_groups = static_cast<int>(config.topk_group);
+  options.normalize_top_k = config.norm_topk_prob;
+  options.scaling_factor = static_cast<float>(config.routed_scaling_factor);
+  return options;
+}
+
+MixtureOfExperts::MixtureOfExperts(ParameterList& parameters, const std::string& name, const ModelConfig& config,
+                                   int64_t layer, double auxiliary_weight)
+    : options_(router_options(config)),
+      hidden_(config.hidden_size),
+      width_(config.moe_intermediate_size),
+      layer_(layer),
+      auxiliary_weight_(auxiliary_weight),
+      dtype_(parameters.compute()),
+      router_(parameters, name + ".gate", config.n_routed_experts, hidden_, {.operand = DType::kF32}),
+      bias_(options_.kind == RouterKind::kSigmoidNoauxTc
+                ? parameters.declare({.name = name + ".gate.e_score_correction_bias",
+                                      .shape = {config.n_routed_experts},
+                                      .initialization = Initialization::kZeros,
+                                      .weight_decay = false,
+                                      .trained = false,
+                                      .direct = true})
+                : nullptr),
+      gate_(parameters, name + ".experts.{}.gate_proj", width_, hidden_,
+            {.groups = config.n_routed_experts, .operand = dtype_}),
+      up_(parameters, name + ".experts.{}.up_proj", width_, hidden_,
+          {.groups = config.n_routed_experts, .operand = dtype_}),
+      down_(parameters, name + ".experts.{}.down_proj", hidden_, width_,
+            {.groups = config.n_routed_experts, .operand = dtype_}),
+      dispatcher_(std::make_unique<LocalDispatcher>(config.n_routed_experts, config.num_experts_per_tok)) {
+  check_router_options(options_);
+  if (config.n_shared_experts > 0) {
+    shared_.emplace(parameters, name + ".shared_experts", hidden_, width_ * config.n_shared_experts);
+  }
+}
+
+std::unique_ptr<Record> MixtureOfExperts::make_record(const RecordArenas& arenas, int64_t tokens) const {
+  auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
+  if (shared_) saved->shared = shared_->make_record(arenas, tokens);
+  saved->d_logits = arenas.gradients.take(DType::kF32, {tokens, options_.experts});
+  saved->d_expert_out = arenas.gradients.take(dtype_, {saved->rows.size(0), hidden_});
+  saved->d_gate_up = arenas.gradients.take(dtype_, {saved->rows.size(0), 2 * width_});
+  return saved;
+}
+
+void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
+                               Record* record) const {
+  const int64_t tokens = x.size(0);
+  ArenaScope workspace(*ctx.workspace);
+  std::optional<Saved> temporary;
+  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, tokens);
+  Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
+
+  {
+    ArenaScope routing(*ctx.workspace);
+    const Tensor wide = routing.take(DType::kF32, {tokens, hidden_});
+    const Tensor logits = routing.take(DType::kF32, {tokens, options_.experts});
+    convert(ctx, wide, x);
+    router_.forward(ctx, logits, wide);
+    RouteRecord* record_of_routes = forward.routes;
+    if (record_of_routes != nullptr && record_of_routes->replay) {
+      s.routing.expert_index = record_of_routes->expert_index[layer_];
+      route_as_recorded(ctx, s.routing, logits, options_);
+    } else {
+      route(ctx, s.routing, logits, bias_ == nullptr ? Tensor() : bias_->value, options_);
+      if (record_of_routes != nullptr) copy(ctx, record_of_routes->expert_index[layer_], s.routing.expert_index);
+    }
+  }
+  if (forward.auxiliary != nullptr) {
+    accumulate_counts(ctx, forward.auxiliary->expert_load(layer_), s.routing.counts);
+    if (auxiliary_weight_ > 0) {
+      sequence_auxiliary_loss(ctx, forward.auxiliary->balance_loss(layer_), {}, s.routing, forward.batch.sequence_offset,
+                              options_, auxiliary_weight_, 0.0);
+    }
+  }
+  dispatcher_->dispatch(ctx, s.rows, x, s.routing, s.route);
+  const Tensor& offsets = s.route.order.group_offset;
+  const Tensor gate = s.gate_up.columns(0, width_);
+  const Tensor up = s.gate_up.columns(width_, 2 * width_);
+  gate_.forward_grouped(ctx, gate, s.rows, offsets);
+  up_.forward_grouped(ctx, up, s.rows, offsets);
+  swiglu(ctx, s.activated, gate, up);
+  down_.forward_grouped(ctx, s.expert_out, s.activated, offsets);
+  if (shared_) shared_->forward(ctx, forward, out, x, s.shared.get());
+  dispatcher_->combine(ctx, out, s.expert_out, s.routing.expert_weight, shared_ ? out : Tensor(), s.route);
+}
+
+void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x,
+                                      const Tensor& d_out, const Tensor& x, Record& record) const {
+  const int64_t tokens = x.size(0);
+  Saved& s = static_cast<Saved&>(record);
+  const Tensor& offsets = s.route.order.group_offset;
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor d_weight = workspace.take(DType::kF32, {tokens, options_.top_k});
+  const Tensor d_activated = workspace.take(dtype_, {s.rows.size(0), width_});
+  const Tensor d_rows = workspace.take(dtype_, {s.rows.size(0), hidden_});
+  dispatcher_->combine_backward(ctx, s.d_expert_out, d_weight, d_out, s.expert_out, s.routing.expert_weight, s.route);
+  down_.backward_input_grouped(ctx, d_activated, s.d_expert_out, offsets, false);
+  const Tensor d_gate = s.d_gate_up.columns(0, width_);
+  const Tensor d_up = s.d_gate_up.columns(width_, 2 * width_);
+  swiglu_backward(ctx, d_gate, d_up, d_activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
+  gate_.backward_input_grouped(ctx, d_rows, d_gate, offsets, false);
+  up_.backward_input_grouped(ctx, d_rows, d_up, offsets, true);
+  if (shared_) shared_->backward_input(ctx, forward, d_x, d_out, x, *s.shared);
+  dispatcher_->dispatch_backward(ctx, d_x, d_rows, shared_ ? d_x : Tensor(), s.route);
+
+  Tensor d_scores;
+  if (auxiliary_weight_ > 0 && forward.auxiliary_gradient_scale > 0) {
+    double ignored = 0;  // the forward has counted the loss
+    d_scores = workspace.take(DType::kF32, {tokens, options_.experts});
+    fill_zero(ctx, d_scores);
+    sequence_auxiliary_loss(ctx, &ignored, d_scores, s.routing, forward.batch.sequence_offset, options_,
+                            auxiliary_weight_, forward.auxiliary_gradient_scale);
+  }
+  route_backward(ctx, s.d_logits, d_weight, d_scores, s.routing, options_);
+  router_.backward_input(ctx, d_x, s.d_logits, true);
+}
+
+void MixtureOfExperts::backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out,
+                                        const Tensor& x, Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  const Tensor& offsets = s.route.order.group_offset;
+  down_.backward_weights_grouped(ctx, s.d_expert_out, s.activated, offsets);
+  gate_.backward_weights_grouped(ctx, s.d_gate_up.columns(0, width_), s.rows, offsets);
+  up_.backward_weights_grouped(ctx, s.d_gate_up.columns(width_, 2 * width_), s.rows, offsets);
+  if (shared_) shared_->backward_weights(ctx, forward, d_out, x, *s.shared);
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor wide = workspace.take(DType::kF32, {x.size(0), hidden_});
+  convert(ctx, wide, x);
+  router_.backward_weights(ctx, s.d_logits, wide);
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "config/model_config.h"
+#include "model/linear_layer.h"
+#include "model/mlp.h"
+#include "model/moe/token_dispatcher.h"
+#include "model/sublayer.h"
+
+namespace deeptitan {
+
+/// A Mixture-of-Experts layer (DeepSeekMoE): a router over routed experts, plus shared experts that see every token.
+/// Router logits, scores and weights are fp32. DeepSeek-V3's routers have a bias per expert that only chooses; it is a
+/// buffer that update_router_bias moves once an optimizer step.
+class MixtureOfExperts final : public Sublayer {
+ public:
+  /// `auxiliary_weight` is the weight of the sequence-wise balance loss (0: none).
+  MixtureOfExperts(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer,
+                   double auxiliary_weight);
+
+  std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
+  void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
+               Record* record) const override;
+  void backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x, const Tensor& d_out,
+                      const Tensor& x, Record& record) const override;
+  void backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out, const Tensor& x,
+                        Record& record) const override;
+
+  const RouterOptions& router() const { return options_; }
+  /// The bias that chooses; nullptr for routers without.
+  Parameter* router_bias() const { return bias_; }
+
+ private:
+  struct Saved;
+  RouterOptions options_;
+  int64_t hidden_;
+  int64_t width_;
+  int64_t layer_;
+  double auxiliary_weight_;
+  DType dtype_;
+  LinearLayer router_;
+  Parameter* bias_ = nullptr;
+  LinearLayer gate_;
+  LinearLayer up_;
+  LinearLayer down_;
+  std::optional<GatedMlp> shared_;
+  std::unique_ptr<TokenDispatcher> dispatcher_;
+};
+
+/// The router's options that a model's config.json asks for.
+RouterOptions router_options(const ModelConfig& config);
+
+}  // namespace deeptitan

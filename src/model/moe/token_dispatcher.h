@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/arena.h"
+#include "core/execution_context.h"
+#include "core/tensor.h"
+#include "ops/moe.h"
+
+namespace deeptitan {
+
+/// Brings token rows to their experts and back. T tokens, D hidden, K experts a token, R rows that arrive here,
+/// e experts of this rank. What a dispatch decided stays in a Route until the backward has used it.
+class TokenDispatcher {
+ public:
+  struct Route {
+    SlotOrder order;  // group_offset: where each local expert's rows begin, i32 [e + 1]
+  };
+
+  virtual ~TokenDispatcher() = default;
+
+  /// Most rows that `tokens` tokens of each rank can bring here.
+  virtual int64_t max_rows(int64_t tokens) const = 0;
+  virtual Route make_route(Arena& arena, int64_t tokens) const = 0;
+
+  /// rows = the tokens of the experts here, contiguous per expert.
+  virtual void dispatch(ExecutionContext& ctx, const Tensor& rows /* [R, D] */, const Tensor& x /* [T, D] */,
+                        const Routing& routing, const Route& route) const = 0;
+  /// d_x = the sum over a token's rows of their gradients.
+  virtual void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x /* [T, D] */, const Tensor& d_rows /* [R, D] */,
+                                 const Tensor& addend /* [T, D], undefined: none */, const Route& route) const = 0;
+  /// out[t] = sum over k of weight[t, k] * rows[of slot (t, k)] + addend[t], in fp32, in the order of k.
+  virtual void combine(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& rows /* [R, D] */,
+                       const Tensor& weight /* f32 [T, K] */, const Tensor& addend /* [T, D], undefined: none */,
+                       const Route& route) const = 0;
+  virtual void combine_backward(ExecutionContext& ctx, const Tensor& d_rows /* [R, D] */,
+                                const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_out /* [T, D] */,
+                                const Tensor& rows /* [R, D] */, const Tensor& weight /* f32 [T, K] */,
+                                const Route& route) const = 0;
+};
+
+/// All experts on this rank: a sort by expert and two gathers.
+class LocalDispatcher final : public TokenDispatcher {
+ public:
+  LocalDispatcher(int64_t experts, int64_t top_k) : experts_(experts), top_k_(top_k) {}
+
+  int64_t max_rows(int64_t tokens) const override { return tokens * top_k_; }
+  Route make_route(Arena& arena, int64_t tokens) const override {
+    return {{arena.take(DType::kI32, {tokens * top_k_}), arena.take(DType::kI32, {tokens * top_k_}),
+             arena.take(DType::kI32, {experts_ + 1})}};
+  }
+  void dispatch(ExecutionContext& ctx, const Tensor& rows, const Tensor& x, const Routing& routing,
+                const Route& route) const override {
+    sort_slots(ctx, route.order, routing);
+    permute_rows(ctx, rows, x, route.order);
+  }
+  void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_rows, const Tensor& addend,
+                         const Route& route) const override {
+    unpermute_rows(ctx, d_x, d_rows, {}, addend, route.order);
+  }
+  void combine(ExecutionContext& ctx, const Tensor& out, const Tensor& rows, const Tensor& weight, const Tensor& addend,
+               const Route& route) const override {
+    unpermute_rows(ctx, out, rows, weight, addend, route.order);
+  }
+  void combine_backward(ExecutionContext& ctx, const Tensor& d_rows, const Tensor& d_weight, const Tensor& d_out,
+                        const Tensor& rows, const Tensor& weight, const Route& route) const override {
+    unpermute_rows_backward(ctx, d_rows, d_weight, d_out, rows, weight, route.order);
+  }
+
+ private:
+  int64_t experts_;
+  int64_t top_k_;
+};
+
+}  // namespace deeptitan

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/execution_context.h"
+#include "core/tensor.h"
+#include "model/batch_layout.h"
+
+namespace deeptitan {
+
+/// One stream of cached values of a layer: `width` values a token, in the model's compute dtype.
+struct CacheStream {
+  std::string name;
+  int64_t width = 0;
+};
+
+/// A layer's cache as the kernels see it: one tensor a stream, [pages, page_size, width].
+using LayerCache = std::vector<Tensor>;
+
+/// Where layers leave what is not their output: losses besides the main one, and how loaded the experts were.
+class AuxiliarySink {
+ public:
+  virtual ~AuxiliarySink() = default;
+  /// A loss of layer `layer`, summed over tokens, already weighted.
+  virtual double* balance_loss(int64_t layer) = 0;
+  /// Tokens that each expert of layer `layer` has got in this step: i32 [E].
+  virtual Tensor expert_load(int64_t layer) = 0;
+};
+
+/// The expert choices of a forward, to be recorded or replayed: i32 [T, K] for each layer with experts.
+struct RouteRecord {
+  bool replay = false;
+  std::vector<Tensor> expert_index;  // by layer; undefined for layers without experts
+};
+
+/// What travels with a forward and its backward through every layer.
+struct ForwardContext {
+  const BatchLayout& batch;
+  AuxiliarySink* auxiliary = nullptr;    // nullptr: nothing is counted (validation, recomputation, inference)
+  double auxiliary_gradient_scale = 0;   // 1 / tokens of the step: what summed auxiliary losses' gradients are scaled by
+  std::span<LayerCache> cache;           // by layer; empty: none
+  RouteRecord* routes = nullptr;
+};
+
+/// What a forward saves for its backward. Each kind of layer has its own.
+struct Record {
+  virtual ~Record() = default;
+};
+
+/// Where a record's tensors come from: `saved` until the layer's backward is over, `gradients` from backward_input until
+/// backward_weights.
+struct RecordArenas {
+  Arena& saved;
+  Arena& gradients;
+};
+
+/// What stands between two residual additions: an attention kind or a feed-forward kind. T tokens, D hidden.
+class Sublayer {
+ public:
+  virtual ~Sublayer() = default;
+
+  /// A record for `tokens` tokens.
+  virtual std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const = 0;
+
+  /// out = f(x). `record` is nullptr for inference: then everything else lives in the workspace.
+  virtual void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out /* [T, D] */,
+                       const Tensor& x /* [T, D] */, Record* record) const = 0;
+
+  /// d_x = the gradient of the input. Keeps in the record what backward_weights needs.
+  virtual void backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x /* [T, D] */,
+                              const Tensor& d_out /* [T, D] */, const Tensor& x /* [T, D] */, Record& record) const = 0;
+
+  /// Adds to the gradients of the sublayer's parameters.
+  virtual void backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out /* [T, D] */,
+                                const Tensor& x /* [T, D] */, Record& record) const = 0;
+
+  /// What it caches for each token while generating.
+  virtual std::vector<CacheStream> cache_streams() const { return {}; }
+};
+
+}  // namespace deeptitan

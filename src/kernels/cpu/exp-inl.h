@@ -7,41 +7,38 @@
 #define DT_KERNELS_CPU_EXP_INL_H_
 #endif
 
-#include <limits>
-
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace deeptitan::cpu {
 namespace HWY_NAMESPACE {
 
-/// exp(x) within 2 units in the last place; 0 from about -87.3 downwards, where float would be subnormal; infinity from
-/// about 88.7 upwards; NaN stays NaN.
+/// exp(x) within 2 units in the last place; 0 from about -87.7 downwards, where float would be subnormal; infinity from
+/// about 88.4 upwards; NaN stays NaN.
 ///
-/// x = k ln 2 + r with k an integer and |r| <= ln 2 / 2; exp(x) = 2^k exp(r), exp(r) by its Taylor polynomial of
-/// degree 7, whose remainder (ln 2 / 2)^8 / 8! is 5e-9.
+/// x = k ln 2 + r with k an integer and |r| <= ln 2 / 2, and exp(x) = 2^k exp(r). exp(r) = 1 + r + r^2 P(r), P of
+/// degree 4 with coefficients fitted to the least largest relative error, 3.1e-9.
 HWY_INLINE FloatVec exp(FloatVec x) {
   const FloatTag tag;
-  const hn::RebindToSigned<FloatTag> int_tag;
   const FloatVec one = hn::Set(tag, 1.0f);
-  const FloatVec k = hn::Round(hn::Mul(x, hn::Set(tag, 1.44269504088896341f)));
+  // From -88 (k = -127) to 88.5 (k = 128). x86 gives the second operand where one is NaN.
+  x = hn::Min(hn::Set(tag, 88.5f), hn::Max(hn::Set(tag, -88.0f), x));
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits, here k + 127: the exponent field of 2^k,
+  // which is 0 for k = -127 and that of infinity for k = 128.
+  const FloatVec magic = hn::Set(tag, 12582912.0f + 127.0f);
+  const FloatVec shifted = hn::MulAdd(x, hn::Set(tag, 1.44269504088896341f), magic);
+  const FloatVec power = hn::BitCast(tag, hn::ShiftLeft<23>(hn::BitCast(Uint32Tag(), shifted)));
+  const FloatVec k = hn::Sub(shifted, magic);
   // ln 2 in two parts: the first has few bits, so that its product with k is exact.
   FloatVec r = hn::NegMulAdd(k, hn::Set(tag, 0.693359375f), x);
   r = hn::NegMulAdd(k, hn::Set(tag, -2.12194440e-4f), r);
-  FloatVec polynomial = hn::MulAdd(r, hn::Set(tag, 1.0f / 5040), hn::Set(tag, 1.0f / 720));
-  polynomial = hn::MulAdd(polynomial, r, hn::Set(tag, 1.0f / 120));
-  polynomial = hn::MulAdd(polynomial, r, hn::Set(tag, 1.0f / 24));
-  polynomial = hn::MulAdd(polynomial, r, hn::Set(tag, 1.0f / 6));
-  polynomial = hn::MulAdd(polynomial, r, hn::Set(tag, 0.5f));
+  FloatVec polynomial = hn::MulAdd(r, hn::Set(tag, 0.00138145401f), hn::Set(tag, 0.00836874521f));
+  polynomial = hn::MulAdd(polynomial, r, hn::Set(tag, 0.0416683908f));
+  polynomial = hn::MulAdd(polynomial, r, hn::Set(tag, 0.166665204f));
+  polynomial = hn::MulAdd(polynomial, r, hn::Set(tag, 0.499999934f));
   polynomial = hn::MulAdd(polynomial, r, one);
   polynomial = hn::MulAdd(polynomial, r, one);
-  // The exponent of the result is added to the polynomial's own, which is -1 or 0.
-  const auto shifted = hn::ShiftLeft<23>(hn::ConvertTo(int_tag, k));
-  FloatVec result = hn::BitCast(tag, hn::Add(hn::BitCast(int_tag, polynomial), shifted));
-  result =
-      hn::IfThenElse(hn::Gt(x, hn::Set(tag, 88.72283f)), hn::Set(tag, std::numeric_limits<float>::infinity()), result);
-  result = hn::IfThenElse(hn::Lt(x, hn::Set(tag, -87.33654f)), hn::Zero(tag), result);
-  return hn::IfThenElse(hn::IsNaN(x), x, result);
+  return hn::Mul(polynomial, power);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -49,9 +49,9 @@ HWY_INLINE Uint32Vec round_to_upper_half(FloatVec v) {
 }
 
 HWY_INLINE Uint16Vec to_bfloat16_bits(FloatVec v) {
-  // Every lane is below 2^16, so that demotion's saturation, which AVX2 does in one instruction, changes nothing.
-  const hn::RebindToSigned<FloatTag> signed_tag;
-  return hn::DemoteTo(Uint16Tag(), hn::BitCast(signed_tag, hn::ShiftRight<16>(round_to_upper_half(v))));
+  const hn::Repartition<uint16_t, FloatTag> halves_tag;
+  const auto halves = hn::BitCast(halves_tag, round_to_upper_half(v));
+  return hn::LowerHalf(hn::ConcatOdd(halves_tag, halves, halves));
 }
 
 HWY_INLINE FloatVec from_bfloat16_bits(Uint16Vec bits) {

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 
 #include "checkpoint/safetensors_writer.h"
-#include "checkpoint/temporary_directory.h"
+#include "support/temporary_directory.h"
 #include "core/file.h"
 
 namespace deeptitan {

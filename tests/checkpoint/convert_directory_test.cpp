@@ -9,7 +9,7 @@
 #include "checkpoint/convert_elements.h"
 #include "checkpoint/read_tensor.h"
 #include "checkpoint/safetensors_writer.h"
-#include "checkpoint/temporary_directory.h"
+#include "support/temporary_directory.h"
 #include "core/bfloat16.h"
 #include "core/file.h"
 

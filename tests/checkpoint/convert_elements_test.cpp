@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "checkpoint/temporary_directory.h"
+#include "support/temporary_directory.h"
 #include "core/bfloat16.h"
 #include "core/float8.h"
 

@@ -7,7 +7,7 @@
 
 #include "checkpoint/read_tensor.h"
 #include "checkpoint/safetensors_writer.h"
-#include "checkpoint/temporary_directory.h"
+#include "support/temporary_directory.h"
 #include "core/bfloat16.h"
 #include "core/file.h"
 

@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "checkpoint/safetensors_writer.h"
-#include "checkpoint/temporary_directory.h"
+#include "support/temporary_directory.h"
 #include "core/file.h"
 
 namespace deeptitan {

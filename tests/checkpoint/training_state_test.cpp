@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "checkpoint/atomic_directory.h"
-#include "checkpoint/temporary_directory.h"
+#include "support/temporary_directory.h"
 #include "core/file.h"
 
 namespace deeptitan {

@@ -38,11 +38,24 @@ HWY_INLINE float max_of(const float* x, int64_t n) {
   return max_lanes(hn::Max(max0, max1));
 }
 
+/// exp(x - max) for one vector, 0 past the end.
+template <typename Lanes>
+HWY_INLINE FloatVec exp_below_max(const float* x, float max, Lanes lanes) {
+  return or_else(exp(hn::Sub(load(x, lanes), hn::Set(FloatTag(), max))), hn::Zero(FloatTag()), lanes);
+}
+
 /// The sum over x [n] of exp(x - max).
 HWY_INLINE float sum_exp(const float* x, int64_t n, float max) {
-  const FloatVec shift = hn::Set(FloatTag(), max);
+  return sum_vectors(n, [=](FloatVec total, int64_t i, auto lanes)
+                            HWY_ATTR { return hn::Add(total, exp_below_max(x + i, max, lanes)); });
+}
+
+/// As sum_exp, the same bits; exp(x - max) of the first `kept` elements is stored on the way.
+HWY_INLINE float sum_exp_keeping(float* exps, int64_t kept, const float* x, int64_t n, float max) {
   return sum_vectors(n, [=](FloatVec total, int64_t i, auto lanes) HWY_ATTR {
-    return hn::Add(total, or_else(exp(hn::Sub(load(x + i, lanes), shift)), hn::Zero(FloatTag()), lanes));
+    const FloatVec value = exp_below_max(x + i, max, lanes);
+    if (i < kept) store(value, exps + i, lanes);
+    return hn::Add(total, value);
   });
 }
 
@@ -71,6 +84,10 @@ HWY_INLINE void store_element(float value, bfloat16* p) {
 template <typename T>
 void softmax_cross_entropy_rows(float* loss, T* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
                                 const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab) {
+  // An exponential is dearer than its store and load in a near cache: those of a usual vocabulary are taken once.
+  constexpr int64_t kKept = 8192;
+  HWY_ALIGN float exps[kKept];
+  const float* exps_row = exps;
   for (int64_t r = 0; r < rows; ++r) {
     T* d_row = d_logits == nullptr ? nullptr : d_logits + r * ld_d_logits;
     if (targets[r] == kIgnoredTarget) {
@@ -80,14 +97,16 @@ void softmax_cross_entropy_rows(float* loss, T* d_logits, int64_t ld_d_logits, c
     }
     const float* row = logits + r * ld_logits;
     const float max = max_of(row, vocab);
-    const float sum = sum_exp(row, vocab, max);
+    const float sum = d_row == nullptr ? sum_exp(row, vocab, max) : sum_exp_keeping(exps, kKept, row, vocab, max);
     const float target_logit = row[targets[r]];
     loss[r] = static_cast<float>(std::log(static_cast<double>(sum))) + (max - target_logit);
     if (d_row == nullptr) continue;
-    const FloatVec shift = hn::Set(FloatTag(), max);
     const FloatVec factor = hn::Set(FloatTag(), grad_scale / sum);
-    for_vectors(0, vocab, [=](int64_t i, auto lanes) HWY_ATTR {
-      store(hn::Mul(exp(hn::Sub(load(row + i, lanes), shift)), factor), d_row + i, lanes);
+    for_vectors(0, HWY_MIN(kKept, vocab), [=](int64_t i, auto lanes) HWY_ATTR {
+      store(hn::Mul(load(exps_row + i, lanes), factor), d_row + i, lanes);
+    });
+    for_vectors(kKept, vocab, [=](int64_t i, auto lanes) HWY_ATTR {
+      store(hn::Mul(exp_below_max(row + i, max, lanes), factor), d_row + i, lanes);
     });
     // Taken from the float probability, not from its rounding: a probability near 1 leaves little.
     const float probability = hn::GetLane(exp(hn::Set(FloatTag(), target_logit - max))) / sum;

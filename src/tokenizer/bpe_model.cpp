@@ -67,8 +67,13 @@ BpeModel::BpeModel(const std::vector<std::pair<std::string, int32_t>>& vocabular
   };
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [left, right] = merges[rank];
-    insert_merge(pair_key(id_of(left), id_of(right)), static_cast<uint32_t>(rank), id_of(left + right));
+    const int32_t left_id = id_of(left), right_id = id_of(right);
+    insert_merge(pair_key(left_id, right_id), static_cast<uint32_t>(rank), id_of(left + right));
   }
+}
+
+bool BpeModel::covers_all_bytes() const {
+  return std::none_of(id_of_byte_.begin(), id_of_byte_.end(), [](int32_t id) { return id < 0; });
 }
 
 void BpeModel::insert_merge(uint64_t pair, uint32_t rank, int32_t id) {

@@ -62,6 +62,9 @@ class BpeModel {
   BpeModel(const std::vector<std::pair<std::string, int32_t>>& vocabulary,
            const std::vector<std::pair<std::string, std::string>>& merges, bool ignore_merges);
 
+  /// True if each of the 256 bytes has a token of its own, so that any text can be encoded and got back.
+  bool covers_all_bytes() const;
+
   /// Appends the tokens of one piece of text. A byte without a token of its own is left out, as PyPI tokenizers does.
   /// Time is n log n in the length of the piece.
   void encode_piece(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const;

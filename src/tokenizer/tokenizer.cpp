@@ -201,6 +201,9 @@ Tokenizer Tokenizer::from_json(std::string tokenizer_json, std::string tokenizer
   state->normalize = description.normalize_nfc;
   state->pre_tokenizer = PreTokenizer(description.splits, PreTokenizer::Engine::kFastest);
   state->model = BpeModel(description.vocabulary, description.merges, description.ignore_merges);
+  DT_CHECK(!description.unknown_token || state->model.covers_all_bytes(),
+           "model.unk_token is \"{}\" and some bytes have no token; supported are vocabularies that hold all 256 bytes",
+           *description.unknown_token);
   state->id_of_token.insert(description.vocabulary.begin(), description.vocabulary.end());
   state->add_tokens(description.added_tokens);
   state->add_tokens(config.added_tokens);

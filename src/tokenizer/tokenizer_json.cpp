@@ -206,6 +206,7 @@ void read_model(const Json& model, TokenizerDescription& description) {
   DT_CHECK(!bool_or(model, "byte_fallback", false, "model"),
            "model.byte_fallback is true; supported are byte-level vocabularies, which have it false");
   description.ignore_merges = bool_or(model, "ignore_merges", false, "model");
+  if (find(model, "unk_token") != nullptr) description.unknown_token = require_string(model, "unk_token", "model");
 
   const Json& vocabulary = require(model, "vocab", "model");
   DT_CHECK(vocabulary.is_object(), "model.vocab must be an object of tokens and ids, not {}", vocabulary.type_name());

@@ -19,6 +19,7 @@ struct TokenizerDescription {
   std::vector<std::pair<std::string, int32_t>> vocabulary;
   std::vector<std::pair<std::string, std::string>> merges;
   bool ignore_merges = false;
+  std::optional<std::string> unknown_token;
   std::vector<AddedToken> added_tokens;
   bool has_post_processor = false;
   std::vector<int32_t> prefix_ids;  // of the post-processor

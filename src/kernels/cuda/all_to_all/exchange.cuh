@@ -1,0 +1,481 @@
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/cuda/all_to_all/all_to_all.h"
+#include "kernels/cuda/all_to_all/copy_bytes.cuh"
+#include "kernels/cuda/all_to_all/pad_layout.h"
+#include "kernels/cuda/barrier/signal.cuh"
+
+// The all-to-all's protocol, run by all blocks of a launch. In the order of one block's program:
+//
+//   1. announce_splits  block 0 writes this rank's rows per destination, its capacity and the destination's group
+//   counts
+//                       into every peer's pad.
+//   2. push_messages    rows of pairs small enough for the mailbox are written into the peer's pad, a share per block.
+//   3. gather_splits    every block waits for all ranks' words and so knows the whole matrix of splits: where its rows
+//                       begin in each peer's memory and in its own outputs, and whether any rank would overflow. All
+//                       ranks see the same matrix, so they decide alike without another round.
+//   4. take_messages    mailbox rows for this rank are copied to the outputs.
+//   5. pull_rows        the other rows, and this rank's own, are read from their owners' memory.
+//   6. finish           the last block to get here tells the peers it read from that it has done so, waits for those
+//   that
+//                       read from this rank, and counts the epoch up.
+//
+// Memory order. Rows and splits were written by earlier kernels of the owner's stream, so before every thread of its
+// launch. If any peer is to pull, each thread of step 1 fences at system scope before it stores a word and step 3 loads
+// the word with acquire: fence and store are a release pattern that synchronises with the load, and the __syncthreads
+// that ends step 3 carries the order to the other threads of the block, so the loads of step 5 see the rows. Bulk
+// copies read through the async proxy, hence their proxy fence. Words of splits and mailbox carry their epoch beside
+// the data (pad_layout.h), so where nothing is pulled relaxed accesses are enough and the fence is left out. In step 6
+// each block's loads precede its __syncthreads, its thread 0's acquire-release count at device scope, the last block's
+// release store at system scope and the owner's acquire load, so they happen before anything that the owner's later
+// kernels write.
+//
+// Signals are never cleared. A rank announces exchange e + 2 only after it has finished e + 1, for which it needed
+// every peer's splits of e + 1, which each peer sent after finishing e: so nobody still reads the words of exchange e
+// when those of e + 2, which lie in the same place, are written. Nobody is ever more than one exchange ahead.
+
+namespace deeptitan::cuda {
+
+/// What a block knows about one exchange, in shared memory.
+struct ExchangePlan {
+  int32_t rows[kMaxPeerRanks][kMaxPeerRanks];  // rows[p][q]: rows that p sends q
+  int32_t capacity[kMaxPeerRanks];             // rows that each rank can receive
+  int64_t own_first[kMaxPeerRanks];            // first row for each destination in this rank's memory
+  int64_t source_first[kMaxPeerRanks];         // first row for this rank in each source's memory
+  int64_t output_first[kMaxPeerRanks];         // first row of each source in this rank's outputs
+  int64_t needed[kMaxPeerRanks];               // rows that each rank is to receive
+  uint32_t epoch;
+  int32_t failed;  // an earlier exchange did, or this rank's splits are invalid
+  int32_t is_last_block;
+};
+
+/// One thread's view of an exchange.
+struct Exchange {
+  const AllToAllArguments& arguments;
+  ExchangePlan& plan;
+  PadLayout layout;
+  int block;
+  int n_blocks;
+
+  __device__ Exchange(const AllToAllArguments& a, ExchangePlan& p, int block_index, int block_count)
+      : arguments(a), plan(p), layout(a.pad, a.window.n_ranks), block(block_index), n_blocks(block_count) {}
+
+  __device__ int rank() const { return arguments.window.rank; }
+  __device__ int n_ranks() const { return arguments.window.n_ranks; }
+  __device__ int thread() const { return static_cast<int>(threadIdx.x); }
+  __device__ int n_threads() const { return static_cast<int>(blockDim.x); }
+  __device__ WaitContext context() const { return {arguments.error, arguments.timeout_ns, rank(), plan.epoch}; }
+
+  /// The pad of rank `owner`, at `offset` of its layout.
+  template <typename T>
+  __device__ T* pad(int owner, int64_t offset) const {
+    return reinterpret_cast<T*>(arguments.window.base[owner] + arguments.pad.offset + offset);
+  }
+  __device__ int64_t split(int index) const {
+    return arguments.split_type == SplitType::kInt64 ? static_cast<const int64_t*>(arguments.splits)[index]
+                                                     : static_cast<const int32_t*>(arguments.splits)[index];
+  }
+  __device__ void set_output_split(int index, int64_t value) const {
+    if (arguments.split_type == SplitType::kInt64) {
+      static_cast<int64_t*>(arguments.output_splits)[index] = value;
+    } else {
+      static_cast<int32_t*>(arguments.output_splits)[index] = static_cast<int32_t>(value);
+    }
+  }
+
+  /// Four-byte words of `rows` rows in payload k, and where payload k begins in a message (at an even word, so that
+  /// pairs of words stay aligned).
+  __device__ int64_t message_words(int k, int64_t rows) const { return rows * (arguments.payloads[k].row_bytes / 4); }
+  __device__ int64_t message_start(int k, int64_t rows) const {
+    return k == 0 ? 0 : (message_words(0, rows) + 1) / 2 * 2;
+  }
+  /// Whether `rows` rows from one rank to another go through the mailbox; both ends ask this about the same number.
+  __device__ bool is_message(int64_t rows) const {
+    const int last = arguments.n_payloads - 1;
+    return message_start(last, rows) + message_words(last, rows) <= layout.mailbox_words;
+  }
+};
+
+/// Reads this rank's counters and splits into the plan. False if nothing may be exchanged. All threads call it.
+__device__ inline bool begin_exchange(const Exchange& x) {
+  ExchangePlan& plan = x.plan;
+  const AllToAllArguments& a = x.arguments;
+  if (x.thread() == 0) {
+    plan.epoch = next_epoch(a.state->epoch);
+    plan.failed = load_relaxed_system(a.error) != 0;
+  }
+  // A warp adds up a destination's groups.
+  const int lane = x.thread() % 32;
+  int64_t invalid = -1;
+  for (int q = x.thread() / 32; q < x.n_ranks(); q += x.n_threads() / 32) {
+    int64_t sum = 0;
+    bool valid = true;
+    for (int g = lane; g < a.n_groups; g += 32) {
+      const int64_t rows = x.split(q * a.n_groups + g);
+      valid = valid && rows >= 0 && rows <= INT32_MAX;
+      sum += rows;
+    }
+    if (a.n_groups > 1) {
+      for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    }
+    valid = __all_sync(0xffffffffu, valid) && sum <= INT32_MAX;
+    if (!valid) invalid = q;
+    if (lane == 0) plan.rows[x.rank()][q] = static_cast<int32_t>(sum);
+  }
+  __syncthreads();
+  if (invalid >= 0 && lane == 0) report_wait_error(x.context(), WaitKind::kInvalidSplits, static_cast<int>(invalid));
+  const bool failed = __syncthreads_or(invalid >= 0 || plan.failed) != 0;
+  if (!failed && x.thread() < x.n_ranks()) {
+    int64_t first = 0;
+    for (int q = 0; q < x.thread(); ++q) first += plan.rows[x.rank()][q];
+    plan.own_first[x.thread()] = first;
+  }
+  __syncthreads();
+  return !failed;
+}
+
+__device__ inline uint64_t tag_word(uint32_t epoch, uint32_t value) {
+  return static_cast<uint64_t>(epoch) << 32 | value;
+}
+
+/// Step 1, by block 0.
+__device__ inline void announce_splits(const Exchange& x) {
+  const AllToAllArguments& a = x.arguments;
+  const int n_words = x.n_ranks() + 1 + (a.n_groups > 1 ? a.n_groups : 0);
+  bool pulled = false;
+  for (int q = 0; q < x.n_ranks(); ++q) pulled = pulled || (q != x.rank() && !x.is_message(x.plan.rows[x.rank()][q]));
+  if (pulled) fence_system();
+  for (int i = x.thread(); i < x.n_ranks() * n_words; i += x.n_threads()) {
+    const int peer = i / n_words;
+    const int word = i % n_words;
+    if (peer == x.rank()) continue;
+    const int64_t value = word < x.n_ranks()    ? x.plan.rows[x.rank()][word]
+                          : word == x.n_ranks() ? a.capacity_rows
+                                                : x.split(peer * a.n_groups + word - x.n_ranks() - 1);
+    store_relaxed_system(x.pad<uint64_t>(peer, x.layout.split_offset(x.plan.epoch, x.rank())) + word,
+                         tag_word(x.plan.epoch, static_cast<uint32_t>(value)));
+  }
+}
+
+/// Units of a message (pairs of words, or words) that a thread has under way at once.
+inline constexpr int kMessageUnroll = 4;
+
+/// Step 2, for payload k: every thread of the launch takes a share of every message.
+__device__ inline void push_messages(const Exchange& x, int k) {
+  const AllToAllArguments& a = x.arguments;
+  const AllToAllPayload& payload = a.payloads[k];
+  const uint32_t epoch = x.plan.epoch;
+  const char* rows_begin = a.window.base[x.rank()] + payload.input_offset;
+  const int64_t step = static_cast<int64_t>(x.n_blocks) * x.n_threads();
+  const int64_t first = static_cast<int64_t>(x.block) * x.n_threads() + x.thread();
+  for (int away = 1; away < x.n_ranks(); ++away) {
+    const int peer = (x.rank() + away) % x.n_ranks();
+    const int64_t rows = x.plan.rows[x.rank()][peer];
+    if (rows == 0 || !x.is_message(rows)) continue;
+    const char* from = rows_begin + x.plan.own_first[peer] * payload.row_bytes;
+    uint64_t* to = x.pad<uint64_t>(peer, x.layout.mailbox_offset(epoch, x.rank())) + x.message_start(k, rows);
+    const int64_t words = x.message_words(k, rows);
+    if (payload.row_bytes % 8 == 0) {
+      for (int64_t i = first; i < words / 2; i += kMessageUnroll * step) {
+        uint2 pairs[kMessageUnroll];
+#pragma unroll
+        for (int u = 0; u < kMessageUnroll; ++u) {
+          if (i + u * step < words / 2) pairs[u] = reinterpret_cast<const uint2*>(from)[i + u * step];
+        }
+#pragma unroll
+        for (int u = 0; u < kMessageUnroll; ++u) {
+          if (i + u * step < words / 2) {
+            store_relaxed_system(to + 2 * (i + u * step), tag_word(epoch, pairs[u].x), tag_word(epoch, pairs[u].y));
+          }
+        }
+      }
+    } else {
+      for (int64_t i = first; i < words; i += step) {
+        store_relaxed_system(to + i, tag_word(epoch, reinterpret_cast<const uint32_t*>(from)[i]));
+      }
+    }
+  }
+}
+
+/// Step 3. False if a wait failed, or if some rank would overflow (which status then says). All threads call it.
+__device__ inline bool gather_splits(const Exchange& x) {
+  const AllToAllArguments& a = x.arguments;
+  ExchangePlan& plan = x.plan;
+  const int n_ranks = x.n_ranks();
+  const WaitContext context = x.context();
+  // Only block 0 reads the groups; the others need no more than the totals.
+  const int n_words = n_ranks + 1 + (a.n_groups > 1 && x.block == 0 ? a.n_groups : 0);
+  bool failed = false;
+  for (int i = x.thread(); i < n_ranks * n_words; i += x.n_threads()) {
+    const int source = i / n_words;
+    const int word = i % n_words;
+    const bool is_own = source == x.rank();
+    int64_t value;
+    if (is_own && word <= n_ranks) {
+      value = word < n_ranks ? plan.rows[source][word] : a.capacity_rows;
+    } else if (is_own) {
+      value = x.split(source * a.n_groups + word - n_ranks - 1);
+    } else {
+      const uint64_t* address = x.pad<uint64_t>(x.rank(), x.layout.split_offset(plan.epoch, source)) + word;
+      uint64_t seen = 0;
+      failed = failed || !wait_until(context, WaitKind::kSplits, source, [&] {
+                 seen = load_acquire_system(address);
+                 return static_cast<uint32_t>(seen >> 32) == plan.epoch;
+               });
+      value = static_cast<int64_t>(seen & 0xffffffffu);
+    }
+    if (word < n_ranks) {
+      if (!is_own) plan.rows[source][word] = static_cast<int32_t>(value);  // others are still reading this rank's own
+      if (a.n_groups == 1 && word == x.rank() && x.block == 0) x.set_output_split(source, value);
+    } else if (word == n_ranks) {
+      plan.capacity[source] = static_cast<int32_t>(value);
+    } else {
+      x.set_output_split(source * a.n_groups + word - n_ranks - 1, value);
+    }
+  }
+  if (__syncthreads_or(failed) != 0) return false;
+
+  bool overflows = false;
+  const int t = x.thread();
+  if (t < n_ranks) {
+    int64_t needed = 0;
+    int64_t output_first = 0;
+    int64_t source_first = 0;
+    for (int i = 0; i < n_ranks; ++i) {
+      needed += plan.rows[i][t];
+      if (i < t) output_first += plan.rows[i][x.rank()];
+      if (i < x.rank()) source_first += plan.rows[t][i];
+    }
+    plan.needed[t] = needed;
+    plan.output_first[t] = output_first;
+    plan.source_first[t] = source_first;
+    overflows = needed > plan.capacity[t];
+  }
+  overflows = __syncthreads_or(overflows) != 0;
+  if (x.block != 0) return !overflows;
+
+  if (t == 0) a.status->rows_received = plan.needed[x.rank()];
+  if (!overflows) return true;
+  for (int i = t; i < n_ranks * a.n_groups; i += x.n_threads()) x.set_output_split(i, 0);
+  if (t == 0) {
+    int worst = -1;
+    for (int q = 0; q < n_ranks; ++q) {
+      if (plan.needed[q] > plan.capacity[q] && (worst < 0 || plan.needed[q] > plan.needed[worst])) worst = q;
+    }
+    a.status->rows_needed = plan.needed[worst];
+    a.status->overflow_rank = worst;
+    a.status->overflowed = 1;
+  }
+  return false;
+}
+
+/// Step 4, for payload k. False for a thread whose wait failed.
+__device__ inline bool take_messages(const Exchange& x, int k) {
+  const AllToAllArguments& a = x.arguments;
+  const AllToAllPayload& payload = a.payloads[k];
+  const WaitContext context = x.context();
+  const uint32_t epoch = x.plan.epoch;
+  const int64_t step = static_cast<int64_t>(x.n_blocks) * x.n_threads();
+  const int64_t first = static_cast<int64_t>(x.block) * x.n_threads() + x.thread();
+  for (int away = 1; away < x.n_ranks(); ++away) {
+    const int peer = (x.rank() + away) % x.n_ranks();
+    const int64_t rows = x.plan.rows[peer][x.rank()];
+    if (rows == 0 || !x.is_message(rows)) continue;
+    char* to = static_cast<char*>(payload.output) + x.plan.output_first[peer] * payload.row_bytes;
+    const uint64_t* from = x.pad<uint64_t>(x.rank(), x.layout.mailbox_offset(epoch, peer)) + x.message_start(k, rows);
+    const int64_t words = x.message_words(k, rows);
+    if (payload.row_bytes % 8 == 0) {
+      for (int64_t i = first; i < words / 2; i += kMessageUnroll * step) {
+        uint64_t low[kMessageUnroll];
+        uint64_t high[kMessageUnroll];
+        if (!wait_until(context, WaitKind::kRows, peer, [&] {
+#pragma unroll
+              for (int u = 0; u < kMessageUnroll; ++u) {
+                low[u] = high[u] = tag_word(epoch, 0);
+                if (i + u * step < words / 2) load_relaxed_system(from + 2 * (i + u * step), low[u], high[u]);
+              }
+              bool here = true;
+#pragma unroll
+              for (int u = 0; u < kMessageUnroll; ++u) {
+                here = here && static_cast<uint32_t>(low[u] >> 32) == epoch &&
+                       static_cast<uint32_t>(high[u] >> 32) == epoch;
+              }
+              return here;
+            })) {
+          return false;
+        }
+#pragma unroll
+        for (int u = 0; u < kMessageUnroll; ++u) {
+          if (i + u * step < words / 2) {
+            reinterpret_cast<uint2*>(to)[i + u * step] = {static_cast<uint32_t>(low[u]),
+                                                          static_cast<uint32_t>(high[u])};
+          }
+        }
+      }
+    } else {
+      for (int64_t i = first; i < words; i += step) {
+        uint64_t word = 0;
+        if (!wait_until(context, WaitKind::kRows, peer, [&] {
+              word = load_relaxed_system(from + i);
+              return static_cast<uint32_t>(word >> 32) == epoch;
+            })) {
+          return false;
+        }
+        reinterpret_cast<uint32_t*>(to)[i] = static_cast<uint32_t>(word);
+      }
+    }
+  }
+  return true;
+}
+
+/// Yields, one after the other, the ranges that one block pulls: its share of all pairs that do not go by mailbox, in
+/// the order of the payloads and ranks. Shares are equal in cost, a byte over the link costing kLinkCost times a byte
+/// of this device's memory, so that local rows are copied by a few blocks while the others keep the link busy.
+///
+/// Example, two ranks, four blocks, rank 0, 80 KiB from each rank: costs are 80 (own) and 640, so each block takes 180:
+/// block 0 all 80 KiB of its own and 12.5 KiB (rounded down to 128 bytes) of the peer's, blocks 1 to 3 22.5 KiB each.
+class PullShare {
+ public:
+  __device__ explicit PullShare(const Exchange& x) : x_(x) {
+    int64_t total = 0;
+    for (int k = 0; k < x.arguments.n_payloads; ++k) {
+      for (int p = 0; p < x.n_ranks(); ++p) total += pair_bytes(k, p) * weight(p);
+    }
+    begin_ = total * x.block / x.n_blocks;
+    end_ = total * (x.block + 1) / x.n_blocks;
+  }
+
+  __device__ bool operator()(CopyRange& range) {
+    for (; payload_ < x_.arguments.n_payloads; ++payload_, peer_ = 0) {
+      const AllToAllPayload& payload = x_.arguments.payloads[payload_];
+      while (peer_ < x_.n_ranks()) {
+        const int p = peer_++;
+        const int64_t bytes = pair_bytes(payload_, p);
+        const int64_t from = byte_of(begin_ - passed_, bytes, p);
+        const int64_t to = byte_of(end_ - passed_, bytes, p);
+        passed_ += bytes * weight(p);
+        if (from >= to) continue;
+        range.to = static_cast<char*>(payload.output) + x_.plan.output_first[p] * payload.row_bytes + from;
+        range.from =
+            x_.arguments.window.base[p] + payload.input_offset + x_.plan.source_first[p] * payload.row_bytes + from;
+        range.bytes = to - from;
+        return true;
+      }
+    }
+    return false;
+  }
+
+ private:
+  static constexpr int kLinkCost = 8;
+
+  __device__ int weight(int p) const { return p == x_.rank() ? 1 : kLinkCost; }
+  __device__ int64_t pair_bytes(int k, int p) const {
+    const int64_t rows = x_.plan.rows[p][x_.rank()];
+    return p != x_.rank() && x_.is_message(rows) ? 0 : rows * x_.arguments.payloads[k].row_bytes;
+  }
+  /// The byte of a pair where a share of the cost ends; neighbouring blocks get the same answer.
+  __device__ int64_t byte_of(int64_t cost, int64_t bytes, int p) const {
+    if (cost <= 0) return 0;
+    return cost >= bytes * weight(p) ? bytes : cost / weight(p) / 128 * 128;
+  }
+
+  const Exchange& x_;
+  int64_t begin_;
+  int64_t end_;
+  int64_t passed_ = 0;
+  int payload_ = 0;
+  int peer_ = 0;
+};
+
+/// Step 5. With a ring, one thread's bulk copies move what is aligned for them while the other warps move the rest.
+template <typename Ring>
+__device__ void pull_rows(const Exchange& x, char* shared) {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (!std::is_void_v<Ring>) {
+    PullShare share(x);
+    if (x.thread() < 32) {
+      if (x.thread() == 0) {
+        Ring(shared).copy_all([&](CopyRange& range) {
+          while (share(range)) {
+            if (is_aligned_to_16(range)) return true;
+          }
+          return false;
+        });
+      }
+    } else {
+      CopyRange range;
+      while (share(range)) {
+        if (!is_aligned_to_16(range)) copy_range(range, x.thread() - 32, x.n_threads() - 32);
+      }
+    }
+    return;
+  }
+#endif
+  PullShare share(x);
+  CopyRange range;
+  while (share(range)) copy_range(range, x.thread(), x.n_threads());
+}
+
+/// Step 6. `ok` is false for a block in which something failed, `moved` false where nothing was exchanged.
+__device__ inline void finish_exchange(const Exchange& x, bool ok, bool moved) {
+  const AllToAllArguments& a = x.arguments;
+  ExchangePlan& plan = x.plan;
+  __syncthreads();
+  if (x.thread() == 0) {
+    uint32_t finished = 0;
+    if (x.n_blocks > 1) {
+      asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;"
+                   : "=r"(finished)
+                   : "l"(&a.state->blocks_finished)
+                   : "memory");
+    }
+    plan.is_last_block = finished + 1 == static_cast<uint32_t>(x.n_blocks);
+  }
+  __syncthreads();
+  if (!plan.is_last_block) return;
+
+  // Another block's failure is in the error word, written before that block's count.
+  if (ok && moved && a.source_reuse == SourceReuse::kAfterExchange && load_relaxed_system(a.error) == 0) {
+    const WaitContext context = x.context();
+    for (int p = x.thread(); p < x.n_ranks(); p += x.n_threads()) {
+      if (p == x.rank()) continue;
+      const int64_t from_peer = plan.rows[p][x.rank()];
+      const int64_t to_peer = plan.rows[x.rank()][p];
+      if (!x.is_message(from_peer))
+        store_release_system(x.pad<uint32_t>(p, x.layout.released_offset(x.rank())), plan.epoch);
+      if (!x.is_message(to_peer)) {
+        const uint32_t* address = x.pad<uint32_t>(x.rank(), x.layout.released_offset(p));
+        wait_until(context, WaitKind::kRelease, p,
+                   [&] { return static_cast<int32_t>(load_acquire_system(address) - plan.epoch) >= 0; });
+      }
+    }
+  }
+  if (x.thread() == 0) {
+    a.state->blocks_finished = 0;
+    a.state->epoch = plan.epoch;
+  }
+}
+
+/// One block's part of an exchange. `shared` is room for a Ring (void: none, every thread copies).
+template <typename Ring>
+__device__ void exchange_block(const AllToAllArguments& arguments, int block, int n_blocks, char* shared) {
+  __shared__ ExchangePlan plan;
+  const Exchange x(arguments, plan, block, n_blocks);
+  bool moved = false;
+  bool ok = begin_exchange(x);
+  if (ok) {
+    if (block == 0) announce_splits(x);
+    for (int k = 0; k < arguments.n_payloads; ++k) push_messages(x, k);
+    moved = gather_splits(x);
+  }
+  if (moved) {
+    for (int k = 0; k < arguments.n_payloads; ++k) ok = ok && take_messages(x, k);
+    pull_rows<Ring>(x, shared);
+    ok = __syncthreads_and(ok) != 0;
+  }
+  finish_exchange(x, ok, moved);
+}
+
+}  // namespace deeptitan::cuda

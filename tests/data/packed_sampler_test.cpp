@@ -9,8 +9,8 @@
 #include "core/log.h"
 #include "data/letter_encoder.h"
 #include "data/synthetic_source.h"
-#include "data/temporary_folder.h"
 #include "data/validation_batches.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/expect_error.h"
-#include "data/temporary_folder.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {

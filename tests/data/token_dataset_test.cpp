@@ -5,7 +5,7 @@
 #include "core/expect_error.h"
 #include "core/log.h"
 #include "data/letter_encoder.h"
-#include "data/temporary_folder.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {

@@ -6,7 +6,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "data/letter_encoder.h"
-#include "data/temporary_folder.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {

@@ -1,0 +1,29 @@
+#include "data/tokenizer_encoder.h"
+
+#include "core/error.h"
+#include "data/content_hash.h"
+
+namespace deeptitan {
+
+TextEncoder make_text_encoder(const Tokenizer& tokenizer) {
+  const std::optional<int32_t> eos = tokenizer.eos_token_id();
+  DT_CHECK_USAGE(eos.has_value(),
+                 "the tokenizer names no eos_token, which stands between two documents; add it to "
+                 "tokenizer_config.json");
+  TextEncoder encoder;
+  encoder.encode = [tokenizer](std::string_view text, std::vector<int32_t>& tokens) {
+    const std::vector<int32_t> found =
+        tokenizer.encode(text, {.add_special_tokens = false, .parse_special_tokens = false});
+    tokens.insert(tokens.end(), found.begin(), found.end());
+  };
+  encoder.token_bytes = [tokenizer](int32_t token) {
+    return tokenizer.is_special_token(token) ? 0 : static_cast<int64_t>(tokenizer.token_bytes(token).size());
+  };
+  encoder.eos_token_id = *eos;
+  ContentHash hash;
+  hash.add(tokenizer.tokenizer_json());
+  encoder.fingerprint = hash.hex();
+  return encoder;
+}
+
+}  // namespace deeptitan

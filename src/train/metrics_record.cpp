@@ -1,0 +1,70 @@
+#include "train/metrics_record.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace deeptitan {
+
+const MoeLayerMetrics* StepMetrics::worst_moe_layer() const {
+  const auto worst = std::max_element(
+      moe_layers.begin(), moe_layers.end(),
+      [](const MoeLayerMetrics& a, const MoeLayerMetrics& b) { return a.load_max_over_mean < b.load_max_over_mean; });
+  return worst == moe_layers.end() ? nullptr : &*worst;
+}
+
+std::vector<MetricScalar> scalars_of(const StepMetrics& m) {
+  std::vector<MetricScalar> scalars = {{"train/loss", m.loss},
+                                       {"train/learning_rate", m.learning_rate},
+                                       {"train/gradient_norm", m.gradient_norm},
+                                       {"speed/tokens_per_second", m.tokens_per_second},
+                                       {"speed/step_seconds", m.step_seconds}};
+  if (m.mtp_loss) scalars.push_back({"train/mtp_loss", *m.mtp_loss});
+  for (const MoeLayerMetrics& layer : m.moe_layers) {
+    const std::string prefix = fmt::format("moe/layer_{:02}", layer.layer);
+    scalars.push_back({prefix + "/load_max_over_mean", layer.load_max_over_mean});
+    scalars.push_back({prefix + "/experts_without_tokens", static_cast<double>(layer.experts_without_tokens)});
+    scalars.push_back({prefix + "/bias_min", layer.bias_min});
+    scalars.push_back({prefix + "/bias_max", layer.bias_max});
+    scalars.push_back({prefix + "/aux_loss", layer.aux_loss});
+  }
+  const auto add_validation = [&](const ValidationMetrics& v, const std::string& prefix) {
+    scalars.push_back({prefix + "/loss", v.loss});
+    scalars.push_back({prefix + "/bits_per_byte", v.bits_per_byte});
+  };
+  if (m.validation) add_validation(*m.validation, "validation");
+  for (const ValidationMetrics& source : m.validation_sources) add_validation(source, "validation/" + source.name);
+  return scalars;
+}
+
+std::string to_json_line(const StepMetrics& m) {
+  // The library writes a number that is not finite as null.
+  nlohmann::ordered_json line = {{"step", m.step},
+                                 {"tokens", m.tokens},
+                                 {"loss", m.loss},
+                                 {"learning_rate", m.learning_rate},
+                                 {"gradient_norm", m.gradient_norm},
+                                 {"tokens_per_second", m.tokens_per_second},
+                                 {"step_seconds", m.step_seconds}};
+  if (m.skipped) line["skipped"] = true;
+  if (m.mtp_loss) line["mtp_loss"] = *m.mtp_loss;
+  for (const MoeLayerMetrics& layer : m.moe_layers) {
+    line["moe_layers"].push_back({{"layer", layer.layer},
+                                  {"load_max_over_mean", layer.load_max_over_mean},
+                                  {"experts_without_tokens", layer.experts_without_tokens},
+                                  {"bias_min", layer.bias_min},
+                                  {"bias_max", layer.bias_max},
+                                  {"aux_loss", layer.aux_loss}});
+  }
+  if (m.validation) {
+    line["validation_loss"] = m.validation->loss;
+    line["validation_bits_per_byte"] = m.validation->bits_per_byte;
+  }
+  for (const ValidationMetrics& source : m.validation_sources) {
+    line["validation_sources"][source.name] = {{"loss", source.loss}, {"bits_per_byte", source.bits_per_byte}};
+  }
+  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace deeptitan

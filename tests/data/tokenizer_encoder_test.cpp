@@ -1,0 +1,41 @@
+#include "data/tokenizer_encoder.h"
+
+#include <gtest/gtest.h>
+
+#include "core/expect_error.h"
+
+namespace deeptitan {
+namespace {
+
+/// Every byte a token (of the byte-level alphabet a few letters only), one merge, one special token.
+constexpr const char* kTokenizer = R"({
+  "version": "1.0", "truncation": null, "padding": null,
+  "added_tokens": [{"id": 5, "content": "<eos>", "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": true}],
+  "normalizer": null,
+  "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+  "post_processor": null,
+  "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+  "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": {"a": 0, "b": 1, "<": 2, ">": 3, "ab": 4, "e": 6, "o": 7, "s": 8}, "merges": ["a b"]}})";
+
+TEST(TokenizerEncoder, SpecialTokensInATextAreText) {
+  const TextEncoder encoder = make_text_encoder(Tokenizer::from_json(kTokenizer, R"({"eos_token": "<eos>"})"));
+  std::vector<int32_t> tokens = {42};
+  encoder.encode("ab<eos>", tokens);
+  EXPECT_EQ(tokens, (std::vector<int32_t>{42, 4, 2, 6, 7, 8, 3}));
+  EXPECT_EQ(encoder.eos_token_id, 5);
+  EXPECT_EQ(encoder.token_bytes(4), 2);
+  EXPECT_EQ(encoder.token_bytes(5), 0);
+  EXPECT_EQ(encoder.fingerprint.size(), 32u);
+}
+
+TEST(TokenizerEncoder, WithoutAnEndOfTextIsAnError) {
+  expect_usage_error([] { make_text_encoder(Tokenizer::from_json(kTokenizer)); },
+                     "the tokenizer names no eos_token, which stands between two documents; add it to "
+                     "tokenizer_config.json");
+}
+
+}  // namespace
+}  // namespace deeptitan

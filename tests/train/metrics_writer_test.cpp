@@ -1,0 +1,118 @@
+#include "train/metrics_writer.h"
+
+#include <limits>
+
+#include <gtest/gtest.h>
+
+#include "core/expect_error.h"
+#include "support/temporary_folder.h"
+#include "train/loss_curve.h"
+
+namespace deeptitan {
+namespace {
+
+StepMetrics plain(int64_t step) {
+  StepMetrics m;
+  m.step = step;
+  m.tokens = 10 * step;
+  m.loss = 2.5;
+  return m;
+}
+
+TEST(MetricsRecord, HoldsEveryKeyOnOneLine) {
+  StepMetrics m = plain(3);
+  m.learning_rate = 0.001;
+  m.gradient_norm = 0.25;
+  m.tokens_per_second = 1e5;
+  m.step_seconds = 0.5;
+  EXPECT_EQ(to_json_line(m), R"({"step":3,"tokens":30,"loss":2.5,"learning_rate":0.001,"gradient_norm":0.25,)"
+                             R"("tokens_per_second":100000.0,"step_seconds":0.5})");
+  m.skipped = true;
+  m.loss = std::numeric_limits<double>::quiet_NaN();
+  m.gradient_norm = std::numeric_limits<double>::infinity();
+  m.mtp_loss = 3.5;
+  m.moe_layers = {{1, 1.5, 0, -0.25, 0.5, 1.125}, {2, 3.0, 4, 0, 0, 1}};
+  m.validation = ValidationMetrics{"", 2.25, 1.75};
+  m.validation_sources = {{"a\"b", 2, 1}};
+  EXPECT_EQ(to_json_line(m),
+            R"({"step":3,"tokens":30,"loss":null,"learning_rate":0.001,"gradient_norm":null,)"
+            R"("tokens_per_second":100000.0,"step_seconds":0.5,"skipped":true,"mtp_loss":3.5,"moe_layers":[)"
+            R"({"layer":1,"load_max_over_mean":1.5,"experts_without_tokens":0,"bias_min":-0.25,"bias_max":0.5,)"
+            R"("aux_loss":1.125},)"
+            R"({"layer":2,"load_max_over_mean":3.0,"experts_without_tokens":4,"bias_min":0.0,"bias_max":0.0,)"
+            R"("aux_loss":1.0}],)"
+            R"("validation_loss":2.25,"validation_bits_per_byte":1.75,)"
+            R"("validation_sources":{"a\"b":{"loss":2.0,"bits_per_byte":1.0}}})");
+  EXPECT_EQ(m.worst_moe_layer()->layer, 2);
+  EXPECT_EQ(plain(1).worst_moe_layer(), nullptr);
+}
+
+TEST(MetricsRecord, ScalarsHaveOneTagEach) {
+  StepMetrics m = plain(1);
+  m.moe_layers.resize(1);
+  m.validation = ValidationMetrics{};
+  m.validation_sources = {{"bible", 2, 1}};
+  std::vector<std::string> tags;
+  for (const MetricScalar& scalar : scalars_of(m)) tags.push_back(scalar.tag);
+  EXPECT_EQ(tags, (std::vector<std::string>{
+                      "train/loss", "train/learning_rate", "train/gradient_norm", "speed/tokens_per_second",
+                      "speed/step_seconds", "moe/layer_00/load_max_over_mean", "moe/layer_00/experts_without_tokens",
+                      "moe/layer_00/bias_min", "moe/layer_00/bias_max", "moe/layer_00/aux_loss", "validation/loss",
+                      "validation/bits_per_byte", "validation/bible/loss", "validation/bible/bits_per_byte"}));
+}
+
+std::string lines(std::initializer_list<int64_t> steps) {
+  std::string text;
+  for (const int64_t step : steps) text += to_json_line(plain(step)) + "\n";
+  return text;
+}
+
+TEST(MetricsWriter, ANewRunBeginsAnEmptyFile) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("metrics.jsonl", lines({1, 2}));
+  MetricsWriter writer(path, 0);
+  EXPECT_EQ(read_file(path), "");
+  writer.write(plain(1));
+  EXPECT_EQ(read_file(path), lines({1}));
+  writer.write(plain(2));
+  EXPECT_EQ(read_file(path), lines({1, 2}));
+}
+
+TEST(MetricsWriter, AResumedRunCutsOffLaterStepsAndAnUnfinishedLine) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("metrics.jsonl", lines({1, 2, 3, 4}));
+  MetricsWriter(path, 2).write(plain(3));
+  EXPECT_EQ(read_file(path), lines({1, 2, 3}));
+  folder.write("metrics.jsonl", lines({1, 2}) + "{\"step\": 3, \"lo");
+  MetricsWriter(path, 5).write(plain(6));
+  EXPECT_EQ(read_file(path), lines({1, 2, 6}));
+  std::filesystem::remove(path);
+  MetricsWriter(path, 5).write(plain(6));
+  EXPECT_EQ(read_file(path), lines({6}));
+}
+
+TEST(MetricsWriter, AForeignLineIsNamed) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("metrics.jsonl", lines({1}) + "hello\n");
+  expect_runtime_error([&] { MetricsWriter(path, 1); },
+                       path + ":2: expected a JSON object with a step; move the file away, or correct the line");
+  EXPECT_EQ(read_file(path), lines({1}) + "hello\n");
+}
+
+TEST(ReadLossCurve, TakesFiniteLossesAndValidationSteps) {
+  const TemporaryFolder folder;
+  StepMetrics validated = plain(2);
+  validated.validation = ValidationMetrics{"", 2.25, 1.75};
+  StepMetrics bad = plain(3);
+  bad.loss = std::numeric_limits<double>::infinity();
+  const std::string path = folder.write(
+      "metrics.jsonl", lines({1}) + to_json_line(validated) + "\n" + to_json_line(bad) + "\n" + lines({4}) + "{\"st");
+  const LossCurve curve = read_loss_curve(path);
+  ASSERT_EQ(curve.training.size(), 3u);
+  EXPECT_EQ(curve.training[2].step, 4);
+  ASSERT_EQ(curve.validation.size(), 1u);
+  EXPECT_EQ(curve.validation[0].loss, 2.25);
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -43,7 +43,7 @@ struct ForwardContext {
   const BatchLayout& batch;
   AuxiliarySink* auxiliary = nullptr;    // nullptr: nothing is counted (validation, recomputation, inference)
   double auxiliary_gradient_scale = 0;   // 1 / tokens of the step: what summed auxiliary losses' gradients are scaled by
-  std::span<LayerCache> cache;           // by layer; empty: none
+  std::span<LayerCache> cache = {};      // by layer; empty: none
   RouteRecord* routes = nullptr;
 };
 

@@ -104,7 +104,7 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
     router_.forward(ctx, logits, wide);
     RouteRecord* record_of_routes = forward.routes;
     if (record_of_routes != nullptr && record_of_routes->replay) {
-      s.routing.expert_index = record_of_routes->expert_index[layer_];
+      copy(ctx, s.routing.expert_index, record_of_routes->expert_index[layer_]);
       route_as_recorded(ctx, s.routing, logits, options_);
     } else {
       route(ctx, s.routing, logits, bias_ == nullptr ? Tensor() : bias_->value, options_);

@@ -15,6 +15,8 @@ namespace deeptitan::cpu {
 namespace {
 
 constexpr int64_t kQueryBlock = 64;
+// Attention below this many multiply-adds is not worth waking other threads for.
+constexpr int64_t kParallelThreshold = 1 << 16;
 
 // One document's share of the inputs, for one head.
 template <typename T>
@@ -198,7 +200,7 @@ template <typename T, typename Scratch, typename Body>
 void for_each_head(const AttentionInputs<T>& in, char* workspace, const Body& body) {
   const int64_t key_dim = in.nope_dim + in.rope_dim;
   const int64_t bytes = scratch_bytes<Scratch>(in.longest, key_dim, in.value_dim);
-#pragma omp parallel if (in.documents * in.heads > 1)
+#pragma omp parallel if (in.document_offset[in.documents] * in.longest * in.heads * key_dim > kParallelThreshold)
   {
     Pieces pieces(workspace + omp_get_thread_num() * bytes);
     Scratch scratch(pieces, in.longest, key_dim, in.value_dim);

@@ -143,7 +143,7 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
   uint32_t* packed_out = workspace;
   uint32_t* packed_in = workspace + (rows + groups) * kPanelColumns * out_panels;
 
-#pragma omp parallel
+#pragma omp parallel if (rows * out_columns * in_columns > kParallelThreshold)
   {
 #pragma omp for schedule(dynamic, 4)
     for (int64_t task = 0; task < groups * (out_panels + in_panels); ++task) {

@@ -1,0 +1,229 @@
+#include "train/training_engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "ops/elementwise.h"
+
+namespace deeptitan {
+namespace {
+
+ModelOptions model_options(const TrainingEngineOptions& o) {
+  return {.use = ModelUse::kTraining,
+          .compute = o.compute,
+          .max_positions = o.seq_len,
+          .recompute_layers = o.recompute_layers,
+          .next_token_prediction = o.next_token_prediction,
+          .auxiliary_weight = o.auxiliary_weight,
+          .mtp_weight = o.mtp_weight};
+}
+
+}  // namespace
+
+int64_t MemoryPlan::total() const {
+  int64_t sum = 0;
+  for (const PlannedArena& arena : arenas) sum += arena.bytes;
+  return sum;
+}
+
+TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options)
+    : options_(options), model_(config, model_options(options)), statistics_(model_.total_layers()) {
+  const auto arena = [&](const char* name) {
+    arenas_.push_back(std::make_unique<Arena>(name));
+    return arenas_.back().get();
+  };
+  parameters_ = arena("parameters");
+  gradients_ = arena("gradients");
+  optimizer_ = arena("optimizer");
+  prepared_ = arena("prepared weights");
+  activations_ = arena("activations");
+  activation_gradients_ = arena("activation gradients");
+  inputs_ = arena("inputs and tables");
+  workspace_ = arena("workspace");
+  ctx_.workspace = workspace_;
+  ctx_.state = &state_;
+
+  ctx_.planning = true;
+  take_memory();
+  PackedBatch batch;
+  batch.reset(options_.sequences, options_.seq_len);
+  begin_step(1, 0.0, 1, 1);
+  model_.forward_backward(ctx_, forward_context(true), training_targets_, *record_, &mtp_loss_sum_);
+  finish_step();
+  evaluate(batch);
+  ctx_.planning = false;
+  for (const auto& a : arenas_) plan_.arenas.push_back({a->name(), a->peak()});
+  std::stable_sort(plan_.arenas.begin(), plan_.arenas.end(),
+                   [](const PlannedArena& a, const PlannedArena& b) { return a.bytes > b.bytes; });
+}
+
+TrainingEngine::~TrainingEngine() = default;
+
+void TrainingEngine::take_memory() {
+  const int64_t tokens = tokens_per_microbatch();
+  ParameterList& list = model_.parameters();
+  list.plan_values(*parameters_);
+  list.plan_gradients(*gradients_);
+  list.plan_prepared(*prepared_);
+  model_.plan_constants(*inputs_);
+  model_.plan_statistics(statistics_, *inputs_);
+  first_moments_.clear();
+  second_moments_.clear();
+  for (const Parameter& p : list.all()) {
+    const bool trained = p.gradient.defined();
+    const auto moment = [&] { return trained ? optimizer_->take(DType::kF32, {p.numel()}) : Tensor(); };
+    first_moments_.push_back(moment());
+    second_moments_.push_back(moment());
+  }
+  record_ = model_.make_training_record({*activations_, *activation_gradients_}, tokens);
+  for (Tensor* t : {&token_ids_, &targets_, &positions_, &next_ids_, &next_targets_}) *t = inputs_->take(DType::kI32, {tokens});
+  document_offset_ = inputs_->take(DType::kI32, {tokens + 1});
+  sequence_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
+
+  layout_.tokens = tokens;
+  layout_.fresh_tokens = tokens;
+  layout_.longest_position = options_.seq_len;
+  layout_.token_ids = token_ids_;
+  layout_.positions = positions_;
+  layout_.documents = {document_offset_, options_.seq_len};
+  layout_.sequence_offset = sequence_offset_;
+  training_targets_ = {.targets = targets_, .next_ids = next_ids_, .next_targets = next_targets_};
+}
+
+void TrainingEngine::allocate() {
+  for (const auto& arena : arenas_) arena->allocate();
+  take_memory();
+  for (int64_t s = 0; s <= options_.sequences; ++s) {
+    sequence_offset_.data<int32_t>()[s] = static_cast<int32_t>(s * options_.seq_len);
+  }
+}
+
+void TrainingEngine::initialize(uint64_t seed) {
+  model_.parameters().initialize(seed, model_.config().initializer_range);
+  refresh();
+}
+
+void TrainingEngine::refresh() { model_.parameters().refresh(ctx_); }
+
+ForwardContext TrainingEngine::forward_context(bool training) {
+  ForwardContext forward{.batch = layout_};
+  forward.routes = routes_;
+  if (training) {
+    forward.auxiliary = &statistics_;
+    forward.auxiliary_gradient_scale = 1.0 / static_cast<double>(step_tokens_);
+  }
+  return forward;
+}
+
+void TrainingEngine::load_batch(const PackedBatch& batch) {
+  const int64_t tokens = tokens_per_microbatch();
+  DT_CHECK(batch.sequences == options_.sequences && batch.sequence_length == options_.seq_len,
+           "expected a batch of {} sequences of {} tokens, found {} of {}", options_.sequences, options_.seq_len,
+           batch.sequences, batch.sequence_length);
+  const auto fill = [](const Tensor& to, const std::vector<int32_t>& from) {
+    std::memcpy(to.data<int32_t>(), from.data(), from.size() * sizeof(int32_t));
+  };
+  fill(token_ids_, batch.tokens);
+  fill(targets_, batch.targets);
+  fill(positions_, batch.positions);
+  fill(document_offset_, batch.document_offsets);
+  layout_.documents.offset = document_offset_.rows(0, static_cast<int64_t>(batch.document_offsets.size()));
+  // The token after the next is the next token's target, where that stands in the same part.
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int32_t next = batch.targets[t];
+    next_ids_.data<int32_t>()[t] = std::max(next, 0);
+    const bool follows = next >= 0 && t + 1 < tokens && batch.positions[t + 1] == batch.positions[t] + 1;
+    next_targets_.data<int32_t>()[t] = follows ? batch.targets[t + 1] : -1;
+  }
+}
+
+void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches) {
+  state_ = {.step = step, .learning_rate = learning_rate};
+  loss_sum_ = 0;
+  mtp_loss_sum_ = 0;
+  target_tokens_ = target_tokens;
+  step_tokens_ = microbatches * tokens_per_microbatch();
+  training_targets_.gradient_scale = 1.0 / static_cast<double>(std::max<int64_t>(1, target_tokens));
+  if (ctx_.planning) return;
+  statistics_.reset();
+  for (const Tensor& gradient : gradients()) fill_zero(ctx_, gradient);
+}
+
+void TrainingEngine::add_microbatch(const PackedBatch& batch) {
+  load_batch(batch);
+  loss_sum_ += model_.forward_backward(ctx_, forward_context(true), training_targets_, *record_, &mtp_loss_sum_);
+}
+
+std::vector<Tensor> TrainingEngine::gradients() const {
+  std::vector<Tensor> result;
+  for (const Parameter& p : model_.parameters().all()) {
+    if (p.gradient.defined()) result.push_back(p.gradient);
+  }
+  return result;
+}
+
+StepResult TrainingEngine::finish_step() {
+  StepResult result;
+  const double scale = training_targets_.gradient_scale;
+  result.loss = loss_sum_ * scale;
+  result.mtp_loss = mtp_loss_sum_ * scale;
+  double squares = 0;
+  for (const Tensor& gradient : gradients()) squares += sum_of_squares(ctx_, gradient);
+  result.gradient_norm = std::sqrt(squares);
+  result.finite = std::isfinite(result.loss) && std::isfinite(result.mtp_loss) && std::isfinite(result.gradient_norm);
+  state_.valid = result.finite ? 1 : 0;
+  if (options_.max_norm > 0 && result.gradient_norm > options_.max_norm) {
+    state_.gradient_scale = static_cast<float>(options_.max_norm / (result.gradient_norm + 1e-6));
+  }
+  ParameterList& list = model_.parameters();
+  for (size_t i = 0; i < list.all().size(); ++i) {
+    const Parameter& p = list.all()[i];
+    if (!p.gradient.defined()) continue;
+    adamw_update(ctx_, p.value.reshape({p.numel()}), first_moments_[i], second_moments_[i],
+                 p.gradient.reshape({p.numel()}), p.spec.weight_decay ? options_.weight_decay : 0.0, options_.adamw);
+  }
+  for (const auto& [layer, experts] : model_.expert_layers()) {
+    if (experts->router_bias() == nullptr || experts->router_bias()->frozen) continue;
+    update_router_bias(ctx_, experts->router_bias()->value, statistics_.expert_load(layer),
+                       options_.router_bias_update_speed);
+  }
+  if (state_.valid != 0) list.refresh(ctx_);
+  if (!ctx_.planning) result.experts = expert_loads();
+  return result;
+}
+
+std::vector<ExpertLoad> TrainingEngine::expert_loads() {
+  std::vector<ExpertLoad> loads;
+  for (const auto& [layer, experts] : model_.expert_layers()) {
+    const Tensor load = statistics_.expert_load(layer);
+    const int32_t* count = load.data<int32_t>();
+    const int64_t n = load.numel();
+    int64_t total = 0;
+    for (int64_t e = 0; e < n; ++e) total += count[e];
+    ExpertLoad entry{.layer = layer};
+    const int32_t largest = *std::max_element(count, count + n);
+    entry.largest_over_mean = total == 0 ? 0.0 : static_cast<double>(largest) * static_cast<double>(n) / static_cast<double>(total);
+    entry.idle_experts = std::count(count, count + n, 0);
+    if (const Parameter* bias = experts->router_bias()) {
+      const auto [low, high] = std::minmax_element(bias->value.data<float>(), bias->value.data<float>() + n);
+      entry.bias_range = *high - *low;
+    }
+    entry.auxiliary_loss = *statistics_.balance_loss(layer) / static_cast<double>(step_tokens_);
+    loads.push_back(entry);
+  }
+  return loads;
+}
+
+double TrainingEngine::evaluate(const PackedBatch& batch) {
+  if (!ctx_.planning) load_batch(batch);
+  ArenaScope workspace(*workspace_);
+  const Tensor hidden = workspace.take(options_.compute, {layout_.tokens, model_.config().hidden_size});
+  const Tensor loss = workspace.take(DType::kF32, {layout_.tokens});
+  model_.forward_hidden(ctx_, forward_context(false), hidden);
+  model_.head().loss(ctx_, loss, {}, hidden, targets_, 0.0, false);
+  return sum_fixed_order(ctx_, loss);
+}
+
+}  // namespace deeptitan

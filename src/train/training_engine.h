@@ -1,0 +1,138 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/execution_context.h"
+#include "data/packed_batch.h"
+#include "model/deepseek/deepseek_model.h"
+#include "ops/optimizer.h"
+
+namespace deeptitan {
+
+struct TrainingEngineOptions {
+  DType compute = DType::kF32;  // f32 or bf16
+  int64_t seq_len = 0;
+  int64_t sequences = 0;        // of one microbatch
+  bool recompute_layers = false;
+  bool next_token_prediction = true;
+  double auxiliary_weight = 0.0001;
+  double mtp_weight = 0.3;
+  double router_bias_update_speed = 0.001;
+  double max_norm = 1.0;        // of the gradient; 0: no clipping
+  double weight_decay = 0.1;
+  AdamWSettings adamw;
+};
+
+/// One arena of a run and what it will hold.
+struct PlannedArena {
+  std::string name;
+  int64_t bytes;
+};
+
+/// What a run needs, largest first, and in all.
+struct MemoryPlan {
+  std::vector<PlannedArena> arenas;
+  int64_t total() const;
+};
+
+/// How loaded the experts of one layer were in a step.
+struct ExpertLoad {
+  int64_t layer = 0;
+  double largest_over_mean = 0;
+  int64_t idle_experts = 0;      // experts without a token
+  double bias_range = 0;         // largest minus smallest router bias; 0 for routers without
+  double auxiliary_loss = 0;     // the weighted balance loss, per token
+};
+
+struct StepResult {
+  double loss = 0;           // nats per loss-bearing token
+  double mtp_loss = 0;       // the same of the next-token-prediction module; 0 without
+  double gradient_norm = 0;  // before clipping
+  bool finite = true;        // false: the step changed nothing
+  std::vector<ExpertLoad> experts;
+};
+
+/// A model with its gradients and optimizer, and the memory of all of it. A step is begin_step, add_microbatch for each
+/// microbatch, finish_step. Nothing here reads files or knows about time.
+class TrainingEngine {
+ public:
+  /// Plans: runs a whole step without its kernels, which checks every shape and counts every byte. Allocates nothing.
+  TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options);
+  ~TrainingEngine();
+
+  const MemoryPlan& plan() const { return plan_; }
+  const TrainingEngineOptions& options() const { return options_; }
+  DeepseekModel& model() { return model_; }
+  int64_t tokens_per_microbatch() const { return options_.seq_len * options_.sequences; }
+
+  /// Takes the planned memory from the system.
+  void allocate();
+
+  /// Draws a new model. (Or fill the parameters' values and call refresh().)
+  void initialize(uint64_t seed);
+  /// To be called after the parameters' values have changed from outside.
+  void refresh();
+
+  /// Step number (from 1), its learning rate, and the loss-bearing tokens of all its microbatches.
+  void begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches);
+  void add_microbatch(const PackedBatch& batch);
+  /// Clipping, AdamW, the routers' bias, and the refresh of what is prepared from the weights. Where the loss or the
+  /// gradient is not finite, the weights, the optimizer and the bias stay as they were.
+  StepResult finish_step();
+
+  /// The sum of the losses of a batch in nats, with nothing changed or counted.
+  double evaluate(const PackedBatch& batch);
+
+  /// The optimizer's moments of a trained parameter, by its place in parameters().all(); undefined for others.
+  const Tensor& first_moment(size_t parameter) const { return first_moments_[parameter]; }
+  const Tensor& second_moment(size_t parameter) const { return second_moments_[parameter]; }
+
+  /// While set, the experts that tokens choose are recorded there or replayed from there; nullptr ends it.
+  void set_routes(RouteRecord* routes) { routes_ = routes; }
+  /// While set, every op's output is looked at, and the first value that is not finite throws, naming the op.
+  void set_check_finite(bool check) { ctx_.check_finite = check; }
+  /// While set, time and floating-point operations are kept by op; nullptr ends it.
+  void set_profile(OpProfile* profile) { ctx_.profile = profile; }
+
+ private:
+  void take_memory();
+  void load_batch(const PackedBatch& batch);
+  ForwardContext forward_context(bool training);
+  std::vector<Tensor> gradients() const;
+  std::vector<ExpertLoad> expert_loads();
+
+  TrainingEngineOptions options_;
+  DeepseekModel model_;
+  StepStatistics statistics_;
+  std::vector<std::unique_ptr<Arena>> arenas_;
+  Arena* parameters_;
+  Arena* gradients_;
+  Arena* optimizer_;
+  Arena* prepared_;
+  Arena* activations_;
+  Arena* activation_gradients_;
+  Arena* inputs_;
+  Arena* workspace_;
+  MemoryPlan plan_;
+
+  ExecutionContext ctx_;
+  StepState state_;
+  std::unique_ptr<DeepseekModel::TrainingRecord> record_;
+  std::vector<Tensor> first_moments_;
+  std::vector<Tensor> second_moments_;
+  Tensor token_ids_, targets_, positions_, document_offset_, sequence_offset_, next_ids_, next_targets_;
+  BatchLayout layout_;
+  TrainingTargets training_targets_;
+
+  RouteRecord* routes_ = nullptr;
+  double loss_sum_ = 0;
+  double mtp_loss_sum_ = 0;
+  int64_t target_tokens_ = 0;
+  int64_t step_tokens_ = 0;
+};
+
+}  // namespace deeptitan

@@ -1,0 +1,271 @@
+#include "train/training_engine.h"
+
+#include <cmath>
+#include <cstring>
+
+#include <gtest/gtest.h>
+
+#include "support/compare.h"
+#include "support/tiny_model.h"
+
+namespace deeptitan {
+namespace {
+
+using testing::random_batch;
+using testing::tiny_v2;
+using testing::tiny_v3;
+
+constexpr int64_t kLength = 21;
+
+TrainingEngineOptions engine_options(DType compute = DType::kF32) {
+  TrainingEngineOptions o;
+  o.compute = compute;
+  o.seq_len = kLength;
+  o.sequences = 2;
+  o.auxiliary_weight = 0.01;
+  o.max_norm = 0;
+  return o;
+}
+
+std::unique_ptr<TrainingEngine> make_engine(const ModelConfig& config, const TrainingEngineOptions& options) {
+  auto engine = std::make_unique<TrainingEngine>(config, options);
+  engine->allocate();
+  engine->initialize(7);
+  return engine;
+}
+
+// The loss that the gradients are of: main, next-token prediction and balance, each with its weight.
+double total_loss(TrainingEngine& engine, const PackedBatch& batch) {
+  engine.begin_step(1, 0.0, batch.target_count, 1);  // learning rate 0: the weights stay
+  engine.add_microbatch(batch);
+  const StepResult r = engine.finish_step();
+  double loss = r.loss + engine.options().mtp_weight * r.mtp_loss;
+  for (const ExpertLoad& load : r.experts) loss += load.auxiliary_loss;
+  return loss;
+}
+
+// The gradient of every parameter along a random direction against a central difference of the whole training loss.
+// fp32 losses resolve about 1e-6; the step is chosen so that the loss moves by about 4e-3.
+void expect_gradients(const ModelConfig& config) {
+  TrainingEngineOptions options = engine_options();
+  options.weight_decay = 0;
+  options.router_bias_update_speed = 0;
+  const auto engine = make_engine(config, options);
+  const PackedBatch batch = random_batch(config, 2, kLength, 3);
+  // The choice of experts is not differentiable: it is recorded once and held.
+  RouteRecord routes;
+  std::vector<std::vector<int32_t>> chosen(engine->model().total_layers());
+  routes.expert_index.resize(chosen.size());
+  for (const auto& [layer, experts] : engine->model().expert_layers()) {
+    chosen[layer].resize(2 * kLength * experts->router().top_k);
+    routes.expert_index[layer] = Tensor(chosen[layer].data(), DType::kI32, {2 * kLength, experts->router().top_k});
+  }
+  engine->set_routes(&routes);
+  total_loss(*engine, batch);
+  routes.replay = true;
+  total_loss(*engine, batch);
+  std::vector<std::vector<float>> gradients;
+  for (const Parameter& p : engine->model().parameters().all()) {
+    if (!p.gradient.defined()) {
+      gradients.emplace_back();
+      continue;
+    }
+    gradients.emplace_back(p.gradient.data<float>(), p.gradient.data<float>() + p.numel());
+  }
+  size_t index = 0;
+  for (Parameter& p : engine->model().parameters().all()) {
+    const std::vector<float>& gradient = gradients[index++];
+    if (gradient.empty()) continue;
+    const auto noise = testing::random_normal<float>(p.numel(), static_cast<uint32_t>(index));
+    double norm = 0;
+    for (const float g : gradient) norm += static_cast<double>(g) * g;
+    ASSERT_GT(norm, 0) << p.spec.name;
+    // A direction between the gradient and noise: long enough a derivative, yet every element counts.
+    std::vector<double> direction(gradient.size());
+    double slope = 0;
+    double noise_norm = 0;
+    for (const float n : noise) noise_norm += static_cast<double>(n) * n;
+    for (size_t i = 0; i < gradient.size(); ++i) {
+      direction[i] = gradient[i] / std::sqrt(norm) + 0.5 * noise[i] / std::sqrt(noise_norm);
+      slope += direction[i] * gradient[i];
+    }
+    const double step = std::min(0.02, 2e-3 / std::abs(slope));
+    const std::vector<float> saved(p.value.data<float>(), p.value.data<float>() + p.numel());
+    const auto loss_at = [&](double t) {
+      for (size_t i = 0; i < saved.size(); ++i) p.value.data<float>()[i] = static_cast<float>(saved[i] + t * direction[i]);
+      engine->refresh();
+      return total_loss(*engine, batch);
+    };
+    const double difference = (loss_at(step) - loss_at(-step)) / (2 * step);
+    loss_at(0);
+    EXPECT_NEAR(slope, difference, 0.015 * std::abs(slope) + 1e-4) << p.spec.name;
+  }
+}
+
+TEST(TrainingEngine, GradientsOfAV3EqualCentralDifferences) { expect_gradients(tiny_v3()); }
+TEST(TrainingEngine, GradientsOfAV2EqualCentralDifferences) { expect_gradients(tiny_v2()); }
+
+std::vector<float> all_gradients(TrainingEngine& engine) {
+  std::vector<float> result;
+  for (const Parameter& p : engine.model().parameters().all()) {
+    if (p.gradient.defined()) result.insert(result.end(), p.gradient.data<float>(), p.gradient.data<float>() + p.numel());
+  }
+  return result;
+}
+
+TEST(TrainingEngine, RecomputedLayersGiveTheSameBits) {
+  const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
+  TrainingEngineOptions options = engine_options(DType::kBF16);
+  const auto kept = make_engine(tiny_v3(), options);
+  options.recompute_layers = true;
+  const auto recomputed = make_engine(tiny_v3(), options);
+  EXPECT_LT(recomputed->plan().total(), kept->plan().total());
+  EXPECT_EQ(total_loss(*kept, batch), total_loss(*recomputed, batch));
+  EXPECT_EQ(all_gradients(*kept), all_gradients(*recomputed));
+}
+
+TEST(TrainingEngine, TwoMicrobatchesEqualOneOfTwiceTheSize) {
+  const ModelConfig config = tiny_v3();
+  const PackedBatch whole = random_batch(config, 4, kLength, 5);
+  TrainingEngineOptions options = engine_options();
+  options.sequences = 4;
+  const auto one = make_engine(config, options);
+  one->begin_step(1, 0.0, whole.target_count, 1);
+  one->add_microbatch(whole);
+  const StepResult expected = one->finish_step();
+
+  const auto half = [&](int64_t first) {
+    PackedBatch b;
+    b.sequences = 2;
+    b.sequence_length = kLength;
+    b.tokens.assign(whole.tokens.begin() + first * kLength, whole.tokens.begin() + (first + 2) * kLength);
+    b.targets.assign(whole.targets.begin() + first * kLength, whole.targets.begin() + (first + 2) * kLength);
+    b.positions.assign(whole.positions.begin() + first * kLength, whole.positions.begin() + (first + 2) * kLength);
+    for (const int32_t offset : whole.document_offsets) {
+      if (offset >= first * kLength && offset <= (first + 2) * kLength) {
+        b.document_offsets.push_back(static_cast<int32_t>(offset - first * kLength));
+      }
+    }
+    return b;
+  };
+  options.sequences = 2;
+  const auto two = make_engine(config, options);
+  two->begin_step(1, 0.0, whole.target_count, 2);
+  two->add_microbatch(half(0));
+  two->add_microbatch(half(2));
+  const StepResult got = two->finish_step();
+  EXPECT_NEAR(got.loss, expected.loss, 1e-6);
+  EXPECT_NEAR(got.mtp_loss, expected.mtp_loss, 1e-6);
+  // fp32 sums over tokens in another grouping.
+  EXPECT_LT(testing::relative_error(all_gradients(*two), all_gradients(*one)), 1e-6);
+  ASSERT_EQ(got.experts.size(), expected.experts.size());
+  for (size_t i = 0; i < got.experts.size(); ++i) {
+    EXPECT_EQ(got.experts[i].largest_over_mean, expected.experts[i].largest_over_mean);
+    EXPECT_NEAR(got.experts[i].auxiliary_loss, expected.experts[i].auxiliary_loss, 1e-7);
+  }
+}
+
+TEST(TrainingEngine, PackedDocumentsEqualPaddedOnes) {
+  const ModelConfig config = tiny_v2();
+  const PackedBatch packed = random_batch(config, 2, kLength, 9);
+  const auto documents = static_cast<int64_t>(packed.document_offsets.size()) - 1;
+  TrainingEngineOptions options = engine_options();
+  options.auxiliary_weight = 0;  // it balances whole sequences, which padding changes
+  const auto engine = make_engine(config, options);
+  engine->begin_step(1, 0.0, packed.target_count, 1);
+  engine->add_microbatch(packed);
+  const double expected = engine->finish_step().loss;
+
+  PackedBatch padded;
+  padded.sequences = documents;
+  padded.sequence_length = kLength;
+  padded.tokens.assign(documents * kLength, 1);
+  padded.targets.assign(documents * kLength, -1);
+  for (int64_t d = 0; d < documents; ++d) {
+    const int64_t first = packed.document_offsets[d];
+    const int64_t length = packed.document_offsets[d + 1] - first;
+    padded.document_offsets.push_back(static_cast<int32_t>(d * kLength));
+    for (int64_t t = 0; t < kLength; ++t) {
+      padded.positions.push_back(static_cast<int32_t>(t));
+      if (t >= length) continue;
+      padded.tokens[d * kLength + t] = packed.tokens[first + t];
+      padded.targets[d * kLength + t] = packed.targets[first + t];
+    }
+  }
+  padded.document_offsets.push_back(static_cast<int32_t>(documents * kLength));
+  options.sequences = documents;
+  const auto wide = make_engine(config, options);
+  wide->begin_step(1, 0.0, packed.target_count, 1);
+  wide->add_microbatch(padded);
+  EXPECT_NEAR(wide->finish_step().loss, expected, 1e-6);
+  EXPECT_LT(testing::relative_error(all_gradients(*wide), all_gradients(*engine)), 2e-6);
+}
+
+TEST(TrainingEngine, SameSeedSameBitsAndTheLossFalls) {
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
+    std::vector<double> curves[2];
+    for (auto& curve : curves) {
+      const auto engine = make_engine(tiny_v3(), engine_options(compute));
+      for (int64_t step = 1; step <= 30; ++step) {
+        engine->begin_step(step, 0.01, batch.target_count, 1);
+        engine->add_microbatch(batch);
+        curve.push_back(engine->finish_step().loss);
+      }
+    }
+    EXPECT_EQ(curves[0], curves[1]);
+    EXPECT_LT(curves[0].back(), 0.5 * curves[0].front());
+  }
+}
+
+TEST(TrainingEngine, AStepThatIsNotFiniteChangesNothing) {
+  const auto engine = make_engine(tiny_v3(), engine_options());
+  const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
+  Parameter* broken = engine->model().parameters().find("model.layers.1.mlp.shared_experts.up_proj.weight");
+  ASSERT_NE(broken, nullptr);
+  broken->value.data<float>()[0] = INFINITY;
+  engine->refresh();
+  const Parameter& watched = engine->model().parameters().all().front();
+  const std::vector<float> before(watched.value.data<float>(), watched.value.data<float>() + watched.numel());
+  engine->begin_step(1, 0.1, batch.target_count, 1);
+  engine->add_microbatch(batch);
+  EXPECT_FALSE(engine->finish_step().finite);
+  EXPECT_EQ(0, std::memcmp(before.data(), watched.value.data<float>(), before.size() * sizeof(float)));
+  for (const auto& [layer, experts] : engine->model().expert_layers()) {
+    EXPECT_EQ(experts->router_bias()->value.data<float>()[0], 0.0f) << layer;
+  }
+
+  engine->set_check_finite(true);
+  engine->begin_step(1, 0.1, batch.target_count, 1);
+  try {
+    engine->add_microbatch(batch);
+    FAIL() << "no error";
+  } catch (const std::exception& error) {
+    EXPECT_STREQ(error.what(), "linear gave a value that is not finite in its output f32 [42, 18]");
+  }
+}
+
+TEST(TrainingEngine, RouterBiasMovesTowardsBalanceAndOnlyInTraining) {
+  TrainingEngineOptions options = engine_options();
+  options.router_bias_update_speed = 0.25;
+  const auto engine = make_engine(tiny_v3(), options);
+  const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
+  const auto [layer, experts] = engine->model().expert_layers().front();
+  const Parameter* bias = experts->router_bias();
+  engine->evaluate(batch);
+  for (int64_t e = 0; e < 8; ++e) EXPECT_EQ(bias->value.data<float>()[e], 0.0f);
+  engine->begin_step(1, 0.0, batch.target_count, 1);
+  engine->add_microbatch(batch);
+  engine->evaluate(batch);  // a validation in the middle of a step counts nothing
+  engine->finish_step();
+  double sum = 0;
+  for (int64_t e = 0; e < 8; ++e) {
+    const float value = bias->value.data<float>()[e];
+    EXPECT_TRUE(value == 0.25f || value == -0.25f || value == 0.0f) << value;
+    sum += std::abs(value);
+  }
+  EXPECT_GT(sum, 0);
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -102,24 +102,32 @@ void ParameterList::plan_prepared(Arena& arena) {
   for (Prepared& p : prepared_) plan_prepared_weight(p.weight, arena);
 }
 
-void ParameterList::bind_prepared() {
-  for (Prepared& p : prepared_) {
-    const std::vector<Tensor>& parts = p.parameter->parts;
-    DT_CHECK(!parts.empty(), "parameter {} has no value yet", p.parameter->spec.name);
-    if (p.rows.heads == 0) {
-      p.weight.parts = parts;
-      continue;
-    }
-    for (int64_t h = 0; h < p.rows.heads; ++h) {
-      const int64_t first = h * p.rows.stride + p.rows.first;
-      p.weight.parts[h] = parts[0].rows(first, first + p.rows.count);
-    }
+void ParameterList::bind(Prepared& p) {
+  const std::vector<Tensor>& parts = p.parameter->parts;
+  DT_CHECK(!parts.empty(), "parameter {} has no value yet", p.parameter->spec.name);
+  if (p.rows.heads == 0) {
+    p.weight.parts = parts;
+    return;
+  }
+  for (int64_t h = 0; h < p.rows.heads; ++h) {
+    const int64_t first = h * p.rows.stride + p.rows.first;
+    p.weight.parts[h] = parts[0].rows(first, first + p.rows.count);
   }
 }
 
 void ParameterList::refresh(ExecutionContext& ctx) {
-  bind_prepared();
-  for (Prepared& p : prepared_) refresh_prepared_weight(ctx, p.weight);
+  for (Prepared& p : prepared_) {
+    bind(p);
+    refresh_prepared_weight(ctx, p.weight);
+  }
+}
+
+void ParameterList::refresh(ExecutionContext& ctx, const Parameter& parameter) {
+  for (Prepared& p : prepared_) {
+    if (p.parameter != &parameter) continue;
+    bind(p);
+    refresh_prepared_weight(ctx, p.weight);
+  }
 }
 
 void ParameterList::initialize(uint64_t seed, double range) {

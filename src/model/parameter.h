@@ -84,8 +84,11 @@ class ParameterList {
   /// Takes the prepared weights' memory.
   void plan_prepared(Arena& arena);
 
-  /// Fills the prepared weights from the values (or, in inference, from the parts that a loader has bound).
+  /// Fills the prepared weights from the values.
   void refresh(ExecutionContext& ctx);
+
+  /// Fills those that are prepared from one parameter, whose parts a loader has just bound.
+  void refresh(ExecutionContext& ctx, const Parameter& parameter);
 
   /// Draws the values of a new model: element i of a parameter depends on the seed, its name and i alone.
   void initialize(uint64_t seed, double range);
@@ -101,7 +104,7 @@ class ParameterList {
     HeadRows rows;
     PreparedWeight weight;
   };
-  void bind_prepared();
+  static void bind(Prepared& prepared);
 
   ModelUse use_;
   DType compute_;

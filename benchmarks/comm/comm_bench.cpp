@@ -87,7 +87,7 @@ void bench_link(int rank, RankBoard& board) {
                                        ways[w].launch(to, from, kBytes, ways[w].blocks, stream);
                                    }));
       if (rank == 0) {
-        printf("link %s %-28s x %3d blocks  %9.2f us [%9.2f %9.2f]  %6.1f GB/s each way\n", push ? "push" : "pull",
+        printf("link %s %-30s x %3d blocks  %9.2f us [%9.2f %9.2f]  %6.1f GB/s each way\n", push ? "push" : "pull",
                ways[w].name, ways[w].blocks, t.median, t.least, t.greatest, kBytes / t.median * 1e-3);
       }
     }
@@ -125,6 +125,19 @@ struct ExchangeShape {
   bool all_to_peer;  // all rows cross the link; else they are spread evenly over all ranks, itself included
 };
 
+struct ExchangeWay {
+  const char* name;
+  cuda::MoveDirection direction;
+  cuda::SourceReuse reuse;
+  int64_t mailbox_bytes;
+};
+constexpr ExchangeWay kExchangeWays[] = {
+    {"mailbox", cuda::MoveDirection::kPush, cuda::SourceReuse::kAfterExchange, 1 << 20},
+    {"push", cuda::MoveDirection::kPush, cuda::SourceReuse::kAfterExchange, 0},
+    {"pull", cuda::MoveDirection::kPull, cuda::SourceReuse::kAfterExchange, 0},
+    {"pull, no release", cuda::MoveDirection::kPull, cuda::SourceReuse::kAfterNextExchange, 0},
+};
+
 /// One rank's end of a repeated exchange.
 class Exchange {
  public:
@@ -142,16 +155,16 @@ class Exchange {
     }
     const cuda::AllToAllPad pad{0, 1, mailbox};
     const int64_t rows_begin = (all_to_all_pad_bytes(pad, n_ranks_) + 4095) / 4096 * 4096;
-    window_ = std::make_unique<SymmetricWindow>(communicator, static_cast<size_t>(rows_begin + rows * shape.row_bytes));
+    window_ =
+        std::make_unique<SymmetricWindow>(communicator, static_cast<size_t>(rows_begin + 2 * rows * shape.row_bytes));
     DT_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    DT_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&output_), rows * shape.row_bytes));
     DT_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&splits_), 2 * splits.size() * 4));
     DT_CUDA_CHECK(cudaMemcpy(splits_, splits.data(), splits.size() * 4, cudaMemcpyHostToDevice));
     fill_hash(reinterpret_cast<uint32_t*>(window_->data() + rows_begin), rows * shape.row_bytes / 4,
               static_cast<uint32_t>(rank), stream_);
     arguments_.window = window_->peers();
     arguments_.pad = pad;
-    arguments_.payloads[0] = {rows_begin, output_, shape.row_bytes};
+    arguments_.payloads[0] = {rows_begin, window_->data() + rows_begin + rows * shape.row_bytes, shape.row_bytes};
     arguments_.n_payloads = 1;
     arguments_.n_groups = 1;
     arguments_.split_type = cuda::SplitType::kInt32;
@@ -164,16 +177,16 @@ class Exchange {
     arguments_.timeout_ns = kTimeoutNs;
   }
   ~Exchange() {
-    (void)cudaFree(output_);
     (void)cudaFree(splits_);
     (void)cudaStreamDestroy(stream_);
   }
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
 
-  void launch(int max_blocks, cuda::SourceReuse reuse) {
+  void launch(int max_blocks, const ExchangeWay& way) {
     arguments_.max_blocks = max_blocks;
-    arguments_.source_reuse = reuse;
+    arguments_.direction = way.direction;
+    arguments_.source_reuse = way.reuse;
     cuda::all_to_all_v(arguments_, stream_);
   }
   cudaStream_t stream() const { return stream_; }
@@ -186,18 +199,9 @@ class Exchange {
   std::unique_ptr<SymmetricWindow> window_;
   SignalState state_;
   cudaStream_t stream_ = nullptr;
-  char* output_ = nullptr;
   int32_t* splits_ = nullptr;
   cuda::AllToAllArguments arguments_{};
 };
-
-void print_exchange(const ExchangeShape& shape, const char* way, int blocks, cuda::SourceReuse reuse, const Timing& t,
-                    int64_t link_bytes) {
-  printf("all-to-all %9lld B a rank, %-11s %-7s %3d blocks, %-8s %9.2f us [%9.2f %9.2f]  %6.1f GB/s over the link\n",
-         static_cast<long long>(shape.bytes), shape.all_to_peer ? "all to peer" : "even", way, blocks,
-         reuse == cuda::SourceReuse::kAfterExchange ? "waits" : "no wait", t.median, t.least, t.greatest,
-         static_cast<double>(link_bytes) / t.median * 1e-3);
-}
 
 void bench_exchange(int rank, RankBoard& board, bool large) {
   const NcclCommunicator communicator(board.id, board.n_ranks, rank);
@@ -207,26 +211,27 @@ void bench_exchange(int rank, RankBoard& board, bool large) {
     if (large) {
       for (const int64_t rows : {9362, 1170, 146}) shapes.push_back({rows * kWideRow, kWideRow, all_to_peer});
     } else {
-      for (const int64_t bytes : {4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20})
+      for (const int64_t bytes : {4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20}) {
         shapes.push_back({bytes, 1024, all_to_peer});
+      }
     }
   }
-  const std::vector<int> block_counts =
-      large ? std::vector<int>{0, 8, 16, 24, 32, 48, 64, 96, 132} : std::vector<int>{0, 1, 4, 16};
+  const std::vector<int> block_counts = large ? std::vector<int>{0, 8, 16, 32, 64, 132} : std::vector<int>{0};
   for (const ExchangeShape& shape : shapes) {
-    for (const int64_t mailbox : large ? std::vector<int64_t>{0} : std::vector<int64_t>{0, 1 << 20}) {
-      Exchange exchange(rank, board, communicator, shape, mailbox);
+    for (const ExchangeWay& way : kExchangeWays) {
+      if (large && way.mailbox_bytes > 0) continue;
+      Exchange exchange(rank, board, communicator, shape, way.mailbox_bytes);
       for (const int blocks : block_counts) {
-        for (const auto reuse : {cuda::SourceReuse::kAfterExchange, cuda::SourceReuse::kAfterNextExchange}) {
-          const int per_replay = large ? 5 : 100;
-          Replay replay(exchange.stream(), per_replay, [&] { exchange.launch(blocks, reuse); });
-          const Timing t =
-              slowest(board, rank,
-                      measure(
-                          exchange.stream(), 15, per_replay, [&] { board.wait_for_all(); }, [&] { replay(); }));
-          if (rank == 0)
-            print_exchange(shape, mailbox > 0 ? "mailbox" : "pull", blocks, reuse, t, exchange.link_bytes());
-        }
+        const int per_replay = large ? 5 : 100;
+        Replay replay(exchange.stream(), per_replay, [&] { exchange.launch(blocks, way); });
+        const Timing t =
+            slowest(board, rank,
+                    measure(
+                        exchange.stream(), 15, per_replay, [&] { board.wait_for_all(); }, [&] { replay(); }));
+        if (rank != 0) continue;
+        printf("all-to-all %9lld B a rank, %-11s  %-16s %3d blocks  %9.2f us [%9.2f %9.2f]  %6.1f GB/s over the link\n",
+               static_cast<long long>(shape.bytes), shape.all_to_peer ? "all to peer" : "even", way.name, blocks,
+               t.median, t.least, t.greatest, static_cast<double>(exchange.link_bytes()) / t.median * 1e-3);
       }
       exchange.check();
       board.wait_for_all();

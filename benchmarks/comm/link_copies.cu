@@ -38,6 +38,21 @@ __global__ void copy_in_bulk_kernel(char* to, const char* from, int64_t bytes) {
 #endif
 }
 
+/// Chunks of the whole copy in turn over the blocks, so that all blocks work close together in memory.
+template <typename Ring, int kChunk>
+__global__ void copy_in_turn_kernel(char* to, const char* from, int64_t bytes) {
+  extern __shared__ __align__(128) char shared[];
+#if __CUDA_ARCH__ >= 900
+  int64_t at = static_cast<int64_t>(blockIdx.x) * kChunk;
+  Ring(shared).copy_all([&](CopyRange& range) {
+    if (at >= bytes) return false;
+    range = {to + at, from + at, min(static_cast<int64_t>(kChunk), bytes - at)};
+    at += static_cast<int64_t>(gridDim.x) * kChunk;
+    return true;
+  });
+#endif
+}
+
 template <int kUnroll>
 void copy_by_threads(char* to, const char* from, int64_t bytes, int blocks, cudaStream_t stream) {
   copy_by_threads_kernel<kUnroll><<<blocks, 512, 0, stream>>>(to, from, bytes);
@@ -53,20 +68,27 @@ void copy_in_bulk(char* to, const char* from, int64_t bytes, int blocks, cudaStr
   cuda::check_launch("copy_in_bulk_kernel");
 }
 
+template <int kChunk, int kStages, int kInFlight>
+void copy_in_turn(char* to, const char* from, int64_t bytes, int blocks, cudaStream_t stream) {
+  using Ring = BulkRing<kChunk, kStages, kInFlight>;
+  DT_CUDA_CHECK(cudaFuncSetAttribute(copy_in_turn_kernel<Ring, kChunk>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     static_cast<int>(Ring::kBytes)));
+  copy_in_turn_kernel<Ring, kChunk><<<blocks, 1, Ring::kBytes, stream>>>(to, from, bytes);
+  cuda::check_launch("copy_in_turn_kernel");
+}
+
 #define DT_WAYS(name, launch)                                                      \
   {name, 8, launch}, {name, 16, launch}, {name, 32, launch}, {name, 64, launch}, { \
     name, 132, launch                                                              \
   }
 
 constexpr LinkCopyWay kWays[] = {
-    DT_WAYS("threads, 4 loads", copy_by_threads<4>),
     DT_WAYS("threads, 8 loads", copy_by_threads<8>),
-    DT_WAYS("bulk 2 KiB x 16, 12 loading", (copy_in_bulk<2048, 16, 12>)),
-    DT_WAYS("bulk 4 KiB x 16, 12 loading", (copy_in_bulk<4096, 16, 12>)),
     DT_WAYS("bulk 8 KiB x 8, 6 loading", (copy_in_bulk<8192, 8, 6>)),
-    DT_WAYS("bulk 16 KiB x 4, 2 loading", (copy_in_bulk<16384, 4, 2>)),
     DT_WAYS("bulk 16 KiB x 8, 6 loading", (copy_in_bulk<16384, 8, 6>)),
-    DT_WAYS("bulk 32 KiB x 6, 4 loading", (copy_in_bulk<32768, 6, 4>)),
+    DT_WAYS("in turn 4 KiB x 16, 12 loading", (copy_in_turn<4096, 16, 12>)),
+    DT_WAYS("in turn 16 KiB x 8, 6 loading", (copy_in_turn<16384, 8, 6>)),
+    DT_WAYS("in turn 16 KiB x 8, 2 loading", (copy_in_turn<16384, 8, 2>)),
 };
 
 __global__ void fill_hash_kernel(uint32_t* data, int64_t count, uint32_t seed) {

@@ -35,11 +35,11 @@ SymmetricWindow::SymmetricWindow(const NcclCommunicator& communicator, size_t by
            "larger than that, or use the dispatcher all_to_all",
            n_ranks, domain);
   try {
-    DT_NCCL_CHECK(ncclMemAlloc(&data_, bytes));
+    DT_NCCL_CHECK(ncclMemAlloc(&allocation_, bytes));
     // Registration is a barrier among the ranks, so everyone's zeros are written before anyone's pad is used.
-    DT_CUDA_CHECK(cudaMemset(data_, 0, bytes));
+    DT_CUDA_CHECK(cudaMemset(allocation_, 0, bytes));
     DT_CUDA_CHECK(cudaDeviceSynchronize());
-    DT_NCCL_CHECK(ncclCommWindowRegister(communicator_, data_, bytes, &window_, NCCL_WIN_COLL_SYMMETRIC));
+    DT_NCCL_CHECK(ncclCommWindowRegister(communicator_, allocation_, bytes, &window_, NCCL_WIN_COLL_SYMMETRIC));
     // Without support for symmetric memory NCCL reports success and returns no window, or a handle of the host.
     cudaPointerAttributes attributes{};
     const bool on_device = window_ != nullptr && cudaPointerGetAttributes(&attributes, window_) == cudaSuccess &&
@@ -63,7 +63,7 @@ SymmetricWindow::~SymmetricWindow() {
 
 void SymmetricWindow::release() {
   if (window_ != nullptr) (void)ncclCommWindowDeregister(communicator_, window_);
-  if (data_ != nullptr) (void)ncclMemFree(data_);
+  if (allocation_ != nullptr) (void)ncclMemFree(allocation_);
 }
 
 }  // namespace deeptitan

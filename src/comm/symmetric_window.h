@@ -21,8 +21,9 @@ class SymmetricWindow {
   /// Collective too: no rank may still be reading another's memory.
   ~SymmetricWindow();
 
-  /// This rank's memory, aligned to at least 4096 bytes.
-  char* data() const { return static_cast<char*>(data_); }
+  /// This rank's memory, aligned to at least 4096 bytes: peers().base[rank], not the other address that NCCL's
+  /// allocation has, so that offsets from it are offsets in the window.
+  char* data() const { return peers_.base[peers_.rank]; }
   size_t bytes() const { return bytes_; }
   /// All ranks' memory, for kernels.
   const cuda::PeerWindow& peers() const { return peers_; }
@@ -32,7 +33,7 @@ class SymmetricWindow {
 
   ncclComm_t communicator_;
   size_t bytes_;
-  void* data_ = nullptr;
+  void* allocation_ = nullptr;
   ncclWindow_t window_ = nullptr;
   cuda::PeerWindow peers_{};
 };

@@ -21,6 +21,7 @@ namespace {
 using cuda::AllToAllArguments;
 using cuda::DeviceBuffer;
 using cuda::ExchangeCase;
+using cuda::MoveDirection;
 using cuda::SourceReuse;
 
 #define DT_SKIP_WITHOUT_TWO_GPUS()                                                    \
@@ -40,12 +41,15 @@ class Endpoint {
     const cuda::AllToAllPad pad{0, n_groups, mailbox_bytes};
     int64_t end = (all_to_all_pad_bytes(pad, communicator.n_ranks()) + 127) / 128 * 128;
     arguments_.n_payloads = static_cast<int32_t>(row_bytes.size());
+    std::vector<int64_t> output_offsets;
     for (size_t k = 0; k < row_bytes.size(); ++k) {
-      outputs_.push_back(std::make_unique<DeviceBuffer<uint8_t>>(static_cast<size_t>(max_rows * row_bytes[k])));
-      arguments_.payloads[k] = {end, outputs_[k]->get(), row_bytes[k]};
+      arguments_.payloads[k] = {end, nullptr, row_bytes[k]};
+      end = (end + max_rows * row_bytes[k] + 127) / 128 * 128;
+      output_offsets.push_back(end);
       end = (end + max_rows * row_bytes[k] + 127) / 128 * 128;
     }
     window_ = std::make_unique<SymmetricWindow>(communicator, static_cast<size_t>(end));
+    for (size_t k = 0; k < row_bytes.size(); ++k) arguments_.payloads[k].output = window_->data() + output_offsets[k];
     DT_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     arguments_.window = window_->peers();
     arguments_.pad = pad;
@@ -80,8 +84,8 @@ class Endpoint {
     const std::vector<int64_t> splits = output_splits_.download();
     DT_CHECK(splits == c.output_splits[rank_], "rank {}: wrong output splits", rank_);
     for (int k = 0; k < arguments_.n_payloads; ++k) {
-      std::vector<uint8_t> output = outputs_[k]->download();
-      output.resize(c.outputs[rank_][k].size());
+      std::vector<uint8_t> output(c.outputs[rank_][k].size());
+      DT_CUDA_CHECK(cudaMemcpy(output.data(), arguments_.payloads[k].output, output.size(), cudaMemcpyDeviceToHost));
       DT_CHECK(output == c.outputs[rank_][k], "rank {}: wrong rows in payload {}", rank_, k);
     }
   }
@@ -92,7 +96,6 @@ class Endpoint {
   SignalState state_;
   DeviceBuffer<int64_t> splits_;
   DeviceBuffer<int64_t> output_splits_;
-  std::vector<std::unique_ptr<DeviceBuffer<uint8_t>>> outputs_;
   AllToAllArguments arguments_{};
   cudaStream_t stream_ = nullptr;
 };
@@ -110,6 +113,7 @@ TEST(AllToAllOverNvlink, EqualsCpuTwinInEveryWay) {
           const ExchangeCase c =
               cuda::make_ragged_case(board.n_ranks, 3, {2048, 64}, i % 3 == 0 ? 2 : 2000 / (3 * board.n_ranks), i);
           end.arguments().max_blocks = static_cast<int32_t>(i % 5);
+          end.arguments().direction = i % 2 == 0 ? MoveDirection::kPush : MoveDirection::kPull;
           end.upload(c);
           end.exchange();
           end.expect(c);
@@ -154,7 +158,10 @@ TEST(AllToAllOverNvlink, ReplayedGraphExchangesWhatLiesInTheBuffers) {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
     DT_CUDA_CHECK(cudaStreamBeginCapture(end.stream(), cudaStreamCaptureModeGlobal));
-    for (int i = 0; i < 3; ++i) end.exchange();
+    for (int i = 0; i < 3; ++i) {
+      end.arguments().direction = i == 1 ? MoveDirection::kPush : MoveDirection::kPull;
+      end.exchange();
+    }
     DT_CUDA_CHECK(cudaStreamEndCapture(end.stream(), &graph));
     DT_CUDA_CHECK(cudaGraphInstantiate(&executable, graph, 0));
     for (uint32_t i = 0; i < 20; ++i) {

@@ -11,14 +11,19 @@
 namespace deeptitan::cuda {
 namespace {
 
-/// How an exchange is carried out: with one block or several, by loads and stores or bulk copies, by mailbox or by
-/// pulling.
+constexpr MoveDirection kPull = MoveDirection::kPull;
+constexpr MoveDirection kPush = MoveDirection::kPush;
+
+/// How an exchange is carried out: with one block or several, by loads and stores or bulk copies, by mailbox or not.
 struct Way {
   int blocks;
   bool bulk;
   int64_t mailbox_bytes;
+  MoveDirection direction;
 };
-constexpr Way kWays[] = {{1, false, 0}, {1, false, 1 << 16}, {3, false, 1024}, {4, true, 0}, {4, true, 1024}};
+constexpr Way kWays[] = {{1, false, 0, kPull},    {1, false, 1 << 16, kPull}, {3, false, 1024, kPull},
+                         {4, true, 0, kPull},     {4, true, 1024, kPull},     {1, false, 0, kPush},
+                         {3, false, 1024, kPush}, {4, true, 0, kPush},        {4, true, 1024, kPush}};
 
 bool has_bulk_copies() {
   int major = 0;
@@ -29,9 +34,11 @@ bool has_bulk_copies() {
 void expect_exchange(const ExchangeCase& c, const Way& way, SplitType type = SplitType::kInt64) {
   if (way.bulk && !has_bulk_copies()) return;
   SCOPED_TRACE("blocks " + std::to_string(way.blocks) + ", bulk " + std::to_string(way.bulk) + ", mailbox " +
-               std::to_string(way.mailbox_bytes) + ", ranks " + std::to_string(c.n_ranks) + ", groups " +
-               std::to_string(c.n_groups) + ", row bytes " + std::to_string(c.row_bytes[0]));
+               std::to_string(way.mailbox_bytes) + (way.direction == kPush ? ", push" : ", pull") + ", ranks " +
+               std::to_string(c.n_ranks) + ", groups " + std::to_string(c.n_groups) + ", row bytes " +
+               std::to_string(c.row_bytes[0]));
   VirtualExchange exchange(c.n_ranks, c.n_groups, way.mailbox_bytes, c.row_bytes, c.most_sent(), c.most_received() + 1);
+  exchange.set_direction(way.direction);
   exchange.set_split_type(type);
   exchange.upload(c);
   exchange.run(way.blocks, way.bulk);
@@ -80,8 +87,8 @@ TEST(AllToAll, AllTokensToOneRank) {
 
 TEST(AllToAll, AsManyRanksAsTheLargestDomain) {
   DT_SKIP_WITHOUT_GPU();
-  expect_exchange(make_ragged_case(kMaxPeerRanks, 2, {32}, 3, 11), {1, false, 128});
-  expect_exchange(make_ragged_case(kMaxPeerRanks, 1, {32}, 3, 12), {1, true, 0});
+  expect_exchange(make_ragged_case(kMaxPeerRanks, 2, {32}, 3, 11), {1, false, 128, kPull});
+  expect_exchange(make_ragged_case(kMaxPeerRanks, 1, {32}, 3, 12), {1, true, 0, kPush});
 }
 
 TEST(AllToAll, BackwardRestoresTheRows) {
@@ -97,6 +104,7 @@ TEST(AllToAll, BackwardRestoresTheRows) {
     backward.outputs = forward.rows;
     VirtualExchange exchange(4, 3, way.mailbox_bytes, {256}, std::max(forward.most_sent(), forward.most_received()),
                              std::max(forward.most_sent(), forward.most_received()));
+    exchange.set_direction(way.direction);
     exchange.upload(forward);
     exchange.run(way.blocks, way.bulk);
     exchange.expect(forward);
@@ -108,9 +116,10 @@ TEST(AllToAll, BackwardRestoresTheRows) {
 
 TEST(AllToAll, ManyExchangesOverOnePadAndAcrossTheEpochsWrap) {
   DT_SKIP_WITHOUT_GPU();
-  for (const SourceReuse reuse : {SourceReuse::kAfterExchange, SourceReuse::kAfterNextExchange}) {
+  for (const int variant : {0, 1, 2}) {
     VirtualExchange exchange(4, 2, 1024, {128}, 4 * 2 * 12, 4 * 4 * 2 * 12);
-    exchange.set_source_reuse(reuse);
+    exchange.set_source_reuse(variant == 1 ? SourceReuse::kAfterNextExchange : SourceReuse::kAfterExchange);
+    exchange.set_direction(variant == 2 ? kPush : kPull);
     exchange.set_epoch(0xffffffffu - 20);
     for (uint32_t i = 0; i < 40; ++i) {
       const ExchangeCase c = make_ragged_case(4, 2, {128}, 12, 100 + i);
@@ -145,14 +154,14 @@ TEST(AllToAll, OverflowLeavesEverythingWholeAndIsSaidOnEveryRank) {
     std::vector<std::vector<int64_t>> splits(3, std::vector<int64_t>{2, 3, 1, 2, 4, 0});
     const ExchangeCase c = make_case(splits, 2, {64}, 41);  // 15, 9 and 12 rows received
     VirtualExchange exchange(3, 2, way.mailbox_bytes, {64}, c.most_sent(), 20);
+    exchange.set_direction(way.direction);
     exchange.arguments(0).capacity_rows = 14;
     exchange.arguments(1).capacity_rows = 9;
     exchange.arguments(2).capacity_rows = 11;
     exchange.upload(c);
-    std::vector<std::vector<char>> windows;
-    for (int r = 0; r < 3; ++r) windows.push_back(exchange.window(r));
+    std::vector<std::vector<char>> rows;
+    for (int r = 0; r < 3; ++r) rows.push_back(exchange.sent_rows(r));
     exchange.run(way.blocks, way.bulk);
-    const int64_t rows_begin = exchange.arguments(0).payloads[0].input_offset;
     const int64_t received[] = {15, 9, 12};
     for (int r = 0; r < 3; ++r) {
       EXPECT_EQ(exchange.error(r), 0u);
@@ -163,8 +172,7 @@ TEST(AllToAll, OverflowLeavesEverythingWholeAndIsSaidOnEveryRank) {
       EXPECT_EQ(status.rows_received, received[r]);
       EXPECT_EQ(exchange.output_splits(r), std::vector<int64_t>(6, 0));
       EXPECT_EQ(exchange.output(r, 0), std::vector<uint8_t>(20 * 64, 0xff));
-      const std::vector<char> after = exchange.window(r);
-      EXPECT_TRUE(std::equal(after.begin() + rows_begin, after.end(), windows[r].begin() + rows_begin));
+      EXPECT_TRUE(exchange.sent_rows(r) == rows[r]);
     }
     // The next exchange with room for all goes through; the flag stays until the caller clears it.
     for (int r = 0; r < 3; ++r) exchange.arguments(r).capacity_rows = received[r];
@@ -232,20 +240,26 @@ TEST(AllToAll, AnnouncedRowsThatNeverComeEndTheWait) {
   EXPECT_EQ(error.epoch, 1u);
 }
 
-TEST(AllToAll, PeerThatNeverFinishesReadingEndsTheWaitUnlessSourcesAreReusedLater) {
+TEST(AllToAll, PeerThatNeverFinishesEndsTheWaitUnlessSourcesAreReusedLater) {
   DT_SKIP_WITHOUT_GPU();
   const ExchangeCase c = make_case({{2, 3}, {4, 1}}, 1, {64}, 62);
-  for (const SourceReuse reuse : {SourceReuse::kAfterExchange, SourceReuse::kAfterNextExchange}) {
+  const auto kind_after = [&](MoveDirection direction, SourceReuse reuse) {
     VirtualExchange exchange(2, 1, 0, {64}, 5, 6);
     exchange.set_timeout(20'000'000);
+    exchange.set_direction(direction);
     exchange.set_source_reuse(reuse);
     exchange.upload(c);
     forge_splits(exchange, 2, 1, {4, 1}, 6);
     exchange.run(2, false, 1);
-    const WaitError error = decode_wait_error(exchange.error(0));
-    EXPECT_EQ(error.kind, reuse == SourceReuse::kAfterExchange ? WaitKind::kRelease : WaitKind::kNone);
-    EXPECT_EQ(exchange.output(0, 0), c.outputs[0][0]);
-  }
+    if (direction == kPull) {
+      EXPECT_EQ(exchange.output(0, 0), c.outputs[0][0]);
+    }
+    return decode_wait_error(exchange.error(0)).kind;
+  };
+  EXPECT_EQ(kind_after(kPull, SourceReuse::kAfterExchange), WaitKind::kRelease);
+  EXPECT_EQ(kind_after(kPull, SourceReuse::kAfterNextExchange), WaitKind::kNone);
+  EXPECT_EQ(kind_after(kPush, SourceReuse::kAfterExchange), WaitKind::kRows);
+  EXPECT_EQ(kind_after(kPush, SourceReuse::kAfterNextExchange), WaitKind::kRows);
 }
 
 TEST(AllToAll, InvalidSplitsAreReportedAndMoveNothing) {
@@ -279,6 +293,7 @@ TEST(AllToAll, MoreThanTwoToThe31Elements) {
   }
   // Rank 0 sends all its rows to rank 1, rank 1 all but one to rank 0 and that one to itself.
   VirtualExchange exchange(2, 1, 0, {kRowBytes}, kRows, kRows + 1);
+  exchange.set_direction(has_bulk_copies() ? kPush : kPull);
   const std::vector<std::vector<int64_t>> splits = {{0, kRows}, {kRows - 1, 1}};
   for (int r = 0; r < 2; ++r) {
     const AllToAllArguments& a = exchange.arguments(r);
@@ -362,6 +377,13 @@ TEST(AllToAllArguments, MistakesAreNamed) {
             "all-to-all: payload 1 has rows of 6 bytes; they must be a multiple of 4");
   EXPECT_EQ(message_of([](AllToAllArguments& a) { a.payloads[0].input_offset = 8; }),
             "all-to-all: payload 0 lies at window offset 8 and output 0x0; both must be multiples of 16");
+  EXPECT_EQ(
+      message_of([](AllToAllArguments& a) {
+        a.direction = kPush;
+        a.window.base[0] = reinterpret_cast<char*>(0x1000);
+      }),
+      "all-to-all: payload 0 is to be pushed, but its output 0x0 lies before the window at 0x1000; push needs outputs "
+      "in the window, pull does not");
   EXPECT_EQ(message_of([](AllToAllArguments& a) { a.capacity_rows = int64_t{1} << 31; }),
             "all-to-all: capacity_rows = 2147483648 is not in [0, 2147483647]");
   EXPECT_EQ(message_of([](AllToAllArguments& a) { a.max_blocks = -1; }),
@@ -371,7 +393,7 @@ TEST(AllToAllArguments, MistakesAreNamed) {
 }
 
 TEST(AllToAllPad, HoldsWhatTheLayoutSays) {
-  // 2 x 2 sources of (2 + 1 + 3 -> 16) words, 2 release words, 2 x 2 mailboxes of 32 words.
+  // 2 x 2 sources of (2 + 1 + 3 -> 16) words, 2 finished words, 2 x 2 mailboxes of 32 words.
   EXPECT_EQ(all_to_all_pad_bytes({0, 3, 128}, 2), 2 * 2 * 16 * 8 + 128 + 2 * 2 * 32 * 8);
   EXPECT_EQ(all_to_all_pad_bytes({0, 3, 0}, 1), 2 * 1 * 16 * 8 + 128);
   EXPECT_EQ(next_epoch(0), 1u);

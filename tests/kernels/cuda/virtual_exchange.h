@@ -11,7 +11,7 @@
 
 namespace deeptitan::cuda {
 
-/// The memory of several ranks on one device: for each a window (pad, then payloads), outputs and counters.
+/// The memory of several ranks on one device: for each a window (pad, rows to send, outputs) and counters.
 class VirtualExchange {
  public:
   /// Room for at most max_rows rows to send and capacity_rows to receive per rank.
@@ -26,6 +26,13 @@ class VirtualExchange {
       input_offsets.push_back(end);
       end += max_rows * bytes;
     }
+    std::vector<int64_t> output_offsets;
+    for (const int64_t bytes : row_bytes_) {
+      end = (end + 127) / 128 * 128;
+      output_offsets.push_back(end);
+      end += capacity_rows * bytes;
+    }
+    rows_end_ = output_offsets[0];
     arguments_.resize(n_ranks);
     for (int r = 0; r < n_ranks; ++r) {
       windows_.push_back(std::make_unique<DeviceBuffer<char>>(end));
@@ -35,9 +42,6 @@ class VirtualExchange {
       errors_.push_back(std::make_unique<DeviceBuffer<uint64_t>>(std::vector<uint64_t>(1)));
       splits_.push_back(std::make_unique<DeviceBuffer<int64_t>>(n_ranks * max_groups));
       output_splits_.push_back(std::make_unique<DeviceBuffer<int64_t>>(n_ranks * max_groups));
-      for (const int64_t bytes : row_bytes_) {
-        outputs_.push_back(std::make_unique<DeviceBuffer<uint8_t>>(capacity_rows * bytes));
-      }
     }
     for (int r = 0; r < n_ranks; ++r) {
       AllToAllArguments& a = arguments_[r];
@@ -47,13 +51,14 @@ class VirtualExchange {
       a.pad = pad;
       a.n_payloads = static_cast<int32_t>(row_bytes_.size());
       for (int k = 0; k < a.n_payloads; ++k) {
-        a.payloads[k] = {input_offsets[k], outputs_[r * a.n_payloads + k]->get(), row_bytes_[k]};
+        a.payloads[k] = {input_offsets[k], windows_[r]->get() + output_offsets[k], row_bytes_[k]};
       }
       a.n_groups = max_groups;
       a.split_type = SplitType::kInt64;
       a.splits = splits_[r]->get();
       a.output_splits = output_splits_[r]->get();
       a.capacity_rows = capacity_rows;
+      a.direction = MoveDirection::kPull;
       a.source_reuse = SourceReuse::kAfterExchange;
       a.status = statuses_[r]->get();
       a.state = states_[r]->get();
@@ -80,13 +85,16 @@ class VirtualExchange {
         const auto& rows = c.rows[r][k];
         DT_CUDA_CHECK(cudaMemcpy(windows_[r]->get() + a.payloads[k].input_offset, rows.data(), rows.size(),
                                  cudaMemcpyHostToDevice));
-        DT_CUDA_CHECK(cudaMemset(a.payloads[k].output, 0xff, outputs_[r * a.n_payloads + k]->bytes()));
+        DT_CUDA_CHECK(cudaMemset(a.payloads[k].output, 0xff, capacity_rows_ * row_bytes_[k]));
       }
     }
   }
 
   void set_split_type(SplitType type) {
     for (AllToAllArguments& a : arguments_) a.split_type = type;
+  }
+  void set_direction(MoveDirection direction) {
+    for (AllToAllArguments& a : arguments_) a.direction = direction;
   }
   void set_source_reuse(SourceReuse reuse) {
     for (AllToAllArguments& a : arguments_) a.source_reuse = reuse;
@@ -96,12 +104,12 @@ class VirtualExchange {
   }
   /// As if `epoch` exchanges had been done over the pads.
   void set_epoch(uint32_t epoch) {
-    const std::vector<uint32_t> released(n_ranks_, epoch);
+    const std::vector<uint32_t> finished(n_ranks_, epoch);
     const AllToAllPad& pad = arguments_[0].pad;
     for (int r = 0; r < n_ranks_; ++r) {
       states_[r]->upload({AllToAllState{epoch, 0}});
-      DT_CUDA_CHECK(cudaMemcpy(windows_[r]->get() + pad.offset + PadLayout(pad, n_ranks_).released, released.data(),
-                               released.size() * 4, cudaMemcpyHostToDevice));
+      DT_CUDA_CHECK(cudaMemcpy(windows_[r]->get() + pad.offset + PadLayout(pad, n_ranks_).finished, finished.data(),
+                               finished.size() * 4, cudaMemcpyHostToDevice));
     }
   }
 
@@ -124,9 +132,16 @@ class VirtualExchange {
     return {narrow.begin(), narrow.end()};
   }
   std::vector<uint8_t> output(int rank, int payload) {
-    return outputs_[rank * static_cast<int>(row_bytes_.size()) + payload]->download();
+    std::vector<uint8_t> bytes(static_cast<size_t>(capacity_rows_ * row_bytes_[payload]));
+    DT_CUDA_CHECK(
+        cudaMemcpy(bytes.data(), arguments_[rank].payloads[payload].output, bytes.size(), cudaMemcpyDeviceToHost));
+    return bytes;
   }
-  std::vector<char> window(int rank) { return windows_[rank]->download(); }
+  /// The rows that a rank sends, as they lie in its window.
+  std::vector<char> sent_rows(int rank) {
+    const std::vector<char> window = windows_[rank]->download();
+    return {window.begin() + arguments_[rank].payloads[0].input_offset, window.begin() + rows_end_};
+  }
   char* window_data(int rank) { return windows_[rank]->get(); }
   AllToAllStatus status(int rank) { return statuses_[rank]->download()[0]; }
   AllToAllState state(int rank) { return states_[rank]->download()[0]; }
@@ -152,9 +167,9 @@ class VirtualExchange {
   int n_ranks_;
   std::vector<int64_t> row_bytes_;
   int64_t capacity_rows_;
+  int64_t rows_end_ = 0;
   std::vector<AllToAllArguments> arguments_;
   std::vector<std::unique_ptr<DeviceBuffer<char>>> windows_;
-  std::vector<std::unique_ptr<DeviceBuffer<uint8_t>>> outputs_;
   std::vector<std::unique_ptr<DeviceBuffer<AllToAllState>>> states_;
   std::vector<std::unique_ptr<DeviceBuffer<AllToAllStatus>>> statuses_;
   std::vector<std::unique_ptr<DeviceBuffer<uint64_t>>> errors_;

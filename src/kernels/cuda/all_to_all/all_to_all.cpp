@@ -36,6 +36,11 @@ void check_arguments(const AllToAllArguments& a) {
                  reinterpret_cast<uintptr_t>(payload.output) % 16 == 0,
              "all-to-all: payload {} lies at window offset {} and output {}; both must be multiples of 16", k,
              payload.input_offset, payload.output);
+    DT_CHECK(
+        a.direction == MoveDirection::kPull || payload.output >= window.base[window.rank],
+        "all-to-all: payload {} is to be pushed, but its output {} lies before the window at {}; push needs outputs "
+        "in the window, pull does not",
+        k, payload.output, static_cast<const void*>(window.base[window.rank]));
   }
   DT_CHECK(a.capacity_rows >= 0 && a.capacity_rows <= INT32_MAX,
            "all-to-all: capacity_rows = {} is not in [0, 2147483647]", a.capacity_rows);

@@ -13,7 +13,7 @@
 namespace deeptitan::cuda {
 
 /// Where an exchange keeps its signals in the window, the same on every rank: splits announced by each source, words
-/// that say "I have read your rows", and a mailbox for small messages. See all_to_all_pad_bytes.
+/// that say "I have moved the rows", and a mailbox for small messages. See all_to_all_pad_bytes.
 struct AllToAllPad {
   int64_t offset;      // bytes from the window's start, a multiple of 128; the pad is zero at first
   int32_t max_groups;  // largest n_groups of any exchange over this pad
@@ -39,16 +39,24 @@ struct AllToAllStatus {
   int32_t overflowed;     // 1 from the first exchange that did not fit on; the caller clears it
 };
 
+/// Who moves the rows that do not go by mailbox.
+enum class MoveDirection {
+  kPull,  // the receiver loads them from the sender's memory: outputs may lie anywhere in its own memory
+  kPush,  // the sender stores them into the receiver's outputs, which lie in the window. Faster: stores use the link
+          // better than loads, and the rows need one crossing of the link where a pull needs two
+};
+
 /// Rows of one kind, such as fp8 values or their scales. Row i of every payload belongs to token copy i.
 struct AllToAllPayload {
   int64_t input_offset;  // bytes from the window's start to this rank's rows, multiple of 16; the same on every rank
-  void* output;          // [capacity_rows, row_bytes], aligned to 16 bytes, not in the range that peers read
+  void* output;          // [capacity_rows, row_bytes], aligned to 16 bytes, apart from all input rows; for kPush in the
+                         // window, at the same offset on every rank
   int64_t row_bytes;     // multiple of 4; multiples of 16 are copied fastest
 };
 
 enum class SplitType { kInt32, kInt64 };
 
-/// When the caller will next write the rows that it sends.
+/// When the caller will next write the rows that it sends. Of no account for kPush, which has read them when it ends.
 enum class SourceReuse {
   kAfterExchange,      // as soon as the launch has finished: the launch waits until the peers have read them
   kAfterNextExchange,  // only once the next exchange over this pad has finished (two send buffers in turn): no wait
@@ -64,6 +72,7 @@ struct AllToAllArguments {
   const void* splits;     // [R, G] rows that this rank sends, by destination rank and that rank's group
   void* output_splits;    // [R, G] rows received, by source rank and this rank's group; all 0 if nothing moved
   int64_t capacity_rows;  // rows that the outputs hold, below 2^31; may differ between ranks
+  MoveDirection direction;
   SourceReuse source_reuse;
   int32_t max_blocks;  // most multiprocessors to use; 0 for the number that saturates the link
   AllToAllStatus* status;
@@ -79,10 +88,10 @@ struct AllToAllArguments {
 /// Backward is the same call: with the gradients of the outputs as rows and output_splits as splits, the gradients of
 /// the inputs arrive in the inputs' order, and splits come back as output_splits.
 ///
-/// A rank pulls its rows out of its peers' memory; messages of at most pad.mailbox_bytes are pushed with the splits
-/// instead, which saves two crossings of the link. No host synchronisation, no allocation, no host state: the launch
-/// can be captured in a CUDA graph, whose replay on all ranks is another exchange. Deterministic: rows are copied,
-/// never summed.
+/// Offsets at both ends are computed on the device from all ranks' splits. Messages of at most pad.mailbox_bytes travel
+/// with the splits, in one crossing of the link; larger ones are moved once the splits are known (MoveDirection). No
+/// host synchronisation, no allocation, no host state: the launch can be captured in a CUDA graph, whose replay on all
+/// ranks is another exchange. Deterministic: rows are copied, never summed.
 ///
 /// - If the rows for any rank exceed its capacity_rows, no rank moves a row: outputs and inputs stay as they are,
 ///   output_splits are zero, and status says on every rank which rank needs how many rows.

@@ -65,7 +65,7 @@ struct BulkRing {
 
 #if __CUDA_ARCH__ >= 900
   /// Copies every range that next(range) yields (each aligned to 16 bytes), by one thread; done when it returns: every
-  /// load from the peers has landed and every store is performed.
+  /// load has landed and every store is performed.
   /// Chunk i is loaded into stage i % kStages, where it completes that stage's barrier for the (i / kStages)-th time.
   /// When chunk i is about to be loaded, the stores of chunks up to i - kInFlight have been committed, and that of
   /// chunk i - kStages must have left its stage: at most the newest kStages - kInFlight stores may still be reading
@@ -92,6 +92,7 @@ struct BulkRing {
     }
     while (stored < loaded) store_chunk(stored++);
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    asm volatile("fence.proxy.async;" ::: "memory");  // before signals, which the generic proxy writes
   }
 
  private:

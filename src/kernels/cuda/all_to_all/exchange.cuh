@@ -12,25 +12,27 @@
 //   1. announce_splits  block 0 writes this rank's rows per destination, its capacity and the destination's group
 //   counts
 //                       into every peer's pad.
-//   2. push_messages    rows of pairs small enough for the mailbox are written into the peer's pad, a share per block.
+//   2. send_messages    rows of pairs small enough for the mailbox are written into the peer's pad, a share per block.
 //   3. gather_splits    every block waits for all ranks' words and so knows the whole matrix of splits: where its rows
-//                       begin in each peer's memory and in its own outputs, and whether any rank would overflow. All
-//                       ranks see the same matrix, so they decide alike without another round.
+//                       begin at the far end and in its own memory, and whether any rank would overflow. All ranks see
+//                       the same matrix, so they decide alike without another round.
 //   4. take_messages    mailbox rows for this rank are copied to the outputs.
-//   5. pull_rows        the other rows, and this rank's own, are read from their owners' memory.
-//   6. finish           the last block to get here tells the peers it read from that it has done so, waits for those
-//   that
-//                       read from this rank, and counts the epoch up.
+//   5. move_rows        the other rows, and this rank's own: pulled out of their owners' memory or pushed into the
+//                       outputs of their destinations.
+//   6. finish_exchange  the last block to get here tells the peers concerned that it has moved the rows, waits for
+//   those
+//                       that move rows from or to this rank, and counts the epoch up.
 //
-// Memory order. Rows and splits were written by earlier kernels of the owner's stream, so before every thread of its
-// launch. If any peer is to pull, each thread of step 1 fences at system scope before it stores a word and step 3 loads
-// the word with acquire: fence and store are a release pattern that synchronises with the load, and the __syncthreads
-// that ends step 3 carries the order to the other threads of the block, so the loads of step 5 see the rows. Bulk
-// copies read through the async proxy, hence their proxy fence. Words of splits and mailbox carry their epoch beside
-// the data (pad_layout.h), so where nothing is pulled relaxed accesses are enough and the fence is left out. In step 6
-// each block's loads precede its __syncthreads, its thread 0's acquire-release count at device scope, the last block's
-// release store at system scope and the owner's acquire load, so they happen before anything that the owner's later
-// kernels write.
+// Memory order. Rows and splits were written, and outputs were last used, by earlier kernels of the owner's stream, so
+// before every thread of its launch. If a peer may move rows of this rank, each thread of step 1 fences at system scope
+// before it stores a word, and step 3 loads the word with acquire: fence and store are a release pattern that
+// synchronises with the load, and the __syncthreads that ends step 3 carries the order to the other threads of the
+// block; so the accesses of step 5 come after. Bulk copies act through the async proxy, hence the proxy fences around
+// them. In step 6 each block's accesses precede its __syncthreads, its thread 0's acquire-release count at device
+// scope, the last block's release store at system scope and the peer's acquire load. So pulled rows were read before
+// anything that their owner's later kernels write, and pushed rows are there before anything that the receiver's later
+// kernels read. Words of splits and mailbox carry their epoch beside the data (pad_layout.h): where only messages are
+// exchanged relaxed accesses are enough and the fence is left out.
 //
 // Signals are never cleared. A rank announces exchange e + 2 only after it has finished e + 1, for which it needed
 // every peer's splits of e + 1, which each peer sent after finishing e: so nobody still reads the words of exchange e
@@ -43,7 +45,8 @@ struct ExchangePlan {
   int32_t rows[kMaxPeerRanks][kMaxPeerRanks];  // rows[p][q]: rows that p sends q
   int32_t capacity[kMaxPeerRanks];             // rows that each rank can receive
   int64_t own_first[kMaxPeerRanks];            // first row for each destination in this rank's memory
-  int64_t source_first[kMaxPeerRanks];         // first row for this rank in each source's memory
+  int64_t far_first[kMaxPeerRanks];            // pull: first row for this rank in each source's memory;
+                                               // push: first row of this rank in each destination's outputs
   int64_t output_first[kMaxPeerRanks];         // first row of each source in this rank's outputs
   int64_t needed[kMaxPeerRanks];               // rows that each rank is to receive
   uint32_t epoch;
@@ -66,6 +69,12 @@ struct Exchange {
   __device__ int n_ranks() const { return arguments.window.n_ranks; }
   __device__ int thread() const { return static_cast<int>(threadIdx.x); }
   __device__ int n_threads() const { return static_cast<int>(blockDim.x); }
+  __device__ int warp() const { return thread() / 32; }
+  __device__ int lane() const { return thread() % 32; }
+  __device__ int n_warps() const { return n_threads() / 32; }
+  /// Words of splits that one rank tells another: its rows for every rank, its capacity, and the groups if there are
+  /// any.
+  __device__ int announced_words() const { return n_ranks() + 1 + (arguments.n_groups > 1 ? arguments.n_groups : 0); }
   __device__ WaitContext context() const { return {arguments.error, arguments.timeout_ns, rank(), plan.epoch}; }
 
   /// The pad of rank `owner`, at `offset` of its layout.
@@ -91,6 +100,10 @@ struct Exchange {
   __device__ int64_t message_start(int k, int64_t rows) const {
     return k == 0 ? 0 : (message_words(0, rows) + 1) / 2 * 2;
   }
+  __device__ bool pushes() const { return arguments.direction == MoveDirection::kPush; }
+  /// Rows that this rank moves between itself and rank p, and rows that rank p moves.
+  __device__ int32_t rows_to_move(int p) const { return pushes() ? plan.rows[rank()][p] : plan.rows[p][rank()]; }
+  __device__ int32_t rows_moved_by(int p) const { return pushes() ? plan.rows[p][rank()] : plan.rows[rank()][p]; }
   /// Whether `rows` rows from one rank to another go through the mailbox; both ends ask this about the same number.
   __device__ bool is_message(int64_t rows) const {
     const int last = arguments.n_payloads - 1;
@@ -140,22 +153,24 @@ __device__ inline uint64_t tag_word(uint32_t epoch, uint32_t value) {
   return static_cast<uint64_t>(epoch) << 32 | value;
 }
 
-/// Step 1, by block 0.
+/// Step 1, by block 0, a warp a peer.
 __device__ inline void announce_splits(const Exchange& x) {
   const AllToAllArguments& a = x.arguments;
-  const int n_words = x.n_ranks() + 1 + (a.n_groups > 1 ? a.n_groups : 0);
-  bool pulled = false;
-  for (int q = 0; q < x.n_ranks(); ++q) pulled = pulled || (q != x.rank() && !x.is_message(x.plan.rows[x.rank()][q]));
-  if (pulled) fence_system();
-  for (int i = x.thread(); i < x.n_ranks() * n_words; i += x.n_threads()) {
-    const int peer = i / n_words;
-    const int word = i % n_words;
+  const int32_t* own_rows = x.plan.rows[x.rank()];
+  // Nobody can push more than this rank has room for.
+  bool moved_by_peers = x.pushes() && !x.is_message(a.capacity_rows);
+  for (int q = 0; q < x.n_ranks(); ++q)
+    moved_by_peers = moved_by_peers || (q != x.rank() && !x.is_message(own_rows[q]));
+  if (moved_by_peers) fence_system();
+  for (int peer = x.warp(); peer < x.n_ranks(); peer += x.n_warps()) {
     if (peer == x.rank()) continue;
-    const int64_t value = word < x.n_ranks()    ? x.plan.rows[x.rank()][word]
-                          : word == x.n_ranks() ? a.capacity_rows
-                                                : x.split(peer * a.n_groups + word - x.n_ranks() - 1);
-    store_relaxed_system(x.pad<uint64_t>(peer, x.layout.split_offset(x.plan.epoch, x.rank())) + word,
-                         tag_word(x.plan.epoch, static_cast<uint32_t>(value)));
+    uint64_t* words = x.pad<uint64_t>(peer, x.layout.split_offset(x.plan.epoch, x.rank()));
+    for (int word = x.lane(); word < x.announced_words(); word += 32) {
+      const int64_t value = word < x.n_ranks()    ? own_rows[word]
+                            : word == x.n_ranks() ? a.capacity_rows
+                                                  : x.split(peer * a.n_groups + word - x.n_ranks() - 1);
+      store_relaxed_system(words + word, tag_word(x.plan.epoch, static_cast<uint32_t>(value)));
+    }
   }
 }
 
@@ -163,7 +178,7 @@ __device__ inline void announce_splits(const Exchange& x) {
 inline constexpr int kMessageUnroll = 4;
 
 /// Step 2, for payload k: every thread of the launch takes a share of every message.
-__device__ inline void push_messages(const Exchange& x, int k) {
+__device__ inline void send_messages(const Exchange& x, int k) {
   const AllToAllArguments& a = x.arguments;
   const AllToAllPayload& payload = a.payloads[k];
   const uint32_t epoch = x.plan.epoch;
@@ -171,7 +186,7 @@ __device__ inline void push_messages(const Exchange& x, int k) {
   const int64_t step = static_cast<int64_t>(x.n_blocks) * x.n_threads();
   const int64_t first = static_cast<int64_t>(x.block) * x.n_threads() + x.thread();
   for (int away = 1; away < x.n_ranks(); ++away) {
-    const int peer = (x.rank() + away) % x.n_ranks();
+    const int peer = x.rank() + away < x.n_ranks() ? x.rank() + away : x.rank() + away - x.n_ranks();
     const int64_t rows = x.plan.rows[x.rank()][peer];
     if (rows == 0 || !x.is_message(rows)) continue;
     const char* from = rows_begin + x.plan.own_first[peer] * payload.row_bytes;
@@ -199,40 +214,41 @@ __device__ inline void push_messages(const Exchange& x, int k) {
   }
 }
 
-/// Step 3. False if a wait failed, or if some rank would overflow (which status then says). All threads call it.
+/// Step 3, a warp a source. False if a wait failed, or if some rank would overflow (which status then says). All
+/// threads call it.
 __device__ inline bool gather_splits(const Exchange& x) {
   const AllToAllArguments& a = x.arguments;
   ExchangePlan& plan = x.plan;
   const int n_ranks = x.n_ranks();
   const WaitContext context = x.context();
   // Only block 0 reads the groups; the others need no more than the totals.
-  const int n_words = n_ranks + 1 + (a.n_groups > 1 && x.block == 0 ? a.n_groups : 0);
+  const int n_words = x.block == 0 ? x.announced_words() : n_ranks + 1;
   bool failed = false;
-  for (int i = x.thread(); i < n_ranks * n_words; i += x.n_threads()) {
-    const int source = i / n_words;
-    const int word = i % n_words;
+  for (int source = x.warp(); source < n_ranks; source += x.n_warps()) {
     const bool is_own = source == x.rank();
-    int64_t value;
-    if (is_own && word <= n_ranks) {
-      value = word < n_ranks ? plan.rows[source][word] : a.capacity_rows;
-    } else if (is_own) {
-      value = x.split(source * a.n_groups + word - n_ranks - 1);
-    } else {
-      const uint64_t* address = x.pad<uint64_t>(x.rank(), x.layout.split_offset(plan.epoch, source)) + word;
-      uint64_t seen = 0;
-      failed = failed || !wait_until(context, WaitKind::kSplits, source, [&] {
-                 seen = load_acquire_system(address);
-                 return static_cast<uint32_t>(seen >> 32) == plan.epoch;
-               });
-      value = static_cast<int64_t>(seen & 0xffffffffu);
-    }
-    if (word < n_ranks) {
-      if (!is_own) plan.rows[source][word] = static_cast<int32_t>(value);  // others are still reading this rank's own
-      if (a.n_groups == 1 && word == x.rank() && x.block == 0) x.set_output_split(source, value);
-    } else if (word == n_ranks) {
-      plan.capacity[source] = static_cast<int32_t>(value);
-    } else {
-      x.set_output_split(source * a.n_groups + word - n_ranks - 1, value);
+    const uint64_t* words = x.pad<uint64_t>(x.rank(), x.layout.split_offset(plan.epoch, source));
+    for (int word = x.lane(); word < n_words; word += 32) {
+      int64_t value;
+      if (is_own) {
+        value = word < n_ranks    ? plan.rows[source][word]
+                : word == n_ranks ? a.capacity_rows
+                                  : x.split(source * a.n_groups + word - n_ranks - 1);
+      } else {
+        uint64_t seen = 0;
+        failed = failed || !wait_until(context, WaitKind::kSplits, source, [&] {
+                   seen = load_acquire_system(words + word);
+                   return static_cast<uint32_t>(seen >> 32) == plan.epoch;
+                 });
+        value = static_cast<int64_t>(seen & 0xffffffffu);
+      }
+      if (word < n_ranks) {
+        if (!is_own) plan.rows[source][word] = static_cast<int32_t>(value);  // others are still reading this rank's own
+        if (a.n_groups == 1 && word == x.rank() && x.block == 0) x.set_output_split(source, value);
+      } else if (word == n_ranks) {
+        plan.capacity[source] = static_cast<int32_t>(value);
+      } else {
+        x.set_output_split(source * a.n_groups + word - n_ranks - 1, value);
+      }
     }
   }
   if (__syncthreads_or(failed) != 0) return false;
@@ -242,15 +258,15 @@ __device__ inline bool gather_splits(const Exchange& x) {
   if (t < n_ranks) {
     int64_t needed = 0;
     int64_t output_first = 0;
-    int64_t source_first = 0;
+    int64_t far_first = 0;
     for (int i = 0; i < n_ranks; ++i) {
       needed += plan.rows[i][t];
       if (i < t) output_first += plan.rows[i][x.rank()];
-      if (i < x.rank()) source_first += plan.rows[t][i];
+      if (i < x.rank()) far_first += x.pushes() ? plan.rows[i][t] : plan.rows[t][i];
     }
     plan.needed[t] = needed;
     plan.output_first[t] = output_first;
-    plan.source_first[t] = source_first;
+    plan.far_first[t] = far_first;
     overflows = needed > plan.capacity[t];
   }
   overflows = __syncthreads_or(overflows) != 0;
@@ -280,7 +296,7 @@ __device__ inline bool take_messages(const Exchange& x, int k) {
   const int64_t step = static_cast<int64_t>(x.n_blocks) * x.n_threads();
   const int64_t first = static_cast<int64_t>(x.block) * x.n_threads() + x.thread();
   for (int away = 1; away < x.n_ranks(); ++away) {
-    const int peer = (x.rank() + away) % x.n_ranks();
+    const int peer = x.rank() + away < x.n_ranks() ? x.rank() + away : x.rank() + away - x.n_ranks();
     const int64_t rows = x.plan.rows[peer][x.rank()];
     if (rows == 0 || !x.is_message(rows)) continue;
     char* to = static_cast<char*>(payload.output) + x.plan.output_first[peer] * payload.row_bytes;
@@ -330,36 +346,46 @@ __device__ inline bool take_messages(const Exchange& x, int k) {
   return true;
 }
 
-/// Yields, one after the other, the ranges that one block pulls: its share of all pairs that do not go by mailbox, in
-/// the order of the payloads and ranks. Shares are equal in cost, a byte over the link costing kLinkCost times a byte
-/// of this device's memory, so that local rows are copied by a few blocks while the others keep the link busy.
+/// Yields, one after the other, the ranges that one block moves: its share of all pairs that do not go by mailbox, in
+/// the order of the payloads and ranks. Shares are equal in cost. A byte over the link costs link_cost() times a byte
+/// of this device's memory, so that own rows are copied by a few blocks while the others keep the link busy: a block
+/// alone copies about 40 GB/s either way, and from about 12 blocks on it is the link that limits.
 ///
-/// Example, two ranks, four blocks, rank 0, 80 KiB from each rank: costs are 80 (own) and 640, so each block takes 180:
-/// block 0 all 80 KiB of its own and 12.5 KiB (rounded down to 128 bytes) of the peer's, blocks 1 to 3 22.5 KiB each.
-class PullShare {
+/// Example, two ranks, 48 blocks, pulling 90 KiB from each rank, on rank 0: costs are 90 (own) and 4 * 90, so each
+/// block takes 9.4: blocks 0 to 8 and a part of block 9 its own 90 KiB, the others about 2.3 KiB (down to 128 bytes)
+/// each of the peer's.
+class MoveShare {
  public:
-  __device__ explicit PullShare(const Exchange& x) : x_(x) {
+  __device__ explicit MoveShare(const Exchange& x) : x_(x), link_cost_(max(1, x.n_blocks / 12)) {
     int64_t total = 0;
     for (int k = 0; k < x.arguments.n_payloads; ++k) {
-      for (int p = 0; p < x.n_ranks(); ++p) total += pair_bytes(k, p) * weight(p);
+      for (int p = 0; p < x.n_ranks(); ++p) total += pair_bytes(k, p) * cost(p);
     }
-    begin_ = total * x.block / x.n_blocks;
-    end_ = total * (x.block + 1) / x.n_blocks;
+    const int64_t share = x.n_blocks == 1 ? total : (total + x.n_blocks - 1) / x.n_blocks;
+    begin_ = share * x.block;
+    end_ = begin_ + share;
   }
 
   __device__ bool operator()(CopyRange& range) {
     for (; payload_ < x_.arguments.n_payloads; ++payload_, peer_ = 0) {
       const AllToAllPayload& payload = x_.arguments.payloads[payload_];
+      char* const* base = x_.arguments.window.base;
+      const int rank = x_.rank();
       while (peer_ < x_.n_ranks()) {
         const int p = peer_++;
         const int64_t bytes = pair_bytes(payload_, p);
         const int64_t from = byte_of(begin_ - passed_, bytes, p);
         const int64_t to = byte_of(end_ - passed_, bytes, p);
-        passed_ += bytes * weight(p);
+        passed_ += bytes * cost(p);
         if (from >= to) continue;
-        range.to = static_cast<char*>(payload.output) + x_.plan.output_first[p] * payload.row_bytes + from;
-        range.from =
-            x_.arguments.window.base[p] + payload.input_offset + x_.plan.source_first[p] * payload.row_bytes + from;
+        const int64_t far = x_.plan.far_first[p] * payload.row_bytes + from;
+        if (x_.pushes()) {
+          range.from = base[rank] + payload.input_offset + x_.plan.own_first[p] * payload.row_bytes + from;
+          range.to = base[p] + (static_cast<char*>(payload.output) - base[rank]) + far;
+        } else {
+          range.from = base[p] + payload.input_offset + far;
+          range.to = static_cast<char*>(payload.output) + x_.plan.output_first[p] * payload.row_bytes + from;
+        }
         range.bytes = to - from;
         return true;
       }
@@ -368,20 +394,19 @@ class PullShare {
   }
 
  private:
-  static constexpr int kLinkCost = 8;
-
-  __device__ int weight(int p) const { return p == x_.rank() ? 1 : kLinkCost; }
+  __device__ int cost(int p) const { return p == x_.rank() ? 1 : link_cost_; }
   __device__ int64_t pair_bytes(int k, int p) const {
-    const int64_t rows = x_.plan.rows[p][x_.rank()];
+    const int64_t rows = x_.rows_to_move(p);
     return p != x_.rank() && x_.is_message(rows) ? 0 : rows * x_.arguments.payloads[k].row_bytes;
   }
   /// The byte of a pair where a share of the cost ends; neighbouring blocks get the same answer.
-  __device__ int64_t byte_of(int64_t cost, int64_t bytes, int p) const {
-    if (cost <= 0) return 0;
-    return cost >= bytes * weight(p) ? bytes : cost / weight(p) / 128 * 128;
+  __device__ int64_t byte_of(int64_t cost_passed, int64_t bytes, int p) const {
+    if (cost_passed <= 0) return 0;
+    return cost_passed >= bytes * cost(p) ? bytes : cost_passed / cost(p) / 128 * 128;
   }
 
   const Exchange& x_;
+  int link_cost_;
   int64_t begin_;
   int64_t end_;
   int64_t passed_ = 0;
@@ -391,12 +416,12 @@ class PullShare {
 
 /// Step 5. With a ring, one thread's bulk copies move what is aligned for them while the other warps move the rest.
 template <typename Ring>
-__device__ void pull_rows(const Exchange& x, char* shared) {
+__device__ void move_rows(const Exchange& x, char* shared) {
 #if __CUDA_ARCH__ >= 900
   if constexpr (!std::is_void_v<Ring>) {
-    PullShare share(x);
-    if (x.thread() < 32) {
-      if (x.thread() == 0) {
+    MoveShare share(x);
+    if (x.warp() == 0) {
+      if (x.lane() == 0) {
         Ring(shared).copy_all([&](CopyRange& range) {
           while (share(range)) {
             if (is_aligned_to_16(range)) return true;
@@ -413,41 +438,41 @@ __device__ void pull_rows(const Exchange& x, char* shared) {
     return;
   }
 #endif
-  PullShare share(x);
+  MoveShare share(x);
   CopyRange range;
   while (share(range)) copy_range(range, x.thread(), x.n_threads());
 }
 
-/// Step 6. `ok` is false for a block in which something failed, `moved` false where nothing was exchanged.
-__device__ inline void finish_exchange(const Exchange& x, bool ok, bool moved) {
+/// Step 6. `moved` is false where nothing was exchanged or something failed in this block.
+__device__ inline void finish_exchange(const Exchange& x, bool moved) {
   const AllToAllArguments& a = x.arguments;
   ExchangePlan& plan = x.plan;
   __syncthreads();
-  if (x.thread() == 0) {
-    uint32_t finished = 0;
-    if (x.n_blocks > 1) {
+  if (x.n_blocks > 1) {
+    if (x.thread() == 0) {
+      uint32_t finished = 0;
       asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;"
                    : "=r"(finished)
                    : "l"(&a.state->blocks_finished)
                    : "memory");
+      plan.is_last_block = finished + 1 == static_cast<uint32_t>(x.n_blocks);
     }
-    plan.is_last_block = finished + 1 == static_cast<uint32_t>(x.n_blocks);
+    __syncthreads();
+    if (!plan.is_last_block) return;
   }
-  __syncthreads();
-  if (!plan.is_last_block) return;
 
-  // Another block's failure is in the error word, written before that block's count.
-  if (ok && moved && a.source_reuse == SourceReuse::kAfterExchange && load_relaxed_system(a.error) == 0) {
+  if (moved && (x.pushes() || a.source_reuse == SourceReuse::kAfterExchange)) {
     const WaitContext context = x.context();
     for (int p = x.thread(); p < x.n_ranks(); p += x.n_threads()) {
-      if (p == x.rank()) continue;
-      const int64_t from_peer = plan.rows[p][x.rank()];
-      const int64_t to_peer = plan.rows[x.rank()][p];
-      if (!x.is_message(from_peer))
-        store_release_system(x.pad<uint32_t>(p, x.layout.released_offset(x.rank())), plan.epoch);
-      if (!x.is_message(to_peer)) {
-        const uint32_t* address = x.pad<uint32_t>(x.rank(), x.layout.released_offset(p));
-        wait_until(context, WaitKind::kRelease, p,
+      const bool tell = p != x.rank() && !x.is_message(x.rows_to_move(p));
+      const bool wait = p != x.rank() && !x.is_message(x.rows_moved_by(p));
+      // Another block's failure is in the error word, written before that block's count.
+      if (!tell && !wait) continue;
+      if (load_relaxed_system(a.error) != 0) continue;
+      if (tell) store_release_system(x.pad<uint32_t>(p, x.layout.finished_offset(x.rank())), plan.epoch);
+      if (wait) {
+        const uint32_t* address = x.pad<uint32_t>(x.rank(), x.layout.finished_offset(p));
+        wait_until(context, x.pushes() ? WaitKind::kRows : WaitKind::kRelease, p,
                    [&] { return static_cast<int32_t>(load_acquire_system(address) - plan.epoch) >= 0; });
       }
     }
@@ -464,18 +489,18 @@ __device__ void exchange_block(const AllToAllArguments& arguments, int block, in
   __shared__ ExchangePlan plan;
   const Exchange x(arguments, plan, block, n_blocks);
   bool moved = false;
-  bool ok = begin_exchange(x);
-  if (ok) {
+  if (begin_exchange(x)) {
     if (block == 0) announce_splits(x);
-    for (int k = 0; k < arguments.n_payloads; ++k) push_messages(x, k);
+    for (int k = 0; k < arguments.n_payloads; ++k) send_messages(x, k);
     moved = gather_splits(x);
   }
   if (moved) {
-    for (int k = 0; k < arguments.n_payloads; ++k) ok = ok && take_messages(x, k);
-    pull_rows<Ring>(x, shared);
-    ok = __syncthreads_and(ok) != 0;
+    bool taken = true;
+    for (int k = 0; k < arguments.n_payloads; ++k) taken = taken && take_messages(x, k);
+    move_rows<Ring>(x, shared);
+    moved = __syncthreads_and(taken) != 0;
   }
-  finish_exchange(x, ok, moved);
+  finish_exchange(x, moved);
 }
 
 }  // namespace deeptitan::cuda

@@ -12,7 +12,7 @@ namespace deeptitan::cuda {
 ///   splits    [2][source rank][split_words] uint64: epoch in the upper half, value in the lower.
 ///             Words 0..R-1: rows for each destination; word R: rows the source can receive; then G words, the groups
 ///             of the rank whose pad it is.
-///   released  [reader rank] uint32: the last epoch in which the reader finished reading this rank's rows
+///   finished  [peer] uint32: the last epoch in which the peer finished moving rows out of or into this rank's memory
 ///   mailbox   [2][source rank][mailbox_bytes / 4] uint64: epoch in the upper half, four bytes of a row in the lower
 ///
 /// Because every 64-bit word carries its epoch, a reader needs no flag beside the data and the writer no fence: the
@@ -22,22 +22,22 @@ namespace deeptitan::cuda {
 struct PadLayout {
   int32_t n_ranks;
   int32_t split_words;
-  int64_t released;
+  int64_t finished;
   int64_t mailbox;
   int64_t mailbox_words;
   int64_t bytes;
 
   DT_HOST_DEVICE PadLayout(const AllToAllPad& pad, int ranks)
       : n_ranks(ranks), split_words((ranks + 1 + pad.max_groups + 15) / 16 * 16), mailbox_words(pad.mailbox_bytes / 4) {
-    released = 2 * static_cast<int64_t>(n_ranks) * split_words * 8;
-    mailbox = released + (n_ranks * 4 + 127) / 128 * 128;
+    finished = 2 * static_cast<int64_t>(n_ranks) * split_words * 8;
+    mailbox = finished + (n_ranks * 4 + 127) / 128 * 128;
     bytes = mailbox + 2 * static_cast<int64_t>(n_ranks) * mailbox_words * 8;
   }
 
   DT_HOST_DEVICE int64_t split_offset(uint32_t epoch, int source) const {
     return (static_cast<int64_t>(epoch & 1) * n_ranks + source) * split_words * 8;
   }
-  DT_HOST_DEVICE int64_t released_offset(int reader) const { return released + reader * 4; }
+  DT_HOST_DEVICE int64_t finished_offset(int peer) const { return finished + peer * 4; }
   DT_HOST_DEVICE int64_t mailbox_offset(uint32_t epoch, int source) const {
     return mailbox + (static_cast<int64_t>(epoch & 1) * n_ranks + source) * mailbox_words * 8;
   }

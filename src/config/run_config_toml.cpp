@@ -168,7 +168,8 @@ void read_table(const toml::table& table, std::span<const ConfigKey<Owner>> keys
   std::vector<std::string> names;
   for (const ConfigKey<Owner>& key : keys) names.emplace_back(key.name);
   for (const auto& [name, node] : table) {
-    const auto at = std::find_if(keys.begin(), keys.end(), [&](const auto& key) { return key.name == name.str(); });
+    const std::string_view wanted = name.str();
+    const auto at = std::find_if(keys.begin(), keys.end(), [&](const auto& key) { return key.name == wanted; });
     DT_CHECK_USAGE(at != keys.end(), "{}: {}unknown key '{}'{} (docs/config.md lists all keys)",
                    places.of(name.source()), prefix, name.str(), did_you_mean(name.str(), names));
     read_value(node, *at, prefix, owner, places);

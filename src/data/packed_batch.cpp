@@ -6,6 +6,20 @@
 
 namespace deeptitan {
 
+namespace {
+
+/// `count` tokens without targets, as the last part of the batch so far; closes it also where there are none.
+void append_padding(int64_t count, int32_t padding_token, PackedBatch* batch) {
+  for (int64_t i = 0; i < count; ++i) {
+    batch->tokens.push_back(padding_token);
+    batch->positions.push_back(static_cast<int32_t>(i));
+    batch->targets.push_back(-1);
+  }
+  batch->document_offsets.push_back(static_cast<int32_t>(batch->tokens.size()));
+}
+
+}  // namespace
+
 void PackedBatch::reset(int64_t sequence_count, int64_t length) {
   DT_CHECK(sequence_count >= 0 && length > 0, "a batch of {} sequences of {} tokens; expected none below 0 and 1",
            sequence_count, length);
@@ -47,12 +61,12 @@ void append_sequence(const TokenRange& range, int64_t first, int32_t padding_tok
   }
   const int64_t padding = batch->sequence_length - (end - first);
   if (padding > 0) batch->document_offsets.push_back(base + static_cast<int32_t>(end - first));
-  for (int64_t i = 0; i < padding; ++i) {
-    batch->tokens.push_back(padding_token);
-    batch->positions.push_back(static_cast<int32_t>(i));
-    batch->targets.push_back(-1);
-  }
-  batch->document_offsets.push_back(base + static_cast<int32_t>(batch->sequence_length));
+  append_padding(padding, padding_token, batch);
+  ++batch->sequences;
+}
+
+void append_padding_sequence(int32_t padding_token, PackedBatch* batch) {
+  append_padding(batch->sequence_length, padding_token, batch);
   ++batch->sequences;
 }
 

@@ -37,4 +37,7 @@ using TokenBytes = std::function<int64_t(int32_t)>;
 void append_sequence(const TokenRange& range, int64_t first, int32_t padding_token, const TokenBytes& token_bytes,
                      PackedBatch* batch);
 
+/// Appends a sequence of `padding_token` alone, without a target.
+void append_padding_sequence(int32_t padding_token, PackedBatch* batch);
+
 }  // namespace deeptitan

@@ -19,12 +19,17 @@ ValidationBatches::ValidationBatches(const TokenDataset& dataset, int64_t sequen
 }
 
 bool ValidationBatches::next_batch(int64_t sequences, PackedBatch* batch) {
-  const int64_t count = std::min(sequences, sequence_count_ - next_sequence_);
-  batch->reset(std::max<int64_t>(count, 0), sequence_length_);
-  for (int64_t i = 0; i < count; ++i, ++next_sequence_) {
-    append_sequence(range_, range_.first + next_sequence_ * sequence_length_, padding_token_, token_bytes_, batch);
+  if (next_sequence_ == sequence_count_) return false;
+  batch->reset(sequences, sequence_length_);
+  for (int64_t i = 0; i < sequences; ++i) {
+    if (next_sequence_ == sequence_count_) {
+      append_padding_sequence(padding_token_, batch);
+    } else {
+      const int64_t first = range_.first + next_sequence_++ * sequence_length_;
+      append_sequence(range_, first, padding_token_, token_bytes_, batch);
+    }
   }
-  return count > 0;
+  return true;
 }
 
 }  // namespace deeptitan

@@ -17,8 +17,8 @@ class ValidationBatches {
   const std::string& name() const { return dataset_->name(); }
   /// Sequences of the whole; 0 where nothing is held out.
   int64_t sequences() const { return sequence_count_; }
-  /// Fills `batch` with the next `sequences` sequences, or as many as are left; false where none is left. The last
-  /// sequence is padded where the text ends.
+  /// Fills `batch` with the next `sequences` sequences, padded without targets where the text ends; false, and the
+  /// batch as it was, where none is left.
   bool next_batch(int64_t sequences, PackedBatch* batch);
   /// Begins again.
   void rewind() { next_sequence_ = 0; }

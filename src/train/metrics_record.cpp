@@ -25,8 +25,7 @@ std::vector<MetricScalar> scalars_of(const StepMetrics& m) {
     const std::string prefix = fmt::format("moe/layer_{:02}", layer.layer);
     scalars.push_back({prefix + "/load_max_over_mean", layer.load_max_over_mean});
     scalars.push_back({prefix + "/experts_without_tokens", static_cast<double>(layer.experts_without_tokens)});
-    scalars.push_back({prefix + "/bias_min", layer.bias_min});
-    scalars.push_back({prefix + "/bias_max", layer.bias_max});
+    scalars.push_back({prefix + "/bias_range", layer.bias_range});
     scalars.push_back({prefix + "/aux_loss", layer.aux_loss});
   }
   const auto add_validation = [&](const ValidationMetrics& v, const std::string& prefix) {
@@ -53,8 +52,7 @@ std::string to_json_line(const StepMetrics& m) {
     line["moe_layers"].push_back({{"layer", layer.layer},
                                   {"load_max_over_mean", layer.load_max_over_mean},
                                   {"experts_without_tokens", layer.experts_without_tokens},
-                                  {"bias_min", layer.bias_min},
-                                  {"bias_max", layer.bias_max},
+                                  {"bias_range", layer.bias_range},
                                   {"aux_loss", layer.aux_loss}});
   }
   if (m.validation) {

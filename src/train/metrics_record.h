@@ -13,9 +13,8 @@ struct MoeLayerMetrics {
   int64_t layer = 0;
   double load_max_over_mean = 0;  // most loaded expert's tokens over the mean; 1 = even
   int64_t experts_without_tokens = 0;
-  double bias_min = 0;  // range of the router's bias after the step
-  double bias_max = 0;
-  double aux_loss = 0;  // sequence-wise balance loss, not weighted
+  double bias_range = 0;  // largest minus smallest router bias; 0 for routers without
+  double aux_loss = 0;    // sequence-wise balance loss as it enters the loss: weighted, nats a token
 };
 
 /// The held-out text of one source, or of all of them.

@@ -54,6 +54,19 @@ TEST_F(PackedBatchTest, TheEndIsPaddedWithoutTargets) {
   EXPECT_EQ(batch.document_offsets, (Ids{0, 2, 5}));
 }
 
+TEST_F(PackedBatchTest, AWholeSequenceOfPaddingIsAPartOfItsOwn) {
+  PackedBatch batch;
+  batch.reset(2, 3);
+  append_sequence(all_, 5, kEos, bytes_, &batch);
+  append_padding_sequence(kEos, &batch);
+  EXPECT_EQ(batch.sequences, 2);
+  EXPECT_EQ(batch.tokens, (Ids{20, 21, 22, 9, 9, 9}));
+  EXPECT_EQ(batch.targets, (Ids{21, 22, 23, -1, -1, -1}));
+  EXPECT_EQ(batch.positions, (Ids{0, 1, 2, 0, 1, 2}));
+  EXPECT_EQ(batch.document_offsets, (Ids{0, 3, 6}));
+  EXPECT_EQ(batch.target_count, 3);
+}
+
 TEST_F(PackedBatchTest, ARangeThatEndsInsideADocumentGivesNoTargetBeyondIt) {
   TokenRange range = all_;
   range.end = 7;

@@ -180,8 +180,11 @@ TEST_F(PackedSamplerTest, ValidationReadsEveryTargetOnce) {
       std::vector<int32_t> targets;
       int64_t bytes = 0;
       while (batches.next_batch(3, &batch)) {
-        EXPECT_LE(batch.sequences, 3);
-        EXPECT_EQ(static_cast<int64_t>(batch.tokens.size()), batch.sequences * 16);
+        EXPECT_EQ(batch.sequences, 3);
+        EXPECT_EQ(batch.tokens.size(), 48u);
+        EXPECT_EQ(batch.targets.size(), 48u);
+        EXPECT_EQ(batch.positions.size(), 48u);
+        EXPECT_EQ(batch.document_offsets.back(), 48);
         for (const int32_t target : batch.targets) {
           if (target >= 0) targets.push_back(target);
         }

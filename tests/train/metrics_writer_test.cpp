@@ -31,15 +31,15 @@ TEST(MetricsRecord, HoldsEveryKeyOnOneLine) {
   m.loss = std::numeric_limits<double>::quiet_NaN();
   m.gradient_norm = std::numeric_limits<double>::infinity();
   m.mtp_loss = 3.5;
-  m.moe_layers = {{1, 1.5, 0, -0.25, 0.5, 1.125}, {2, 3.0, 4, 0, 0, 1}};
+  m.moe_layers = {{1, 1.5, 0, 0.75, 1.125}, {2, 3.0, 4, 0, 1}};
   m.validation = ValidationMetrics{"", 2.25, 1.75};
   m.validation_sources = {{"a\"b", 2, 1}};
   EXPECT_EQ(to_json_line(m),
             R"({"step":3,"tokens":30,"loss":null,"learning_rate":0.001,"gradient_norm":null,)"
             R"("tokens_per_second":100000.0,"step_seconds":0.5,"skipped":true,"mtp_loss":3.5,"moe_layers":[)"
-            R"({"layer":1,"load_max_over_mean":1.5,"experts_without_tokens":0,"bias_min":-0.25,"bias_max":0.5,)"
+            R"({"layer":1,"load_max_over_mean":1.5,"experts_without_tokens":0,"bias_range":0.75,)"
             R"("aux_loss":1.125},)"
-            R"({"layer":2,"load_max_over_mean":3.0,"experts_without_tokens":4,"bias_min":0.0,"bias_max":0.0,)"
+            R"({"layer":2,"load_max_over_mean":3.0,"experts_without_tokens":4,"bias_range":0.0,)"
             R"("aux_loss":1.0}],)"
             R"("validation_loss":2.25,"validation_bits_per_byte":1.75,)"
             R"("validation_sources":{"a\"b":{"loss":2.0,"bits_per_byte":1.0}}})");
@@ -57,8 +57,8 @@ TEST(MetricsRecord, ScalarsHaveOneTagEach) {
   EXPECT_EQ(tags, (std::vector<std::string>{
                       "train/loss", "train/learning_rate", "train/gradient_norm", "speed/tokens_per_second",
                       "speed/step_seconds", "moe/layer_00/load_max_over_mean", "moe/layer_00/experts_without_tokens",
-                      "moe/layer_00/bias_min", "moe/layer_00/bias_max", "moe/layer_00/aux_loss", "validation/loss",
-                      "validation/bits_per_byte", "validation/bible/loss", "validation/bible/bits_per_byte"}));
+                      "moe/layer_00/bias_range", "moe/layer_00/aux_loss", "validation/loss", "validation/bits_per_byte",
+                      "validation/bible/loss", "validation/bible/bits_per_byte"}));
 }
 
 std::string lines(std::initializer_list<int64_t> steps) {

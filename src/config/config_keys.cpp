@@ -42,7 +42,7 @@ const ConfigKey<RunConfig> kKeys[] = {
     {"metrics.log_freq", DT_MEMBER(&c.metrics.log_freq), "steps", kAtLeast1, kFixed,
      "Steps between two lines of metrics.jsonl and of the TensorBoard file."},
     {"metrics.enable_tensorboard", DT_MEMBER(&c.metrics.enable_tensorboard), "", kAny, kFixed,
-     "Whether TensorBoard event files are written, into `tb` in the run's folder."},
+     "Whether TensorBoard event files are written, into `tensorboard` in the run's folder."},
     {"metrics.sample_freq", DT_MEMBER(&c.metrics.sample_freq), "steps", kAtLeast0, kFixed,
      "Steps between two texts sampled from the model; 0 = none."},
     {"metrics.sample_prompt", DT_MEMBER(&c.metrics.sample_prompt), "", kAny, kFixed,

@@ -230,6 +230,37 @@ void apply_override(toml::table& root, const ConfigOverride& change) {
   }
 }
 
+/// Where the first key of [model.shape] stands that `message` names; the place of model.name where it names none but
+/// the name itself; else empty.
+std::string place_of_shape_key(const toml::table& model, std::string_view message, const Places& places) {
+  size_t first = std::string_view::npos;
+  std::string place;
+  if (const toml::table* shape = model["shape"].as_table()) {
+    for (const auto& [key, node] : *shape) {
+      const size_t at = message.find(key.str());
+      if (at >= first) continue;
+      first = at;
+      place = places.of(node.source());
+    }
+  }
+  const toml::node* name = model.get("name");
+  if (place.empty() && message.find(name->as_string()->get()) != std::string_view::npos) {
+    place = places.of(name->source());
+  }
+  return place;
+}
+
+/// Finds a mistake in the shape while its line is still known. A shape that is read from a file is checked when it is.
+void check_named_shape(const toml::table& root, const RunConfig& config, std::string_view where, const Places& places) {
+  if (config.model.name.empty()) return;
+  try {
+    resolve_model_config(config);
+  } catch (const Error& error) {
+    const std::string place = place_of_shape_key(*root["model"].as_table(), error.what(), places);
+    fail_usage("{}: {}", place.empty() ? where : std::string_view(place), error.what());
+  }
+}
+
 }  // namespace
 
 std::vector<ConfigOverride> parse_overrides(std::span<const std::string> arguments) {
@@ -268,6 +299,7 @@ RunConfig parse_run_config(std::string_view toml_text, std::string_view where,
   RunConfig config;
   for (const auto& [name, node] : root) read_section(name.str(), *node.as_table(), config, places);
   validate(config, where);
+  check_named_shape(root, config, where, places);
   return config;
 }
 

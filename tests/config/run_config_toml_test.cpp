@@ -136,6 +136,30 @@ TEST(RunConfigToml, EachMistakeInAFileHasItsLine) {
   expect("[data]\nsources = \"a.txt\"\n", "run.toml:2: data.sources = 'a.txt'; expected an array of tables");
 }
 
+TEST(RunConfigToml, MistakesInTheShapeHaveTheirLine) {
+  const auto expect = [](std::string_view model, const std::string& message) {
+    expect_usage_error([&] { parse(std::string(model) + "[data]\nsynthetic = true\n"); }, message);
+  };
+  expect("[model]\nname = \"tiny-v4\"\n",
+         "run.toml:2: unknown model 'tiny-v4'; did you mean 'tiny-v3'? (models: tiny-v3, tiny-v2, v2-lite, v2, v3; or "
+         "give the path of a config.json as model.config)");
+  expect("[model]\nname = \"tiny-v3\"\n[model.shape]\nvocab_size = 300\nhiden_size = 3\n",
+         "run.toml:5: model.shape: unknown field 'hiden_size' of a model; did you mean 'hidden_size'?");
+  expect("[model]\nname = \"tiny-v3\"\n[model.shape]\nvocab_size = 300\nhidden_size = \"3\"\n",
+         "run.toml:5: model.shape: hidden_size = \"3\"; expected a whole number");
+  expect("[model]\nname = \"tiny-v3\"\n[model.shape]\nvocab_size = 0\nhidden_size = 64\n",
+         "run.toml:4: model.shape: vocab_size = 0; expected a whole number from 1 to 2147483647");
+  expect("[training]\nseq_len = 4096\n[model]\nname = \"tiny-v3\"\n",
+         "run.toml: training.seq_len = 4096 is more than the model's max_position_embeddings = 2048; shorten it, or "
+         "raise model.shape.max_position_embeddings");
+  expect_usage_error(
+      [] {
+        parse(kRun, {"--model.shape.num_experts_per_tok", "99"});
+      },
+      "command line: model.shape: num_experts_per_tok = 99 is more than n_routed_experts = 16; choose at "
+      "most as many as there are");
+}
+
 TEST(RunConfigToml, TextThatIsNotTomlNamesTheLine) {
   try {
     parse("[training]\nsteps = \n");

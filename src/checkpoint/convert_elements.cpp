@@ -59,6 +59,15 @@ void round_to(float x, float8_e4m3& y) {
   y = to_float8_e4m3(x);
 }
 
+/// On all threads: a copy out of a mapped file is bound by page faults, which threads share.
+void copy_bytes(const std::byte* source, std::byte* destination, int64_t bytes) {
+  constexpr int64_t kPiece = int64_t{1} << 20;
+#pragma omp parallel for schedule(static) if (bytes > kPiece)
+  for (int64_t offset = 0; offset < bytes; offset += kPiece) {
+    std::memcpy(destination + offset, source + offset, static_cast<size_t>(std::min(kPiece, bytes - offset)));
+  }
+}
+
 template <typename From, typename To>
 void convert_loop(const std::byte* source, std::byte* destination, int64_t count) {
   [[maybe_unused]] const float* table = float8_table().data();
@@ -163,10 +172,7 @@ void quantize(const std::byte* weights, int64_t rows, int64_t columns, uint8_t* 
 void convert_elements(const void* source, DType from, void* destination, DType to, int64_t count) {
   const auto* in = static_cast<const std::byte*>(source);
   auto* out = static_cast<std::byte*>(destination);
-  if (from == to) {
-    if (count > 0) std::memcpy(out, in, static_cast<size_t>(count) * dtype_size(to));
-    return;
-  }
+  if (from == to) return copy_bytes(in, out, count * static_cast<int64_t>(dtype_size(to)));
   switch (to) {
     case DType::kF32:
       return convert_to<float>(in, from, out, to, count);

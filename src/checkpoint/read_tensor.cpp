@@ -38,6 +38,7 @@ void read_tensor(const ModelDirectory& model, std::string_view name, const std::
   const TensorEntry& tensor = model.at(name);
   DT_CHECK(tensor.shape == shape, "{}: tensor {} has shape {}, the model needs {}", model.path().string(), name,
            shape_text(tensor.shape), shape_text(shape));
+  model.prefetch(tensor);
   if (const TensorEntry* scale = float8_scale(model, tensor)) {
     dequantize_float8_blocks(tensor.data, scale->data, shape[0], shape[1], destination, to);
   } else {

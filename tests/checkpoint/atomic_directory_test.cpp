@@ -8,8 +8,8 @@
 #include <sys/wait.h>
 
 #include "checkpoint/safetensors_writer.h"
-#include "support/temporary_directory.h"
 #include "core/file.h"
+#include "support/temporary_directory.h"
 
 namespace deeptitan {
 namespace {

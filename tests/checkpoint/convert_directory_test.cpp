@@ -9,9 +9,9 @@
 #include "checkpoint/convert_elements.h"
 #include "checkpoint/read_tensor.h"
 #include "checkpoint/safetensors_writer.h"
-#include "support/temporary_directory.h"
 #include "core/bfloat16.h"
 #include "core/file.h"
+#include "support/temporary_directory.h"
 
 namespace deeptitan {
 namespace {

@@ -7,9 +7,9 @@
 
 #include <gtest/gtest.h>
 
-#include "support/temporary_directory.h"
 #include "core/bfloat16.h"
 #include "core/float8.h"
+#include "support/temporary_directory.h"
 
 namespace deeptitan {
 namespace {
@@ -64,6 +64,10 @@ TEST(ConvertElements, UnalignedSourcesAndNothingAtAll) {
   convert_elements(bytes.data() + 1, DType::kF32, rounded, DType::kBF16, 2);
   EXPECT_EQ(rounded[0].bits, 0x3fc0);
   EXPECT_EQ(rounded[1].bits, 0xc000);
+  const std::vector<char> large(3'000'001, 'z');  // copied by several threads
+  std::vector<char> copy(large.size());
+  convert_elements(large.data(), DType::kI8, copy.data(), DType::kI8, 3'000'001);
+  EXPECT_EQ(copy, large);
   convert_elements(nullptr, DType::kF32, nullptr, DType::kF32, 0);
   convert_elements(nullptr, DType::kF16, nullptr, DType::kF32, 0);
 }

@@ -6,8 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "checkpoint/safetensors_writer.h"
-#include "support/temporary_directory.h"
 #include "core/file.h"
+#include "support/temporary_directory.h"
 
 namespace deeptitan {
 namespace {

@@ -7,8 +7,8 @@
 #include <gtest/gtest.h>
 
 #include "checkpoint/atomic_directory.h"
-#include "support/temporary_directory.h"
 #include "core/file.h"
+#include "support/temporary_directory.h"
 
 namespace deeptitan {
 namespace {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "core/error.h"
 #include "ops/elementwise.h"
@@ -190,30 +191,30 @@ StepResult TrainingEngine::finish_step() {
                        options_.router_bias_update_speed);
   }
   if (state_.valid != 0) list.refresh(ctx_);
-  if (!ctx_.planning) result.experts = expert_loads();
+  if (!ctx_.planning) result.moe_layers = moe_metrics();
   return result;
 }
 
-std::vector<ExpertLoad> TrainingEngine::expert_loads() {
-  std::vector<ExpertLoad> loads;
+std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics() {
+  std::vector<MoeLayerMetrics> metrics;
   for (const auto& [layer, experts] : model_.expert_layers()) {
     const Tensor load = statistics_.expert_load(layer);
     const int32_t* count = load.data<int32_t>();
     const int64_t n = load.numel();
-    int64_t total = 0;
-    for (int64_t e = 0; e < n; ++e) total += count[e];
-    ExpertLoad entry{.layer = layer};
-    const int32_t largest = *std::max_element(count, count + n);
-    entry.largest_over_mean = total == 0 ? 0.0 : static_cast<double>(largest) * static_cast<double>(n) / static_cast<double>(total);
-    entry.idle_experts = std::count(count, count + n, 0);
+    const double mean = static_cast<double>(std::accumulate(count, count + n, int64_t{0})) / static_cast<double>(n);
+    MoeLayerMetrics entry{.layer = layer};
+    entry.load_max_over_mean = mean == 0 ? 0.0 : *std::max_element(count, count + n) / mean;
+    entry.experts_without_tokens = std::count(count, count + n, 0);
     if (const Parameter* bias = experts->router_bias()) {
       const auto [low, high] = std::minmax_element(bias->value.data<float>(), bias->value.data<float>() + n);
       entry.bias_range = *high - *low;
     }
-    entry.auxiliary_loss = *statistics_.balance_loss(layer) / static_cast<double>(step_tokens_);
-    loads.push_back(entry);
+    if (options_.auxiliary_weight > 0) {
+      entry.aux_loss = *statistics_.balance_loss(layer) / options_.auxiliary_weight / static_cast<double>(step_tokens_);
+    }
+    metrics.push_back(entry);
   }
-  return loads;
+  return metrics;
 }
 
 double TrainingEngine::evaluate(const PackedBatch& batch) {
@@ -224,6 +225,29 @@ double TrainingEngine::evaluate(const PackedBatch& batch) {
   model_.forward_hidden(ctx_, forward_context(false), hidden);
   model_.head().loss(ctx_, loss, {}, hidden, targets_, 0.0, false);
   return sum_fixed_order(ctx_, loss);
+}
+
+std::vector<float> TrainingEngine::next_token_logits(std::span<const int32_t> tokens) {
+  const auto count = static_cast<int64_t>(tokens.size());
+  DT_CHECK(count > 0 && count <= std::min(options_.seq_len, tokens_per_microbatch()),
+           "a sample needs 1 to {} tokens, found {}", options_.seq_len, count);
+  std::vector<float> logits(model_.head().vocab());
+  BatchLayout layout = layout_;
+  layout.tokens = count;
+  layout.fresh_tokens = count;
+  layout.token_ids = token_ids_.rows(0, count);
+  layout.positions = positions_.rows(0, count);
+  layout.documents.offset = document_offset_.rows(0, 2);
+  std::copy(tokens.begin(), tokens.end(), token_ids_.data<int32_t>());
+  std::iota(positions_.data<int32_t>(), positions_.data<int32_t>() + count, 0);
+  document_offset_.data<int32_t>()[0] = 0;
+  document_offset_.data<int32_t>()[1] = static_cast<int32_t>(count);
+  ArenaScope workspace(*workspace_);
+  const Tensor hidden = workspace.take(options_.compute, {count, model_.config().hidden_size});
+  model_.forward_hidden(ctx_, ForwardContext{.batch = layout}, hidden);
+  const Tensor out(logits.data(), DType::kF32, {1, model_.head().vocab()});
+  model_.head().logits(ctx_, out, hidden.rows(count - 1, count));
+  return logits;
 }
 
 }  // namespace deeptitan

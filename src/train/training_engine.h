@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "data/packed_batch.h"
 #include "model/deepseek/deepseek_model.h"
 #include "ops/optimizer.h"
+#include "train/metrics_record.h"
 
 namespace deeptitan {
 
@@ -39,21 +41,12 @@ struct MemoryPlan {
   int64_t total() const;
 };
 
-/// How loaded the experts of one layer were in a step.
-struct ExpertLoad {
-  int64_t layer = 0;
-  double largest_over_mean = 0;
-  int64_t idle_experts = 0;      // experts without a token
-  double bias_range = 0;         // largest minus smallest router bias; 0 for routers without
-  double auxiliary_loss = 0;     // the weighted balance loss, per token
-};
-
 struct StepResult {
   double loss = 0;           // nats per loss-bearing token
   double mtp_loss = 0;       // the same of the next-token-prediction module; 0 without
   double gradient_norm = 0;  // before clipping
   bool finite = true;        // false: the step changed nothing
-  std::vector<ExpertLoad> experts;
+  std::vector<MoeLayerMetrics> moe_layers;
 };
 
 /// A model with its gradients and optimizer, and the memory of all of it. A step is begin_step, add_microbatch for each
@@ -87,6 +80,10 @@ class TrainingEngine {
   /// The sum of the losses of a batch in nats, with nothing changed or counted.
   double evaluate(const PackedBatch& batch);
 
+  /// The logits of the token after `tokens` (at most seq_len of them), for a sample of what the model has learnt. Every
+  /// call runs over all tokens: generation proper is generate/'s, with a cache.
+  std::vector<float> next_token_logits(std::span<const int32_t> tokens);
+
   /// The optimizer's moments of a trained parameter, by its place in parameters().all(); undefined for others.
   const Tensor& first_moment(size_t parameter) const { return first_moments_[parameter]; }
   const Tensor& second_moment(size_t parameter) const { return second_moments_[parameter]; }
@@ -103,7 +100,7 @@ class TrainingEngine {
   void load_batch(const PackedBatch& batch);
   ForwardContext forward_context(bool training);
   std::vector<Tensor> gradients() const;
-  std::vector<ExpertLoad> expert_loads();
+  std::vector<MoeLayerMetrics> moe_metrics();
 
   TrainingEngineOptions options_;
   DeepseekModel model_;

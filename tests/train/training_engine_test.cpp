@@ -40,7 +40,7 @@ double total_loss(TrainingEngine& engine, const PackedBatch& batch) {
   engine.add_microbatch(batch);
   const StepResult r = engine.finish_step();
   double loss = r.loss + engine.options().mtp_weight * r.mtp_loss;
-  for (const ExpertLoad& load : r.experts) loss += load.auxiliary_loss;
+  for (const MoeLayerMetrics& layer : r.moe_layers) loss += engine.options().auxiliary_weight * layer.aux_loss;
   return loss;
 }
 
@@ -158,10 +158,10 @@ TEST(TrainingEngine, TwoMicrobatchesEqualOneOfTwiceTheSize) {
   EXPECT_NEAR(got.mtp_loss, expected.mtp_loss, 1e-6);
   // fp32 sums over tokens in another grouping.
   EXPECT_LT(testing::relative_error(all_gradients(*two), all_gradients(*one)), 1e-6);
-  ASSERT_EQ(got.experts.size(), expected.experts.size());
-  for (size_t i = 0; i < got.experts.size(); ++i) {
-    EXPECT_EQ(got.experts[i].largest_over_mean, expected.experts[i].largest_over_mean);
-    EXPECT_NEAR(got.experts[i].auxiliary_loss, expected.experts[i].auxiliary_loss, 1e-7);
+  ASSERT_EQ(got.moe_layers.size(), expected.moe_layers.size());
+  for (size_t i = 0; i < got.moe_layers.size(); ++i) {
+    EXPECT_EQ(got.moe_layers[i].load_max_over_mean, expected.moe_layers[i].load_max_over_mean);
+    EXPECT_NEAR(got.moe_layers[i].aux_loss, expected.moe_layers[i].aux_loss, 1e-5);
   }
 }
 

@@ -1,0 +1,76 @@
+#include "train_command.h"
+
+#include <atomic>
+#include <charconv>
+#include <csignal>
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "config/run_config_toml.h"
+#include "core/error.h"
+#include "train/trainer.h"
+
+namespace deeptitan {
+namespace {
+
+constexpr int kExitInterrupted = 130;
+
+std::atomic<bool> interrupt_requested{false};
+
+void request_interrupt(int /*signal*/) { interrupt_requested = true; }
+
+struct TrainArguments {
+  std::string config;
+  std::string resume;
+  bool overwrite = false;
+  int64_t replay_step = 0;
+};
+
+TrainerOptions trainer_options(const TrainArguments& arguments) {
+  TrainerOptions options;
+  options.interrupt = &interrupt_requested;
+  DT_CHECK_USAGE(arguments.resume.empty() || !arguments.overwrite, "--resume and --overwrite contradict each other; give one");
+  if (arguments.overwrite) options.resume = ResumeMode::kOverwrite;
+  if (arguments.resume == "auto") {
+    options.resume = ResumeMode::kAuto;
+  } else if (arguments.resume == "latest") {
+    options.resume = ResumeMode::kLatest;
+  } else if (!arguments.resume.empty()) {
+    options.resume = ResumeMode::kStep;
+    const char* end = arguments.resume.data() + arguments.resume.size();
+    const auto [rest, error] = std::from_chars(arguments.resume.data(), end, options.resume_step);
+    DT_CHECK_USAGE(error == std::errc() && rest == end && options.resume_step > 0,
+                   "--resume {}: expected auto, latest or a step", arguments.resume);
+  }
+  if (arguments.replay_step != 0) options.replay_step = arguments.replay_step;
+  return options;
+}
+
+void run_train(const TrainArguments& arguments, const std::vector<std::string>& overrides) {
+  const RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
+  std::signal(SIGINT, request_interrupt);
+  std::signal(SIGTERM, request_interrupt);
+  const TrainingOutcome outcome = train(config, trainer_options(arguments));
+  if (outcome.interrupted) throw CLI::RuntimeError(kExitInterrupted);
+  if (!outcome.model_folder.empty()) fmt::print("model: {}\n", outcome.model_folder);
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("train", "Train a model as a run file describes it");
+  auto arguments = std::make_shared<TrainArguments>();
+  command->add_option("config", arguments->config, "Run file (TOML); every key is in docs/config.md")->required();
+  command->add_option("--resume", arguments->resume, "Go on with the run in job.dump_folder: auto (or begin), latest, or a step");
+  command->add_flag("--overwrite", arguments->overwrite, "Replace the run in job.dump_folder");
+  command->add_option("--replay-step", arguments->replay_step,
+                      "Repeat this step from the checkpoint before it, look at every op's output, and write nothing");
+  command->allow_extras();
+  command->footer("Any key of the run file can be set here as --section.key value, as in --training.steps 100.");
+  command->callback([command, arguments] { run_train(*arguments, command->remaining()); });
+}
+
+}  // namespace deeptitan

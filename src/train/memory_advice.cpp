@@ -1,0 +1,90 @@
+#include "train/memory_advice.h"
+
+#include <fstream>
+#include <limits>
+#include <string_view>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "kernels/cpu/matmul/panel_kernel.h"
+
+namespace deeptitan {
+namespace {
+
+int64_t planned_bytes(const RunConfig& config, const ModelConfig& model) {
+  return TrainingEngine(model, engine_options(config, bfloat16_is_native())).plan().total();
+}
+
+}  // namespace
+
+bool bfloat16_is_native() { return std::string_view(cpu::panel_product_isa()) == "avx512_bf16"; }
+
+TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
+  const bool bf16 = config.training.dtype == TrainingDtype::kBf16 || (config.training.dtype == TrainingDtype::kAuto && native);
+  return {.compute = bf16 ? DType::kBF16 : DType::kF32,
+          .seq_len = config.training.seq_len,
+          .sequences = config.training.local_batch_size,
+          .recompute_layers = config.activation_checkpoint.mode == ActivationCheckpointMode::kLayer,
+          .next_token_prediction = config.training.mtp_loss_weight > 0,
+          .auxiliary_weight = config.training.aux_loss_weight,
+          .mtp_weight = config.training.mtp_loss_weight,
+          .router_bias_update_speed = config.training.router_bias_update_speed,
+          .max_norm = config.training.max_norm,
+          .weight_decay = config.optimizer.weight_decay,
+          .adamw = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps}};
+}
+
+int64_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  int64_t kilobytes = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("MemAvailable:")) kilobytes = std::stoll(line.substr(13));
+  }
+  return kilobytes > 0 ? kilobytes * 1024 : std::numeric_limits<int64_t>::max();
+}
+
+std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes) {
+  std::vector<MemoryAdvice> advice;
+  const auto consider = [&](const RunConfig& candidate, const std::string& change) {
+    const int64_t needed = planned_bytes(candidate, model);
+    if (needed <= bytes) advice.push_back({change, needed});
+    return needed <= bytes;
+  };
+  const auto with_layers_recomputed = [](RunConfig c) {
+    c.activation_checkpoint.mode = ActivationCheckpointMode::kLayer;
+    return c;
+  };
+  RunConfig smaller = config;
+  smaller.training.global_batch_size = config.sequences_per_step();
+  for (int64_t batch = config.training.local_batch_size / 2; batch >= 1; batch /= 2) {
+    if (config.sequences_per_step() % batch != 0) continue;
+    smaller.training.local_batch_size = batch;
+    const std::string change = fmt::format("training.local_batch_size = {}, training.global_batch_size = {}", batch,
+                                           config.sequences_per_step());
+    if (consider(smaller, change)) break;
+    if (consider(with_layers_recomputed(smaller), change + ", activation_checkpoint.mode = \"layer\"")) break;
+  }
+  consider(with_layers_recomputed(config), "activation_checkpoint.mode = \"layer\"");
+  RunConfig shorter = config;
+  for (int64_t length = config.training.seq_len / 2; length >= 16; length /= 2) {
+    shorter.training.seq_len = length;
+    if (consider(shorter, fmt::format("training.seq_len = {}", length))) break;
+  }
+  return advice;
+}
+
+void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes) {
+  if (plan.total() <= bytes) return;
+  std::string message = fmt::format("the run needs {} of memory and {} are available; its largest arenas are",
+                                    format_bytes(plan.total()), format_bytes(bytes));
+  for (size_t i = 0; i < std::min<size_t>(3, plan.arenas.size()); ++i) {
+    message += fmt::format("{} {} ({})", i == 0 ? "" : ",", plan.arenas[i].name, format_bytes(plan.arenas[i].bytes));
+  }
+  const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, bytes);
+  if (advice.empty()) message += "; no smaller microbatch or sequence length fits: the model itself is too large";
+  for (const MemoryAdvice& a : advice) message += fmt::format("; {} would need {}", a.change, format_bytes(a.bytes));
+  fail_usage("{}", message);
+}
+
+}  // namespace deeptitan

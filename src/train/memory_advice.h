@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/model_config.h"
+#include "config/run_config.h"
+#include "train/training_engine.h"
+
+namespace deeptitan {
+
+/// The engine's options that a run's configuration asks for. `bfloat16_is_native` decides training.dtype = "auto".
+TrainingEngineOptions engine_options(const RunConfig& config, bool bfloat16_is_native);
+
+/// Whether this processor multiplies bf16 natively.
+bool bfloat16_is_native();
+
+/// Bytes of memory that the system can give now, without swapping.
+int64_t available_memory();
+
+/// A change of the configuration that would make a run fit.
+struct MemoryAdvice {
+  std::string change;  // "training.local_batch_size = 4"
+  int64_t bytes;       // the plan's total with it
+};
+
+/// The nearest configurations whose plan fits into `bytes`: a smaller microbatch (with the same tokens a step),
+/// recomputed layers, shorter sequences, and these together. Empty where none fits.
+std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes);
+
+/// Throws a usage error with the largest arenas and the advice where the plan is larger than `bytes`.
+void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes);
+
+}  // namespace deeptitan

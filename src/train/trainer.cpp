@@ -1,0 +1,384 @@
+#include "train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <memory>
+#include <numbers>
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/atomic_directory.h"
+#include "checkpoint/model_directory.h"
+#include "checkpoint/training_state.h"
+#include "config/run_config_toml.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "data/packed_sampler.h"
+#include "data/synthetic_source.h"
+#include "data/token_dataset.h"
+#include "data/validation_batches.h"
+#include "kernels/cpu/peak/peak.h"
+#include "model/deepseek/checkpoint.h"
+#include "train/flops.h"
+#include "train/learning_rate.h"
+#include "train/loss_curve.h"
+#include "train/memory_advice.h"
+#include "train/metrics_writer.h"
+#include "train/progress_line.h"
+#include "train/tensorboard_writer.h"
+#include "train/training_checkpoint.h"
+
+namespace deeptitan {
+namespace {
+
+namespace fs = std::filesystem;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double wall_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+// The files of a run's folder.
+struct RunFolder {
+  fs::path root;
+  fs::path config() const { return root / "config.toml"; }
+  fs::path metrics() const { return root / "metrics.jsonl"; }
+  fs::path tensorboard() const { return root / "tensorboard"; }
+  fs::path checkpoints() const { return root / "checkpoints"; }
+  fs::path loss_svg() const { return root / "loss.svg"; }
+  fs::path model() const { return root / "model"; }
+  fs::path bad_batch(int64_t step) const { return root / fmt::format("bad-batch-step-{}.json", step); }
+
+  bool holds_a_run() const { return fs::exists(config()) || fs::exists(metrics()) || fs::exists(checkpoints()); }
+  void clear() const {
+    for (const fs::path& path : {config(), metrics(), tensorboard(), checkpoints(), loss_svg(), model()}) fs::remove_all(path);
+  }
+};
+
+TextEncoder text_encoder(const Tokenizer& tokenizer) {
+  TextEncoder encoder;
+  encoder.encode = [tokenizer](std::string_view text, std::vector<int32_t>& tokens) {
+    const auto ids = tokenizer.encode(text, {.add_special_tokens = false, .parse_special_tokens = false});
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+  };
+  encoder.token_bytes = [tokenizer](int32_t id) {
+    return tokenizer.is_special_token(id) ? int64_t{0} : static_cast<int64_t>(tokenizer.token_bytes(id).size());
+  };
+  const auto eos = tokenizer.eos_token_id();
+  DT_CHECK_USAGE(eos.has_value(), "the tokenizer names no eos_token in tokenizer_config.json; training needs one between documents");
+  encoder.eos_token_id = *eos;
+  encoder.fingerprint = tokenizer.tokenizer_json() + tokenizer.tokenizer_config_json();
+  return encoder;
+}
+
+class Trainer {
+ public:
+  Trainer(const RunConfig& config, const TrainerOptions& options)
+      : config_(config), options_(options), folder_{config.job.dump_folder}, schedule_(config) {}
+
+  TrainingOutcome run();
+
+ private:
+  void find_start();
+  void open_data();
+  void build_engine();
+  void replay();
+  StepMetrics run_step(int64_t step);
+  void draw_step();
+  StepResult compute_step(int64_t step);
+  void validate(StepMetrics& metrics);
+  [[noreturn]] void stop_not_finite(int64_t step, const StepResult& result);
+  void save(int64_t step);
+  void draw_loss_curve(ProgressLine& progress) const;
+  void export_final_model();
+  bool interrupted() const { return options_.interrupt != nullptr && options_.interrupt->load(); }
+
+  RunConfig config_;
+  TrainerOptions options_;
+  RunFolder folder_;
+  LearningRateSchedule schedule_;
+  ModelConfig model_config_;
+  std::optional<CheckpointEntry> start_;
+  TrainingProgress progress_;
+  std::optional<Tokenizer> tokenizer_;
+  std::optional<TextEncoder> encoder_;
+  std::vector<TokenDataset> datasets_;
+  std::vector<ValidationBatches> validation_;
+  std::unique_ptr<BatchSource> source_;
+  std::unique_ptr<TrainingEngine> engine_;
+  std::vector<PackedBatch> batches_;
+  PackedBatch validation_batch_;
+};
+
+// Which checkpoint to begin from, and whether the folder may be used at all.
+void Trainer::find_start() {
+  const ResumeMode mode = options_.replay_step ? ResumeMode::kLatest : options_.resume;
+  const std::string folder = folder_.root.string();
+  if (mode == ResumeMode::kNew) {
+    DT_CHECK_USAGE(!folder_.holds_a_run(),
+                   "{} holds a run already; go on with it (--resume auto), replace it (--overwrite), or name another "
+                   "folder (--job.dump_folder)",
+                   folder);
+    return;
+  }
+  if (mode == ResumeMode::kOverwrite) return;
+  std::vector<CheckpointEntry> checkpoints = list_checkpoints(folder_.checkpoints());
+  if (options_.replay_step) {
+    DT_CHECK_USAGE(*options_.replay_step >= 1, "--replay-step {}: steps count from 1", *options_.replay_step);
+    std::erase_if(checkpoints, [&](const CheckpointEntry& c) { return c.step >= *options_.replay_step; });
+    if (!checkpoints.empty()) start_ = checkpoints.back();
+    DT_CHECK_USAGE(folder_.holds_a_run(), "{} holds no run to replay a step of", folder);
+    return;
+  }
+  if (mode == ResumeMode::kStep) {
+    std::erase_if(checkpoints, [&](const CheckpointEntry& c) { return c.step != options_.resume_step; });
+    DT_CHECK_USAGE(!checkpoints.empty(), "{} has no checkpoint of step {}", folder_.checkpoints().string(), options_.resume_step);
+  }
+  if (!checkpoints.empty()) {
+    start_ = checkpoints.back();
+    return;
+  }
+  DT_CHECK_USAGE(mode == ResumeMode::kAuto, "{} holds no complete checkpoint to resume from", folder_.checkpoints().string());
+}
+
+void Trainer::open_data() {
+  if (config_.data.synthetic) {
+    source_ = std::make_unique<SyntheticSource>(model_config_.vocab_size, config_.training.seq_len, config_.training.seed);
+    return;
+  }
+  const std::string tokenizer = config_.model.tokenizer.empty() ? config_.model.initial_checkpoint : config_.model.tokenizer;
+  tokenizer_ = Tokenizer::load(tokenizer);
+  encoder_ = text_encoder(*tokenizer_);
+  model_config_.eos_token_ids = {encoder_->eos_token_id};
+  model_config_.bos_token_id = tokenizer_->bos_token_id().value_or(-1);
+  model_config_.pad_token_id = tokenizer_->pad_token_id().value_or(-1);
+  datasets_ = open_datasets(config_, *encoder_, model_config_.vocab_size);
+  source_ = std::make_unique<PackedSampler>(datasets_, config_.training.seq_len, config_.training.seed, *encoder_);
+  for (const TokenDataset& dataset : datasets_) {
+    validation_.emplace_back(dataset, config_.training.seq_len, config_.validation.max_tokens, *encoder_);
+  }
+}
+
+void Trainer::build_engine() {
+  engine_ = std::make_unique<TrainingEngine>(model_config_, engine_options(config_, bfloat16_is_native()));
+  check_fits(config_, model_config_, engine_->plan(), available_memory());
+  engine_->allocate();
+  if (start_) {
+    load_checkpoint(start_->path, *engine_);
+    progress_ = read_progress(start_->path);
+    source_->restore(progress_.data);
+  } else if (!config_.model.initial_checkpoint.empty()) {
+    load_for_training(ModelDirectory(config_.model.initial_checkpoint), engine_->model());
+    engine_->refresh();
+  } else {
+    engine_->initialize(config_.training.seed);
+  }
+  progress_.config = to_toml(config_);
+  batches_.resize(config_.microbatches_per_step());
+}
+
+void Trainer::draw_step() {
+  for (PackedBatch& batch : batches_) source_->next_batch(config_.training.local_batch_size, &batch);
+}
+
+StepResult Trainer::compute_step(int64_t step) {
+  int64_t targets = 0;
+  for (const PackedBatch& batch : batches_) targets += batch.target_count;
+  engine_->begin_step(step, schedule_.at(step), targets, static_cast<int64_t>(batches_.size()));
+  for (const PackedBatch& batch : batches_) engine_->add_microbatch(batch);
+  return engine_->finish_step();
+}
+
+StepMetrics Trainer::run_step(int64_t step) {
+  const double start = now();
+  draw_step();
+  StepResult result = compute_step(step);
+  if (!result.finite && config_.training.loss_not_finite == LossNotFinite::kStop) stop_not_finite(step, result);
+  progress_.step = step;
+  progress_.tokens += config_.tokens_per_step();
+  progress_.data = source_->position();
+  StepMetrics metrics;
+  metrics.step = step;
+  metrics.tokens = progress_.tokens;
+  metrics.loss = result.loss;
+  metrics.learning_rate = schedule_.at(step);
+  metrics.gradient_norm = result.gradient_norm;
+  metrics.step_seconds = now() - start;
+  metrics.tokens_per_second = static_cast<double>(config_.tokens_per_step()) / metrics.step_seconds;
+  metrics.skipped = !result.finite;
+  if (engine_->model().config().num_nextn_predict_layers > 0 && config_.training.mtp_loss_weight > 0) {
+    metrics.mtp_loss = result.mtp_loss;
+  }
+  metrics.moe_layers = std::move(result.moe_layers);
+  return metrics;
+}
+
+void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
+  nlohmann::json kept = nlohmann::json::array();
+  for (const PackedBatch& b : batches_) {
+    kept.push_back({{"sequences", b.sequences}, {"sequence_length", b.sequence_length}, {"tokens", b.tokens}, {"targets", b.targets}});
+  }
+  write_file(folder_.bad_batch(step), nlohmann::json{{"step", step}, {"microbatches", kept}}.dump());
+  std::string first = "no op's output, only their sum";
+  engine_->set_check_finite(true);
+  try {
+    compute_step(step);
+  } catch (const Error& error) {
+    first = error.what();
+  }
+  const auto checkpoint = latest_checkpoint(folder_.checkpoints());
+  fail("step {}: loss {}, gradient norm {}: not finite. First: {}. The batch is in {}; {}; repeat the step with --replay-step {}, or go on "
+       "without such steps with --training.loss_not_finite skip",
+       step, result.loss, result.gradient_norm, first, folder_.bad_batch(step).string(),
+       checkpoint ? "the last good checkpoint is " + checkpoint->path.string() : std::string("there is no checkpoint yet"), step);
+}
+
+void Trainer::validate(StepMetrics& metrics) {
+  ValidationMetrics all{.name = "all"};
+  double loss_sum = 0;
+  int64_t targets = 0;
+  int64_t bytes = 0;
+  for (ValidationBatches& batches : validation_) {
+    double source_loss = 0;
+    int64_t source_targets = 0;
+    int64_t source_bytes = 0;
+    batches.rewind();
+    while (batches.next_batch(config_.training.local_batch_size, &validation_batch_)) {
+      source_targets += validation_batch_.target_count;
+      source_bytes += validation_batch_.target_bytes;
+      source_loss += engine_->evaluate(validation_batch_);
+    }
+    if (source_targets == 0) continue;
+    const auto bits = [](double nats, int64_t text_bytes) { return nats / std::numbers::ln2 / static_cast<double>(std::max<int64_t>(1, text_bytes)); };
+    metrics.validation_sources.push_back({batches.name(), source_loss / static_cast<double>(source_targets), bits(source_loss, source_bytes)});
+    loss_sum += source_loss;
+    targets += source_targets;
+    bytes += source_bytes;
+    all.bits_per_byte = bits(loss_sum, bytes);
+  }
+  if (targets == 0) return;
+  all.loss = loss_sum / static_cast<double>(targets);
+  metrics.validation = all;
+}
+
+void Trainer::save(int64_t /*step*/) {
+  save_checkpoint(folder_.checkpoints(), progress_, *engine_,
+                  config_.checkpoint.export_dtype == ExportDtype::kFloat32 ? DType::kF32 : DType::kBF16,
+                  tokenizer_ ? &*tokenizer_ : nullptr, config_.checkpoint.keep_latest_k);
+}
+
+void Trainer::export_final_model() {
+  AtomicDirectory directory(folder_.model());
+  export_model(directory.path(), *engine_,
+               config_.checkpoint.export_dtype == ExportDtype::kFloat32 ? DType::kF32 : DType::kBF16,
+               tokenizer_ ? &*tokenizer_ : nullptr);
+  directory.commit();
+}
+
+void Trainer::draw_loss_curve(ProgressLine& progress) const {
+  const LossCurve curve = read_loss_curve(folder_.metrics());
+  const std::string terminal = render_loss_terminal(curve, 100, 18);
+  if (!terminal.empty()) progress.message(terminal);
+  write_file(folder_.loss_svg(), render_loss_svg(curve, config_.job.description.empty() ? config_.job.dump_folder : config_.job.description));
+}
+
+// The loss that metrics.jsonl has for a step; nothing where it was not logged.
+std::optional<double> recorded_loss(const fs::path& metrics, int64_t step) {
+  std::ifstream file(metrics);
+  for (std::string line; std::getline(file, line);) {
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object() && json.value("step", int64_t{0}) == step && json["loss"].is_number()) return json["loss"].get<double>();
+  }
+  return std::nullopt;
+}
+
+void Trainer::replay() {
+  const int64_t wanted = *options_.replay_step;
+  log_info(fmt::format("replaying step {} from {}", wanted, start_ ? "step " + std::to_string(start_->step) : std::string("the start")));
+  StepResult result;
+  for (int64_t step = progress_.step + 1; step <= wanted; ++step) {
+    engine_->set_check_finite(step == wanted);
+    draw_step();
+    result = compute_step(step);
+  }
+  engine_->set_check_finite(false);
+  const std::optional<double> recorded = recorded_loss(folder_.metrics(), wanted);
+  fmt::print("step {}: loss {:.17g}, gradient norm {:.17g}; every op's output is finite{}\n", wanted, result.loss,
+             result.gradient_norm,
+             !recorded ? "" : *recorded == result.loss ? "; equal to the recorded loss, bit for bit"
+                                                       : fmt::format("; the recorded loss is {:.17g}: NOT equal", *recorded));
+}
+
+TrainingOutcome Trainer::run() {
+  find_start();
+  model_config_ = resolve_model_config(config_);
+  if (start_) {
+    const TrainingProgress saved = read_progress(start_->path);
+    for (const ConfigDifference& d : check_resumable(parse_run_config(saved.config, start_->path.string()), config_)) {
+      log_info(fmt::format("resuming with {} = {} (it was {})", d.key, d.after, d.before));
+    }
+  }
+  open_data();
+  build_engine();
+  if (options_.replay_step) {
+    replay();
+    return {.step = *options_.replay_step, .interrupted = false, .model_folder = ""};
+  }
+  if (options_.resume == ResumeMode::kOverwrite) folder_.clear();
+  fs::create_directories(folder_.checkpoints());
+  write_file(folder_.config(), progress_.config);
+
+  MetricsWriter metrics_file(folder_.metrics(), progress_.step);
+  std::optional<TensorboardWriter> tensorboard;
+  if (config_.metrics.enable_tensorboard) tensorboard.emplace(folder_.tensorboard(), progress_.step + 1, wall_time());
+  const bool bf16 = engine_->options().compute == DType::kBF16;
+  const double peak = cpu::measure_matrix_peak(bf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat, 0.3);
+  const ModelSize size = count_parameters(model_config_);
+  ProgressLine progress(config_.training.steps, training_flops_per_token(model_config_, config_.training.seq_len), peak);
+  progress.message(fmt::format("{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned; matrix peak {:.0f} GFLOP/s",
+                               size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(), bf16 ? "bf16" : "fp32",
+                               folder_.root.string(), format_bytes(engine_->plan().total()), peak / 1e9));
+  if (start_) progress.message(fmt::format("resumed at step {}", progress_.step));
+
+  double mean_seconds = 0;
+  bool stopped = false;
+  for (int64_t step = progress_.step + 1; step <= config_.training.steps && !stopped; ++step) {
+    const double start = now();
+    StepMetrics metrics = run_step(step);
+    const bool last = step == config_.training.steps;
+    if (config_.validation.freq > 0 && (last || step % config_.validation.freq == 0)) validate(metrics);
+    mean_seconds = mean_seconds == 0 ? now() - start : 0.95 * mean_seconds + 0.05 * (now() - start);
+    if (last || metrics.validation || metrics.skipped || step % config_.metrics.log_freq == 0) {
+      metrics_file.write(metrics);
+      if (tensorboard) tensorboard->write(step, wall_time(), scalars_of(metrics));
+      progress.show(metrics, mean_seconds * static_cast<double>(config_.training.steps - step));
+    }
+    if (options_.sample && tokenizer_ && config_.metrics.sample_freq > 0 && (last || step % config_.metrics.sample_freq == 0)) {
+      progress.finish();
+      options_.sample(*engine_, *tokenizer_, step);
+    }
+    stopped = interrupted();
+    if (last || stopped || (config_.checkpoint.interval > 0 && step % config_.checkpoint.interval == 0)) save(step);
+  }
+  progress.finish();
+  TrainingOutcome outcome{.step = progress_.step, .interrupted = stopped && progress_.step < config_.training.steps, .model_folder = ""};
+  if (outcome.interrupted) {
+    progress.message(fmt::format("interrupted: step {} is saved; go on with --resume auto", progress_.step));
+    return outcome;
+  }
+  draw_loss_curve(progress);
+  export_final_model();
+  outcome.model_folder = folder_.model().string();
+  return outcome;
+}
+
+}  // namespace
+
+TrainingOutcome train(const RunConfig& config, const TrainerOptions& options) { return Trainer(config, options).run(); }
+
+}  // namespace deeptitan

@@ -1,0 +1,93 @@
+#include "train/training_checkpoint.h"
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/atomic_directory.h"
+#include "checkpoint/training_state.h"
+#include "core/file.h"
+#include "model/deepseek/checkpoint.h"
+
+namespace deeptitan {
+namespace {
+
+// A tensor of the training state and where it lies in memory.
+struct StateTensor {
+  TensorDeclaration declaration;
+  Tensor memory;
+};
+
+std::vector<StateTensor> state_tensors(TrainingEngine& engine) {
+  std::vector<StateTensor> tensors;
+  const auto& parameters = engine.model().parameters().all();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Parameter& p = parameters[i];
+    const auto add = [&](const char* kind, const Tensor& memory) {
+      if (memory.defined()) tensors.push_back({{std::string(kind) + p.spec.name, DType::kF32, p.spec.shape}, memory});
+    };
+    add("master.", p.value);
+    add("first_moment.", engine.first_moment(i));
+    add("second_moment.", engine.second_moment(i));
+  }
+  return tensors;
+}
+
+std::vector<TensorDeclaration> declarations(const std::vector<StateTensor>& tensors) {
+  std::vector<TensorDeclaration> result;
+  for (const StateTensor& t : tensors) result.push_back(t.declaration);
+  return result;
+}
+
+std::string generation_config(const ModelConfig& config) {
+  nlohmann::ordered_json json;
+  json["_from_model_config"] = true;
+  if (config.bos_token_id >= 0) json["bos_token_id"] = config.bos_token_id;
+  if (config.eos_token_ids.size() == 1) json["eos_token_id"] = config.eos_token_ids.front();
+  if (config.eos_token_ids.size() > 1) json["eos_token_id"] = config.eos_token_ids;
+  if (config.pad_token_id >= 0) json["pad_token_id"] = config.pad_token_id;
+  return json.dump(2) + "\n";
+}
+
+}  // namespace
+
+void export_model(const std::filesystem::path& directory, TrainingEngine& engine, DType dtype,
+                  const Tokenizer* tokenizer) {
+  save_model(directory, engine.model(), dtype);
+  write_file(directory / "generation_config.json", generation_config(engine.model().config()));
+  if (tokenizer != nullptr) tokenizer->save(directory);
+}
+
+void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,
+                     DType dtype, const Tokenizer* tokenizer, int64_t keep) {
+  AtomicDirectory directory(folder / checkpoint_name(progress.step));
+  export_model(directory.path(), engine, dtype, tokenizer);
+  const std::vector<StateTensor> tensors = state_tensors(engine);
+  TrainingStateWriter writer(directory.path() / kTrainingStateDirectory, declarations(tensors));
+  for (const StateTensor& t : tensors) writer.write(t.declaration.name, t.memory.raw(), t.memory.bytes());
+  TrainingStateMetadata metadata;
+  metadata.set_integer("step", progress.step);
+  metadata.set_integer("tokens", progress.tokens);
+  metadata.set_text("data_position", progress.data.to_json());
+  metadata.set_text("config", progress.config);
+  writer.finish(metadata);
+  directory.commit();
+  remove_old_checkpoints(folder, keep);
+}
+
+TrainingProgress read_progress(const std::filesystem::path& checkpoint) {
+  const TrainingStateReader reader(checkpoint / kTrainingStateDirectory);
+  const TrainingStateMetadata& metadata = reader.metadata();
+  return {.step = metadata.integer("step"),
+          .tokens = metadata.integer("tokens"),
+          .data = DataPosition::from_json(metadata.text("data_position"), checkpoint.string()),
+          .config = metadata.text("config")};
+}
+
+void load_checkpoint(const std::filesystem::path& checkpoint, TrainingEngine& engine) {
+  const TrainingStateReader reader(checkpoint / kTrainingStateDirectory);
+  const std::vector<StateTensor> tensors = state_tensors(engine);
+  reader.check(declarations(tensors));
+  for (const StateTensor& t : tensors) reader.read(t.declaration.name, t.memory.raw(), t.memory.bytes());
+  engine.refresh();
+}
+
+}  // namespace deeptitan

@@ -42,19 +42,29 @@ std::string marked_name(const std::string& file_name, std::string_view mark) {
   return file_name.substr(1, position - 1);
 }
 
-/// Opens and locks the directory; -1 if somebody else holds it or it has gone.
-int lock_directory(const fs::path& directory) {
-  const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return -1;
+enum class LockOutcome {
+  kLocked,
+  kBusy,         // a living process holds it, or it has gone
+  kUnsupported,  // the file system cannot lock directories (NFS)
+};
+
+/// Opens and locks the directory; the descriptor holds the lock and is -1 without one.
+LockOutcome lock_directory(const fs::path& directory, int& descriptor) {
+  descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return LockOutcome::kBusy;
+  LockOutcome outcome = LockOutcome::kLocked;
   struct stat opened, named;
-  const bool locked = ::flock(descriptor, LOCK_EX | LOCK_NB) == 0;
-  // Somebody tidying up may have removed it between its creation and the lock.
-  if (locked && ::fstat(descriptor, &opened) == 0 && ::stat(directory.c_str(), &named) == 0 &&
-      opened.st_ino == named.st_ino && opened.st_dev == named.st_dev) {
-    return descriptor;
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
+    outcome = errno == EWOULDBLOCK ? LockOutcome::kBusy : LockOutcome::kUnsupported;
+  } else if (::fstat(descriptor, &opened) != 0 || ::stat(directory.c_str(), &named) != 0 ||
+             opened.st_ino != named.st_ino || opened.st_dev != named.st_dev) {
+    outcome = LockOutcome::kBusy;  // somebody tidying up removed it between its creation and the lock
   }
-  ::close(descriptor);
-  return -1;
+  if (outcome != LockOutcome::kLocked) {
+    ::close(descriptor);
+    descriptor = -1;
+  }
+  return outcome;
 }
 
 /// What cannot be removed now is found again by recover_directories.
@@ -94,15 +104,15 @@ void recover_directories(const fs::path& parent) {
   if (error) return;
   for (const auto& leftovers : {replaced, incomplete}) {
     for (const fs::path& leftover : leftovers) {
-      const int lock = lock_directory(leftover);
-      if (lock < 0) continue;
+      int lock = -1;
+      const LockOutcome outcome = lock_directory(leftover, lock);
       const std::string name = marked_name(leftover.filename().string(), kReplaced);
-      if (!name.empty() && !fs::exists(parent / name)) {
+      if (outcome != LockOutcome::kBusy && !name.empty() && !fs::exists(parent / name)) {
         rename_path(leftover, parent / name);
-      } else {
-        remove_leftover(leftover);
+      } else if (outcome == LockOutcome::kLocked) {
+        remove_leftover(leftover);  // without locks nobody can tell it from what a living process writes: it stays
       }
-      ::close(lock);
+      if (lock >= 0) ::close(lock);
     }
   }
 }
@@ -125,15 +135,13 @@ AtomicDirectory::AtomicDirectory(const fs::path& target, AtomicDirectoryOptions 
   recover_directories(target_.parent_path());
   DT_CHECK(!fs::exists(target_) || fs::is_directory(target_), "{} is a file, expected a directory or nothing",
            target_.string());
-  while (lock_ < 0) {
+  while (true) {
     temporary_ = sibling(target_, kIncomplete);
     if (::mkdir(temporary_.c_str(), 0777) != 0) {
       if (errno == EEXIST) continue;
       fail_file("create", temporary_, errno);
     }
-    lock_ = lock_directory(temporary_);
-    DT_CHECK(lock_ >= 0 || !fs::exists(temporary_), "cannot lock {}; its file system must support flock",
-             temporary_.string());
+    if (lock_directory(temporary_, lock_) != LockOutcome::kBusy) return;
   }
 }
 
@@ -157,7 +165,8 @@ void AtomicDirectory::replace_target() {
     if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP) fail_file("replace", target_, errno);
   }
   const fs::path aside = sibling(target_, kReplaced);
-  const int old_lock = lock_directory(target_);  // so that nobody puts it back before the new one is in place
+  int old_lock = -1;
+  lock_directory(target_, old_lock);  // so that nobody puts it back before the new one is in place
   rename_path(target_, aside);
   sync_directory(target_.parent_path());
   step_done(CommitStep::kMovedAside);

@@ -52,7 +52,8 @@ class AtomicDirectory {
 };
 
 /// Removes what killed runs have left in `parent`, and puts back directories that were on their way out when their
-/// replacement never came. What a living process writes is left alone. Does nothing if `parent` does not exist.
+/// replacement never came. What a living process writes is left alone, and so is every leftover on a file system that
+/// cannot lock directories (NFS), where the two look alike. Does nothing if `parent` does not exist.
 void recover_directories(const std::filesystem::path& parent);
 
 /// Removes a directory so that it disappears from its place in one step, whatever happens during the removal.

@@ -20,6 +20,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "tokenizer/bpe_trainer.h"
+#include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
 namespace deeptitan {
@@ -48,6 +49,13 @@ struct DecodeArguments {
   std::string file;
   std::vector<int32_t> ids;
   bool skip_special = false;
+};
+
+struct RenderArguments {
+  std::string model;
+  std::string messages;
+  std::string chat_template;
+  bool no_generation_prompt = false;
 };
 
 std::string read_input(const std::string& path) {
@@ -198,6 +206,30 @@ void run_decode(const DecodeArguments& arguments) {
   flush_output();
 }
 
+// The messages of a JSON file; whatever they hold besides role and content goes to the template as it is.
+jinja::Value read_messages(const std::string& path) {
+  jinja::Value messages = jinja::value_from_json(read_input(path), path);
+  const jinja::Sequence* list = messages.as_sequence();
+  DT_CHECK_USAGE(list != nullptr,
+                 "{}: expected a list of messages, [{{\"role\": \"user\", \"content\": \"...\"}}], not a {}", path,
+                 messages.type_name());
+  for (size_t i = 0; i < list->items.size(); ++i) {
+    const jinja::Dict* message = list->items[i].as_dict();
+    const jinja::Value* role = message == nullptr ? nullptr : message->find("role");
+    DT_CHECK_USAGE(role != nullptr && role->is_string(),
+                   "{}: message {} has no role; write {{\"role\": ..., \"content\": ...}}", path, i);
+  }
+  return messages;
+}
+
+// Prints the text as it is, without a line feed of its own: the template's last one counts.
+void run_render(const RenderArguments& arguments) {
+  const ChatTemplate chat_template = ChatTemplate::load(arguments.model, arguments.chat_template);
+  const ChatRenderOptions options = {.add_generation_prompt = !arguments.no_generation_prompt};
+  print(chat_template.render_messages(read_messages(arguments.messages), options));
+  flush_output();
+}
+
 void add_train(CLI::App& tokenizer) {
   auto arguments = std::make_shared<TrainArguments>();
   CLI::App* command = tokenizer.add_subcommand("train", "Learn a byte-level BPE from text files");
@@ -235,14 +267,28 @@ void add_decode(CLI::App& tokenizer) {
   command->callback([arguments] { run_decode(*arguments); });
 }
 
+void add_render(CLI::App& tokenizer) {
+  auto arguments = std::make_shared<RenderArguments>();
+  CLI::App* command = tokenizer.add_subcommand("render", "Print the text that a chat template gives for messages");
+  command->add_option("--model", arguments->model, "Hugging Face directory")->required();
+  command->add_option("--messages", arguments->messages, "JSON list of role and content; - is standard input")
+      ->required();
+  command->add_option("--chat-template", arguments->chat_template, "Jinja file to use instead of the model's own");
+  command->add_flag("--no-generation-prompt", arguments->no_generation_prompt,
+                    "Leave out what opens the assistant's next turn");
+  command->callback([arguments] { run_render(*arguments); });
+}
+
 }  // namespace
 
 void add_tokenizer_command(CLI::App& app) {
-  CLI::App* tokenizer = app.add_subcommand("tokenizer", "Train and apply byte-level BPE tokenizers");
+  CLI::App* tokenizer =
+      app.add_subcommand("tokenizer", "Train and apply byte-level BPE tokenizers, render chat templates");
   tokenizer->require_subcommand(1);
   add_train(*tokenizer);
   add_encode(*tokenizer);
   add_decode(*tokenizer);
+  add_render(*tokenizer);
 }
 
 }  // namespace deeptitan

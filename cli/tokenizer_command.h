@@ -6,7 +6,8 @@ class App;
 
 namespace deeptitan {
 
-/// Adds `tokenizer train|encode|decode`: learns a byte-level BPE from text files, and applies one to files.
+/// Adds `tokenizer train|encode|decode|render`: learns a byte-level BPE from text files, applies one to files, and
+/// prints what a chat template makes of messages.
 void add_tokenizer_command(CLI::App& app);
 
 }  // namespace deeptitan

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace deeptitan::cuda {
+
+/// A contiguous row-major array of three dimensions as the TMA sees it, read or written in boxes.
+struct TensorMapShape {
+  CUtensorMapDataType type;
+  int element_bytes;
+  int64_t width, height, depth;  // elements; width is contiguous
+  int64_t row_stride;            // elements between rows, a multiple of 16 bytes
+  int box_width, box_height;     // elements; boxes are one deep
+  bool swizzled;                 // rows of a box are 128 bytes and are permuted in shared memory by 16-byte chunks
+};
+
+/// Describes `data` to the TMA: encoded on the host, passed to kernels by value. Throws Error if the driver refuses it.
+CUtensorMap make_tensor_map(const void* data, const TensorMapShape& shape);
+
+}  // namespace deeptitan::cuda

@@ -1,7 +1,6 @@
 #include "tokenizer/code_point_set.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <string>
 
@@ -16,24 +15,24 @@ namespace {
 constexpr char32_t kLastCodePoint = 0x10FFFF;
 
 std::map<std::string, CodePointSet, std::less<>> build_categories() {
-  constexpr size_t kCategories = 30;
-  const auto name_of = [](char32_t c) { return utf8proc_category_string(static_cast<utf8proc_int32_t>(c)); };
+  const auto name_of = [](char32_t c) -> std::string_view {
+    return utf8proc_category_string(static_cast<utf8proc_int32_t>(c));
+  };
   std::map<std::string, std::vector<CodePointSet::Range>, std::less<>> ranges;
-  static_assert(kCategories == UTF8PROC_CATEGORY_CO + 1);
   auto addition = kUnicodeAdditions.begin();
   char32_t run_start = 0;
-  std::string run_name;
+  std::string_view run_name;
   for (char32_t c = 0; c <= kLastCodePoint + 1; ++c) {
-    std::string name;
+    std::string_view name;
     if (c <= kLastCodePoint) {
       while (addition != kUnicodeAdditions.end() && addition->last < c) ++addition;
       const bool added = addition != kUnicodeAdditions.end() && addition->first <= c;
-      name = added ? addition->category : name_of(c);
+      name = added ? std::string_view(addition->category) : name_of(c);
     }
     if (name == run_name) continue;
     if (!run_name.empty()) {
-      ranges[run_name].push_back({run_start, c - 1});
-      ranges[run_name.substr(0, 1)].push_back({run_start, c - 1});
+      ranges[std::string(run_name)].push_back({run_start, c - 1});
+      ranges[std::string(run_name.substr(0, 1))].push_back({run_start, c - 1});
     }
     run_start = c;
     run_name = name;

@@ -370,11 +370,11 @@ TEST(AllToAllArguments, MistakesAreNamed) {
   EXPECT_EQ(message_of([](AllToAllArguments& a) { a.pad.offset = 64; }),
             "all-to-all: pad.offset = 64 is not a multiple of 128");
   EXPECT_EQ(message_of([](AllToAllArguments& a) { a.pad.mailbox_bytes = 100; }),
-            "all-to-all: pad.mailbox_bytes = 100 is not a multiple of 128");
+            "all-to-all: pad.mailbox_bytes = 100 is not a multiple of 128 in [0, 1073741824]");
   EXPECT_EQ(message_of([](AllToAllArguments& a) { a.n_payloads = 3; }),
             "all-to-all: n_payloads = 3; use 1, or 2 for rows and their scales");
   EXPECT_EQ(message_of([](AllToAllArguments& a) { a.payloads[1].row_bytes = 6; }),
-            "all-to-all: payload 1 has rows of 6 bytes; they must be a multiple of 4");
+            "all-to-all: payload 1 has rows of 6 bytes; they must be a multiple of 4 in [4, 1073741824]");
   EXPECT_EQ(message_of([](AllToAllArguments& a) { a.payloads[0].input_offset = 8; }),
             "all-to-all: payload 0 lies at window offset 8 and output 0x0; both must be multiples of 16");
   EXPECT_EQ(

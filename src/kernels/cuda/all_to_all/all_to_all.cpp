@@ -12,6 +12,8 @@ namespace {
 
 /// Rows that one block handles before another is worth its share of the launch and of the count at the end.
 constexpr int64_t kBytesPerBlock = 64 << 10;
+/// Largest row and mailbox: kernels count their words in 32 bits.
+constexpr int64_t kMostBytes = 1 << 30;
 /// Blocks that saturate the link, with room.
 constexpr int kDefaultBlocks = 64;
 
@@ -24,14 +26,15 @@ void check_arguments(const AllToAllArguments& a) {
            a.pad.max_groups);
   DT_CHECK(a.pad.offset >= 0 && a.pad.offset % 128 == 0, "all-to-all: pad.offset = {} is not a multiple of 128",
            a.pad.offset);
-  DT_CHECK(a.pad.mailbox_bytes >= 0 && a.pad.mailbox_bytes % 128 == 0,
-           "all-to-all: pad.mailbox_bytes = {} is not a multiple of 128", a.pad.mailbox_bytes);
+  DT_CHECK(a.pad.mailbox_bytes >= 0 && a.pad.mailbox_bytes <= kMostBytes && a.pad.mailbox_bytes % 128 == 0,
+           "all-to-all: pad.mailbox_bytes = {} is not a multiple of 128 in [0, {}]", a.pad.mailbox_bytes, kMostBytes);
   DT_CHECK(a.n_payloads == 1 || a.n_payloads == 2, "all-to-all: n_payloads = {}; use 1, or 2 for rows and their scales",
            a.n_payloads);
   for (int k = 0; k < a.n_payloads; ++k) {
     const AllToAllPayload& payload = a.payloads[k];
-    DT_CHECK(payload.row_bytes > 0 && payload.row_bytes % 4 == 0,
-             "all-to-all: payload {} has rows of {} bytes; they must be a multiple of 4", k, payload.row_bytes);
+    DT_CHECK(payload.row_bytes > 0 && payload.row_bytes <= kMostBytes && payload.row_bytes % 4 == 0,
+             "all-to-all: payload {} has rows of {} bytes; they must be a multiple of 4 in [4, {}]", k,
+             payload.row_bytes, kMostBytes);
     DT_CHECK(payload.input_offset >= 0 && payload.input_offset % 16 == 0 &&
                  reinterpret_cast<uintptr_t>(payload.output) % 16 == 0,
              "all-to-all: payload {} lies at window offset {} and output {}; both must be multiples of 16", k,

@@ -15,10 +15,10 @@ namespace deeptitan::cuda {
 /// Where an exchange keeps its signals in the window, the same on every rank: splits announced by each source, words
 /// that say "I have moved the rows", and a mailbox for small messages. See all_to_all_pad_bytes.
 struct AllToAllPad {
-  int64_t offset;      // bytes from the window's start, a multiple of 128; the pad is zero at first
-  int32_t max_groups;  // largest n_groups of any exchange over this pad
-  int64_t
-      mailbox_bytes;  // rows of one pair of ranks up to this many bytes are sent with the splits; multiple of 128, or 0
+  int64_t offset;         // bytes from the window's start, a multiple of 128; the pad is zero at first
+  int32_t max_groups;     // largest n_groups of any exchange over this pad
+  int64_t mailbox_bytes;  // rows of one pair of ranks up to about this many bytes are sent with the splits; multiple of
+                          // 128, at most 1 GiB
 };
 
 /// Bytes of window that `pad` takes among n_ranks: the mailbox holds two exchanges of n_ranks messages at twice their

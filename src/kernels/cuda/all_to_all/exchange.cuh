@@ -25,9 +25,9 @@
 //
 // Memory order. Rows and splits were written, and outputs were last used, by earlier kernels of the owner's stream, so
 // before every thread of its launch. If a peer may move rows of this rank, each thread of step 1 fences at system scope
-// before it stores a word, and step 3 loads the word with acquire: fence and store are a release pattern that
-// synchronises with the load, and the __syncthreads that ends step 3 carries the order to the other threads of the
-// block; so the accesses of step 5 come after. Bulk copies act through the async proxy, hence the proxy fences around
+// before it stores a word, and each thread of step 3 fences after it has loaded the word: a release and an acquire
+// pattern that synchronise, and the __syncthreads that ends step 3 carries the order to the other threads of the block;
+// so the accesses of step 5 come after. Bulk copies act through the async proxy, hence the proxy fences around
 // them. In step 6 each block's accesses precede its __syncthreads, its thread 0's acquire-release count at device
 // scope, the last block's release store at system scope and the peer's acquire load. So pulled rows were read before
 // anything that their owner's later kernels write, and pushed rows are there before anything that the receiver's later
@@ -42,6 +42,7 @@ namespace deeptitan::cuda {
 
 /// What a block knows about one exchange, in shared memory.
 struct ExchangePlan {
+  AllToAllArguments arguments;  // kernel parameters are slow to reach at first: all threads fetch them at once
   int32_t rows[kMaxPeerRanks][kMaxPeerRanks];  // rows[p][q]: rows that p sends q
   int32_t capacity[kMaxPeerRanks];             // rows that each rank can receive
   int64_t own_first[kMaxPeerRanks];            // first row for each destination in this rank's memory
@@ -50,8 +51,16 @@ struct ExchangePlan {
   int64_t output_first[kMaxPeerRanks];         // first row of each source in this rank's outputs
   int64_t needed[kMaxPeerRanks];               // rows that each rank is to receive
   uint32_t epoch;
-  int32_t failed;  // an earlier exchange did, or this rank's splits are invalid
+  uint32_t flags;  // of ExchangeFlag
   int32_t is_last_block;
+};
+
+/// What the splits amount to for this rank.
+enum ExchangeFlag : uint32_t {
+  kMovedByPeers = 1,   // a peer may load from or store to this rank's memory
+  kMoves = 2,          // there are rows to move other than by mailbox, the rank's own included
+  kMovesOverLink = 4,  // and some of them between ranks, by this rank or a peer
+  kOverflows = 8,      // some rank has not room for its rows
 };
 
 /// One thread's view of an exchange.
@@ -59,14 +68,26 @@ struct Exchange {
   const AllToAllArguments& arguments;
   ExchangePlan& plan;
   PadLayout layout;
+  int message_rows;  // most rows from one rank to another that go through the mailbox; both ends compute the same
   int block;
   int n_blocks;
 
-  __device__ Exchange(const AllToAllArguments& a, ExchangePlan& p, int block_index, int block_count)
-      : arguments(a), plan(p), layout(a.pad, a.window.n_ranks), block(block_index), n_blocks(block_count) {}
+  /// `given` are the kernel's parameters; begin_exchange copies them into the plan.
+  __device__ Exchange(const AllToAllArguments& given, ExchangePlan& p, int block_index, int block_count)
+      : arguments(p.arguments),
+        plan(p),
+        layout(given.pad, given.window.n_ranks),
+        block(block_index),
+        n_blocks(block_count) {
+    // The second payload of a message begins at an even word.
+    const bool two = given.n_payloads == 2;
+    const auto row_words =
+        static_cast<int32_t>((given.payloads[0].row_bytes + (two ? given.payloads[1].row_bytes : 0)) / 4);
+    message_rows = (static_cast<int32_t>(layout.mailbox_words) - (two ? 1 : 0)) / row_words;
+  }
 
   __device__ int rank() const { return arguments.window.rank; }
-  __device__ int n_ranks() const { return arguments.window.n_ranks; }
+  __device__ int n_ranks() const { return layout.n_ranks; }
   __device__ int thread() const { return static_cast<int>(threadIdx.x); }
   __device__ int n_threads() const { return static_cast<int>(blockDim.x); }
   __device__ int warp() const { return thread() / 32; }
@@ -82,9 +103,9 @@ struct Exchange {
   __device__ T* pad(int owner, int64_t offset) const {
     return reinterpret_cast<T*>(arguments.window.base[owner] + arguments.pad.offset + offset);
   }
-  __device__ int64_t split(int index) const {
-    return arguments.split_type == SplitType::kInt64 ? static_cast<const int64_t*>(arguments.splits)[index]
-                                                     : static_cast<const int32_t*>(arguments.splits)[index];
+  __device__ static int64_t split(const AllToAllArguments& a, int index) {
+    return a.split_type == SplitType::kInt64 ? static_cast<const int64_t*>(a.splits)[index]
+                                             : static_cast<const int32_t*>(a.splits)[index];
   }
   __device__ void set_output_split(int index, int64_t value) const {
     if (arguments.split_type == SplitType::kInt64) {
@@ -94,59 +115,67 @@ struct Exchange {
     }
   }
 
-  /// Four-byte words of `rows` rows in payload k, and where payload k begins in a message (at an even word, so that
-  /// pairs of words stay aligned).
-  __device__ int64_t message_words(int k, int64_t rows) const { return rows * (arguments.payloads[k].row_bytes / 4); }
-  __device__ int64_t message_start(int k, int64_t rows) const {
-    return k == 0 ? 0 : (message_words(0, rows) + 1) / 2 * 2;
+  __device__ bool is_message(int64_t rows) const { return rows <= message_rows; }
+  /// Four-byte words of `rows` rows in payload k of a message, and where payload k begins in it.
+  __device__ int message_words(int k, int rows) const {
+    return rows * static_cast<int32_t>(arguments.payloads[k].row_bytes / 4);
   }
+  __device__ int message_start(int k, int rows) const { return k == 0 ? 0 : (message_words(0, rows) + 1) / 2 * 2; }
+
   __device__ bool pushes() const { return arguments.direction == MoveDirection::kPush; }
   /// Rows that this rank moves between itself and rank p, and rows that rank p moves.
   __device__ int32_t rows_to_move(int p) const { return pushes() ? plan.rows[rank()][p] : plan.rows[p][rank()]; }
   __device__ int32_t rows_moved_by(int p) const { return pushes() ? plan.rows[p][rank()] : plan.rows[rank()][p]; }
-  /// Whether `rows` rows from one rank to another go through the mailbox; both ends ask this about the same number.
-  __device__ bool is_message(int64_t rows) const {
-    const int last = arguments.n_payloads - 1;
-    return message_start(last, rows) + message_words(last, rows) <= layout.mailbox_words;
-  }
 };
 
-/// Reads this rank's counters and splits into the plan. False if nothing may be exchanged. All threads call it.
-__device__ inline bool begin_exchange(const Exchange& x) {
+/// Reads parameters, counters and this rank's splits into the plan. False if nothing may be exchanged. All threads call
+/// it.
+__device__ inline bool begin_exchange(const Exchange& x, const AllToAllArguments& given) {
   ExchangePlan& plan = x.plan;
-  const AllToAllArguments& a = x.arguments;
+  bool failed = false;
   if (x.thread() == 0) {
-    plan.epoch = next_epoch(a.state->epoch);
-    plan.failed = load_relaxed_system(a.error) != 0;
+    plan.epoch = next_epoch(given.state->epoch);
+    plan.flags = 0;
+    failed = load_relaxed_system(given.error) != 0;
+  }
+  static_assert(sizeof(AllToAllArguments) % 4 == 0);
+  for (int i = x.thread(); i < static_cast<int>(sizeof(AllToAllArguments) / 4); i += x.n_threads()) {
+    reinterpret_cast<uint32_t*>(&plan.arguments)[i] = reinterpret_cast<const uint32_t*>(&given)[i];
   }
   // A warp adds up a destination's groups.
-  const int lane = x.thread() % 32;
-  int64_t invalid = -1;
-  for (int q = x.thread() / 32; q < x.n_ranks(); q += x.n_threads() / 32) {
+  int invalid = -1;
+  for (int q = x.warp(); q < x.n_ranks(); q += x.n_warps()) {
     int64_t sum = 0;
     bool valid = true;
-    for (int g = lane; g < a.n_groups; g += 32) {
-      const int64_t rows = x.split(q * a.n_groups + g);
+    for (int g = x.lane(); g < given.n_groups; g += 32) {
+      const int64_t rows = Exchange::split(given, q * given.n_groups + g);
       valid = valid && rows >= 0 && rows <= INT32_MAX;
       sum += rows;
     }
-    if (a.n_groups > 1) {
+    if (given.n_groups > 1) {
       for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
     }
     valid = __all_sync(0xffffffffu, valid) && sum <= INT32_MAX;
     if (!valid) invalid = q;
-    if (lane == 0) plan.rows[x.rank()][q] = static_cast<int32_t>(sum);
+    if (x.lane() == 0) plan.rows[given.window.rank][q] = static_cast<int32_t>(sum);
   }
-  __syncthreads();
-  if (invalid >= 0 && lane == 0) report_wait_error(x.context(), WaitKind::kInvalidSplits, static_cast<int>(invalid));
-  const bool failed = __syncthreads_or(invalid >= 0 || plan.failed) != 0;
-  if (!failed && x.thread() < x.n_ranks()) {
+  failed = __syncthreads_or(failed || invalid >= 0) != 0;
+  if (invalid >= 0 && x.lane() == 0) report_wait_error(x.context(), WaitKind::kInvalidSplits, invalid);
+  if (failed) return false;
+
+  const int t = x.thread();
+  if (t < x.n_ranks()) {
+    const int32_t* own_rows = plan.rows[x.rank()];
     int64_t first = 0;
-    for (int q = 0; q < x.thread(); ++q) first += plan.rows[x.rank()][q];
-    plan.own_first[x.thread()] = first;
+    for (int q = 0; q < t; ++q) first += own_rows[q];
+    plan.own_first[t] = first;
+    // Nobody can push more than this rank has room for.
+    const bool moved =
+        t != x.rank() ? !x.is_message(own_rows[t]) : x.pushes() && !x.is_message(x.arguments.capacity_rows);
+    if (moved) atomicOr(&plan.flags, kMovedByPeers);
   }
   __syncthreads();
-  return !failed;
+  return true;
 }
 
 __device__ inline uint64_t tag_word(uint32_t epoch, uint32_t value) {
@@ -156,44 +185,39 @@ __device__ inline uint64_t tag_word(uint32_t epoch, uint32_t value) {
 /// Step 1, by block 0, a warp a peer.
 __device__ inline void announce_splits(const Exchange& x) {
   const AllToAllArguments& a = x.arguments;
-  const int32_t* own_rows = x.plan.rows[x.rank()];
-  // Nobody can push more than this rank has room for.
-  bool moved_by_peers = x.pushes() && !x.is_message(a.capacity_rows);
-  for (int q = 0; q < x.n_ranks(); ++q)
-    moved_by_peers = moved_by_peers || (q != x.rank() && !x.is_message(own_rows[q]));
-  if (moved_by_peers) fence_system();
+  if (x.warp() >= x.n_ranks()) return;
+  if ((x.plan.flags & kMovedByPeers) != 0) fence_system();
   for (int peer = x.warp(); peer < x.n_ranks(); peer += x.n_warps()) {
     if (peer == x.rank()) continue;
     uint64_t* words = x.pad<uint64_t>(peer, x.layout.split_offset(x.plan.epoch, x.rank()));
     for (int word = x.lane(); word < x.announced_words(); word += 32) {
-      const int64_t value = word < x.n_ranks()    ? own_rows[word]
+      const int64_t value = word < x.n_ranks()    ? x.plan.rows[x.rank()][word]
                             : word == x.n_ranks() ? a.capacity_rows
-                                                  : x.split(peer * a.n_groups + word - x.n_ranks() - 1);
+                                                  : Exchange::split(a, peer * a.n_groups + word - x.n_ranks() - 1);
       store_relaxed_system(words + word, tag_word(x.plan.epoch, static_cast<uint32_t>(value)));
     }
   }
 }
 
-/// Units of a message (pairs of words, or words) that a thread has under way at once.
+/// Pairs of words of a message that a thread has under way at once.
 inline constexpr int kMessageUnroll = 4;
 
 /// Step 2, for payload k: every thread of the launch takes a share of every message.
 __device__ inline void send_messages(const Exchange& x, int k) {
-  const AllToAllArguments& a = x.arguments;
-  const AllToAllPayload& payload = a.payloads[k];
+  const AllToAllPayload& payload = x.arguments.payloads[k];
   const uint32_t epoch = x.plan.epoch;
-  const char* rows_begin = a.window.base[x.rank()] + payload.input_offset;
-  const int64_t step = static_cast<int64_t>(x.n_blocks) * x.n_threads();
-  const int64_t first = static_cast<int64_t>(x.block) * x.n_threads() + x.thread();
+  const char* rows_begin = x.arguments.window.base[x.rank()] + payload.input_offset;
+  const int step = x.n_blocks * x.n_threads();
+  const int first = x.block * x.n_threads() + x.thread();
   for (int away = 1; away < x.n_ranks(); ++away) {
     const int peer = x.rank() + away < x.n_ranks() ? x.rank() + away : x.rank() + away - x.n_ranks();
-    const int64_t rows = x.plan.rows[x.rank()][peer];
+    const int rows = x.plan.rows[x.rank()][peer];
     if (rows == 0 || !x.is_message(rows)) continue;
     const char* from = rows_begin + x.plan.own_first[peer] * payload.row_bytes;
     uint64_t* to = x.pad<uint64_t>(peer, x.layout.mailbox_offset(epoch, x.rank())) + x.message_start(k, rows);
-    const int64_t words = x.message_words(k, rows);
+    const int words = x.message_words(k, rows);
     if (payload.row_bytes % 8 == 0) {
-      for (int64_t i = first; i < words / 2; i += kMessageUnroll * step) {
+      for (int i = first; i < words / 2; i += kMessageUnroll * step) {
         uint2 pairs[kMessageUnroll];
 #pragma unroll
         for (int u = 0; u < kMessageUnroll; ++u) {
@@ -207,15 +231,29 @@ __device__ inline void send_messages(const Exchange& x, int k) {
         }
       }
     } else {
-      for (int64_t i = first; i < words; i += step) {
+      for (int i = first; i < words; i += step) {
         store_relaxed_system(to + i, tag_word(epoch, reinterpret_cast<const uint32_t*>(from)[i]));
       }
     }
   }
 }
 
-/// Step 3, a warp a source. False if a wait failed, or if some rank would overflow (which status then says). All
-/// threads call it.
+/// Writes into status that some rank would overflow, and clears the output splits. By block 0.
+__device__ inline void report_overflow(const Exchange& x) {
+  const AllToAllArguments& a = x.arguments;
+  const ExchangePlan& plan = x.plan;
+  for (int i = x.thread(); i < x.n_ranks() * a.n_groups; i += x.n_threads()) x.set_output_split(i, 0);
+  if (x.thread() != 0) return;
+  int worst = -1;
+  for (int q = 0; q < x.n_ranks(); ++q) {
+    if (plan.needed[q] > plan.capacity[q] && (worst < 0 || plan.needed[q] > plan.needed[worst])) worst = q;
+  }
+  a.status->rows_needed = plan.needed[worst];
+  a.status->overflow_rank = worst;
+  a.status->overflowed = 1;
+}
+
+/// Step 3, a warp a source. False if a wait failed, or if some rank would overflow. All threads call it.
 __device__ inline bool gather_splits(const Exchange& x) {
   const AllToAllArguments& a = x.arguments;
   ExchangePlan& plan = x.plan;
@@ -226,18 +264,18 @@ __device__ inline bool gather_splits(const Exchange& x) {
   bool failed = false;
   for (int source = x.warp(); source < n_ranks; source += x.n_warps()) {
     const bool is_own = source == x.rank();
-    const uint64_t* words = x.pad<uint64_t>(x.rank(), x.layout.split_offset(plan.epoch, source));
+    const uint64_t* words = x.pad<uint64_t>(x.rank(), x.layout.split_offset(context.epoch, source));
     for (int word = x.lane(); word < n_words; word += 32) {
       int64_t value;
       if (is_own) {
         value = word < n_ranks    ? plan.rows[source][word]
                 : word == n_ranks ? a.capacity_rows
-                                  : x.split(source * a.n_groups + word - n_ranks - 1);
+                                  : Exchange::split(a, source * a.n_groups + word - n_ranks - 1);
       } else {
         uint64_t seen = 0;
         failed = failed || !wait_until(context, WaitKind::kSplits, source, [&] {
-                   seen = load_acquire_system(words + word);
-                   return static_cast<uint32_t>(seen >> 32) == plan.epoch;
+                   seen = load_relaxed_system(words + word);
+                   return static_cast<uint32_t>(seen >> 32) == context.epoch;
                  });
         value = static_cast<int64_t>(seen & 0xffffffffu);
       }
@@ -253,7 +291,6 @@ __device__ inline bool gather_splits(const Exchange& x) {
   }
   if (__syncthreads_or(failed) != 0) return false;
 
-  bool overflows = false;
   const int t = x.thread();
   if (t < n_ranks) {
     int64_t needed = 0;
@@ -267,61 +304,58 @@ __device__ inline bool gather_splits(const Exchange& x) {
     plan.needed[t] = needed;
     plan.output_first[t] = output_first;
     plan.far_first[t] = far_first;
-    overflows = needed > plan.capacity[t];
-  }
-  overflows = __syncthreads_or(overflows) != 0;
-  if (x.block != 0) return !overflows;
-
-  if (t == 0) a.status->rows_received = plan.needed[x.rank()];
-  if (!overflows) return true;
-  for (int i = t; i < n_ranks * a.n_groups; i += x.n_threads()) x.set_output_split(i, 0);
-  if (t == 0) {
-    int worst = -1;
-    for (int q = 0; q < n_ranks; ++q) {
-      if (plan.needed[q] > plan.capacity[q] && (worst < 0 || plan.needed[q] > plan.needed[worst])) worst = q;
+    uint32_t flags = needed > plan.capacity[t] ? kOverflows : 0;
+    if (t == x.rank()) {
+      if (plan.rows[t][t] > 0) flags |= kMoves;
+      if (x.block == 0) a.status->rows_received = needed;
+    } else {
+      if (!x.is_message(x.rows_to_move(t))) flags |= kMoves | kMovesOverLink;
+      if (!x.is_message(x.rows_moved_by(t))) flags |= kMovesOverLink;
     }
-    a.status->rows_needed = plan.needed[worst];
-    a.status->overflow_rank = worst;
-    a.status->overflowed = 1;
+    if (flags != 0) atomicOr(&plan.flags, flags);
   }
+  __syncthreads();
+  if ((plan.flags & kMovesOverLink) != 0) {
+    fence_system();  // of every thread that read words: with the relaxed load, an acquire pattern
+    __syncthreads();
+  }
+  if ((plan.flags & kOverflows) == 0) return true;
+  if (x.block == 0) report_overflow(x);
   return false;
 }
 
 /// Step 4, for payload k. False for a thread whose wait failed.
 __device__ inline bool take_messages(const Exchange& x, int k) {
-  const AllToAllArguments& a = x.arguments;
-  const AllToAllPayload& payload = a.payloads[k];
+  const AllToAllPayload& payload = x.arguments.payloads[k];
   const WaitContext context = x.context();
-  const uint32_t epoch = x.plan.epoch;
-  const int64_t step = static_cast<int64_t>(x.n_blocks) * x.n_threads();
-  const int64_t first = static_cast<int64_t>(x.block) * x.n_threads() + x.thread();
+  const uint32_t epoch = context.epoch;
+  const int step = x.n_blocks * x.n_threads();
+  const int first = x.block * x.n_threads() + x.thread();
   for (int away = 1; away < x.n_ranks(); ++away) {
     const int peer = x.rank() + away < x.n_ranks() ? x.rank() + away : x.rank() + away - x.n_ranks();
-    const int64_t rows = x.plan.rows[peer][x.rank()];
+    const int rows = x.plan.rows[peer][x.rank()];
     if (rows == 0 || !x.is_message(rows)) continue;
     char* to = static_cast<char*>(payload.output) + x.plan.output_first[peer] * payload.row_bytes;
     const uint64_t* from = x.pad<uint64_t>(x.rank(), x.layout.mailbox_offset(epoch, peer)) + x.message_start(k, rows);
-    const int64_t words = x.message_words(k, rows);
+    const int words = x.message_words(k, rows);
     if (payload.row_bytes % 8 == 0) {
-      for (int64_t i = first; i < words / 2; i += kMessageUnroll * step) {
+      for (int i = first; i < words / 2; i += kMessageUnroll * step) {
         uint64_t low[kMessageUnroll];
         uint64_t high[kMessageUnroll];
-        if (!wait_until(context, WaitKind::kRows, peer, [&] {
+        const bool here = wait_until(context, WaitKind::kRows, peer, [&] {
 #pragma unroll
-              for (int u = 0; u < kMessageUnroll; ++u) {
-                low[u] = high[u] = tag_word(epoch, 0);
-                if (i + u * step < words / 2) load_relaxed_system(from + 2 * (i + u * step), low[u], high[u]);
-              }
-              bool here = true;
+          for (int u = 0; u < kMessageUnroll; ++u) {
+            low[u] = high[u] = tag_word(epoch, 0);
+            if (i + u * step < words / 2) load_relaxed_system(from + 2 * (i + u * step), low[u], high[u]);
+          }
+          bool all = true;
 #pragma unroll
-              for (int u = 0; u < kMessageUnroll; ++u) {
-                here = here && static_cast<uint32_t>(low[u] >> 32) == epoch &&
-                       static_cast<uint32_t>(high[u] >> 32) == epoch;
-              }
-              return here;
-            })) {
-          return false;
-        }
+          for (int u = 0; u < kMessageUnroll; ++u) {
+            all = all && static_cast<uint32_t>(low[u] >> 32) == epoch && static_cast<uint32_t>(high[u] >> 32) == epoch;
+          }
+          return all;
+        });
+        if (!here) return false;
 #pragma unroll
         for (int u = 0; u < kMessageUnroll; ++u) {
           if (i + u * step < words / 2) {
@@ -331,14 +365,13 @@ __device__ inline bool take_messages(const Exchange& x, int k) {
         }
       }
     } else {
-      for (int64_t i = first; i < words; i += step) {
+      for (int i = first; i < words; i += step) {
         uint64_t word = 0;
-        if (!wait_until(context, WaitKind::kRows, peer, [&] {
-              word = load_relaxed_system(from + i);
-              return static_cast<uint32_t>(word >> 32) == epoch;
-            })) {
-          return false;
-        }
+        const bool here = wait_until(context, WaitKind::kRows, peer, [&] {
+          word = load_relaxed_system(from + i);
+          return static_cast<uint32_t>(word >> 32) == epoch;
+        });
+        if (!here) return false;
         reinterpret_cast<uint32_t*>(to)[i] = static_cast<uint32_t>(word);
       }
     }
@@ -357,11 +390,12 @@ __device__ inline bool take_messages(const Exchange& x, int k) {
 class MoveShare {
  public:
   __device__ explicit MoveShare(const Exchange& x) : x_(x), link_cost_(max(1, x.n_blocks / 12)) {
+    if (x.n_blocks == 1) return;
     int64_t total = 0;
     for (int k = 0; k < x.arguments.n_payloads; ++k) {
       for (int p = 0; p < x.n_ranks(); ++p) total += pair_bytes(k, p) * cost(p);
     }
-    const int64_t share = x.n_blocks == 1 ? total : (total + x.n_blocks - 1) / x.n_blocks;
+    const int64_t share = (total + x.n_blocks - 1) / x.n_blocks;
     begin_ = share * x.block;
     end_ = begin_ + share;
   }
@@ -374,9 +408,13 @@ class MoveShare {
       while (peer_ < x_.n_ranks()) {
         const int p = peer_++;
         const int64_t bytes = pair_bytes(payload_, p);
-        const int64_t from = byte_of(begin_ - passed_, bytes, p);
-        const int64_t to = byte_of(end_ - passed_, bytes, p);
-        passed_ += bytes * cost(p);
+        int64_t from = 0;
+        int64_t to = bytes;
+        if (x_.n_blocks > 1) {
+          from = byte_of(begin_ - passed_, bytes, p);
+          to = byte_of(end_ - passed_, bytes, p);
+          passed_ += bytes * cost(p);
+        }
         if (from >= to) continue;
         const int64_t far = x_.plan.far_first[p] * payload.row_bytes + from;
         if (x_.pushes()) {
@@ -407,8 +445,8 @@ class MoveShare {
 
   const Exchange& x_;
   int link_cost_;
-  int64_t begin_;
-  int64_t end_;
+  int64_t begin_ = 0;
+  int64_t end_ = 0;
   int64_t passed_ = 0;
   int payload_ = 0;
   int peer_ = 0;
@@ -443,11 +481,11 @@ __device__ void move_rows(const Exchange& x, char* shared) {
   while (share(range)) copy_range(range, x.thread(), x.n_threads());
 }
 
-/// Step 6. `moved` is false where nothing was exchanged or something failed in this block.
+/// Step 6. `moved` is false for a thread to which nothing was exchanged or something failed.
 __device__ inline void finish_exchange(const Exchange& x, bool moved) {
   const AllToAllArguments& a = x.arguments;
   ExchangePlan& plan = x.plan;
-  __syncthreads();
+  moved = __syncthreads_and(moved) != 0;
   if (x.n_blocks > 1) {
     if (x.thread() == 0) {
       uint32_t finished = 0;
@@ -461,7 +499,7 @@ __device__ inline void finish_exchange(const Exchange& x, bool moved) {
     if (!plan.is_last_block) return;
   }
 
-  if (moved && (x.pushes() || a.source_reuse == SourceReuse::kAfterExchange)) {
+  if (moved && (plan.flags & kMovesOverLink) != 0 && (x.pushes() || a.source_reuse == SourceReuse::kAfterExchange)) {
     const WaitContext context = x.context();
     for (int p = x.thread(); p < x.n_ranks(); p += x.n_threads()) {
       const bool tell = p != x.rank() && !x.is_message(x.rows_to_move(p));
@@ -488,17 +526,16 @@ template <typename Ring>
 __device__ void exchange_block(const AllToAllArguments& arguments, int block, int n_blocks, char* shared) {
   __shared__ ExchangePlan plan;
   const Exchange x(arguments, plan, block, n_blocks);
+  const int n_payloads = arguments.n_payloads;
   bool moved = false;
-  if (begin_exchange(x)) {
+  if (begin_exchange(x, arguments)) {
     if (block == 0) announce_splits(x);
-    for (int k = 0; k < arguments.n_payloads; ++k) send_messages(x, k);
+    for (int k = 0; k < n_payloads; ++k) send_messages(x, k);
     moved = gather_splits(x);
   }
   if (moved) {
-    bool taken = true;
-    for (int k = 0; k < arguments.n_payloads; ++k) taken = taken && take_messages(x, k);
-    move_rows<Ring>(x, shared);
-    moved = __syncthreads_and(taken) != 0;
+    for (int k = 0; k < n_payloads; ++k) moved = moved && take_messages(x, k);
+    if ((plan.flags & kMoves) != 0) move_rows<Ring>(x, shared);
   }
   finish_exchange(x, moved);
 }

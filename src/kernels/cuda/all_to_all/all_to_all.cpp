@@ -14,8 +14,8 @@ namespace {
 constexpr int64_t kBytesPerBlock = 64 << 10;
 /// Largest row and mailbox: kernels count their words in 32 bits.
 constexpr int64_t kMostBytes = 1 << 30;
-/// Blocks that saturate the link, with room.
-constexpr int kDefaultBlocks = 64;
+/// Blocks that saturate the link: 64 pull 330 and push 358 GB/s on an H200, 132 push 361.
+constexpr int kDefaultBlocks = 132;
 
 void check_arguments(const AllToAllArguments& a) {
   const PeerWindow& window = a.window;
@@ -74,8 +74,7 @@ void all_to_all_v(const AllToAllArguments& a, cudaStream_t stream) {
   const int most =
       std::min(a.max_blocks == 0 ? kDefaultBlocks : a.max_blocks, device_attribute(cudaDevAttrMultiProcessorCount));
   const int blocks = static_cast<int>(std::clamp<int64_t>(wanted, 1, most));
-  const bool bulk = blocks > 1 && device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
-  launch_all_to_all_v(a, blocks, bulk, stream);
+  launch_all_to_all_v(a, blocks, device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9, stream);
 }
 
 }  // namespace deeptitan::cuda

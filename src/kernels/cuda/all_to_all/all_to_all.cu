@@ -18,15 +18,26 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-void launch_all_to_all_v(const AllToAllArguments& arguments, int blocks, bool bulk, cudaStream_t stream) {
-  if (bulk) {
+void launch_all_to_all_v(const AllToAllArguments& arguments, int blocks, bool hopper, cudaStream_t stream) {
+  // On Hopper the launch may be prepared while the kernel before it runs (programmatic dependent launch); the kernel
+  // itself waits for that one's end before it touches memory.
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = hopper ? 1 : 0;
+  if (hopper && blocks > 1) {
     DT_CUDA_CHECK(cudaFuncSetAttribute(all_to_all_v_kernel<Ring>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        static_cast<int>(Ring::kBytes)));
-    all_to_all_v_kernel<Ring><<<blocks, kThreads, Ring::kBytes, stream>>>(arguments);
+    config.dynamicSmemBytes = Ring::kBytes;
+    DT_CUDA_CHECK(cudaLaunchKernelEx(&config, all_to_all_v_kernel<Ring>, arguments));
   } else {
-    all_to_all_v_kernel<void><<<blocks, kThreads, 0, stream>>>(arguments);
+    DT_CUDA_CHECK(cudaLaunchKernelEx(&config, all_to_all_v_kernel<void>, arguments));
   }
-  check_launch("all_to_all_v_kernel");
 }
 
 }  // namespace deeptitan::cuda

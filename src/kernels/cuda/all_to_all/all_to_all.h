@@ -63,7 +63,6 @@ enum class SourceReuse {
 };
 
 struct AllToAllArguments {
-  PeerWindow window;
   AllToAllPad pad;
   AllToAllPayload payloads[2];
   int32_t n_payloads;     // 1, or 2 to carry fp8 rows with their scales
@@ -79,6 +78,7 @@ struct AllToAllArguments {
   AllToAllState* state;
   uint64_t* error;     // first failed wait (kernels/cuda/barrier/wait_error.h), zero at first
   int64_t timeout_ns;  // longest single wait for a peer, above zero
+  PeerWindow window;   // last, so that a kernel fetches no more than it needs
 };
 
 /// For each rank r:  output_r = concat over p of rows_p[first(p, r) : first(p, r) + n(p, r)], where

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <type_traits>
 
 #include "kernels/cuda/all_to_all/all_to_all.h"
@@ -16,9 +17,10 @@
 //   3. gather_splits    every block waits for all ranks' words and so knows the whole matrix of splits: where its rows
 //                       begin at the far end and in its own memory, and whether any rank would overflow. All ranks see
 //                       the same matrix, so they decide alike without another round.
-//   4. take_messages    mailbox rows for this rank are copied to the outputs.
-//   5. move_rows        the other rows, and this rank's own: pulled out of their owners' memory or pushed into the
-//                       outputs of their destinations.
+//   4. move_rows        rows of larger pairs, and this rank's own, are pulled out of their owners' memory or pushed
+//   into
+//                       the outputs of their destinations.
+//   5. take_messages    mailbox rows for this rank are copied to the outputs.
 //   6. finish_exchange  the last block to get here tells the peers concerned that it has moved the rows, waits for
 //   those
 //                       that move rows from or to this rank, and counts the epoch up.
@@ -27,7 +29,7 @@
 // before every thread of its launch. If a peer may move rows of this rank, each thread of step 1 fences at system scope
 // before it stores a word, and each thread of step 3 fences after it has loaded the word: a release and an acquire
 // pattern that synchronise, and the __syncthreads that ends step 3 carries the order to the other threads of the block;
-// so the accesses of step 5 come after. Bulk copies act through the async proxy, hence the proxy fences around
+// so the accesses of step 4 come after. Bulk copies act through the async proxy, hence the proxy fences around
 // them. In step 6 each block's accesses precede its __syncthreads, its thread 0's acquire-release count at device
 // scope, the last block's release store at system scope and the peer's acquire load. So pulled rows were read before
 // anything that their owner's later kernels write, and pushed rows are there before anything that the receiver's later
@@ -132,15 +134,21 @@ struct Exchange {
 /// it.
 __device__ inline bool begin_exchange(const Exchange& x, const AllToAllArguments& given) {
   ExchangePlan& plan = x.plan;
+  const int n_words =
+      static_cast<int>((offsetof(AllToAllArguments, window) + offsetof(PeerWindow, base)) / 4) + 2 * x.n_ranks();
+  for (int i = x.thread(); i < n_words; i += x.n_threads()) {
+    reinterpret_cast<uint32_t*>(&plan.arguments)[i] = reinterpret_cast<const uint32_t*>(&given)[i];
+  }
+#if __CUDA_ARCH__ >= 900
+  // The launch may have begun before the kernel ahead of it in the stream has ended (launch_all_to_all_v): nothing that
+  // it wrote, and nothing that peers can see, may be touched before here.
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
   bool failed = false;
   if (x.thread() == 0) {
     plan.epoch = next_epoch(given.state->epoch);
     plan.flags = 0;
     failed = load_relaxed_system(given.error) != 0;
-  }
-  static_assert(sizeof(AllToAllArguments) % 4 == 0);
-  for (int i = x.thread(); i < static_cast<int>(sizeof(AllToAllArguments) / 4); i += x.n_threads()) {
-    reinterpret_cast<uint32_t*>(&plan.arguments)[i] = reinterpret_cast<const uint32_t*>(&given)[i];
   }
   // A warp adds up a destination's groups.
   int invalid = -1;
@@ -324,7 +332,7 @@ __device__ inline bool gather_splits(const Exchange& x) {
   return false;
 }
 
-/// Step 4, for payload k. False for a thread whose wait failed.
+/// Step 5, for payload k. False for a thread whose wait failed.
 __device__ inline bool take_messages(const Exchange& x, int k) {
   const AllToAllPayload& payload = x.arguments.payloads[k];
   const WaitContext context = x.context();
@@ -452,7 +460,7 @@ class MoveShare {
   int peer_ = 0;
 };
 
-/// Step 5. With a ring, one thread's bulk copies move what is aligned for them while the other warps move the rest.
+/// Step 4. With a ring, one thread's bulk copies move what is aligned for them while the other warps move the rest.
 template <typename Ring>
 __device__ void move_rows(const Exchange& x, char* shared) {
 #if __CUDA_ARCH__ >= 900
@@ -533,9 +541,13 @@ __device__ void exchange_block(const AllToAllArguments& arguments, int block, in
     for (int k = 0; k < n_payloads; ++k) send_messages(x, k);
     moved = gather_splits(x);
   }
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
   if (moved) {
-    for (int k = 0; k < n_payloads; ++k) moved = moved && take_messages(x, k);
+    // Rows first: messages arrive meanwhile.
     if ((plan.flags & kMoves) != 0) move_rows<Ring>(x, shared);
+    for (int k = 0; k < n_payloads; ++k) moved = moved && take_messages(x, k);
   }
   finish_exchange(x, moved);
 }

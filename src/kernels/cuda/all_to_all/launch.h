@@ -4,7 +4,7 @@
 
 namespace deeptitan::cuda {
 
-/// all_to_all_v without its checks, by `blocks` blocks; `bulk` for Hopper's bulk copy engine.
-void launch_all_to_all_v(const AllToAllArguments& arguments, int blocks, bool bulk, cudaStream_t stream);
+/// all_to_all_v without its checks, by `blocks` blocks; `hopper` if the device has bulk copies and dependent launches.
+void launch_all_to_all_v(const AllToAllArguments& arguments, int blocks, bool hopper, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

@@ -11,9 +11,9 @@ inline constexpr int kMaxPeerRanks = 72;
 /// the kernel's parameters costs no read of device memory before the first signal is sent.
 /// comm/ makes one over NCCL; a test makes one out of several buffers of one device. Owns nothing.
 struct PeerWindow {
-  char* base[kMaxPeerRanks];  // base[p]: the first byte of rank p's memory in this rank's address space
   int32_t rank;               // this rank, in [0, n_ranks)
   int32_t n_ranks;            // at most kMaxPeerRanks
+  char* base[kMaxPeerRanks];  // base[p]: the first byte of rank p's memory in this rank's address space
 };
 
 }  // namespace deeptitan::cuda

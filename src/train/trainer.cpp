@@ -18,6 +18,7 @@
 #include "data/packed_sampler.h"
 #include "data/synthetic_source.h"
 #include "data/token_dataset.h"
+#include "data/tokenizer_encoder.h"
 #include "data/validation_batches.h"
 #include "kernels/cpu/peak/peak.h"
 #include "model/deepseek/checkpoint.h"
@@ -60,22 +61,6 @@ struct RunFolder {
   }
 };
 
-TextEncoder text_encoder(const Tokenizer& tokenizer) {
-  TextEncoder encoder;
-  encoder.encode = [tokenizer](std::string_view text, std::vector<int32_t>& tokens) {
-    const auto ids = tokenizer.encode(text, {.add_special_tokens = false, .parse_special_tokens = false});
-    tokens.insert(tokens.end(), ids.begin(), ids.end());
-  };
-  encoder.token_bytes = [tokenizer](int32_t id) {
-    return tokenizer.is_special_token(id) ? int64_t{0} : static_cast<int64_t>(tokenizer.token_bytes(id).size());
-  };
-  const auto eos = tokenizer.eos_token_id();
-  DT_CHECK_USAGE(eos.has_value(), "the tokenizer names no eos_token in tokenizer_config.json; training needs one between documents");
-  encoder.eos_token_id = *eos;
-  encoder.fingerprint = tokenizer.tokenizer_json() + tokenizer.tokenizer_config_json();
-  return encoder;
-}
-
 class Trainer {
  public:
   Trainer(const RunConfig& config, const TrainerOptions& options)
@@ -93,7 +78,7 @@ class Trainer {
   StepResult compute_step(int64_t step);
   void validate(StepMetrics& metrics);
   [[noreturn]] void stop_not_finite(int64_t step, const StepResult& result);
-  void save(int64_t step);
+  void save();
   void draw_loss_curve(ProgressLine& progress) const;
   void export_final_model();
   bool interrupted() const { return options_.interrupt != nullptr && options_.interrupt->load(); }
@@ -153,7 +138,7 @@ void Trainer::open_data() {
   }
   const std::string tokenizer = config_.model.tokenizer.empty() ? config_.model.initial_checkpoint : config_.model.tokenizer;
   tokenizer_ = Tokenizer::load(tokenizer);
-  encoder_ = text_encoder(*tokenizer_);
+  encoder_ = make_text_encoder(*tokenizer_);
   model_config_.eos_token_ids = {encoder_->eos_token_id};
   model_config_.bos_token_id = tokenizer_->bos_token_id().value_or(-1);
   model_config_.pad_token_id = tokenizer_->pad_token_id().value_or(-1);
@@ -266,7 +251,7 @@ void Trainer::validate(StepMetrics& metrics) {
   metrics.validation = all;
 }
 
-void Trainer::save(int64_t /*step*/) {
+void Trainer::save() {
   save_checkpoint(folder_.checkpoints(), progress_, *engine_,
                   config_.checkpoint.export_dtype == ExportDtype::kFloat32 ? DType::kF32 : DType::kBF16,
                   tokenizer_ ? &*tokenizer_ : nullptr, config_.checkpoint.keep_latest_k);
@@ -363,7 +348,7 @@ TrainingOutcome Trainer::run() {
       options_.sample(*engine_, *tokenizer_, step);
     }
     stopped = interrupted();
-    if (last || stopped || (config_.checkpoint.interval > 0 && step % config_.checkpoint.interval == 0)) save(step);
+    if (last || stopped || (config_.checkpoint.interval > 0 && step % config_.checkpoint.interval == 0)) save();
   }
   progress.finish();
   TrainingOutcome outcome{.step = progress_.step, .interrupted = stopped && progress_.step < config_.training.steps, .model_folder = ""};

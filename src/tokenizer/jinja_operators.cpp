@@ -374,7 +374,8 @@ Value get_slice(const Value& object, const Value& start, const Value& stop, cons
   const auto is_bound = [](const Value& value) { return value.is_none() || value.is_int(); };
   if ((!object.is_string() && (sequence == nullptr || !sequence->indexable())) || !is_bound(start) || !is_bound(stop) ||
       !is_bound(step)) {
-    return Value::undefined(fmt::format("{} object has no such slice", object.type_name()));
+    throw Failure(
+        fmt::format("'{}' object cannot be sliced so; a text, list or tuple can, by integers", object.type_name()));
   }
   const int64_t stride = step.is_none() ? 1 : step.as_int();
   if (stride == 0) throw Failure("slice step cannot be zero");

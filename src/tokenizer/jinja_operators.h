@@ -37,7 +37,7 @@ std::vector<Value> iterate(const Value& value, Budget& budget);
 Value get_attribute(const Value& object, const std::string& name, Budget& budget);
 /// obj[key]: an element, else for a text key the attribute of that name, else undefined.
 Value get_item(const Value& object, const Value& key, Budget& budget);
-/// obj[start:stop:step]; None stands for a bound that is left out. Undefined for what cannot be sliced so.
+/// obj[start:stop:step]; None stands for a bound that is left out.
 Value get_slice(const Value& object, const Value& start, const Value& stop, const Value& step, Budget& budget);
 
 /// `value` as an int argument named `what`; bool counts, float does not.

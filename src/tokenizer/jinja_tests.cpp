@@ -53,8 +53,9 @@ bool is_string(const Value& value) {
 bool is_mapping(const Value& value) {
   return value.as_dict() != nullptr;
 }
+// jinja2's undefined counts as callable, although calling it fails.
 bool is_callable(const Value& value) {
-  return value.as_object() != nullptr && value.as_object()->callable();
+  return value.is_undefined() || (value.as_object() != nullptr && value.as_object()->callable());
 }
 // jinja2 asks for len() and [], which undefined has and the views of a dict lack.
 bool is_sequence(const Value& value) {

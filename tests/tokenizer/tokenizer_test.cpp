@@ -110,6 +110,7 @@ TEST(Tokenizer, EncodesAcrossThreadsAsAlone) {
   const std::vector<std::string> texts = sample_texts(6, 400);
   const std::vector<std::string_view> views(texts.begin(), texts.end());
   std::vector<std::vector<int32_t>> expected;
+  expected.reserve(views.size());
   for (const std::string_view text : views) expected.push_back(small_tokenizer().encode(text));
   EXPECT_EQ(small_tokenizer().encode_batch(views), expected);
   std::vector<std::thread> threads;
@@ -159,7 +160,7 @@ TEST(Tokenizer, TakesTokensOfTheConfig) {
 }
 
 TEST(Tokenizer, NamesWhatItDoesNotSupport) {
-  const auto set = [](const char* path, Json value) {
+  const auto set = [](const char* path, const Json& value) {
     return [path, value](Json& json) { json[Json::json_pointer(path)] = value; };
   };
   expect_error(set("/model/type", "Unigram"), "model.type is \"Unigram\"; supported is \"BPE\"");

@@ -61,6 +61,13 @@ void Tensor::check_dtype(DType wanted) const {
   DT_CHECK(dtype_ == wanted, "expected a tensor of {}, found {}", dtype_name(wanted), describe());
 }
 
+void check_contiguous(const char* op, std::initializer_list<Tensor> tensors) {
+  for (const Tensor& tensor : tensors) {
+    DT_CHECK(!tensor.defined() || tensor.contiguous(), "{}: expected contiguous rows, found {} with {} elements from row to row",
+             op, tensor.describe(), tensor.stride());
+  }
+}
+
 void check_tensor(const Tensor& tensor, const char* name, DType dtype, Tensor::Shape shape) {
   bool equal = tensor.dtype() == dtype && tensor.rank() == static_cast<int>(shape.size());
   int i = 0;

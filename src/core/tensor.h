@@ -86,6 +86,9 @@ class Tensor {
   Device device_;
 };
 
+/// Throws unless every one of these is contiguous (or undefined). `op` says who asks.
+void check_contiguous(const char* op, std::initializer_list<Tensor> tensors);
+
 /// Throws unless `tensor` has this dtype and shape; -1 stands for any extent. `name` says what it is.
 void check_tensor(const Tensor& tensor, const char* name, DType dtype, Tensor::Shape shape);
 

@@ -35,6 +35,10 @@ void check_inputs(const Tensor& query, const Tensor& key_value, const Tensor& ke
   check_tensor(query, "query", query.dtype(), {tokens, s.heads * (s.nope_dim + s.rope_dim)});
   check_tensor(key_value, "key_value", query.dtype(), {tokens, s.heads * (s.nope_dim + s.value_dim)});
   check_tensor(key_rope, "key_rope", query.dtype(), {tokens, s.rope_dim});
+  check_contiguous("attention", {query, key_value});
+  // Two bf16 neighbours share a word of the products' operands.
+  DT_CHECK(query.dtype() != DType::kBF16 || (s.nope_dim % 2 == 0 && s.rope_dim % 2 == 0 && s.value_dim % 2 == 0),
+           "attention in bf16 needs even head sizes, found nope {}, rope {}, value {}", s.nope_dim, s.rope_dim, s.value_dim);
 }
 
 // Scores and values of the causal half, for documents of the longest length.
@@ -66,6 +70,7 @@ void attention(ExecutionContext& ctx, const Tensor& out, const Tensor& log_sum_e
                const AttentionShape& shape) {
   check_inputs(query, key_value, key_rope, shape);
   check_tensor(out, "out", query.dtype(), {query.size(0), shape.heads * shape.value_dim});
+  check_contiguous("attention", {out, log_sum_exp});
   OpScope op(ctx, "attention", attention_flops(query.size(0), documents, shape));
   ArenaScope workspace(*ctx.workspace);
   void* scratch = workspace.take_bytes(
@@ -86,6 +91,7 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
                         const Documents& documents, const AttentionShape& shape) {
   check_inputs(query, key_value, key_rope, shape);
   check_inputs(d_query, d_key_value, d_key_rope, shape);
+  check_contiguous("attention_backward", {d_out, out, log_sum_exp});
   OpScope op(ctx, "attention_backward", 2.5 * attention_flops(query.size(0), documents, shape));
   ArenaScope workspace(*ctx.workspace);
   void* scratch = workspace.take_bytes(cpu::attention_backward_workspace(
@@ -110,6 +116,8 @@ void latent_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& qu
   check_tensor(out, "out", cache.dtype(), {tokens, heads * latent_dim});
   check_tensor(entries.visible, "visible", DType::kI32, {tokens});
   check_tensor(entries.page_table, "page_table", DType::kI32, {tokens, -1});
+  check_contiguous("latent_attention", {out, query, cache});
+  DT_CHECK(cache.dtype() != DType::kBF16 || cache.size(2) % 2 == 0, "latent attention in bf16 needs an even entry, found {}", cache.size(2));
   OpScope op(ctx, "latent_attention",
              2.0 * static_cast<double>(tokens * entries.most_visible * heads * (cache.size(2) + latent_dim)));
   ArenaScope workspace(*ctx.workspace);

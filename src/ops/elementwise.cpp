@@ -27,6 +27,7 @@ void check_ids(const Tensor& ids, int64_t vocab) {
 void add(ExecutionContext& ctx, const Tensor& out, const Tensor& a, const Tensor& b) {
   DT_CHECK(out.same_shape(a) && out.same_shape(b) && out.dtype() == a.dtype() && out.dtype() == b.dtype(),
            "add: {} = {} + {}", out.describe(), a.describe(), b.describe());
+  check_contiguous("add", {out, a, b});
   OpScope op(ctx, "add", 0);
   if (!op.launch()) return;
   for_activation_type("add", out, [&](auto* element) {
@@ -56,6 +57,7 @@ void convert(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
 }
 
 void fill_zero(ExecutionContext& ctx, const Tensor& x) {
+  check_contiguous("fill_zero", {x});
   OpScope op(ctx, "fill_zero", 0);
   if (!op.launch()) return;
   for_activation_type("fill_zero", x, [&](auto* element) {
@@ -68,6 +70,7 @@ void swiglu(ExecutionContext& ctx, const Tensor& out, const Tensor& gate, const 
   check_tensor(out, "out", gate.dtype(), {gate.size(0), gate.size(1)});
   DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride(), "swiglu: gate {} and up {} are not slices of one buffer",
            gate.describe(), up.describe());
+  check_contiguous("swiglu", {out});
   OpScope op(ctx, "swiglu", 0);
   if (!op.launch()) return;
   for_activation_type("swiglu", gate, [&](auto* element) {
@@ -82,6 +85,7 @@ void swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& 
   check_tensor(d_out, "d_out", gate.dtype(), {gate.size(0), gate.size(1)});
   DT_CHECK(gate.same_shape(d_gate) && d_gate.same_shape(d_up) && d_gate.stride() == d_up.stride(),
            "swiglu_backward: d_gate {} and d_up {} are not slices of one buffer", d_gate.describe(), d_up.describe());
+  check_contiguous("swiglu_backward", {d_out});
   OpScope op(ctx, "swiglu_backward", 0);
   if (!op.launch()) return;
   for_activation_type("swiglu_backward", gate, [&](auto* element) {
@@ -95,6 +99,7 @@ void swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& 
 void embedding(ExecutionContext& ctx, const Tensor& out, const Tensor& table, const Tensor& ids) {
   check_tensor(out, "out", out.dtype(), {ids.size(0), table.size(1)});
   check_tensor(ids, "ids", DType::kI32, {-1});
+  check_contiguous("embedding", {out, table, ids});
   OpScope op(ctx, "embedding", 0);
   if (!op.launch()) return;
   check_ids(ids, table.size(0));
@@ -115,6 +120,7 @@ void embedding(ExecutionContext& ctx, const Tensor& out, const Tensor& table, co
 void embedding_backward(ExecutionContext& ctx, const Tensor& d_table, const Tensor& d_out, const Tensor& ids) {
   check_tensor(d_table, "d_table", DType::kF32, {-1, d_out.size(1)});
   check_tensor(ids, "ids", DType::kI32, {d_out.size(0)});
+  check_contiguous("embedding_backward", {d_table, d_out, ids});
   OpScope op(ctx, "embedding_backward", 0);
   if (!op.launch()) return;
   for_activation_type("embedding_backward", d_out, [&](auto* element) {

@@ -118,6 +118,7 @@ void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& ro
 
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {
   check_tensor(out, "out", x.dtype(), {order.slot_of_row.size(0), x.size(1)});
+  check_contiguous("permute_rows", {out, x});
   OpScope op(ctx, "permute_rows", 0);
   if (!op.launch()) return;
   for_activation_type("permute_rows", x, [&](auto* element) {
@@ -130,6 +131,7 @@ void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, con
 void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, const Tensor& weight,
                     const Tensor& addend, const SlotOrder& order) {
   check_tensor(out, "out", y.dtype(), {-1, y.size(1)});
+  check_contiguous("unpermute_rows", {out, y, weight, addend});
   OpScope op(ctx, "unpermute_rows", 0);
   if (!op.launch()) return;
   for_activation_type("unpermute_rows", y, [&](auto* element) {
@@ -144,6 +146,7 @@ void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Ten
                              const Tensor& y, const Tensor& weight, const SlotOrder& order) {
   check_tensor(d_y, "d_y", y.dtype(), {y.size(0), y.size(1)});
   check_tensor(d_out, "d_out", y.dtype(), {-1, y.size(1)});
+  check_contiguous("unpermute_rows_backward", {d_y, d_weight, d_out, y, weight});
   OpScope op(ctx, "unpermute_rows_backward", 0);
   if (!op.launch()) return;
   for_activation_type("unpermute_rows_backward", y, [&](auto* element) {

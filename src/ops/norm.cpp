@@ -31,6 +31,7 @@ void add_rms_norm(ExecutionContext& ctx, const Tensor& sum, const Tensor& out, c
                   const Tensor& b, const Tensor& weight, double epsilon) {
   for (const Tensor* t : {&sum, &out, &b}) check_tensor(*t, "add_rms_norm", a.dtype(), {a.size(0), a.size(1)});
   check_tensor(weight, "weight", DType::kF32, {a.size(1)});
+  check_contiguous("add_rms_norm", {sum, out, a, b});
   OpScope op(ctx, "add_rms_norm", 0);
   if (!op.launch()) return;
   for_activation_type("add_rms_norm", a, [&](auto* element) {

@@ -13,6 +13,7 @@ void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& 
   for (const Tensor* t : {&first_moment, &second_moment, &gradient}) {
     DT_CHECK(t->same_shape(parameter), "adamw_update: {} for a parameter {}", t->describe(), parameter.describe());
   }
+  check_contiguous("adamw_update", {parameter, first_moment, second_moment, gradient});
   OpScope op(ctx, "adamw_update", 0);
   if (!op.launch() || ctx.state->valid == 0) return;
   cpu::adamw_update(parameter.data<float>(), first_moment.data<float>(), second_moment.data<float>(),

@@ -157,6 +157,7 @@ void backward_head(const AttentionGradients<T>& gradients, float* d_key_rope /* 
       exponentiate_row(score, visible, in.scale, log_sum_exp[h.statistic(begin + i)]);
       float delta = 0;  // sum_s p_s dp_s, which equals d_out . out
       const T* o = out + h.out_offset(begin + i);
+#pragma omp simd reduction(+ : delta)
       for (int64_t j = 0; j < in.value_dim; ++j) delta += to_float(d_out_block[i * ld_out + j]) * to_float(o[j]);
       T* probability = s.probabilities + i * padded;
       T* d_score = s.d_scores + i * padded;
@@ -200,6 +201,7 @@ template <typename T, typename Scratch, typename Body>
 void for_each_head(const AttentionInputs<T>& in, char* workspace, const Body& body) {
   const int64_t key_dim = in.nope_dim + in.rope_dim;
   const int64_t bytes = scratch_bytes<Scratch>(in.longest, key_dim, in.value_dim);
+  panel_product();  // chooses the instruction set here, where an error can still be thrown
 #pragma omp parallel if (in.document_offset[in.documents] * in.longest * in.heads * key_dim > kParallelThreshold)
   {
     Pieces pieces(workspace + omp_get_thread_num() * bytes);

@@ -115,6 +115,7 @@ void latent_attention(T* out, const LatentAttentionInputs<T>& in, void* workspac
     Pieces pieces(partials + (slot * chunks + chunk) * bytes);
     return Partial(pieces, in.heads, in.latent_dim);
   };
+  panel_product();  // chooses the instruction set here, where an error can still be thrown
   for (int64_t first = 0; first < in.tokens; first += kTokenBlock) {
     const int64_t block = std::min(kTokenBlock, in.tokens - first);
 #pragma omp parallel if (block * chunks > 1)
@@ -132,6 +133,11 @@ void latent_attention(T* out, const LatentAttentionInputs<T>& in, void* workspac
         const int64_t slot = task / in.heads;
         const int64_t h = task % in.heads;
         const int64_t used = (in.visible[first + slot] + kChunk - 1) / kChunk;
+        T* row = out + ((first + slot) * in.heads + h) * in.latent_dim;
+        if (used == 0) {  // a token that sees nothing: padding
+          std::fill_n(row, in.latent_dim, T{});
+          continue;
+        }
         float largest = -INFINITY;
         for (int64_t c = 0; c < used; ++c) largest = std::max(largest, partial_of(slot, c).largest[h]);
         float sum = 0;
@@ -139,7 +145,6 @@ void latent_attention(T* out, const LatentAttentionInputs<T>& in, void* workspac
           const Partial p = partial_of(slot, c);
           sum += p.sum[h] * std::exp(p.largest[h] - largest);
         }
-        T* row = out + ((first + slot) * in.heads + h) * in.latent_dim;
         float* merged = partial_of(slot, 0).output + h * in.latent_dim;
         for (int64_t c = 0; c < used; ++c) {
           const Partial p = partial_of(slot, c);

@@ -35,7 +35,12 @@ inline float row_max(const float* x, int64_t n) {
   for (int lane = 0; lane < 16; ++lane) partial[lane] = -INFINITY;
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) {
-    for (int lane = 0; lane < 16; ++lane) partial[lane] = partial[lane] < x[i + lane] ? x[i + lane] : partial[lane];
+#pragma omp simd
+    for (int lane = 0; lane < 16; ++lane) {
+      const float value = x[i + lane];
+      const float largest = partial[lane];
+      partial[lane] = largest < value ? value : largest;
+    }
   }
   for (; i < n; ++i) partial[0] = std::max(partial[0], x[i]);
   return *std::max_element(partial, partial + 16);

@@ -140,6 +140,7 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
   const int64_t in_panels = packed_panels(in_columns);
   // Group g's packed panels start `first_row(g)` steps in: an upper bound of the steps of the groups before it.
   const auto first_step = [&](int64_t g) { return static_cast<int64_t>(group_offset[g] - group_offset[0]) + g; };
+  const PanelProductFunction run = panel_product();
   uint32_t* packed_out = workspace;
   uint32_t* packed_in = workspace + (rows + groups) * kPanelColumns * out_panels;
 
@@ -163,7 +164,6 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
       pack_direct(packed, source, ld, count, std::min<int64_t>(kPanelColumns, (is_out ? out_columns : in_columns) - column),
                   kType, /*parallel=*/false);
     }
-    const PanelProductFunction run = panel_product();
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < groups * out_panels; ++task) {
       const int64_t g = task / out_panels;

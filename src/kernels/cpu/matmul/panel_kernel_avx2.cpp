@@ -6,6 +6,7 @@ namespace deeptitan::cpu::avx2 {
 namespace {
 
 constexpr int kLanes = 8;
+constexpr bool kStoresBfloat16 = false;
 constexpr int kRegisterRows = 2;  // 2 x 4 accumulators, with room for the operands in 16 registers
 
 using Vec = __m256;
@@ -30,6 +31,8 @@ inline Vec multiply_add(Vec sum, Operand a, Operand b) {
     return _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), sum);
   }
 }
+
+inline void store_bfloat16(uint16_t* /*c*/, const Vec* /*row*/) {}
 
 }  // namespace
 

@@ -7,6 +7,9 @@ namespace {
 
 #include "kernels/cpu/matmul/panel_vector_avx512.inl"
 
+constexpr bool kStoresBfloat16 = false;
+inline void store_bfloat16(uint16_t* /*c*/, const Vec* /*row*/) {}
+
 template <bool kBf16>
 inline Vec multiply_add(Vec sum, Operand a, Operand b) {
   if constexpr (kBf16) {

@@ -7,6 +7,12 @@ namespace {
 
 #include "kernels/cpu/matmul/panel_vector_avx512.inl"
 
+// Rounds to nearest, ties to even, as to_bfloat16 does; values too small for a normal bf16 become zero.
+constexpr bool kStoresBfloat16 = true;
+inline void store_bfloat16(uint16_t* c, const Vec* row) {
+  _mm512_storeu_si512(c, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(row[1], row[0])));
+}
+
 template <bool kBf16>
 inline Vec multiply_add(Vec sum, Operand a, Operand b) {
   if constexpr (kBf16) {

@@ -1,5 +1,6 @@
 // The register tile of a panel product, written against a small vector vocabulary that each instruction set's file
-// defines before including this one: Vec (kLanes floats), zero(), load(), broadcast_word(), multiply_add<kBf16>().
+// defines before including this one: Vec (kLanes floats), zero(), load(), broadcast_word(), multiply_add<kBf16>(), and
+// where the chip rounds to bf16 itself, store_bfloat16() of a panel's row.
 // Only these files are compiled for wider instruction sets; they define nothing that other files could link to.
 
 namespace {
@@ -74,6 +75,12 @@ inline void tile(const PanelProduct& p, int64_t row, int64_t panel) {
           store(c + v * kLanes, p.accumulate ? add(load_float(c + v * kLanes), value) : value);
         }
         continue;
+      }
+      if constexpr (kStoresBfloat16) {
+        if (columns == kPanelColumns && p.c_is_bfloat16 && !p.accumulate) {
+          store_bfloat16(static_cast<uint16_t*>(p.c) + offset, &sum[i][q * kVectors]);
+          continue;
+        }
       }
       alignas(64) float values[kPanelColumns];
       for (int v = 0; v < kVectors; ++v) store(values + v * kLanes, sum[i][q * kVectors + v]);

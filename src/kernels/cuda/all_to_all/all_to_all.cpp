@@ -10,8 +10,10 @@
 namespace deeptitan::cuda {
 namespace {
 
-/// Rows that one block handles before another is worth its share of the launch and of the count at the end.
-constexpr int64_t kBytesPerBlock = 64 << 10;
+/// Received bytes for which another block is worth its share of the launch and of the count at the end.
+constexpr int64_t kBytesPerBlock = 16 << 10;
+/// Received bytes above which bulk copies pay: a ring needs a few microseconds to fill and drain.
+constexpr int64_t kBulkBytes = 1 << 20;
 /// Largest row and mailbox: kernels count their words in 32 bits.
 constexpr int64_t kMostBytes = 1 << 30;
 /// Blocks that saturate the link: 64 pull 330 and push 358 GB/s on an H200, 132 push 361.
@@ -70,11 +72,13 @@ void all_to_all_v(const AllToAllArguments& a, cudaStream_t stream) {
   check_arguments(a);
   int64_t row_bytes = 0;
   for (int k = 0; k < a.n_payloads; ++k) row_bytes += a.payloads[k].row_bytes;
-  const int64_t wanted = (a.capacity_rows * row_bytes + kBytesPerBlock - 1) / kBytesPerBlock;
+  const int64_t most_bytes = a.capacity_rows * row_bytes;
+  const int64_t wanted = (most_bytes + kBytesPerBlock - 1) / kBytesPerBlock;
   const int most =
       std::min(a.max_blocks == 0 ? kDefaultBlocks : a.max_blocks, device_attribute(cudaDevAttrMultiProcessorCount));
   const int blocks = static_cast<int>(std::clamp<int64_t>(wanted, 1, most));
-  launch_all_to_all_v(a, blocks, device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9, stream);
+  const bool hopper = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+  launch_all_to_all_v(a, {blocks, hopper && most_bytes > kBulkBytes, hopper}, stream);
 }
 
 }  // namespace deeptitan::cuda

@@ -18,19 +18,17 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-void launch_all_to_all_v(const AllToAllArguments& arguments, int blocks, bool hopper, cudaStream_t stream) {
-  // On Hopper the launch may be prepared while the kernel before it runs (programmatic dependent launch); the kernel
-  // itself waits for that one's end before it touches memory.
+void launch_all_to_all_v(const AllToAllArguments& arguments, const AllToAllLaunch& launch, cudaStream_t stream) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
   config.blockDim = dim3(kThreads);
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = hopper ? 1 : 0;
-  if (hopper && blocks > 1) {
+  config.numAttrs = launch.dependent ? 1 : 0;
+  if (launch.bulk) {
     DT_CUDA_CHECK(cudaFuncSetAttribute(all_to_all_v_kernel<Ring>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        static_cast<int>(Ring::kBytes)));
     config.dynamicSmemBytes = Ring::kBytes;

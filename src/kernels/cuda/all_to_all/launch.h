@@ -4,7 +4,14 @@
 
 namespace deeptitan::cuda {
 
-/// all_to_all_v without its checks, by `blocks` blocks; `hopper` if the device has bulk copies and dependent launches.
-void launch_all_to_all_v(const AllToAllArguments& arguments, int blocks, bool hopper, cudaStream_t stream);
+/// How all_to_all_v is launched.
+struct AllToAllLaunch {
+  int blocks;
+  bool bulk;       // move rows with Hopper's bulk copies
+  bool dependent;  // prepare the launch while the kernel before it runs (compute capability 9.0 on)
+};
+
+/// all_to_all_v without its checks.
+void launch_all_to_all_v(const AllToAllArguments& arguments, const AllToAllLaunch& launch, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

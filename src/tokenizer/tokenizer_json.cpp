@@ -200,7 +200,8 @@ void read_model(const Json& model, TokenizerDescription& description) {
   DT_CHECK(type == nullptr || *type == "BPE", "model.type is {}; supported is \"BPE\"", type->dump());
   for (const char* option : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
     const Json* value = find(model, option);
-    const bool off = value == nullptr || *value == "" || *value == 0.0;
+    const bool is_empty_string = value != nullptr && value->is_string() && value->get_ref<const std::string&>().empty();
+    const bool off = value == nullptr || is_empty_string || *value == 0.0;
     DT_CHECK(off, "model.{} is {}; supported is null", option, value->dump());
   }
   DT_CHECK(!bool_or(model, "byte_fallback", false, "model"),

@@ -17,6 +17,7 @@ namespace {
 const CodePointSet& unknown_code_points() {
   static const CodePointSet set = [] {
     std::vector<CodePointSet::Range> ranges;
+    ranges.reserve(kUnknownToNfc.size() + kUnicodeAdditions.size());
     for (const CodePointRange& range : kUnknownToNfc) ranges.push_back({range.first, range.last});
     for (const UnicodeAddition& addition : kUnicodeAdditions) ranges.push_back({addition.first, addition.last});
     return CodePointSet(std::move(ranges));

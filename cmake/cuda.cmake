@@ -27,4 +27,5 @@ list(APPEND CMAKE_BUILD_RPATH "$ORIGIN")
 # Release defines NDEBUG: an assert in a kernel is a call, and ptxas then serialises wgmma (its warning C7510).
 target_compile_options(dt_options INTERFACE
   $<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-ffp-contract=off>)
-target_compile_definitions(dt_options INTERFACE DT_CUDA=1)
+# fmt 9 takes its constexpr away from nvcc, which then cannot check format strings; nvcc 13 compiles it well.
+target_compile_definitions(dt_options INTERFACE DT_CUDA=1 $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)

@@ -65,9 +65,27 @@ DT_HOST_DEVICE inline float float_from_bits(uint32_t bits) {
   return x;
 }
 
-/// exp(x) for x <= 0, within 1 ulp; 0 below -87, where the result nears the subnormal numbers; NaN for NaN.
-/// x = n ln 2 + r with |r| <= ln 2 / 2, exp(x) = 2^n p(r), p a minimax polynomial of degree 6 (relative error 3.3e-9).
-DT_HOST_DEVICE inline float exact_exp_of_nonpositive(float x) {
+/// 1 / x for 1 <= x < 2^124, rounded to nearest; NaN for NaN. The device's approximation and one step of Newton's
+/// method: what __frcp_rn does where its argument needs no special care, without asking whether it does.
+DT_HOST_DEVICE inline float exact_reciprocal_of_normal(float x) {
+#if defined(__CUDA_ARCH__)
+  float approximation;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(approximation) : "f"(x));
+  const float error = __fmaf_rn(x, approximation, -1.0f);
+  return __fmaf_rn(approximation, -error, approximation);
+#else
+  return 1.0f / x;
+#endif
+}
+
+/// exp(x) as two factors, polynomial * power, for -126 ln 2 < x < 127 ln 2; the product is within 1 ulp.
+/// x = n ln 2 + r with |r| <= ln 2 / 2; power = 2^n; polynomial(r) is a minimax polynomial of degree 6 (relative error
+/// 3.3e-9).
+struct ExpFactors {
+  float polynomial;
+  float power;
+};
+DT_HOST_DEVICE inline ExpFactors exact_exp_factors(float x) {
   constexpr float kLog2E = 0x1.715476p+0f;
   constexpr float kLn2High = 0x1.62e43p-1f;  // ln 2 in two parts
   constexpr float kLn2Low = -0x1.05c61p-29f;
@@ -82,17 +100,32 @@ DT_HOST_DEVICE inline float exact_exp_of_nonpositive(float x) {
   p = exact_fma(p, r, 0x1.fffffcp-2f);
   p = exact_fma(p, r, 1.0f);
   p = exact_fma(p, r, 1.0f);
-  const float power = float_from_bits((float_bits(shifted) << 23) + 0x3f800000u);  // 2^n
-  const float result = exact_mul(p, power);
-  return x < -87.0f ? 0.0f : result;
+  return {p, float_from_bits((float_bits(shifted) << 23) + 0x3f800000u)};
 }
 
-/// 1 / (1 + exp(-x)), within 2 ulp; 0 below -87; NaN for NaN.
+/// exp(x) for x <= 0, within 1 ulp; 0 below -87, where the result nears the subnormal numbers; NaN for NaN.
+DT_HOST_DEVICE inline float exact_exp_of_nonpositive(float x) {
+  const ExpFactors e = exact_exp_factors(x);
+  return x < -87.0f ? 0.0f : exact_mul(e.polynomial, e.power);
+}
+
+/// The x of -86 .. 86 nearest to x; NaN for NaN.
+DT_HOST_DEVICE inline float clamp_to_exp_range(float x) {
+  constexpr float kBound = 86.0f;
+#if defined(__CUDA_ARCH__)
+  asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(-kBound));
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(kBound));
+  return x;
+#else
+  x = x < -kBound ? -kBound : x;
+  return x > kBound ? kBound : x;
+#endif
+}
+
+/// 1 / (1 + exp(-x)), within 2 ulp for -86 <= x <= 86 and constant beyond (4.5e-38 and 1); NaN for NaN.
 DT_HOST_DEVICE inline float exact_sigmoid(float x) {
-  const float magnitude = float_from_bits(float_bits(x) & 0x7fffffffu);
-  const float e = exact_exp_of_nonpositive(-magnitude);
-  const float inverse = exact_reciprocal(exact_add(1.0f, e));
-  return exact_mul(x < 0.0f ? e : 1.0f, inverse);
+  const ExpFactors e = exact_exp_factors(-clamp_to_exp_range(x));
+  return exact_reciprocal_of_normal(exact_fma(e.polynomial, e.power, 1.0f));
 }
 
 }  // namespace deeptitan

@@ -12,10 +12,10 @@ namespace deeptitan {
 /// (l + 1) * c - 1 in order, then lanes l and l + w are added for w = 16, 8, 4, 2, 1.
 inline constexpr int kRouterLanes = 32;
 
-/// c above: the fewest experts a lane among 1, 2, 4, 8 and 12 that hold all of them.
+/// c above: the fewest experts a lane among 2, 4, 8 and 12 that hold all of them.
 DT_HOST_DEVICE constexpr int experts_per_lane(int experts) {
   const int needed = (experts + kRouterLanes - 1) / kRouterLanes;
-  return needed <= 2 ? needed : needed <= 4 ? 4 : needed <= 8 ? 8 : 12;
+  return needed <= 2 ? 2 : needed <= 4 ? 4 : needed <= 8 ? 8 : 12;
 }
 
 inline constexpr float kNormalizeEpsilon = 1e-20f;

@@ -48,7 +48,8 @@ Reference reference(const Case& c, const std::vector<double>& q, const std::vect
         std::vector<double> p(n), dp(n);
         double largest = -1e300;
         for (int64_t s = 0; s < n; ++s) {
-          for (int64_t j = 0; j < c.key_dim(); ++j) p[s] += q[(t * c.heads + h) * c.key_dim() + j] * key(first + s, h, j);
+          for (int64_t j = 0; j < c.key_dim(); ++j)
+            p[s] += q[(t * c.heads + h) * c.key_dim() + j] * key(first + s, h, j);
           p[s] *= c.scale;
           largest = std::max(largest, p[s]);
         }
@@ -97,8 +98,17 @@ struct Tensors {
     for (size_t d = 0; d + 1 < c.document_offset.size(); ++d) {
       longest = std::max<int64_t>(longest, c.document_offset[d + 1] - c.document_offset[d]);
     }
-    return {query.data(), key_value.data(), key_rope.data(), c.rope_dim, c.document_offset.data(),
-            static_cast<int64_t>(c.document_offset.size()) - 1, longest, c.heads, c.nope_dim, c.rope_dim, c.value_dim,
+    return {query.data(),
+            key_value.data(),
+            key_rope.data(),
+            c.rope_dim,
+            c.document_offset.data(),
+            static_cast<int64_t>(c.document_offset.size()) - 1,
+            longest,
+            c.heads,
+            c.nope_dim,
+            c.rope_dim,
+            c.value_dim,
             static_cast<float>(c.scale)};
   }
 };
@@ -203,18 +213,18 @@ TEST(Attention, BackwardEqualsCentralDifferences) {
     }
     return gradient;
   };
-  EXPECT_LT(relative_error(r.d_query, differences(point.query, [&](const auto& x) {
-              return loss(x, point.key_value, point.key_rope);
-            })),
-            1e-8);
-  EXPECT_LT(relative_error(r.d_key_value, differences(point.key_value, [&](const auto& x) {
-              return loss(point.query, x, point.key_rope);
-            })),
-            1e-8);
-  EXPECT_LT(relative_error(r.d_key_rope, differences(point.key_rope, [&](const auto& x) {
-              return loss(point.query, point.key_value, x);
-            })),
-            1e-8);
+  EXPECT_LT(
+      relative_error(r.d_query,
+                     differences(point.query, [&](const auto& x) { return loss(x, point.key_value, point.key_rope); })),
+      1e-8);
+  EXPECT_LT(
+      relative_error(r.d_key_value,
+                     differences(point.key_value, [&](const auto& x) { return loss(point.query, x, point.key_rope); })),
+      1e-8);
+  EXPECT_LT(
+      relative_error(r.d_key_rope,
+                     differences(point.key_rope, [&](const auto& x) { return loss(point.query, point.key_value, x); })),
+      1e-8);
 }
 
 TYPED_TEST(Attention, OverALatentCacheEqualsTheReference) {
@@ -256,8 +266,9 @@ TYPED_TEST(Attention, OverALatentCacheEqualsTheReference) {
       }
     }
   }
-  LatentAttentionInputs<TypeParam> in{query.data(), cache.data(), page_table.data(), pages, page_size, visible.data(),
-                                      tokens, 513, heads, latent, rope, static_cast<float>(scale)};
+  LatentAttentionInputs<TypeParam> in{
+      query.data(), cache.data(), page_table.data(),        pages, page_size, visible.data(), tokens, 513, heads,
+      latent,       rope,         static_cast<float>(scale)};
   std::vector<TypeParam> out(want.size());
   std::vector<char> workspace(latent_attention_workspace(tokens, 513, heads, latent, rope));
   latent_attention(out.data(), in, workspace.data());

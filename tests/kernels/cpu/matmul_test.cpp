@@ -39,7 +39,8 @@ std::vector<double> reference(const std::vector<T>& a, const std::vector<T>& w, 
   for (int64_t m = 0; m < s.rows; ++m) {
     for (int64_t n = 0; n < s.columns; ++n) {
       for (int64_t k = 0; k < s.contracted; ++k) {
-        c[m * s.columns + n] += static_cast<double>(to_float(a[m * s.contracted + k])) * to_float(w[n * s.contracted + k]);
+        c[m * s.columns + n] +=
+            static_cast<double>(to_float(a[m * s.contracted + k])) * to_float(w[n * s.contracted + k]);
       }
     }
   }

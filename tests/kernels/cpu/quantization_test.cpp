@@ -143,6 +143,20 @@ TEST(Quantization, BlocksMatchTheDefinition) {
   }
 }
 
+TEST(Quantization, WholeRowsMatchTheDefinition) {
+  for (const int64_t hidden : {1, 128, 517}) {
+    const std::vector<bfloat16> x = random_bf16(3 * hidden, 8);
+    std::vector<float8_e4m3> q(x.size());
+    std::vector<float> scale(3);
+    quantize_whole_rows(q.data(), scale.data(), x.data(), 3, hidden, ScaleKind::kFloat);
+    for (int64_t r = 0; r < 3; ++r) {
+      std::vector<double> values;
+      for (int64_t i = r * hidden; i < (r + 1) * hidden; ++i) values.push_back(to_float(x[i]));
+      expect_group(q.data() + r * hidden, scale[r], values, ScaleKind::kFloat);
+    }
+  }
+}
+
 TEST(Quantization, NanAndInfinityStayVisibleAndAlone) {
   std::vector<bfloat16> x(128, to_bfloat16(2.0f));
   x[3] = to_bfloat16(std::nanf(""));

@@ -25,6 +25,9 @@ void quantize_swiglu(float8_e4m3* q, float* scale, const GatedRows& x, int64_t r
 void quantize_permuted_rows(float8_e4m3* q, float* scale, const bfloat16* x, const RowMap& map, int64_t hidden,
                             const QuantizeOptions& options);
 
+/// One scale for each whole row: q [rows, D], scale [rows], x [rows, D].
+void quantize_whole_rows(float8_e4m3* q, float* scale, const bfloat16* x, int64_t rows, int64_t hidden, ScaleKind kind);
+
 /// A stack of matrices in 128 x 128 blocks: q [matrices, rows, columns], scale [matrices, ceil(rows / 128),
 /// ceil(columns / 128)] (row-major) from x [matrices, rows, columns]. Blocks do not cross matrices.
 void quantize_blocks(float8_e4m3* q, float* scale, const bfloat16* x, int64_t matrices, int64_t rows, int64_t columns,

@@ -57,6 +57,27 @@ void quantize_permuted_rows(float8_e4m3* q, float* scale, const bfloat16* x, con
   });
 }
 
+void quantize_whole_rows(float8_e4m3* q, float* scale, const bfloat16* x, int64_t rows, int64_t hidden,
+                         ScaleKind kind) {
+#pragma omp parallel for schedule(static) if (rows * hidden > kParallelElements)
+  for (int64_t r = 0; r < rows; ++r) {
+    float values[kQuantizationGroup];
+    float amax = 0.0f;
+    for (int64_t begin = 0; begin < hidden; begin += kQuantizationGroup) {
+      const int64_t n = std::min<int64_t>(kQuantizationGroup, hidden - begin);
+      load_group(values, x + r * hidden + begin, n);
+      amax = std::max(amax, finite_amax(values, n));
+    }
+    const GroupScale s = group_scale(amax, kind);
+    scale[r] = s.scale;
+    for (int64_t begin = 0; begin < hidden; begin += kQuantizationGroup) {
+      const int64_t n = std::min<int64_t>(kQuantizationGroup, hidden - begin);
+      load_group(values, x + r * hidden + begin, n);
+      round_group(q + r * hidden + begin, values, s.inverse, n);
+    }
+  }
+}
+
 namespace {
 
 template <typename T>

@@ -1,0 +1,165 @@
+#include "kernels/cuda/router/router.h"
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kernels/cpu/router/router.h"
+#include "kernels/cuda/device_buffer.h"
+
+namespace deeptitan::cuda {
+namespace {
+
+std::vector<RouterOptions> many_options() {
+  const auto sigmoid = RouterKind::kSigmoidNoauxTc;
+  const auto limited = RouterKind::kSoftmaxGroupLimitedGreedy;
+  const auto greedy = RouterKind::kSoftmaxGreedy;
+  return {
+      {sigmoid, 256, 8, 8, 4, true, 2.5f},    // DeepSeek-V3
+      {limited, 160, 6, 8, 3, false, 16.0f},  // DeepSeek-V2: a group's experts do not fill whole lanes
+      {greedy, 64, 6, 1, 1, false, 1.0f},     // DeepSeek-V2-Lite
+      {sigmoid, 384, 8, 1, 1, true, 2.827f},  // one group, the most experts
+      {sigmoid, 384, 32, 8, 4, true, 1.0f},  {sigmoid, 384, 8, 32, 5, false, 1.0f},
+      {sigmoid, 256, 8, 8, 8, true, 2.5f},   {sigmoid, 256, 9, 8, 5, true, 2.5f},  // more candidates than four a lane
+      {limited, 256, 8, 16, 2, true, 1.0f},  {limited, 128, 4, 4, 1, false, 1.0f},
+      {limited, 96, 6, 32, 3, false, 1.0f},  {sigmoid, 16, 4, 4, 2, true, 1.0f},  // tiny
+      {sigmoid, 12, 3, 12, 5, true, 1.0f},                                        // groups of one
+      {sigmoid, 7, 3, 7, 4, false, 1.0f},    {greedy, 383, 9, 1, 1, true, 3.0f},
+      {greedy, 1, 1, 1, 1, true, 1.0f},      {greedy, 130, 1, 1, 1, true, 1.0f},
+  };
+}
+
+std::vector<float> random_logits(size_t count, unsigned seed, bool wild) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, 2.0f);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float special[] = {std::nanf(""), -std::nanf(""), infinity, -infinity, 0.0f, -1e30f};
+  std::vector<float> values(count);
+  for (float& value : values) {
+    value = normal(random);
+    if (wild && random() % 8 == 0) value = special[random() % 6];
+    if (!wild) value = std::round(value * 64) / 64;  // ties
+  }
+  return values;
+}
+
+/// Equal, a NaN being equal to every NaN.
+bool same_floats(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!(a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])))) return false;
+  }
+  return true;
+}
+
+TEST(CudaRouter, ForwardAndBackwardEqualTheCpu) {
+  DT_SKIP_WITHOUT_GPU();
+  DeviceBuffer<char> workspace(kRouterWorkspaceBytes);
+  workspace.upload(std::vector<char>(kRouterWorkspaceBytes, 0));
+  unsigned seed = 0;
+  for (const RouterOptions& options : many_options()) {
+    const int experts = options.experts;
+    const int top_k = options.top_k;
+    for (const int64_t tokens : {0, 1, 33, 9001}) {
+      for (const bool wild : {false, true}) {
+        const std::vector<float> logits = random_logits(tokens * experts, ++seed, wild);
+        const std::vector<float> bias = random_logits(experts, ++seed, false);
+        const bool with_bias = seed % 4 != 0;
+        std::vector<int32_t> index(tokens * top_k), counts(experts);
+        std::vector<float> weight(tokens * top_k), scores(tokens * experts);
+        cpu::route_tokens(index.data(), weight.data(), scores.data(), counts.data(), logits.data(),
+                          with_bias ? bias.data() : nullptr, tokens, options);
+
+        DeviceBuffer<float> device_logits(logits), device_bias(bias), device_weight(weight.size()),
+            device_scores(scores.size());
+        DeviceBuffer<int32_t> device_index(index.size()), device_counts(counts.size());
+        const std::string what = std::to_string(experts) + " experts, top " + std::to_string(top_k) + ", " +
+                                 std::to_string(tokens) + " tokens" + (wild ? ", wild" : "");
+        for (const bool with_scores : {true, false}) {
+          route_tokens(device_index.get(), device_weight.get(), with_scores ? device_scores.get() : nullptr,
+                       device_counts.get(), device_logits.get(), with_bias ? device_bias.get() : nullptr, tokens,
+                       options, workspace.get(), nullptr);
+          ASSERT_TRUE(same_floats(device_scores.download(), scores)) << what;
+          ASSERT_EQ(device_index.download(), index) << what;
+          ASSERT_TRUE(same_floats(device_weight.download(), weight)) << what;
+          ASSERT_EQ(device_counts.download(), counts) << what;
+        }
+        route_tokens_to_given_experts(device_weight.get(), device_scores.get(), device_counts.get(),
+                                      device_logits.get(), device_index.get(), tokens, options, workspace.get(),
+                                      nullptr);
+        ASSERT_TRUE(same_floats(device_scores.download(), scores)) << what;
+        ASSERT_TRUE(same_floats(device_weight.download(), weight)) << what;
+        ASSERT_EQ(device_counts.download(), counts) << what;
+
+        const std::vector<float> d_weight = random_logits(tokens * top_k, ++seed, false);
+        const std::vector<float> d_scores = random_logits(tokens * experts, ++seed, false);
+        DeviceBuffer<float> device_d_weight(d_weight), device_d_scores(d_scores), device_d_logits(logits.size());
+        for (const bool with_scores : {true, false}) {
+          std::vector<float> d_logits(logits.size());
+          cpu::route_tokens_backward(d_logits.data(), d_weight.data(), with_scores ? d_scores.data() : nullptr,
+                                     scores.data(), index.data(), tokens, options);
+          route_tokens_backward(device_d_logits.get(), device_d_weight.get(),
+                                with_scores ? device_d_scores.get() : nullptr, device_scores.get(), device_index.get(),
+                                tokens, options, nullptr);
+          ASSERT_TRUE(same_floats(device_d_logits.download(), d_logits)) << what;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(workspace.download(), std::vector<char>(kRouterWorkspaceBytes, 0));
+}
+
+TEST(CudaRouter, AllTokensOnTheSameExperts) {
+  DT_SKIP_WITHOUT_GPU();
+  const RouterOptions options{RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f};
+  const int64_t tokens = 5000;
+  DeviceBuffer<char> workspace(std::vector<char>(kRouterWorkspaceBytes, 0));
+  DeviceBuffer<float> logits(std::vector<float>(tokens * 256, 0.0f)), weight(tokens * 8);
+  DeviceBuffer<int32_t> index(tokens * 8), counts(256);
+  route_tokens(index.get(), weight.get(), nullptr, counts.get(), logits.get(), nullptr, tokens, options,
+               workspace.get(), nullptr);
+  std::vector<int32_t> expected(256, 0);
+  for (int e = 0; e < 8; ++e) expected[e] = static_cast<int32_t>(tokens);
+  EXPECT_EQ(counts.download(), expected);
+  for (const float w : weight.download()) ASSERT_EQ(w, 2.5f / 8);
+}
+
+TEST(CudaRouter, ReplaysFromAGraphWithTheSameBits) {
+  DT_SKIP_WITHOUT_GPU();
+  const RouterOptions options{RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f};
+  const int64_t tokens = 4000;
+  const std::vector<float> logits = random_logits(tokens * 256, 77, false);
+  DeviceBuffer<char> workspace(std::vector<char>(kRouterWorkspaceBytes, 0));
+  DeviceBuffer<float> device_logits(logits), weight(tokens * 8), scores(tokens * 256);
+  DeviceBuffer<int32_t> index(tokens * 8), counts(256);
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  DT_CUDA_CHECK(cudaStreamCreate(&stream));
+  DT_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  route_tokens(index.get(), weight.get(), scores.get(), counts.get(), device_logits.get(), nullptr, tokens, options,
+               workspace.get(), stream);
+  DT_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  DT_CUDA_CHECK(cudaGraphInstantiate(&executable, graph, 0));
+  std::vector<float> first_weight;
+  std::vector<int32_t> first_counts;
+  for (int run = 0; run < 3; ++run) {
+    DT_CUDA_CHECK(cudaGraphLaunch(executable, stream));
+    DT_CUDA_CHECK(cudaStreamSynchronize(stream));
+    if (run == 0) {
+      first_weight = weight.download();
+      first_counts = counts.download();
+    }
+    EXPECT_TRUE(same_bytes(weight.download(), first_weight));
+    EXPECT_EQ(counts.download(), first_counts);
+  }
+  DT_CUDA_CHECK(cudaGraphExecDestroy(executable));
+  DT_CUDA_CHECK(cudaGraphDestroy(graph));
+  DT_CUDA_CHECK(cudaStreamDestroy(stream));
+}
+
+}  // namespace
+}  // namespace deeptitan::cuda

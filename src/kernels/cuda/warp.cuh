@@ -10,7 +10,8 @@ inline constexpr int kWarp = 32;
 inline constexpr uint32_t kAllLanes = 0xffffffffu;
 
 /// The sum over a warp, lanes l and l + w added for w = 16, 8, 4, 2, 1; the same bits in every lane (addition
-/// commutes). kLanes, where it is not 0: only the first so many lanes hold something else than 0, and only they need it.
+/// commutes). kLanes, where it is not 0: only the first so many lanes hold something else than 0, and only they need
+/// it.
 template <int kLanes = 0>
 __device__ float warp_sum(float x) {
 #pragma unroll

@@ -7,8 +7,9 @@ namespace deeptitan::cpu {
 /// load[e] += counts[e].
 void accumulate_counts(int32_t* load, const int32_t* counts, int64_t experts);
 
-/// bias[e] += speed * sign(mean(load) - load[e]): DeepSeek-V3 (arXiv 2412.19437) section 2.1.2, with DeepSeek's own choice
-/// of the sign, not the size, of the imbalance. Compared in integers, so that an expert at the mean stays where it is.
+/// bias[e] += speed * sign(mean(load) - load[e]): DeepSeek-V3 (arXiv 2412.19437) section 2.1.2, with DeepSeek's own
+/// choice of the sign, not the size, of the imbalance. Compared in integers, so that an expert at the mean stays where
+/// it is.
 void update_router_bias(float* bias, const int32_t* load, int64_t experts, float speed);
 
 }  // namespace deeptitan::cpu

@@ -1,29 +1,24 @@
 #pragma once
 
 #include <cstddef>
-#include <type_traits>
 
-#include "kernels/cuda/all_to_all/all_to_all.h"
-#include "kernels/cuda/all_to_all/copy_bytes.cuh"
-#include "kernels/cuda/all_to_all/pad_layout.h"
+#include "kernels/cuda/all_to_all/exchange_plan.cuh"
+#include "kernels/cuda/all_to_all/move_rows.cuh"
 #include "kernels/cuda/barrier/signal.cuh"
 
 // The all-to-all's protocol, run by all blocks of a launch. In the order of one block's program:
 //
-//   1. announce_splits  block 0 writes this rank's rows per destination, its capacity and the destination's group
-//   counts
-//                       into every peer's pad.
-//   2. send_messages    rows of pairs small enough for the mailbox are written into the peer's pad, a share per block.
-//   3. gather_splits    every block waits for all ranks' words and so knows the whole matrix of splits: where its rows
-//                       begin at the far end and in its own memory, and whether any rank would overflow. All ranks see
-//                       the same matrix, so they decide alike without another round.
-//   4. move_rows        rows of larger pairs, and this rank's own, are pulled out of their owners' memory or pushed
-//   into
-//                       the outputs of their destinations.
-//   5. take_messages    mailbox rows for this rank are copied to the outputs.
-//   6. finish_exchange  the last block to get here tells the peers concerned that it has moved the rows, waits for
-//   those
-//                       that move rows from or to this rank, and counts the epoch up.
+//   1. announce_splits: block 0 writes this rank's rows per destination, its capacity and the destination's group
+//      counts into every peer's pad.
+//   2. send_messages: rows of pairs small enough for the mailbox are written into the peer's pad, a share per block.
+//   3. gather_splits: every block waits for all ranks' words and so knows the whole matrix of splits: where its rows
+//      begin at the far end and in its own memory, and whether any rank would overflow. All ranks see the same matrix,
+//      so they decide alike without another round.
+//   4. move_rows: rows of larger pairs, and this rank's own, are pulled out of their owners' memory or pushed into the
+//      outputs of their destinations.
+//   5. take_messages: mailbox rows for this rank are copied to the outputs.
+//   6. finish_exchange: the last block to get here tells the peers concerned that it has moved the rows, waits for
+//      those that move rows from or to this rank, and counts the epoch up.
 //
 // Memory order. Rows and splits were written, and outputs were last used, by earlier kernels of the owner's stream, so
 // before every thread of its launch. If a peer may move rows of this rank, each thread of step 1 fences at system scope
@@ -34,101 +29,13 @@
 // scope, the last block's release store at system scope and the peer's acquire load. So pulled rows were read before
 // anything that their owner's later kernels write, and pushed rows are there before anything that the receiver's later
 // kernels read. Words of splits and mailbox carry their epoch beside the data (pad_layout.h): where only messages are
-// exchanged relaxed accesses are enough and the fence is left out.
+// exchanged relaxed accesses are enough and the fences are left out.
 //
 // Signals are never cleared. A rank announces exchange e + 2 only after it has finished e + 1, for which it needed
 // every peer's splits of e + 1, which each peer sent after finishing e: so nobody still reads the words of exchange e
 // when those of e + 2, which lie in the same place, are written. Nobody is ever more than one exchange ahead.
 
 namespace deeptitan::cuda {
-
-/// What a block knows about one exchange, in shared memory.
-struct ExchangePlan {
-  AllToAllArguments arguments;  // kernel parameters are slow to reach at first: all threads fetch them at once
-  int32_t rows[kMaxPeerRanks][kMaxPeerRanks];  // rows[p][q]: rows that p sends q
-  int32_t capacity[kMaxPeerRanks];             // rows that each rank can receive
-  int64_t own_first[kMaxPeerRanks];            // first row for each destination in this rank's memory
-  int64_t far_first[kMaxPeerRanks];            // pull: first row for this rank in each source's memory;
-                                               // push: first row of this rank in each destination's outputs
-  int64_t output_first[kMaxPeerRanks];         // first row of each source in this rank's outputs
-  int64_t needed[kMaxPeerRanks];               // rows that each rank is to receive
-  uint32_t epoch;
-  uint32_t flags;  // of ExchangeFlag
-  int32_t is_last_block;
-};
-
-/// What the splits amount to for this rank.
-enum ExchangeFlag : uint32_t {
-  kMovedByPeers = 1,   // a peer may load from or store to this rank's memory
-  kMoves = 2,          // there are rows to move other than by mailbox, the rank's own included
-  kMovesOverLink = 4,  // and some of them between ranks, by this rank or a peer
-  kOverflows = 8,      // some rank has not room for its rows
-};
-
-/// One thread's view of an exchange.
-struct Exchange {
-  const AllToAllArguments& arguments;
-  ExchangePlan& plan;
-  PadLayout layout;
-  int message_rows;  // most rows from one rank to another that go through the mailbox; both ends compute the same
-  int block;
-  int n_blocks;
-
-  /// `given` are the kernel's parameters; begin_exchange copies them into the plan.
-  __device__ Exchange(const AllToAllArguments& given, ExchangePlan& p, int block_index, int block_count)
-      : arguments(p.arguments),
-        plan(p),
-        layout(given.pad, given.window.n_ranks),
-        block(block_index),
-        n_blocks(block_count) {
-    // The second payload of a message begins at an even word.
-    const bool two = given.n_payloads == 2;
-    const auto row_words =
-        static_cast<int32_t>((given.payloads[0].row_bytes + (two ? given.payloads[1].row_bytes : 0)) / 4);
-    message_rows = (static_cast<int32_t>(layout.mailbox_words) - (two ? 1 : 0)) / row_words;
-  }
-
-  __device__ int rank() const { return arguments.window.rank; }
-  __device__ int n_ranks() const { return layout.n_ranks; }
-  __device__ int thread() const { return static_cast<int>(threadIdx.x); }
-  __device__ int n_threads() const { return static_cast<int>(blockDim.x); }
-  __device__ int warp() const { return thread() / 32; }
-  __device__ int lane() const { return thread() % 32; }
-  __device__ int n_warps() const { return n_threads() / 32; }
-  /// Words of splits that one rank tells another: its rows for every rank, its capacity, and the groups if there are
-  /// any.
-  __device__ int announced_words() const { return n_ranks() + 1 + (arguments.n_groups > 1 ? arguments.n_groups : 0); }
-  __device__ WaitContext context() const { return {arguments.error, arguments.timeout_ns, rank(), plan.epoch}; }
-
-  /// The pad of rank `owner`, at `offset` of its layout.
-  template <typename T>
-  __device__ T* pad(int owner, int64_t offset) const {
-    return reinterpret_cast<T*>(arguments.window.base[owner] + arguments.pad.offset + offset);
-  }
-  __device__ static int64_t split(const AllToAllArguments& a, int index) {
-    return a.split_type == SplitType::kInt64 ? static_cast<const int64_t*>(a.splits)[index]
-                                             : static_cast<const int32_t*>(a.splits)[index];
-  }
-  __device__ void set_output_split(int index, int64_t value) const {
-    if (arguments.split_type == SplitType::kInt64) {
-      static_cast<int64_t*>(arguments.output_splits)[index] = value;
-    } else {
-      static_cast<int32_t*>(arguments.output_splits)[index] = static_cast<int32_t>(value);
-    }
-  }
-
-  __device__ bool is_message(int64_t rows) const { return rows <= message_rows; }
-  /// Four-byte words of `rows` rows in payload k of a message, and where payload k begins in it.
-  __device__ int message_words(int k, int rows) const {
-    return rows * static_cast<int32_t>(arguments.payloads[k].row_bytes / 4);
-  }
-  __device__ int message_start(int k, int rows) const { return k == 0 ? 0 : (message_words(0, rows) + 1) / 2 * 2; }
-
-  __device__ bool pushes() const { return arguments.direction == MoveDirection::kPush; }
-  /// Rows that this rank moves between itself and rank p, and rows that rank p moves.
-  __device__ int32_t rows_to_move(int p) const { return pushes() ? plan.rows[rank()][p] : plan.rows[p][rank()]; }
-  __device__ int32_t rows_moved_by(int p) const { return pushes() ? plan.rows[p][rank()] : plan.rows[rank()][p]; }
-};
 
 /// Reads parameters, counters and this rank's splits into the plan. False if nothing may be exchanged. All threads call
 /// it.
@@ -385,108 +292,6 @@ __device__ inline bool take_messages(const Exchange& x, int k) {
     }
   }
   return true;
-}
-
-/// Yields, one after the other, the ranges that one block moves: its share of all pairs that do not go by mailbox, in
-/// the order of the payloads and ranks. Shares are equal in cost. A byte over the link costs link_cost() times a byte
-/// of this device's memory, so that own rows are copied by a few blocks while the others keep the link busy: a block
-/// alone copies about 40 GB/s either way, and from about 12 blocks on it is the link that limits.
-///
-/// Example, two ranks, 48 blocks, pulling 90 KiB from each rank, on rank 0: costs are 90 (own) and 4 * 90, so each
-/// block takes 9.4: blocks 0 to 8 and a part of block 9 its own 90 KiB, the others about 2.3 KiB (down to 128 bytes)
-/// each of the peer's.
-class MoveShare {
- public:
-  __device__ explicit MoveShare(const Exchange& x) : x_(x), link_cost_(max(1, x.n_blocks / 12)) {
-    if (x.n_blocks == 1) return;
-    int64_t total = 0;
-    for (int k = 0; k < x.arguments.n_payloads; ++k) {
-      for (int p = 0; p < x.n_ranks(); ++p) total += pair_bytes(k, p) * cost(p);
-    }
-    const int64_t share = (total + x.n_blocks - 1) / x.n_blocks;
-    begin_ = share * x.block;
-    end_ = begin_ + share;
-  }
-
-  __device__ bool operator()(CopyRange& range) {
-    for (; payload_ < x_.arguments.n_payloads; ++payload_, peer_ = 0) {
-      const AllToAllPayload& payload = x_.arguments.payloads[payload_];
-      char* const* base = x_.arguments.window.base;
-      const int rank = x_.rank();
-      while (peer_ < x_.n_ranks()) {
-        const int p = peer_++;
-        const int64_t bytes = pair_bytes(payload_, p);
-        int64_t from = 0;
-        int64_t to = bytes;
-        if (x_.n_blocks > 1) {
-          from = byte_of(begin_ - passed_, bytes, p);
-          to = byte_of(end_ - passed_, bytes, p);
-          passed_ += bytes * cost(p);
-        }
-        if (from >= to) continue;
-        const int64_t far = x_.plan.far_first[p] * payload.row_bytes + from;
-        if (x_.pushes()) {
-          range.from = base[rank] + payload.input_offset + x_.plan.own_first[p] * payload.row_bytes + from;
-          range.to = base[p] + (static_cast<char*>(payload.output) - base[rank]) + far;
-        } else {
-          range.from = base[p] + payload.input_offset + far;
-          range.to = static_cast<char*>(payload.output) + x_.plan.output_first[p] * payload.row_bytes + from;
-        }
-        range.bytes = to - from;
-        return true;
-      }
-    }
-    return false;
-  }
-
- private:
-  __device__ int cost(int p) const { return p == x_.rank() ? 1 : link_cost_; }
-  __device__ int64_t pair_bytes(int k, int p) const {
-    const int64_t rows = x_.rows_to_move(p);
-    return p != x_.rank() && x_.is_message(rows) ? 0 : rows * x_.arguments.payloads[k].row_bytes;
-  }
-  /// The byte of a pair where a share of the cost ends; neighbouring blocks get the same answer.
-  __device__ int64_t byte_of(int64_t cost_passed, int64_t bytes, int p) const {
-    if (cost_passed <= 0) return 0;
-    return cost_passed >= bytes * cost(p) ? bytes : cost_passed / cost(p) / 128 * 128;
-  }
-
-  const Exchange& x_;
-  int link_cost_;
-  int64_t begin_ = 0;
-  int64_t end_ = 0;
-  int64_t passed_ = 0;
-  int payload_ = 0;
-  int peer_ = 0;
-};
-
-/// Step 4. With a ring, one thread's bulk copies move what is aligned for them while the other warps move the rest.
-template <typename Ring>
-__device__ void move_rows(const Exchange& x, char* shared) {
-#if __CUDA_ARCH__ >= 900
-  if constexpr (!std::is_void_v<Ring>) {
-    MoveShare share(x);
-    if (x.warp() == 0) {
-      if (x.lane() == 0) {
-        Ring(shared).copy_all([&](CopyRange& range) {
-          while (share(range)) {
-            if (is_aligned_to_16(range)) return true;
-          }
-          return false;
-        });
-      }
-    } else {
-      CopyRange range;
-      while (share(range)) {
-        if (!is_aligned_to_16(range)) copy_range(range, x.thread() - 32, x.n_threads() - 32);
-      }
-    }
-    return;
-  }
-#endif
-  MoveShare share(x);
-  CopyRange range;
-  while (share(range)) copy_range(range, x.thread(), x.n_threads());
 }
 
 /// Step 6. `moved` is false for a thread to which nothing was exchanged or something failed.

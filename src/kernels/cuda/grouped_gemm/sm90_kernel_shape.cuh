@@ -1,0 +1,109 @@
+#pragma once
+
+// What the grouped product's parts share: sizes, shared memory and its rings of barriers.
+
+#include <cstdint>
+
+#include "kernels/cuda/grouped_gemm/sm90_primitives.cuh"
+#include "kernels/cuda/grouped_gemm/sm90_tile_scheduler.cuh"
+
+namespace deeptitan::cuda::sm90 {
+
+enum class Product { kBf16Forward, kBf16InputGradient, kBf16WeightGradient, kFp8Rowwise, kFp8Blockwise };
+
+/// Sizes that follow from the kind of product and how shared memory is split between the pipeline and the epilogue.
+template <Product kProduct_, int kStages_, int kChunkBuffers_>
+struct KernelShape {
+  static constexpr Product kProduct = kProduct_;
+  static constexpr int kStages = kStages_;
+  /// Buffers of 16 rows x 128 bytes that each consumer warp stages its results in.
+  static constexpr int kChunkBuffers = kChunkBuffers_;
+  /// Pairs of tile rows in a band of the walk.
+  static constexpr int kBandPairs = 8;
+
+  static constexpr bool kFp8 = kProduct == Product::kFp8Rowwise || kProduct == Product::kFp8Blockwise;
+  static constexpr bool kScaledA = kProduct == Product::kFp8Blockwise;
+  static constexpr bool kGroupsAlongK = kProduct == Product::kBf16WeightGradient;
+  static constexpr int kTransposeA = kGroupsAlongK ? 1 : 0;
+  static constexpr int kTransposeB = kGroupsAlongK || kProduct == Product::kBf16InputGradient ? 1 : 0;
+
+  static constexpr int kTileK = kFp8 ? 128 : 64;  // 128 bytes
+  static constexpr int kWarpgroups = 2;
+  static constexpr int kConsumerWarps = 4 * kWarpgroups;
+  static constexpr int kConsumerThreads = 32 * kConsumerWarps;
+  static constexpr int kThreads = kConsumerThreads + 128;
+  static constexpr int kTileSlots = 4;
+
+  static constexpr int kHalfABytes = 64 * 128;   // 64 rows of the output
+  static constexpr int kHalfBBytes = 128 * 128;  // 128 columns of the output
+  /// The scales of a tile's rows. The TMA takes no box that begins inside 16 bytes, so it begins up to three rows
+  /// early.
+  static constexpr int kScaleRows = kTileM + 4;
+  static constexpr int kScaleBytes = kScaledA ? kScaleRows * 4 : 0;
+  static constexpr int kScaleStageBytes = (kScaleBytes + 127) / 128 * 128;
+  static constexpr int kABytes = 2 * kHalfABytes;
+  static constexpr int kBBytes = 2 * kHalfBBytes;
+  static constexpr int kChunkBytes = 16 * 128;
+  static constexpr int kWarpStagingBytes = kChunkBuffers * kChunkBytes;
+
+  // Offsets in shared memory; everything a swizzled box touches starts at a multiple of 1024 bytes.
+  static constexpr int kAOffset = 0;
+  static constexpr int kBOffset = kAOffset + kStages * kABytes;
+  static constexpr int kStagingOffset = kBOffset + kStages * kBBytes;
+  static constexpr int kScaleOffset = kStagingOffset + kConsumerWarps * kWarpStagingBytes;
+  static constexpr int kTileOffset = kScaleOffset + kStages * kScaleStageBytes;
+  static constexpr int kBarrierOffset = kTileOffset + kTileSlots * 32;
+  static constexpr int kSharedBytes = kBarrierOffset + 8 * (2 * kStages + 2 * kTileSlots);
+  static_assert(kSharedBytes <= 232448, "more shared memory than a Hopper block can have");
+};
+
+/// Shared-memory addresses of the rings.
+template <typename Shape>
+struct Rings {
+  uint32_t base;
+  __device__ uint32_t a(int stage) const { return base + Shape::kAOffset + stage * Shape::kABytes; }
+  __device__ uint32_t b(int stage) const { return base + Shape::kBOffset + stage * Shape::kBBytes; }
+  __device__ uint32_t scale(int stage) const { return base + Shape::kScaleOffset + stage * Shape::kScaleStageBytes; }
+  __device__ uint32_t staging(int warp) const { return base + Shape::kStagingOffset + warp * Shape::kWarpStagingBytes; }
+  __device__ uint32_t tile(int slot) const { return base + Shape::kTileOffset + slot * 32; }
+  __device__ uint32_t full(int stage) const { return base + Shape::kBarrierOffset + 8 * stage; }
+  __device__ uint32_t empty(int stage) const { return full(Shape::kStages + stage); }
+  __device__ uint32_t tile_full(int slot) const { return full(2 * Shape::kStages + slot); }
+  __device__ uint32_t tile_empty(int slot) const { return tile_full(Shape::kTileSlots + slot); }
+};
+
+/// A position in a ring and the parity of its current lap.
+template <int kCount>
+struct RingCursor {
+  int index = 0;
+  uint32_t lap = 0;
+  __device__ void advance() {
+    if (++index == kCount) {
+      index = 0;
+      lap ^= 1;
+    }
+  }
+};
+
+__device__ __forceinline__ void store_shared(uint32_t address, int4 value) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w)
+               : "memory");
+}
+
+__device__ __forceinline__ int4 load_shared(uint32_t address) {
+  int4 value;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+__device__ __forceinline__ float load_shared_float(uint32_t address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+
+}  // namespace deeptitan::cuda::sm90

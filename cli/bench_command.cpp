@@ -11,9 +11,13 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "bench_report.h"
+#include "config/model_config_json.h"
 #include "config/run_config_toml.h"
 #include "core/error.h"
+#include "core/random.h"
 #include "data/synthetic_source.h"
+#include "generate/inference_engine.h"
 #include "kernels/cpu/peak/peak.h"
 #include "train/flops.h"
 #include "train/memory_advice.h"
@@ -21,50 +25,15 @@
 namespace deeptitan {
 namespace {
 
-using Json = nlohmann::ordered_json;
+constexpr int64_t kInferenceWarmUp = 3;
 
 struct BenchArguments {
   std::string target;
   int64_t steps = 20;
+  int64_t tokens = 512;
+  std::string dtype = "auto";
   bool json = false;
 };
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-// Time by op, the largest first.
-Json ops_of(const OpProfile& profile) {
-  double total = 0;
-  std::vector<std::pair<std::string, OpProfile::Entry>> entries(profile.entries.begin(), profile.entries.end());
-  for (const auto& [name, entry] : entries) total += entry.seconds;
-  std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
-  Json ops = Json::array();
-  for (const auto& [name, entry] : entries) {
-    ops.push_back({{"op", name}, {"share", entry.seconds / total}, {"calls", entry.calls}, {"gflops", entry.flops / std::max(1e-12, entry.seconds) / 1e9}});
-  }
-  return ops;
-}
-
-void print_report(const Json& report, bool as_json) {
-  if (as_json) {
-    fmt::print("{}\n", report.dump());
-    return;
-  }
-  for (const auto& [key, value] : report.items()) {
-    if (key != "ops") fmt::print("{:<24} {}\n", key, value.is_number_float() ? fmt::format("{:.4g}", value.get<double>()) : value.is_string() ? value.get<std::string>() : value.dump());
-  }
-  fmt::print("\n{:<32} {:>7} {:>8} {:>9}\n", "op", "share", "calls", "GFLOP/s");
-  for (const Json& op : report["ops"]) {
-    fmt::print("{:<32} {:>6.1f}% {:>8} {:>9.0f}\n", op["op"].get<std::string>(), 100 * op["share"].get<double>(),
-               op["calls"].get<int64_t>(), op["gflops"].get<double>());
-  }
-}
 
 void bench_train(const BenchArguments& a, const std::vector<std::string>& overrides) {
   const RunConfig config = load_run_config(a.target, parse_overrides(overrides));
@@ -116,11 +85,82 @@ void bench_train(const BenchArguments& a, const std::vector<std::string>& overri
   print_report(report, a.json);
 }
 
-CLI::App* add_mode(CLI::App& bench, const char* name, const char* description, const std::shared_ptr<BenchArguments>& arguments,
-                   const char* target) {
+// A run file's model, or the one of a Hugging Face directory or config.json.
+ModelConfig model_of(const std::string& target) {
+  if (target.ends_with(".toml")) return resolve_model_config(load_run_config(target));
+  return load_model_config(target);
+}
+
+// Weights are drawn, not read: what is measured does not depend on them.
+void bench_inference(const BenchArguments& a, bool decode) {
+  ModelConfig model = model_of(a.target);
+  const int64_t context = a.tokens + (decode ? a.steps + kInferenceWarmUp : 0);
+  model.max_position_embeddings = std::max(model.max_position_embeddings, context);
+  const DType dtype = parse_compute_dtype(a.dtype);
+  InferenceEngine engine(
+      model, {.compute = dtype, .context_length = context, .prefill_chunk = std::min<int64_t>(a.tokens, 1024)});
+  engine.allocate();
+  engine.initialize(1);
+  const uint64_t key = random_key("bench/tokens", 1);
+  std::vector<int32_t> prompt;
+  for (int64_t i = 0; i < a.tokens; ++i) prompt.push_back(static_cast<int32_t>(random_bits(key, i) % model.vocab_size));
+
+  const auto type = dtype == DType::kBF16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
+  const auto peak = [&] { return decode ? cpu::measure_read_bandwidth(0.5) : cpu::measure_matrix_peak(type, 0.5); };
+  const double peak_before = peak();
+  OpProfile profile;
+  std::vector<double> seconds;
+  if (decode) engine.prefill(prompt);
+  for (int64_t step = 0; step < a.steps + kInferenceWarmUp; ++step) {
+    if (step == kInferenceWarmUp) engine.set_profile(&profile);
+    if (!decode) engine.truncate(0);
+    const double start = now();
+    if (decode) {
+      engine.decode(prompt[step % a.tokens]);
+    } else {
+      engine.prefill(prompt);
+    }
+    if (step >= kInferenceWarmUp) seconds.push_back(now() - start);
+  }
+  const double best_peak = std::max(peak_before, peak());
+  const double tokens_per_second = static_cast<double>(decode ? 1 : a.tokens) / median(seconds);
+  Json report;
+  report["bench"] = decode ? "decode" : "prefill";
+  report["config"] = a.target;
+  report["dtype"] = dtype_name(dtype);
+  report["steps"] = a.steps;
+  report[decode ? "cached_tokens" : "tokens"] = a.tokens;
+  report["tokens_per_second"] = tokens_per_second;
+  report["step_seconds_median"] = median(seconds);
+  report["step_seconds_min"] = *std::min_element(seconds.begin(), seconds.end());
+  report["step_seconds_max"] = *std::max_element(seconds.begin(), seconds.end());
+  const auto length = static_cast<double>(a.tokens);
+  if (decode) {
+    // What a token must read: the weights it meets, and the cache.
+    const auto size = static_cast<int64_t>(dtype_size(dtype));
+    const auto bytes = static_cast<double>(count_parameters(model).active_parameters * size +
+                                           a.tokens * cache_bytes_per_token(model, size));
+    report["gflops"] = tokens_per_second * decode_flops_per_token(model, length) / 1e9;
+    report["gigabytes_per_second"] = tokens_per_second * bytes / 1e9;
+    report["memory_peak_gigabytes_per_second"] = best_peak / 1e9;
+    report["share_of_peak"] = tokens_per_second * bytes / best_peak;
+  } else {
+    const double flops = tokens_per_second * forward_flops_per_token(model, (length + 1) / 2);
+    report["gflops"] = flops / 1e9;
+    report["matrix_peak_gflops"] = best_peak / 1e9;
+    report["share_of_peak"] = flops / best_peak;
+  }
+  report["ops"] = ops_of(profile);
+  print_report(report, a.json);
+}
+
+CLI::App* add_mode(CLI::App& bench, const char* name, const char* description,
+                   const std::shared_ptr<BenchArguments>& arguments, const char* target) {
   CLI::App* mode = bench.add_subcommand(name, description);
   mode->add_option("target", arguments->target, target)->required();
-  mode->add_option("--steps", arguments->steps, "Timed repetitions; the median counts")->capture_default_str()->check(CLI::PositiveNumber);
+  mode->add_option("--steps", arguments->steps, "Timed repetitions; the median counts")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   mode->add_flag("--json", arguments->json, "Print one JSON object");
   return mode;
 }
@@ -131,9 +171,24 @@ void add_bench_command(CLI::App& app) {
   CLI::App* bench = app.add_subcommand("bench", "Measure speed against what this machine can do, in the same run");
   bench->require_subcommand(1);
   auto arguments = std::make_shared<BenchArguments>();
-  CLI::App* train = add_mode(*bench, "train", "Training steps on random tokens: tokens/s, share of the matrix peak, time by op", arguments, "Run file (TOML)");
+  CLI::App* train =
+      add_mode(*bench, "train", "Training steps on random tokens: tokens/s, share of the matrix peak, time by op",
+               arguments, "Run file (TOML)");
   train->allow_extras();
   train->callback([train, arguments] { bench_train(*arguments, train->remaining()); });
+  const auto add_inference = [&](const char* name, const char* description, const char* tokens, bool decode) {
+    CLI::App* mode = add_mode(*bench, name, description, arguments, "Run file (TOML), model directory or config.json");
+    mode->add_option("--tokens", arguments->tokens, tokens)->capture_default_str()->check(CLI::PositiveNumber);
+    mode->add_option("--dtype", arguments->dtype,
+                     "auto (bf16 where the processor multiplies it, else f32), bf16 or f32")
+        ->check(CLI::IsMember({"auto", "bf16", "f32"}))
+        ->capture_default_str();
+    mode->callback([arguments, decode] { bench_inference(*arguments, decode); });
+  };
+  add_inference("decode", "Tokens generated one after another: tokens/s, share of the memory's bandwidth, time by op",
+                "Tokens in the cache before the first", true);
+  add_inference("prefill", "A prompt read at once: tokens/s, share of the matrix peak, time by op",
+                "Tokens of the prompt", false);
 }
 
 }  // namespace deeptitan

@@ -5,11 +5,14 @@
 #include <CLI/CLI.hpp>
 
 #include "bench_command.h"
+#include "chat_command.h"
 #include "check_processor.h"
 #include "config/nearest_name.h"
 #include "convert_command.h"
 #include "core/error.h"
 #include "download_command.h"
+#include "eval_command.h"
+#include "generate_command.h"
 #include "inspect_command.h"
 #include "plan_command.h"
 #include "tokenizer_command.h"
@@ -51,6 +54,9 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "deeptitan " DT_VERSION);
   app.require_subcommand(1);
   add_train_command(app);
+  add_generate_command(app);
+  add_chat_command(app);
+  add_eval_command(app);
   add_tokenizer_command(app);
   add_inspect_command(app);
   add_plan_command(app);

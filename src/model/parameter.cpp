@@ -130,15 +130,18 @@ void ParameterList::refresh(ExecutionContext& ctx, const Parameter& parameter) {
   }
 }
 
-void ParameterList::initialize(uint64_t seed, double range) {
-  for (Parameter& p : parameters_) {
-    float* value = p.value.data<float>();
-    switch (p.spec.initialization) {
-      case Initialization::kNormal: fill_normal(value, p.numel(), random_key(p.spec.name, seed), static_cast<float>(range)); break;
-      case Initialization::kOnes: std::fill_n(value, p.numel(), 1.0f); break;
-      case Initialization::kZeros: std::fill_n(value, p.numel(), 0.0f); break;
-    }
+void draw_initial_values(const ParameterSpec& spec, uint64_t seed, double range, float* values) {
+  int64_t count = 1;
+  for (const int64_t extent : spec.shape) count *= extent;
+  switch (spec.initialization) {
+    case Initialization::kNormal: fill_normal(values, count, random_key(spec.name, seed), static_cast<float>(range)); break;
+    case Initialization::kOnes: std::fill_n(values, count, 1.0f); break;
+    case Initialization::kZeros: std::fill_n(values, count, 0.0f); break;
   }
+}
+
+void ParameterList::initialize(uint64_t seed, double range) {
+  for (Parameter& p : parameters_) draw_initial_values(p.spec, seed, range, p.value.data<float>());
 }
 
 Parameter* ParameterList::find(std::string_view name) {

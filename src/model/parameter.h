@@ -35,6 +35,9 @@ struct ParameterSpec {
   bool direct = false;    // layers read it as it is (norms, embedding), not only through a PreparedWeight
 };
 
+/// The values of a new parameter, in fp32: element i depends on the seed, the name and i alone.
+void draw_initial_values(const ParameterSpec& spec, uint64_t seed, double range, float* values);
+
 /// A declared parameter and, once bound, where it lies.
 struct Parameter {
   ParameterSpec spec;
@@ -90,7 +93,7 @@ class ParameterList {
   /// Fills those that are prepared from one parameter, whose parts a loader has just bound.
   void refresh(ExecutionContext& ctx, const Parameter& parameter);
 
-  /// Draws the values of a new model: element i of a parameter depends on the seed, its name and i alone.
+  /// Draws the values of a new model: draw_initial_values of each parameter.
   void initialize(uint64_t seed, double range);
 
   std::deque<Parameter>& all() { return parameters_; }

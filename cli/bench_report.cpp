@@ -1,0 +1,55 @@
+#include "bench_report.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace deeptitan {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+Json ops_of(const OpProfile& profile) {
+  double total = 0;
+  std::vector<std::pair<std::string, OpProfile::Entry>> entries(profile.entries.begin(), profile.entries.end());
+  for (const auto& [name, entry] : entries) total += entry.seconds;
+  std::sort(entries.begin(), entries.end(),
+            [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  Json ops = Json::array();
+  for (const auto& [name, entry] : entries) {
+    ops.push_back({{"op", name},
+                   {"share", entry.seconds / total},
+                   {"calls", entry.calls},
+                   {"gflops", entry.flops / std::max(1e-12, entry.seconds) / 1e9}});
+  }
+  return ops;
+}
+
+void print_report(const Json& report, bool as_json) {
+  if (as_json) {
+    fmt::print("{}\n", report.dump());
+    return;
+  }
+  for (const auto& [key, value] : report.items()) {
+    if (key != "ops")
+      fmt::print("{:<24} {}\n", key,
+                 value.is_number_float() ? fmt::format("{:.4g}", value.get<double>())
+                 : value.is_string()     ? value.get<std::string>()
+                                         : value.dump());
+  }
+  fmt::print("\n{:<32} {:>7} {:>8} {:>9}\n", "op", "share", "calls", "GFLOP/s");
+  for (const Json& op : report["ops"]) {
+    fmt::print("{:<32} {:>6.1f}% {:>8} {:>9.0f}\n", op["op"].get<std::string>(), 100 * op["share"].get<double>(),
+               op["calls"].get<int64_t>(), op["gflops"].get<double>());
+  }
+}
+
+}  // namespace deeptitan

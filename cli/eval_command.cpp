@@ -1,0 +1,181 @@
+#include "eval_command.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "generate/evaluate.h"
+#include "generate/model_files.h"
+#include "generate/text_generator.h"
+#include "tokenizer/utf8.h"
+
+namespace deeptitan {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct EvalArguments {
+  std::string model;
+  std::string text;
+  std::string token_ids;
+  std::string pairs;
+  std::string dtype = "auto";
+  int64_t context = 0;
+  bool json = false;
+};
+
+void print_line(const std::string& line) {
+  const bool written = std::fwrite(line.data(), 1, line.size(), stdout) == line.size() &&
+                       std::fputc('\n', stdout) != EOF && std::fflush(stdout) == 0;
+  if (!written) fail_file("write to", "standard output", errno);
+}
+
+std::vector<int32_t> read_token_ids(const std::string& path) {
+  const Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  DT_CHECK_USAGE(json.is_array(), "{}: expected a JSON array of token ids", path);
+  std::vector<int32_t> ids;
+  for (const Json& id : json) {
+    DT_CHECK_USAGE(id.is_number_integer(), "{}: {} at place {} is not a token id", path, id.dump(), ids.size());
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
+void print_score(const TextScore& score, bool as_json) {
+  if (!as_json) {
+    print_line(fmt::format("tokens {}\nloss {:.6f} nats a token\nperplexity {:.4f}\nbits per byte {:.6f}",
+                           score.token_ids.size(), score.loss, score.perplexity, score.bits_per_byte));
+    return;
+  }
+  Json logprobs = Json::array({nullptr});
+  for (size_t i = 1; i < score.logprobs.size(); ++i) logprobs.push_back(score.logprobs[i]);
+  print_line(Json{{"token_ids", score.token_ids},
+                  {"logprobs", logprobs},
+                  {"loss", score.loss},
+                  {"perplexity", score.perplexity},
+                  {"bits_per_byte", score.bits_per_byte}}
+                 .dump());
+}
+
+struct Pair {
+  std::vector<int32_t> context;
+  std::vector<int32_t> continuation;
+};
+
+// The two texts are encoded as one, and cut where the context's own tokens end: so evaluation harnesses do it.
+Pair encode_pair(const Tokenizer& tokenizer, const Json& json, const std::string& where) {
+  const bool well_formed = json.is_object() && json.contains("context") && json["context"].is_string() &&
+                           json.contains("continuation") && json["continuation"].is_string();
+  DT_CHECK_USAGE(well_formed, "{}: expected an object with the texts context and continuation", where);
+  std::string context = json["context"].get<std::string>();
+  std::string continuation = json["continuation"].get<std::string>();
+  DT_CHECK_USAGE(!continuation.empty(), "{}: the continuation is empty", where);
+  // Tokens begin with their space, so a space at the context's end belongs to what follows.
+  const size_t end = context.find_last_not_of(' ') + 1;
+  continuation.insert(0, context, end);
+  context.resize(end);
+  Pair pair{encode_prompt(tokenizer, context), {}};
+  if (context.empty()) {
+    pair.continuation = tokenizer.encode(continuation, {.add_special_tokens = false});
+    return pair;
+  }
+  std::vector<int32_t> whole = encode_prompt(tokenizer, context + continuation);
+  const size_t cut = std::min(pair.context.size(), whole.size() - 1);
+  pair.context.assign(whole.begin(), whole.begin() + static_cast<int64_t>(cut));
+  pair.continuation.assign(whole.begin() + static_cast<int64_t>(cut), whole.end());
+  return pair;
+}
+
+std::vector<Pair> read_pairs(const Tokenizer& tokenizer, const std::string& path) {
+  const std::string text = read_file(path);
+  std::vector<Pair> pairs;
+  size_t line_number = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view line = std::string_view(text).substr(begin, end - begin);
+    begin = end + 1;
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    pairs.push_back(encode_pair(tokenizer, Json::parse(line, nullptr, /*allow_exceptions=*/false),
+                                fmt::format("{} line {}", path, line_number)));
+  }
+  DT_CHECK_USAGE(!pairs.empty(), "{}: holds no pairs; expected a JSON object a line", path);
+  return pairs;
+}
+
+void run_eval(const EvalArguments& arguments) {
+  const ModelFiles files = open_model_files(arguments.model);
+  InferenceOptions options{.compute = parse_compute_dtype(arguments.dtype), .context_length = arguments.context};
+  const int64_t longest = arguments.context > 0 ? arguments.context : files.config.max_position_embeddings;
+
+  if (!arguments.pairs.empty()) {
+    const std::vector<Pair> pairs = read_pairs(files.tokenizer, arguments.pairs);
+    int64_t needed = 1;
+    for (const Pair& p : pairs) needed = std::max<int64_t>(needed, p.context.size() + p.continuation.size());
+    options.context_length = std::min(longest, needed);
+    const auto engine = load_engine(files, options);
+    for (const Pair& p : pairs) {
+      const ContinuationScore score = score_continuation(*engine, p.context, p.continuation);
+      print_line(Json{{"logprob", score.logprob}, {"is_greedy", score.is_greedy}}.dump());
+    }
+    return;
+  }
+  std::vector<int32_t> ids;
+  if (!arguments.token_ids.empty()) {
+    ids = read_token_ids(arguments.token_ids);
+  } else {
+    SanitizedText text = utf8_sanitize(read_file(arguments.text));
+    if (text.replaced_count > 0) {
+      log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", arguments.text,
+                              text.replaced_count));
+    }
+    ids = encode_prompt(files.tokenizer, text.text);
+  }
+  DT_CHECK_USAGE(ids.size() >= 2, "a text of {} tokens has nothing to predict; expected at least 2", ids.size());
+  options.context_length = std::min<int64_t>(longest, static_cast<int64_t>(ids.size()) - 1);
+  const auto engine = load_engine(files, options);
+  print_score(score_text(*engine, files.tokenizer, std::move(ids)), arguments.json);
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app) {
+  auto arguments = std::make_shared<EvalArguments>();
+  CLI::App* command = app.add_subcommand("eval", "Measure how well a model predicts a text");
+  command->add_option("--model", arguments->model, "Hugging Face model directory")->required();
+  CLI::Option_group* what = command->add_option_group("what");
+  what->add_option("--text", arguments->text, "Text file, UTF-8: loss, perplexity and bits per byte");
+  what->add_option("--token-ids", arguments->token_ids, "The same for a JSON array of token ids");
+  what->add_option("--pairs", arguments->pairs,
+                   "JSON lines {\"context\": TEXT, \"continuation\": TEXT}: prints for each {\"logprob\": nats, "
+                   "\"is_greedy\": whether greedy decoding would give it}");
+  what->require_option(1);
+  command->add_flag(
+      "--json", arguments->json,
+      "Print one JSON object: token_ids, logprobs (natural logarithm, the first null), loss (nats a token), "
+      "perplexity, bits_per_byte");
+  command
+      ->add_option("--context", arguments->context,
+                   "Tokens of a window; a longer text goes through windows that advance by half of it and keep the "
+                   "first score of each token; 0: the model's max_position_embeddings")
+      ->capture_default_str();
+  command
+      ->add_option("--dtype", arguments->dtype, "auto (bf16 where the processor multiplies it, else f32), bf16 or f32")
+      ->check(CLI::IsMember({"auto", "bf16", "f32"}))
+      ->capture_default_str();
+  command->callback([arguments] { run_eval(*arguments); });
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,105 @@
+#include "generate_command.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "generate/model_files.h"
+#include "generate/text_generator.h"
+#include "sampling_options.h"
+#include "tokenizer/chat_template.h"
+
+namespace deeptitan {
+namespace {
+
+struct GenerateArguments {
+  std::string model;
+  std::string prompt;
+  std::string prompt_file;
+  bool chat = false;
+  std::string system;
+  std::string chat_template;
+  std::string dtype = "auto";
+  int64_t max_new_tokens = GenerationOptions().max_new_tokens;
+  std::vector<std::string> stop;
+  SamplingArguments sampling;
+};
+
+void print(std::string_view text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (!written) fail_file("write to", "standard output", errno);
+}
+
+// The prompt's tokens: as it is, or as one question of a conversation.
+std::vector<int32_t> prompt_tokens(const GenerateArguments& arguments, const Tokenizer& tokenizer) {
+  const std::string text = arguments.prompt_file.empty() ? arguments.prompt : read_file(arguments.prompt_file);
+  if (!arguments.chat) return encode_prompt(tokenizer, text);
+  std::vector<ChatMessage> messages;
+  if (!arguments.system.empty()) messages.push_back({"system", arguments.system});
+  messages.push_back({"user", text});
+  return encode_rendered(tokenizer, ChatTemplate::load(arguments.model, arguments.chat_template).render(messages));
+}
+
+void run_generate(const GenerateArguments& arguments) {
+  const ModelFiles files = open_model_files(arguments.model);
+  const std::vector<int32_t> prompt = prompt_tokens(arguments, files.tokenizer);
+  GenerationOptions options{.max_new_tokens = arguments.max_new_tokens,
+                            .sampling = arguments.sampling.over(files.generation.sampling),
+                            .stop = arguments.stop};
+  const auto prompt_length = static_cast<int64_t>(prompt.size());
+  const int64_t longest = files.config.max_position_embeddings;
+  DT_CHECK_USAGE(prompt_length < longest,
+                 "the prompt has {} tokens and the model's context {}; shorten it to leave room for an answer",
+                 prompt_length, longest);
+  // No more cache than this run can fill.
+  const int64_t room = longest - prompt_length;
+  const int64_t context = prompt_length + std::min(std::max<int64_t>(1, options.max_new_tokens), room);
+  const auto engine = load_engine(files, {.compute = parse_compute_dtype(arguments.dtype), .context_length = context});
+  TextGenerator generator(*engine, files.tokenizer, files.generation.end_ids);
+  const Generation generation = generator.generate(prompt, options, print);
+  print("\n");
+  if (generation.reason == StopReason::kContextFull) {
+    log_warning(fmt::format("the context of {} tokens is full", context));
+  }
+  log_info(describe_speed(generation));
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  auto arguments = std::make_shared<GenerateArguments>();
+  CLI::App* command = app.add_subcommand("generate", "Continue a text with a model");
+  command->add_option("--model", arguments->model, "Hugging Face model directory")->required();
+  CLI::Option* prompt = command->add_option("--prompt", arguments->prompt, "The text to continue");
+  command->add_option("--prompt-file", arguments->prompt_file, "File with the text to continue, UTF-8")
+      ->excludes(prompt);
+  CLI::Option* chat =
+      command->add_flag("--chat", arguments->chat, "The prompt is a question: put it into the model's chat template");
+  command->add_option("--system", arguments->system, "With --chat: the system message")->needs(chat);
+  command
+      ->add_option("--chat-template", arguments->chat_template,
+                   "With --chat: Jinja file that replaces the model's own template")
+      ->needs(chat);
+  command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens to generate")->capture_default_str();
+  command->add_option("--stop", arguments->stop, "Text that ends the answer, and is not printed; may be repeated")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--dtype", arguments->dtype, "auto (bf16 where the processor multiplies it, else f32), bf16 or f32")
+      ->check(CLI::IsMember({"auto", "bf16", "f32"}))
+      ->capture_default_str();
+  add_sampling_options(*command, arguments->sampling);
+  command->callback([arguments] { run_generate(*arguments); });
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+
+namespace deeptitan {
+
+/// While one exists, Ctrl-C (SIGINT) is noted instead of ending the program.
+class InterruptNotes {
+ public:
+  InterruptNotes();
+  ~InterruptNotes();
+  InterruptNotes(const InterruptNotes&) = delete;
+  InterruptNotes& operator=(const InterruptNotes&) = delete;
+
+  /// Whether one has come since clear().
+  static bool noted();
+  static void clear();
+};
+
+enum class LineResult { kLine, kInterrupted, kEnd };
+
+/// Reads standard input a line at a time, unbuffered by the C library so that Ctrl-C ends a read at once.
+class LineReader {
+ public:
+  /// The next line without its line feed. kEnd: the input is over. Throws Error where it cannot be read.
+  LineResult read(std::string& line);
+
+ private:
+  std::string buffer_;
+  bool at_end_ = false;
+};
+
+}  // namespace deeptitan

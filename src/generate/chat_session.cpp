@@ -1,0 +1,59 @@
+#include "generate/chat_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.h"
+
+namespace deeptitan {
+
+ChatSession::ChatSession(InferenceEngine& engine, Tokenizer tokenizer, ChatTemplate chat_template,
+                         std::vector<int32_t> end_ids)
+    : engine_(engine),
+      tokenizer_(tokenizer),
+      template_(std::move(chat_template)),
+      generator_(engine, std::move(tokenizer), std::move(end_ids)) {}
+
+void ChatSession::reset() {
+  turns_.clear();
+}
+
+std::vector<ChatMessage> ChatSession::messages() const {
+  std::vector<ChatMessage> all;
+  if (!system_.empty()) all.push_back({"system", system_});
+  all.insert(all.end(), turns_.begin(), turns_.end());
+  return all;
+}
+
+ChatTurn ChatSession::ask(const std::string& question, const GenerationOptions& options,
+                          const ThinkingSplitter::OnPiece& on_piece) {
+  const std::vector<ChatMessage> before = turns_;
+  ChatTurn turn;
+  try {
+    turns_.push_back({"user", question});
+    std::string text = template_.render(messages());
+    std::vector<int32_t> prompt = encode_rendered(tokenizer_, text);
+    const int64_t room = std::min(options.max_new_tokens, std::max<int64_t>(1, engine_.context_length() / 4));
+    while (static_cast<int64_t>(prompt.size()) + room > engine_.context_length()) {
+      // The oldest question goes with its answer.
+      const auto next =
+          std::find_if(turns_.begin() + 1, turns_.end(), [](const ChatMessage& m) { return m.role == "user"; });
+      if (next == turns_.end()) break;
+      turn.forgotten_messages += next - turns_.begin();
+      turns_.erase(turns_.begin(), next);
+      text = template_.render(messages());
+      prompt = encode_rendered(tokenizer_, text);
+    }
+    const std::string opened = ends_in_thinking(text) ? text.substr(text.rfind("<think>")) : "";
+    ThinkingSplitter splitter(!opened.empty(), on_piece);
+    turn.generation = generator_.generate(prompt, options, [&](std::string_view piece) { splitter.push(piece); });
+    splitter.flush();
+    turns_.push_back({"assistant", opened + turn.generation.text});
+    return turn;
+  } catch (...) {
+    turns_ = before;
+    throw;
+  }
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "generate/text_generator.h"
+#include "generate/thinking_splitter.h"
+#include "tokenizer/chat_template.h"
+
+namespace deeptitan {
+
+/// What became of one question.
+struct ChatTurn {
+  Generation generation;
+  int64_t forgotten_messages = 0;  // the oldest ones, which no longer fitted in the context
+};
+
+/// A conversation with a model. Each question is rendered with all that came before it; what the engine's cache shares
+/// with that, token for token, is not run again.
+class ChatSession {
+ public:
+  ChatSession(InferenceEngine& engine, Tokenizer tokenizer, ChatTemplate chat_template, std::vector<int32_t> end_ids);
+
+  /// Answers `question`. Where the conversation leaves less than a quarter of the context (or max_new_tokens, if that
+  /// is less) for the answer, its oldest questions and answers are forgotten first; the system message stays. Throws a
+  /// usage error where the question alone does not fit; the conversation is then as it was.
+  ChatTurn ask(const std::string& question, const GenerationOptions& options,
+               const ThinkingSplitter::OnPiece& on_piece);
+
+  /// Starts again; the system message stays.
+  void reset();
+  /// Sets or (empty) takes away the system message, from the next question on.
+  void set_system(std::string text) { system_ = std::move(text); }
+  const std::string& system() const { return system_; }
+
+  /// The system message, if there is one, then questions and answers. An answer is kept as it was generated, thinking
+  /// included: templates leave out what they do not want.
+  std::vector<ChatMessage> messages() const;
+
+ private:
+  InferenceEngine& engine_;
+  Tokenizer tokenizer_;
+  ChatTemplate template_;
+  TextGenerator generator_;
+  std::string system_;
+  std::vector<ChatMessage> turns_;
+};
+
+}  // namespace deeptitan

@@ -1,0 +1,122 @@
+#include "generate/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/error.h"
+#include "core/random.h"
+
+namespace deeptitan {
+namespace {
+
+bool likelier(const Candidate& a, const Candidate& b) {
+  return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+}
+
+}  // namespace
+
+void check_sampling_options(const SamplingOptions& o) {
+  DT_CHECK_USAGE(std::isfinite(o.temperature) && o.temperature >= 0,
+                 "temperature = {}: expected 0 (the likeliest token) or more", o.temperature);
+  DT_CHECK_USAGE(o.top_k >= 0, "top-k = {}: expected a number of tokens, or 0 for all", o.top_k);
+  DT_CHECK_USAGE(o.top_p > 0 && o.top_p <= 1, "top-p = {}: expected more than 0 and at most 1", o.top_p);
+  DT_CHECK_USAGE(o.min_p >= 0 && o.min_p <= 1, "min-p = {}: expected 0 to 1", o.min_p);
+  DT_CHECK_USAGE(std::isfinite(o.repetition_penalty) && o.repetition_penalty > 0,
+                 "repetition-penalty = {}: expected more than 0; 1 is none", o.repetition_penalty);
+}
+
+Sampler::Sampler(const SamplingOptions& options, std::vector<bool> can_be_sampled)
+    : options_(options), can_be_sampled_(std::move(can_be_sampled)), key_(random_key("generate/sample", options.seed)) {
+  check_sampling_options(options_);
+}
+
+std::span<const Candidate> Sampler::distribution(std::span<const float> logits, std::span<const int32_t> earlier) {
+  if (options_.repetition_penalty != 1.0) {
+    const auto penalty = static_cast<float>(options_.repetition_penalty);
+    penalized_.assign(logits.begin(), logits.end());
+    seen_.assign(logits.size(), false);
+    for (const int32_t id : earlier) {
+      if (seen_[id]) continue;
+      seen_[id] = true;
+      penalized_[id] = logits[id] > 0 ? logits[id] / penalty : logits[id] * penalty;
+    }
+    logits = penalized_;
+  }
+  // Until normalize(), a candidate's probability is its logit.
+  candidates_.clear();
+  const size_t count = std::min(logits.size(), can_be_sampled_.size());
+  for (size_t id = 0; id < count; ++id) {
+    if (can_be_sampled_[id]) candidates_.push_back({static_cast<int32_t>(id), logits[id]});
+  }
+  DT_CHECK(!candidates_.empty(), "none of the model's {} tokens can be decoded by the tokenizer", logits.size());
+  if (options_.temperature == 0) {
+    candidates_.front() = *std::min_element(candidates_.begin(), candidates_.end(), likelier);
+    candidates_.resize(1);
+    candidates_.front().probability = 1.0;
+    return candidates_;
+  }
+  for (Candidate& c : candidates_) c.probability /= options_.temperature;
+  if (options_.top_k > 0) keep_top_k();
+  normalize();
+  if (options_.top_p < 1) keep_top_p();
+  if (options_.min_p > 0) {
+    double largest = 0;
+    for (const Candidate& c : candidates_) largest = std::max(largest, c.probability);
+    std::erase_if(candidates_, [&](const Candidate& c) { return c.probability < options_.min_p * largest; });
+  }
+  double sum = 0;
+  for (const Candidate& c : candidates_) sum += c.probability;
+  for (Candidate& c : candidates_) c.probability /= sum;
+  return candidates_;
+}
+
+void Sampler::keep_top_k() {
+  if (static_cast<size_t>(options_.top_k) >= candidates_.size()) return;
+  const auto kth = candidates_.begin() + options_.top_k - 1;
+  std::nth_element(candidates_.begin(), kth, candidates_.end(), likelier);
+  const double threshold = kth->probability;
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.probability < threshold; });
+  std::sort(candidates_.begin(), candidates_.end(), likelier);
+}
+
+// A token stays while those before it do not reach p. The likeliest are found in growing blocks: few tokens hold most
+// of the probability, so a large vocabulary is seldom sorted whole.
+void Sampler::keep_top_p() {
+  double before = 0;
+  size_t sorted = 0;
+  size_t kept = 0;
+  for (size_t block = 64; sorted < candidates_.size() && before < options_.top_p; block *= 4) {
+    const size_t end = std::min(candidates_.size(), sorted + block);
+    std::partial_sort(candidates_.begin() + static_cast<int64_t>(sorted),
+                      candidates_.begin() + static_cast<int64_t>(end), candidates_.end(), likelier);
+    sorted = end;
+    while (kept < end && before < options_.top_p) before += candidates_[kept++].probability;
+  }
+  candidates_.resize(kept);
+}
+
+// From logits to probabilities.
+void Sampler::normalize() {
+  double largest = candidates_.front().probability;
+  for (const Candidate& c : candidates_) largest = std::max(largest, c.probability);
+  double sum = 0;
+  for (Candidate& c : candidates_) {
+    c.probability = std::exp(c.probability - largest);
+    sum += c.probability;
+  }
+  for (Candidate& c : candidates_) c.probability /= sum;
+}
+
+int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> earlier, int64_t position) {
+  const std::span<const Candidate> candidates = distribution(logits, earlier);
+  const double uniform = static_cast<double>(random_bits_64(key_, static_cast<uint64_t>(position)) >> 11) * 0x1p-53;
+  double sum = 0;
+  for (const Candidate& c : candidates) {
+    sum += c.probability;
+    if (uniform < sum) return c.id;
+  }
+  return candidates.back().id;  // the sum fell short of 1 by rounding
+}
+
+}  // namespace deeptitan

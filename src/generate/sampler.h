@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace deeptitan {
+
+/// How the next token is chosen. The filters are applied in transformers' order: repetition penalty, temperature,
+/// top-k, top-p, min-p.
+struct SamplingOptions {
+  double temperature = 1.0;  // logits are divided by it; 0: always the likeliest token
+  int64_t top_k = 0;         // keep the k likeliest (and those equal to the k-th); 0: all
+  double top_p = 1.0;        // keep the likeliest until their probabilities sum to p (Holtzman et al. 2020)
+  double min_p = 0.0;        // keep those of at least min_p times the likeliest's probability (Nguyen et al. 2024)
+  double repetition_penalty = 1.0;  // logits of earlier tokens: divided by it where positive, else multiplied (Keskar
+                                    // et al. 2019, section 4.1); 1: none
+  uint64_t seed = 0;
+};
+
+/// Throws a usage error that names the first option out of its range.
+void check_sampling_options(const SamplingOptions& options);
+
+/// A token that may come next, and how probable it is.
+struct Candidate {
+  int32_t id = 0;
+  double probability = 0;
+};
+
+/// Chooses next tokens. The choice at a place of a sequence is a function of the logits, the earlier tokens, the seed
+/// and the place: not of threads, nor of what was drawn before. Keeps its memory from call to call.
+class Sampler {
+ public:
+  /// `can_be_sampled` says for each id whether the tokenizer can decode it; ids from its size on are never chosen.
+  Sampler(const SamplingOptions& options, std::vector<bool> can_be_sampled);
+
+  /// The distribution that sample draws from: the tokens with a probability above zero, which sum to 1. Likeliest first
+  /// (the lower id first where equal) where a filter needs that order, else by id. At temperature 0, one token.
+  /// Valid until the next call. `earlier` are the tokens of the sequence so far, for the repetition penalty.
+  std::span<const Candidate> distribution(std::span<const float> logits, std::span<const int32_t> earlier);
+
+  /// The token at place `position` of its sequence.
+  int32_t sample(std::span<const float> logits, std::span<const int32_t> earlier, int64_t position);
+
+ private:
+  void keep_top_k();
+  void keep_top_p();
+  void normalize();
+
+  SamplingOptions options_;
+  std::vector<bool> can_be_sampled_;
+  uint64_t key_;
+  std::vector<Candidate> candidates_;
+  std::vector<float> penalized_;
+  std::vector<bool> seen_;
+};
+
+}  // namespace deeptitan

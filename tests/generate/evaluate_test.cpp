@@ -1,0 +1,101 @@
+#include "generate/evaluate.h"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "core/expect_error.h"
+#include "generate/model_fixture.h"
+#include "generate/text_generator.h"
+
+namespace deeptitan {
+namespace {
+
+using testing::drawn_engine;
+
+class EvaluateTest : public ::testing::Test {
+ protected:
+  const ModelConfig config_ = testing::with_tokenizer(testing::tiny_v3());
+  const Tokenizer tokenizer_ = testing::tiny_tokenizer();
+
+  // log p(ids[at] | ids[begin .. at)) out of a forward of its own.
+  double logprob(InferenceEngine& engine, std::span<const int32_t> ids, size_t begin, size_t at) {
+    engine.truncate(0);
+    const std::span<const float> logits = engine.prefill(ids.subspan(begin, at - begin));
+    double sum = 0;
+    for (const float x : logits) sum += std::exp(static_cast<double>(x));
+    return logits[ids[at]] - std::log(sum);
+  }
+};
+
+TEST_F(EvaluateTest, ScoresEachTokenGivenThoseBefore) {
+  const auto engine = drawn_engine(config_);
+  const std::string text = "And God saw the light";
+  const std::vector<int32_t> ids = encode_prompt(tokenizer_, text);
+  const TextScore score = score_text(*engine, tokenizer_, ids);
+  EXPECT_EQ(score.token_ids, ids);
+  ASSERT_EQ(score.logprobs.size(), ids.size());
+  double nats = 0;
+  for (size_t i = 1; i < ids.size(); ++i) {
+    EXPECT_NEAR(score.logprobs[i], logprob(*engine, ids, 0, i), 1e-4);
+    nats -= score.logprobs[i];
+  }
+  EXPECT_DOUBLE_EQ(score.loss, nats / static_cast<double>(ids.size() - 1));
+  EXPECT_DOUBLE_EQ(score.perplexity, std::exp(score.loss));
+  EXPECT_DOUBLE_EQ(score.bits_per_byte, nats / std::log(2.0) / static_cast<double>(text.size()));
+}
+
+TEST_F(EvaluateTest, ALongTextGoesThroughWindowsThatAdvanceByHalf) {
+  const auto engine = drawn_engine(config_, {.context_length = 8, .prefill_chunk = 3});
+  const std::vector<int32_t> ids = testing::random_tokens(config_, 30, 1);
+  const TextScore score = score_text(*engine, tokenizer_, ids);
+  for (size_t i = 1; i < ids.size(); ++i) {
+    const size_t window = i <= 8 ? 0 : (i - 8 + 3) / 4;  // the first that reaches token i
+    EXPECT_NEAR(score.logprobs[i], logprob(*engine, ids, 4 * window, i), 1e-4) << "token " << i;
+  }
+}
+
+TEST_F(EvaluateTest, WindowsOfOneTokenWorkToo) {
+  const auto engine = drawn_engine(config_, {.context_length = 1});
+  const std::vector<int32_t> ids = testing::random_tokens(config_, 5, 1);
+  const TextScore score = score_text(*engine, tokenizer_, ids);
+  for (size_t i = 1; i < ids.size(); ++i) EXPECT_NEAR(score.logprobs[i], logprob(*engine, ids, i - 1, i), 1e-4);
+}
+
+TEST_F(EvaluateTest, ContinuationsAreSummedAndComparedWithGreedyDecoding) {
+  const auto engine = drawn_engine(config_);
+  const std::vector<int32_t> context = encode_prompt(tokenizer_, "And God saw");
+  TextGenerator generator(*engine, tokenizer_, {});
+  const std::vector<int32_t> greedy =
+      generator.generate(context, {.max_new_tokens = 4, .sampling = {.temperature = 0}}, [](std::string_view) {})
+          .tokens;
+  std::vector<int32_t> whole = context;
+  whole.insert(whole.end(), greedy.begin(), greedy.end());
+  double expected = 0;
+  for (size_t i = context.size(); i < whole.size(); ++i) expected += logprob(*engine, whole, 0, i);
+  const ContinuationScore score = score_continuation(*engine, context, greedy);
+  EXPECT_NEAR(score.logprob, expected, 1e-4);
+  EXPECT_TRUE(score.is_greedy);
+  EXPECT_EQ(score.tokens, 4);
+  std::vector<int32_t> other = greedy;
+  other.back() = other.back() == 40 ? 41 : 40;
+  EXPECT_FALSE(score_continuation(*engine, context, other).is_greedy);
+}
+
+TEST_F(EvaluateTest, ALongContextLosesItsFront) {
+  const auto engine = drawn_engine(config_, {.context_length = 6});
+  const std::vector<int32_t> ids = testing::random_tokens(config_, 12, 2);
+  const ContinuationScore score = score_continuation(*engine, std::span(ids).first(10), std::span(ids).subspan(10));
+  EXPECT_NEAR(score.logprob, logprob(*engine, ids, 5, 10) + logprob(*engine, ids, 5, 11), 1e-4);
+  expect_usage_error([&] { score_continuation(*engine, std::span(ids).first(2), std::span(ids).first(7)); },
+                     "a continuation of 7 tokens does not fit in the context of 6");
+}
+
+TEST_F(EvaluateTest, ATextWithNothingToPredictIsRefused) {
+  const auto engine = drawn_engine(config_);
+  expect_usage_error([&] { score_text(*engine, tokenizer_, {3}); },
+                     "a text of 1 tokens has nothing to predict; expected at least 2");
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -5,12 +5,14 @@
 #include <csignal>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
 #include "config/run_config_toml.h"
 #include "core/error.h"
+#include "generate/sampler.h"
 #include "train/trainer.h"
 
 namespace deeptitan {
@@ -49,11 +51,35 @@ TrainerOptions trainer_options(const TrainArguments& arguments) {
   return options;
 }
 
+// What the model would write after metrics.sample_prompt, above the progress line.
+void print_sample(TrainingEngine& engine, const Tokenizer& tokenizer, const RunConfig& config, int64_t step) {
+  const std::string& prompt = config.metrics.sample_prompt;
+  std::vector<int32_t> tokens = tokenizer.encode(prompt);
+  if (tokens.empty()) tokens.push_back(tokenizer.eos_token_id().value_or(0));
+  std::vector<bool> can_be_sampled(tokenizer.vocab_size());
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) can_be_sampled[id] = !tokenizer.token_bytes(id).empty();
+  Sampler sampler({.temperature = config.metrics.sample_temperature, .seed = static_cast<uint64_t>(config.training.seed)},
+                  can_be_sampled);
+  StreamingDecoder decoder(tokenizer);
+  std::string text = prompt;
+  for (int64_t i = 0; i < config.metrics.sample_max_new_tokens && static_cast<int64_t>(tokens.size()) < config.training.seq_len; ++i) {
+    const int32_t next = sampler.sample(engine.next_token_logits(tokens), tokens, static_cast<int64_t>(tokens.size()));
+    if (next == tokenizer.eos_token_id()) break;
+    text += decoder.push(next);
+    tokens.push_back(next);
+  }
+  fmt::print("--- step {}: {}{}\n---\n", step, text, decoder.flush());
+}
+
 void run_train(const TrainArguments& arguments, const std::vector<std::string>& overrides) {
   const RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
   std::signal(SIGINT, request_interrupt);
   std::signal(SIGTERM, request_interrupt);
-  const TrainingOutcome outcome = train(config, trainer_options(arguments));
+  TrainerOptions options = trainer_options(arguments);
+  options.sample = [&config](TrainingEngine& engine, const Tokenizer& tokenizer, int64_t step) {
+    print_sample(engine, tokenizer, config, step);
+  };
+  const TrainingOutcome outcome = train(config, options);
   if (outcome.interrupted) throw CLI::RuntimeError(kExitInterrupted);
   if (!outcome.model_folder.empty()) fmt::print("model: {}\n", outcome.model_folder);
 }

@@ -1,0 +1,40 @@
+"""Loads directories that deeptitan wrote into transformers, unchanged, and compares logits with what they were made from.
+
+    python tests/golden/model/check_export.py CASE=DIRECTORY ...
+
+DIRECTORY is what save_model wrote of tests/golden/model/CASE (model_test writes them where DEEPTITAN_EXPORT_DIR says).
+"""
+
+import pathlib
+import sys
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def logits(directory, tokens):
+    model, report = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    left = {kind: sorted(keys) for kind, keys in report.items() if keys}
+    with torch.no_grad():
+        return model(input_ids=tokens[None], use_cache=False).logits[0], left
+
+
+if __name__ == "__main__":
+    failed = False
+    for argument in sys.argv[1:]:
+        case, directory = argument.split("=")
+        expected = load_file(HERE / case / "expected.safetensors")
+        tokens = expected["tokens"].long()
+        ours, left = logits(directory, tokens)
+        theirs, _ = logits(HERE / case, tokens)
+        reference = expected["logits/257"]
+        error = ((ours[expected["rows"].long()] - reference).norm() / reference.norm()).item()
+        same = torch.equal(ours, theirs)
+        failed |= not same
+        print(f"{case}: same bits as the original directory: {same}; {error:.1e} from DeepSeek's code; "
+              f"not loaded or missing: {left or 'nothing'}")
+    sys.exit(failed)

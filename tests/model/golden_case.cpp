@@ -1,0 +1,161 @@
+#include "model/golden_case.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+
+#include "checkpoint/model_directory.h"
+#include "config/model_config_json.h"
+#include "model/deepseek/checkpoint.h"
+#include "train/training_engine.h"
+
+namespace deeptitan::testing {
+namespace {
+
+const std::filesystem::path kFolder = std::filesystem::path(DT_TEST_DATA_DIR) / "golden" / "model";
+
+template <typename T>
+std::vector<T> elements(const SafetensorsFile& file, std::string_view name, DType dtype) {
+  const TensorEntry* entry = file.find(name);
+  if (entry == nullptr || entry->dtype != dtype) throw std::runtime_error("no such tensor: " + std::string(name));
+  std::vector<T> values(entry->bytes / sizeof(T));
+  std::memcpy(values.data(), entry->data, entry->bytes);
+  return values;
+}
+
+// The experts of each layer, from the fixture or empty, and the record that points at them.
+struct Routes {
+  std::map<int64_t, std::vector<int32_t>> index;
+  RouteRecord record;
+
+  Routes(const GoldenCase& golden, const DeepseekModel& model, bool replay) {
+    const auto tokens = static_cast<int64_t>(golden.tokens().size());
+    record.replay = replay;
+    record.expert_index.resize(model.total_layers());
+    for (const auto& [layer, experts] : model.expert_layers()) {
+      const int64_t top_k = experts->router().top_k;
+      std::vector<int32_t>& chosen = index[layer];
+      chosen = replay ? golden.integers("routes/" + std::to_string(layer)) : std::vector<int32_t>(tokens * top_k);
+      record.expert_index[layer] = Tensor(chosen.data(), DType::kI32, {tokens, top_k});
+    }
+  }
+};
+
+}  // namespace
+
+GoldenCase::GoldenCase(const std::string& name)
+    : name_(name),
+      folder_(kFolder / name),
+      config_(load_model_config(folder_)),
+      expected_(folder_ / "expected.safetensors") {}
+
+std::vector<std::string> GoldenCase::names() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(kFolder)) {
+    if (std::filesystem::exists(entry.path() / "expected.safetensors"))
+      names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::vector<float> GoldenCase::floats(std::string_view tensor) const {
+  return elements<float>(expected_, tensor, DType::kF32);
+}
+
+std::vector<int32_t> GoldenCase::integers(std::string_view tensor) const {
+  return elements<int32_t>(expected_, tensor, DType::kI32);
+}
+
+std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std::span<const int32_t> tokens,
+                                    bool replay) {
+  const auto length = static_cast<int64_t>(tokens.size());
+  ModelOptions options;
+  options.use = ModelUse::kInference;
+  options.compute = compute;
+  options.max_positions = length;
+  DeepseekModel model(golden.config(), options);
+  Routes routes(golden, model, replay);
+  Arena weights("weights");
+  Arena activations("activations");
+  Arena workspace("workspace");
+  ExecutionContext ctx;
+  ctx.workspace = &workspace;
+  BatchLayout layout;
+  layout.tokens = length;
+  layout.fresh_tokens = length;
+  layout.longest_position = length;
+  Tensor hidden;
+  std::vector<float> logits(length * golden.config().vocab_size);
+  const auto take_memory = [&] {
+    model.parameters().plan_values(weights);
+    model.parameters().plan_prepared(weights);
+    model.plan_constants(weights);
+    layout.token_ids = activations.take(DType::kI32, {length});
+    layout.positions = activations.take(DType::kI32, {length});
+    layout.documents = {activations.take(DType::kI32, {2}), length};
+    hidden = activations.take(compute, {length, golden.config().hidden_size});
+  };
+  const auto run = [&] {
+    ForwardContext forward{.batch = layout};
+    if (replay) forward.routes = &routes.record;
+    model.forward_hidden(ctx, forward, hidden);
+    model.head().logits(ctx, Tensor(logits.data(), DType::kF32, {length, golden.config().vocab_size}), hidden);
+  };
+  ctx.planning = true;
+  take_memory();
+  run();
+  ctx.planning = false;
+  for (Arena* arena : {&weights, &activations, &workspace}) arena->allocate();
+  take_memory();
+  load_for_inference(ctx, ModelDirectory(golden.folder()), model);
+  std::copy(tokens.begin(), tokens.end(), layout.token_ids.data<int32_t>());
+  std::iota(layout.positions.data<int32_t>(), layout.positions.data<int32_t>() + length, 0);
+  layout.documents.offset.data<int32_t>()[0] = 0;
+  layout.documents.offset.data<int32_t>()[1] = static_cast<int32_t>(length);
+  run();
+  return logits;
+}
+
+TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay) {
+  const std::vector<int32_t> tokens = golden.tokens();
+  const auto length = static_cast<int64_t>(tokens.size());
+  TrainingEngineOptions options;
+  options.compute = compute;
+  options.seq_len = length;
+  options.sequences = 1;
+  options.auxiliary_weight = golden.balance_weight();
+  options.mtp_weight = golden.next_token_prediction_weight();
+  TrainingEngine engine(golden.config(), options);
+  engine.allocate();
+  load_for_training(ModelDirectory(golden.folder()), engine.model());
+  engine.refresh();
+  PackedBatch batch;
+  batch.sequences = 1;
+  batch.sequence_length = length;
+  batch.tokens = tokens;
+  batch.targets.assign(tokens.begin() + 1, tokens.end());
+  batch.targets.push_back(-1);
+  batch.positions.resize(length);
+  std::iota(batch.positions.begin(), batch.positions.end(), 0);
+  batch.document_offsets = {0, static_cast<int32_t>(length)};
+  batch.target_count = length - 1;
+
+  Routes routes(golden, engine.model(), replay);
+  engine.set_routes(&routes.record);
+  engine.begin_step(1, 0.0, batch.target_count, 1);
+  engine.add_microbatch(batch);
+  TrainingOutcome outcome;
+  for (const Parameter& p : engine.model().parameters().all()) {
+    if (!p.gradient.defined()) continue;
+    outcome.gradients[p.spec.name].assign(p.gradient.data<float>(), p.gradient.data<float>() + p.numel());
+  }
+  const StepResult result = engine.finish_step();
+  outcome.loss = result.loss;
+  outcome.mtp_loss = result.mtp_loss;
+  outcome.expert_index = routes.index;
+  return outcome;
+}
+
+}  // namespace deeptitan::testing

@@ -90,23 +90,26 @@ void refresh_prepared_weight(ExecutionContext& ctx, PreparedWeight& weight) {
   const int64_t n = weight.outputs;
   const int64_t k = weight.inputs;
   for (const Tensor& master : weight.parts) check_tensor(master, "weight", master.dtype(), {n, k});
-#pragma omp parallel for schedule(dynamic) if (groups > 1)
-  for (int64_t g = 0; g < groups; ++g) {
+  const auto prepare = [&](int64_t g, bool parallel) {
     const Tensor& master = weight.parts[g];
     for_activation_type("prepare_weight", master, [&](auto* element) {
       using T = Element<decltype(element)>;
       const T* source = master.data<T>();
-      const bool alone = groups == 1;
       if (weight.forward.defined()) {
         cpu::pack_transposed(weight.forward.data<uint32_t>() + g * weight.forward.stride(), source, master.stride(), k, n,
-                             type, alone);
+                             type, parallel);
       }
       if (weight.backward_input.defined()) {
         cpu::pack_direct(weight.backward_input.data<uint32_t>() + g * weight.backward_input.stride(), source,
-                         master.stride(), n, k, type, alone);
+                         master.stride(), n, k, type, parallel);
       }
     });
-  }
+  };
+  // Threads share the groups, or the panels of a single matrix: never a parallel region inside another, for which the
+  // OpenMP runtime starts new threads every time.
+  if (groups == 1) return prepare(0, true);
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t g = 0; g < groups; ++g) prepare(g, false);
 }
 
 void linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight, bool accumulate) {
@@ -185,7 +188,7 @@ void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_s
   for_product_types("linear_by_head", x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;
     using Out = Element<decltype(out_type)>;
-#pragma omp parallel for schedule(dynamic) if (heads > 1)
+#pragma omp parallel for schedule(dynamic)
     for (int64_t h = 0; h < heads; ++h) {
       cpu::matmul(cpu::MatmulOutput<Out>{out.data<Out>() + h * out_head_stride, out.stride(), false},
                   x.data<In>() + h * x_head_stride, x.stride(), packed.data<uint32_t>() + h * packed.stride(), rows,

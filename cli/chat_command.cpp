@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -22,6 +23,7 @@
 #include "generate/model_files.h"
 #include "sampling_options.h"
 #include "terminal_line.h"
+#include "valid_text.h"
 
 namespace deeptitan {
 namespace {
@@ -174,6 +176,7 @@ void run_chat(const ChatArguments& arguments) {
       display.write("\n");
       continue;
     }
+    line = valid_text(std::move(line), "the line");
     display.echo(line);
     if (line.find_first_not_of(" \t") == std::string::npos) continue;
     try {

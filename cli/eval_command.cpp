@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,11 +16,10 @@
 
 #include "core/error.h"
 #include "core/file.h"
-#include "core/log.h"
 #include "generate/evaluate.h"
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
-#include "tokenizer/utf8.h"
+#include "valid_text.h"
 
 namespace deeptitan {
 namespace {
@@ -47,7 +47,8 @@ std::vector<int32_t> read_token_ids(const std::string& path) {
   DT_CHECK_USAGE(json.is_array(), "{}: expected a JSON array of token ids", path);
   std::vector<int32_t> ids;
   for (const Json& id : json) {
-    DT_CHECK_USAGE(id.is_number_integer(), "{}: {} at place {} is not a token id", path, id.dump(), ids.size());
+    const bool in_range = id.is_number_unsigned() && id.get<uint64_t>() <= std::numeric_limits<int32_t>::max();
+    DT_CHECK_USAGE(in_range, "{}: {} at place {} is not a token id", path, id.dump(), ids.size());
     ids.push_back(id.get<int32_t>());
   }
   return ids;
@@ -136,12 +137,7 @@ void run_eval(const EvalArguments& arguments) {
   if (!arguments.token_ids.empty()) {
     ids = read_token_ids(arguments.token_ids);
   } else {
-    SanitizedText text = utf8_sanitize(read_file(arguments.text));
-    if (text.replaced_count > 0) {
-      log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", arguments.text,
-                              text.replaced_count));
-    }
-    ids = encode_prompt(files.tokenizer, text.text);
+    ids = encode_prompt(files.tokenizer, valid_text(read_file(arguments.text), arguments.text));
   }
   DT_CHECK_USAGE(ids.size() >= 2, "a text of {} tokens has nothing to predict; expected at least 2", ids.size());
   options.context_length = std::min<int64_t>(longest, static_cast<int64_t>(ids.size()) - 1);

@@ -19,6 +19,7 @@
 #include "generate/text_generator.h"
 #include "sampling_options.h"
 #include "tokenizer/chat_template.h"
+#include "valid_text.h"
 
 namespace deeptitan {
 namespace {
@@ -43,7 +44,9 @@ void print(std::string_view text) {
 
 // The prompt's tokens: as it is, or as one question of a conversation.
 std::vector<int32_t> prompt_tokens(const GenerateArguments& arguments, const Tokenizer& tokenizer) {
-  const std::string text = arguments.prompt_file.empty() ? arguments.prompt : read_file(arguments.prompt_file);
+  const std::string text = arguments.prompt_file.empty()
+                               ? valid_text(arguments.prompt, "the prompt")
+                               : valid_text(read_file(arguments.prompt_file), arguments.prompt_file);
   if (!arguments.chat) return encode_prompt(tokenizer, text);
   std::vector<ChatMessage> messages;
   if (!arguments.system.empty()) messages.push_back({"system", arguments.system});

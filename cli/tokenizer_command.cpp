@@ -22,6 +22,7 @@
 #include "tokenizer/bpe_trainer.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
+#include "valid_text.h"
 
 namespace deeptitan {
 namespace {
@@ -65,16 +66,6 @@ std::string read_input(const std::string& path) {
   while (const size_t bytes = std::fread(block, 1, sizeof block, stdin)) text.append(block, bytes);
   DT_CHECK(std::ferror(stdin) == 0, "standard input could not be read to its end");
   return text;
-}
-
-// The text as valid UTF-8; what had to be replaced is said.
-std::string read_text(const std::string& path) {
-  std::string text = read_input(path);
-  if (is_valid_utf8(text)) return text;
-  SanitizedText sanitized = utf8_sanitize(text);
-  log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", path,
-                          sanitized.replaced_count));
-  return std::move(sanitized.text);
 }
 
 void print(std::string_view text) {
@@ -150,7 +141,7 @@ void run_train(const TrainArguments& arguments) {
   std::vector<std::string> texts;
   uint64_t bytes = 0;
   for (const std::string& path : arguments.texts) {
-    texts.push_back(read_text(path));
+    texts.push_back(valid_text(read_input(path), path));
     bytes += texts.back().size();
   }
   const std::vector<std::string_view> views(texts.begin(), texts.end());
@@ -172,7 +163,7 @@ void run_encode(const EncodeArguments& arguments) {
                  arguments.model);
   DT_CHECK_USAGE(!arguments.eos || eos, "--eos: the tokenizer in {} names no eos_token; leave the flag out",
                  arguments.model);
-  const std::string text = read_text(arguments.file);
+  const std::string text = valid_text(read_input(arguments.file), arguments.file);
   const std::vector<std::string_view> lines = split_lines(text);
   const EncodeOptions options = {.add_special_tokens = false, .parse_special_tokens = !arguments.plain};
   std::string output;

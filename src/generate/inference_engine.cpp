@@ -26,6 +26,10 @@ InferenceOptions complete(InferenceOptions options, const ModelConfig& config) {
   return options;
 }
 
+void check_in_vocabulary(int32_t id, int64_t vocab) {
+  DT_CHECK(0 <= id && id < vocab, "token id {} is outside the model's vocabulary of {}", id, vocab);
+}
+
 }  // namespace
 
 DType parse_compute_dtype(std::string_view word) {
@@ -174,10 +178,7 @@ void InferenceEngine::check_appendable(std::span<const int32_t> tokens) const {
   DT_CHECK(!tokens.empty(), "a forward needs at least one token, found none");
   DT_CHECK(length() + static_cast<int64_t>(tokens.size()) <= context_length(),
            "{} tokens do not fit behind the {} in a context of {}", tokens.size(), length(), context_length());
-  for (const int32_t id : tokens) {
-    DT_CHECK(0 <= id && id < config().vocab_size, "token id {} is outside the model's vocabulary of {}", id,
-             config().vocab_size);
-  }
+  for (const int32_t id : tokens) check_in_vocabulary(id, config().vocab_size);
 }
 
 std::span<const float> InferenceEngine::prefill(std::span<const int32_t> tokens) {
@@ -200,6 +201,9 @@ void InferenceEngine::score(std::span<const int32_t> tokens, std::span<const int
   DT_CHECK(targets.size() == tokens.size() && logprobs.size() == tokens.size() && likeliest.size() == tokens.size(),
            "score: {} tokens with {} targets and room for {} and {} results", tokens.size(), targets.size(),
            logprobs.size(), likeliest.size());
+  for (const int32_t id : targets) {
+    if (id != -1) check_in_vocabulary(id, config().vocab_size);
+  }
   const int64_t whole = length() + static_cast<int64_t>(tokens.size());
   for (size_t first = 0; first < tokens.size();) {
     const size_t count = std::min<size_t>(tokens.size() - first, options_.prefill_chunk);

@@ -1,6 +1,7 @@
 #include "generate/evaluate.h"
 
 #include <cmath>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -89,6 +90,19 @@ TEST_F(EvaluateTest, ALongContextLosesItsFront) {
   EXPECT_NEAR(score.logprob, logprob(*engine, ids, 5, 10) + logprob(*engine, ids, 5, 11), 1e-4);
   expect_usage_error([&] { score_continuation(*engine, std::span(ids).first(2), std::span(ids).first(7)); },
                      "a continuation of 7 tokens does not fit in the context of 6");
+}
+
+TEST_F(EvaluateTest, ATokenOutsideTheVocabularyIsRefusedWhereverItStands) {
+  const auto engine = drawn_engine(config_);
+  for (const int32_t bad : {306, -1, -2}) {
+    for (const size_t place : {0, 2, 4}) {
+      std::vector<int32_t> ids = {5, 6, 7, 8, 9};
+      ids[place] = bad;
+      if (bad == -1 && place == 4) continue;  // the last is only a target, and -1 asks for nothing
+      expect_runtime_error([&] { score_text(*engine, tokenizer_, ids); },
+                           "token id " + std::to_string(bad) + " is outside the model's vocabulary of 306");
+    }
+  }
 }
 
 TEST_F(EvaluateTest, ATextWithNothingToPredictIsRefused) {

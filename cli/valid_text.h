@@ -1,0 +1,11 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace deeptitan {
+
+/// `text` as valid UTF-8. Where parts had to be replaced, a warning that begins with `source` says how many.
+std::string valid_text(std::string text, std::string_view source);
+
+}  // namespace deeptitan

@@ -13,6 +13,7 @@
 #include "checkpoint/convert_directory.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "option_checks.h"
 
 namespace deeptitan {
 namespace {
@@ -47,18 +48,14 @@ void run_convert(const ConvertArguments& arguments) {
 void add_convert_command(CLI::App& app) {
   auto arguments = std::make_shared<ConvertArguments>();
   CLI::App* command = app.add_subcommand("convert", "Rewrite a model directory with weights of another type");
-  command->add_option("IN", arguments->input, "Hugging Face model directory to read")->required();
-  command->add_option("OUT", arguments->output, "Directory to write; must be new or empty")->required();
-  command
-      ->add_option("--dtype", arguments->dtype,
-                   "bf16, fp32, or fp8 (e4m3 with 128x128 blocks as in DeepSeek-V3's own files)")
-      ->required()
-      ->check(CLI::IsMember({"bf16", "fp32", "fp8"}));
-  command
-      ->add_option("--max-shard-size", arguments->max_shard_size,
-                   "Largest tensor file in bytes; units as in 5GB or 4GiB are understood")
-      ->transform(CLI::AsSizeValue(true))
-      ->capture_default_str();
+  command->add_option("IN", arguments->input, "Hugging Face model directory to read")->required()->type_name("DIR");
+  command->add_option("OUT", arguments->output, "Directory to write; must be new or empty")->required()->type_name("DIR");
+  one_of(command->add_option("--dtype", arguments->dtype,
+                             "Type of the weights; fp8 is e4m3 with 128x128 blocks as in DeepSeek-V3's own files")
+             ->required(),
+         {"bf16", "fp32", "fp8"});
+  byte_count(command->add_option("--max-shard-size", arguments->max_shard_size, "Largest tensor file, as in 5GB or 4GiB")
+                 ->capture_default_str());
   command->callback([arguments] { run_convert(*arguments); });
 }
 

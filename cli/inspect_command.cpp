@@ -12,6 +12,7 @@
 #include "config/run_config_toml.h"
 #include "core/file.h"
 #include "model/deepseek/deepseek_model.h"
+#include "option_checks.h"
 #include "train/flops.h"
 #include "train/memory_advice.h"
 
@@ -26,7 +27,8 @@ struct InspectArguments {
 // A model directory or config.json, a run file, or a name such as v2-lite.
 ModelConfig config_of(const std::string& target) {
   if (target.ends_with(".toml")) return resolve_model_config(load_run_config(target));
-  return std::filesystem::exists(target) ? load_model_config(target) : named_model_config(target);
+  const bool is_path = std::filesystem::exists(target) || target.find('/') != std::string::npos;
+  return is_path ? load_model_config(target) : named_model_config(target);
 }
 
 std::string millions(double count) { return count >= 1e9 ? fmt::format("{:.2f} B", count / 1e9) : fmt::format("{:.2f} M", count / 1e6); }
@@ -70,8 +72,8 @@ void run_inspect(const InspectArguments& a) {
 void add_inspect_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("inspect", "Print a model's shapes, parameters, FLOPs a token and memory");
   auto arguments = std::make_shared<InspectArguments>();
-  command->add_option("model", arguments->target, "Model directory, config.json, run file (.toml), or a name: tiny-v3, tiny-v2, v2-lite, v2, v3")->required();
-  command->add_option("--context", arguments->context, "Tokens of context that costs are given for")->capture_default_str()->check(CLI::PositiveNumber);
+  command->add_option("MODEL", arguments->target, "Model directory, config.json, run file (.toml), or a name: tiny-v3, tiny-v2, v2-lite, v2, v3")->required();
+  whole_number(command->add_option("--context", arguments->context, "Context that costs are given for")->capture_default_str(), "TOKENS", 1);
   command->callback([arguments] { run_inspect(*arguments); });
 }
 

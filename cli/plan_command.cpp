@@ -8,7 +8,9 @@
 
 #include "config/run_config_toml.h"
 #include "core/file.h"
+#include "option_checks.h"
 #include "train/memory_advice.h"
+#include "usage_message.h"
 
 namespace deeptitan {
 namespace {
@@ -41,12 +43,12 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
 void add_plan_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("plan", "Print the memory of a training run, the largest part first, before anything is allocated");
   auto arguments = std::make_shared<PlanArguments>();
-  command->add_option("config", arguments->config, "Run file (TOML)")->required();
-  command->add_option("--memory", arguments->memory, "Bytes that the run may use (default: what the system has available)")
-      ->check(CLI::PositiveNumber);
+  command->add_option("CONFIG", arguments->config, "Run file (TOML)")->required()->type_name("FILE");
+  byte_count(command->add_option("--memory", arguments->memory,
+                                 "What the run may use, as in 8000000000, 8GB or 8GiB (default: what the system has available)"));
   command->allow_extras();
   command->footer("Exit code 1 where the run does not fit. Keys of the run file can be set as --section.key value.");
-  command->callback([command, arguments] { run_plan(*arguments, command->remaining()); });
+  command->callback([command, arguments] { run_plan(*arguments, run_file_overrides(*command)); });
 }
 
 }  // namespace deeptitan

@@ -13,7 +13,9 @@
 #include "config/run_config_toml.h"
 #include "core/error.h"
 #include "generate/sampler.h"
+#include "option_checks.h"
 #include "train/trainer.h"
+#include "usage_message.h"
 
 namespace deeptitan {
 namespace {
@@ -89,14 +91,18 @@ void run_train(const TrainArguments& arguments, const std::vector<std::string>& 
 void add_train_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("train", "Train a model as a run file describes it");
   auto arguments = std::make_shared<TrainArguments>();
-  command->add_option("config", arguments->config, "Run file (TOML); every key is in docs/config.md")->required();
-  command->add_option("--resume", arguments->resume, "Go on with the run in job.dump_folder: auto (or begin), latest, or a step");
+  command->add_option("CONFIG", arguments->config, "Run file (TOML); every key, its unit and default is in docs/config.md")->required()->type_name("FILE");
+  command
+      ->add_option("--resume", arguments->resume,
+                   "Go on with the run in job.dump_folder: auto (begin where there is none), latest, or the step of a checkpoint")
+      ->type_name("auto|latest|STEP");
   command->add_flag("--overwrite", arguments->overwrite, "Replace the run in job.dump_folder");
-  command->add_option("--replay-step", arguments->replay_step,
-                      "Repeat this step from the checkpoint before it, look at every op's output, and write nothing");
+  whole_number(command->add_option("--replay-step", arguments->replay_step,
+                                   "Repeat this step from the checkpoint before it, look at every op's output, and write nothing"),
+               "STEP", 1);
   command->allow_extras();
   command->footer("Any key of the run file can be set here as --section.key value, as in --training.steps 100.");
-  command->callback([command, arguments] { run_train(*arguments, command->remaining()); });
+  command->callback([command, arguments] { run_train(*arguments, run_file_overrides(*command)); });
 }
 
 }  // namespace deeptitan

@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <vector>
 
+#include <fmt/ranges.h>
+
+#include "config/nearest_name.h"
 #include "core/error.h"
 #include "core/file.h"
 
@@ -83,10 +87,10 @@ std::string repository_of(std::string_view model) {
       is_repository_part(model.substr(slash + 1))) {
     return std::string(model);
   }
-  std::string names;
-  for (const KnownModel& known : kKnownModels) names += fmt::format("\n  {:<14}{}", known.short_name, known.repository);
-  fail_usage("unknown model \"{}\"; usage: deeptitan download MODEL, where MODEL is OWNER/NAME on the hub or one of{}",
-             model, names);
+  std::vector<std::string> names;
+  for (const KnownModel& known : kKnownModels) names.emplace_back(known.short_name);
+  fail_usage("unknown model '{}'{} (models: {}; or OWNER/NAME on the hub)", model, did_you_mean(model, names),
+             fmt::join(names, ", "));
 }
 
 }  // namespace deeptitan

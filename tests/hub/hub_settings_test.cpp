@@ -55,15 +55,11 @@ TEST(RepositoryOf, ShortNamesAndFullNames) {
   EXPECT_EQ(repository_of("v3-0324"), "deepseek-ai/DeepSeek-V3-0324");
   EXPECT_EQ(repository_of("moonshotai/Moonlight-16B-A3B"), "moonshotai/Moonlight-16B-A3B");
   EXPECT_EQ(message_of([] { repository_of("v4"); }),
-            "unknown model \"v4\"; usage: deeptitan download MODEL, where MODEL is OWNER/NAME on the hub or one of\n"
-            "  v2-lite-chat  deepseek-ai/DeepSeek-V2-Lite-Chat\n"
-            "  v2-lite       deepseek-ai/DeepSeek-V2-Lite\n"
-            "  v2            deepseek-ai/DeepSeek-V2\n"
-            "  v3            deepseek-ai/DeepSeek-V3\n"
-            "  v3-0324       deepseek-ai/DeepSeek-V3-0324");
+            "unknown model 'v4'; did you mean 'v2'? (models: v2-lite-chat, v2-lite, v2, v3, v3-0324; or OWNER/NAME on "
+            "the hub)");
   for (const char* name :
        {"", "/", "a/", "/a", "a/b/c", "../b", "a/..", "a/b..c", "a/b--c", "a/.b", "a b/c", "a/b?x"}) {
-    EXPECT_TRUE(message_of([&] { repository_of(name); }).starts_with("unknown model \"")) << name;
+    EXPECT_TRUE(message_of([&] { repository_of(name); }).starts_with("unknown model '")) << name;
   }
 }
 

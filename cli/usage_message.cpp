@@ -1,0 +1,90 @@
+#include "usage_message.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <CLI/CLI.hpp>
+
+#include "config/nearest_name.h"
+#include "core/error.h"
+
+namespace deeptitan {
+namespace {
+
+// The innermost command that was named on the command line.
+const CLI::App& innermost(const CLI::App& app) {
+  const CLI::App* command = &app;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
+  return *command;
+}
+
+// "tokenizer train"; empty for the program itself.
+std::string path_of(const CLI::App& command) {
+  if (command.get_parent() == nullptr) return "";
+  const std::string parent = path_of(*command.get_parent());
+  return parent.empty() ? command.get_name() : parent + " " + command.get_name();
+}
+
+std::vector<std::string> option_names(const CLI::App& command) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  // A group's options are written as the command's own.
+  for (const CLI::App* group : command.get_subcommands([](const CLI::App* sub) { return sub->get_name().empty(); })) {
+    for (const std::string& name : option_names(*group)) names.push_back(name);
+  }
+  return names;
+}
+
+std::vector<std::string> command_names(const CLI::App& command) {
+  std::vector<std::string> names;
+  for (const CLI::App* sub : command.get_subcommands([](const CLI::App* s) { return !s->get_name().empty(); })) {
+    names.push_back(sub->get_name());
+  }
+  return names;
+}
+
+// An argument that nobody took.
+std::string unknown_argument(const CLI::App& command, const std::string& argument) {
+  if (argument.starts_with("-")) {
+    const std::string name = argument.substr(0, argument.find('='));
+    return fmt::format("unknown option '{}'{}", name, did_you_mean(name, option_names(command)));
+  }
+  const std::vector<std::string> commands = command_names(command);
+  if (commands.empty()) return fmt::format("unexpected argument '{}'", argument);
+  return fmt::format("unknown command '{}'{} (commands: {})", argument, did_you_mean(argument, commands),
+                     fmt::join(commands, ", "));
+}
+
+std::string complaint(const CLI::App& command, const std::vector<std::string>& extras, const CLI::Error& error) {
+  const std::vector<std::string> commands = command_names(command);
+  const bool lacks_command = !commands.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
+  const bool unknown = lacks_command || dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  if (unknown && !extras.empty()) return unknown_argument(command, extras.front());
+  if (lacks_command) return fmt::format("expected a command: {}", fmt::join(commands, ", "));
+  const std::string text = error.what();
+  // "--resume: 1 required VALUE missing"
+  const size_t option_end = text.find(": 1 required ");
+  return option_end == std::string::npos ? text : text.substr(0, option_end) + " needs a value";
+}
+
+}  // namespace
+
+std::string usage_message(const CLI::App& root, const CLI::Error& error) {
+  const CLI::App& command = innermost(root);
+  const std::string path = path_of(command);
+  return fmt::format("{}{} (see deeptitan {}--help)", path.empty() ? "" : path + ": ",
+                     complaint(command, root.remaining(/*recurse=*/true), error), path.empty() ? "" : path + " ");
+}
+
+std::vector<std::string> run_file_overrides(const CLI::App& command) {
+  std::vector<std::string> arguments = command.remaining();
+  for (const std::string& argument : arguments) {
+    const bool is_key = argument.substr(0, argument.find('=')).find('.') != std::string::npos;
+    DT_CHECK_USAGE(!argument.starts_with("--") || is_key, "{}: {} (see deeptitan {} --help)", path_of(command),
+                   unknown_argument(command, argument), path_of(command));
+  }
+  return arguments;
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,142 @@
+// Training as a user runs it: what ends it, what it leaves, and how it goes on.
+
+#include <csignal>
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "checkpoint/training_state.h"
+#include "cli/program.h"
+#include "core/file.h"
+#include "support/sample_run.h"
+
+namespace deeptitan {
+namespace {
+
+using testing::Outcome;
+using testing::Program;
+using testing::ProgramOptions;
+using testing::run_program;
+using testing::SampleRun;
+
+const SampleRun& sample() {
+  static const SampleRun run;
+  return run;
+}
+
+// A run file for the folder `name`.
+std::string run_file(const std::string& name, const std::string& training = "") {
+  const std::filesystem::path path = sample().run(name + ".toml");
+  std::ofstream(path) << sample().toml(name, training);
+  return path.string();
+}
+
+std::filesystem::path checkpoints(const std::string& name) { return sample().run(name) / "checkpoints"; }
+
+TEST(TrainCommand, PipedOutputIsPlainLinesWithTheModelLast) {
+  const Outcome outcome = run_program({"train", run_file("plain"), "--training.steps", "6"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out.find_first_of("\033\r"), std::string::npos) << outcome.out;
+  EXPECT_EQ(outcome.err.find_first_of("\033\r"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.out.find("\nstep 1/6  loss "), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("bits/byte)"), std::string::npos) << outcome.out;
+  EXPECT_TRUE(outcome.out.ends_with("\nmodel: " + (sample().run("plain") / "model").string() + "\n")) << outcome.out;
+}
+
+TEST(TrainCommand, ASignalFinishesTheStepSavesAndTheRunGoesOn) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const std::string name = "signal-" + std::to_string(signal);
+    const std::string file = run_file(name, "steps = 100000\ndtype = \"fp32\"\n");
+    Program program({"train", file, "--validation.freq", "0"});
+    ASSERT_TRUE(program.wait_for_output("step 2/"));
+    program.send_signal(signal);
+    const Outcome outcome = program.finish();
+    EXPECT_EQ(outcome.exit_code, 130) << outcome.err;
+    const int64_t step = latest_checkpoint(checkpoints(name)).value().step;
+    const std::string saved = "interrupted: step " + std::to_string(step) + " is saved; go on with --resume auto\n";
+    EXPECT_TRUE(outcome.out.ends_with(saved)) << outcome.out;
+
+    const std::string steps = std::to_string(step + 2);
+    const Outcome resumed = run_program({"train", file, "--validation.freq", "0", "--resume", "auto", "--training.steps", steps});
+    EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
+    EXPECT_NE(resumed.out.find("resumed at step " + std::to_string(step)), std::string::npos) << resumed.out;
+    EXPECT_NE(resumed.err.find("resuming with training.steps = " + steps + " (it was 100000)"), std::string::npos) << resumed.err;
+  }
+}
+
+TEST(TrainCommand, ADifferentConfigurationIsNotResumed) {
+  const std::string file = run_file("different");
+  ASSERT_EQ(run_program({"train", file, "--training.steps", "2"}).exit_code, 0);
+  const Outcome seed = run_program({"train", file, "--resume", "latest", "--training.seed", "6"});
+  EXPECT_EQ(seed.exit_code, 2);
+  EXPECT_EQ(seed.err,
+            "deeptitan: cannot resume: training.seed is 5 in the checkpoint and 6 now. Only training.steps, optimizer.lr and "
+            "lr_scheduler.* may change; use the saved values, or start a new run in another job.dump_folder\n");
+  const std::string folder = sample().run("different").string();
+  const Outcome again = run_program({"train", file});
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_EQ(again.err, "deeptitan: " + folder + " holds a run already; go on with it (--resume auto), replace it (--overwrite), or name "
+                       "another folder (--job.dump_folder)\n");
+  const Outcome step = run_program({"train", file, "--resume", "77"});
+  EXPECT_EQ(step.exit_code, 2);
+  EXPECT_EQ(step.err, "deeptitan: " + folder + "/checkpoints has no checkpoint of step 77\n");
+  EXPECT_EQ(run_program({"train", file, "--resume", "autp"}).err, "deeptitan: --resume autp: expected auto, latest or a step\n");
+}
+
+TEST(TrainCommand, AFullDiskKeepsTheLastCheckpointWhole) {
+  const std::string file = run_file("full");
+  ASSERT_EQ(run_program({"train", file, "--training.steps", "4"}).exit_code, 0);
+  const auto before = latest_checkpoint(checkpoints("full")).value();
+  const std::string model = read_file(before.path / "model/model.safetensors");
+  // Every file may be a little shorter than the model's own.
+  const auto limit = static_cast<int64_t>(model.size() - 100);
+  const Outcome outcome = run_program({"train", file, "--resume", "auto", "--training.steps", "8"}, ProgramOptions{.largest_file_bytes = limit});
+  EXPECT_EQ(outcome.exit_code, 1);
+  const std::string last_line = outcome.err.substr(outcome.err.rfind('\n', outcome.err.size() - 2) + 1);
+  EXPECT_TRUE(last_line.starts_with("deeptitan: cannot write ")) << outcome.err;
+  EXPECT_NE(last_line.find("File too large"), std::string::npos) << last_line;
+  EXPECT_NE(last_line.find("make room or choose a directory on another disk"), std::string::npos) << last_line;
+  const auto after = list_checkpoints(checkpoints("full"));
+  ASSERT_FALSE(after.empty());
+  EXPECT_EQ(after.back().step, 4);
+  EXPECT_EQ(read_file(after.back().path / "model/model.safetensors"), model);
+  EXPECT_EQ(run_program({"train", file, "--resume", "auto", "--training.steps", "8"}).exit_code, 0);
+}
+
+TEST(TrainCommand, ALossThatIsNotFiniteStopsTheRun) {
+  const Outcome outcome = run_program({"train", run_file("exploded"), "--optimizer.lr", "1e30", "--training.max_norm", "0"});
+  EXPECT_EQ(outcome.exit_code, 1);
+  const std::string last_line = outcome.err.substr(outcome.err.rfind('\n', outcome.err.size() - 2) + 1);
+  EXPECT_TRUE(last_line.starts_with("deeptitan: step ")) << outcome.err;
+  for (const char* part : {"not finite. First: ", "The batch is in ", "checkpoint", "--replay-step "}) {
+    EXPECT_NE(last_line.find(part), std::string::npos) << part << ": " << last_line;
+  }
+}
+
+TEST(TrainCommand, TextThatIsNotUtf8IsReplacedAndCounted) {
+  std::string text = testing::sample_text(200);
+  text[100] = '\xff';
+  text[200] = '\xfe';
+  const std::string path = sample().run("damaged.txt").string();
+  std::ofstream(path, std::ios::binary) << text;
+  const std::string file = run_file("damaged");
+  for (const char* times : {"first", "from the cache"}) {
+    const Outcome outcome = run_program({"train", file, "--overwrite", "--training.steps", "1", "--data.sources", "[{path = \"" + path + "\"}]"});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_NE(outcome.err.find("warning: " + path + ": 2 places were not UTF-8 and became U+FFFD\n"), std::string::npos) << times << outcome.err;
+  }
+}
+
+TEST(TrainCommand, WhatCannotBeReadIsNamed) {
+  const std::string file = run_file("unread");
+  const Outcome text = run_program({"train", file, "--data.sources", "[{path = \"/no/such.txt\"}]"});
+  EXPECT_EQ(text.exit_code, 2);
+  EXPECT_NE(text.err.find("/no/such.txt"), std::string::npos) << text.err;
+  const Outcome tokenizer = run_program({"train", file, "--model.tokenizer", "/no/tokenizer"});
+  EXPECT_NE(tokenizer.err.find("/no/tokenizer"), std::string::npos) << tokenizer.err;
+  EXPECT_NE(tokenizer.exit_code, 0);
+  EXPECT_FALSE(std::filesystem::exists(sample().run("unread")));
+}
+
+}  // namespace
+}  // namespace deeptitan

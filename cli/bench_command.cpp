@@ -19,8 +19,10 @@
 #include "data/synthetic_source.h"
 #include "generate/inference_engine.h"
 #include "kernels/cpu/peak/peak.h"
+#include "option_checks.h"
 #include "train/flops.h"
 #include "train/memory_advice.h"
+#include "usage_message.h"
 
 namespace deeptitan {
 namespace {
@@ -157,10 +159,10 @@ void bench_inference(const BenchArguments& a, bool decode) {
 CLI::App* add_mode(CLI::App& bench, const char* name, const char* description,
                    const std::shared_ptr<BenchArguments>& arguments, const char* target) {
   CLI::App* mode = bench.add_subcommand(name, description);
-  mode->add_option("target", arguments->target, target)->required();
-  mode->add_option("--steps", arguments->steps, "Timed repetitions; the median counts")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+  mode->add_option("TARGET", arguments->target, target)->required()->type_name("FILE|DIR");
+  whole_number(
+      mode->add_option("--steps", arguments->steps, "Timed repetitions; the median counts")->capture_default_str(),
+      "STEPS", 1);
   mode->add_flag("--json", arguments->json, "Print one JSON object");
   return mode;
 }
@@ -175,14 +177,13 @@ void add_bench_command(CLI::App& app) {
       add_mode(*bench, "train", "Training steps on random tokens: tokens/s, share of the matrix peak, time by op",
                arguments, "Run file (TOML)");
   train->allow_extras();
-  train->callback([train, arguments] { bench_train(*arguments, train->remaining()); });
+  train->callback([train, arguments] { bench_train(*arguments, run_file_overrides(*train)); });
   const auto add_inference = [&](const char* name, const char* description, const char* tokens, bool decode) {
     CLI::App* mode = add_mode(*bench, name, description, arguments, "Run file (TOML), model directory or config.json");
-    mode->add_option("--tokens", arguments->tokens, tokens)->capture_default_str()->check(CLI::PositiveNumber);
-    mode->add_option("--dtype", arguments->dtype,
-                     "auto (bf16 where the processor multiplies it, else f32), bf16 or f32")
-        ->check(CLI::IsMember({"auto", "bf16", "f32"}))
-        ->capture_default_str();
+    whole_number(mode->add_option("--tokens", arguments->tokens, tokens)->capture_default_str(), "TOKENS", 1);
+    one_of(mode->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else f32")
+               ->capture_default_str(),
+           {"auto", "bf16", "f32"});
     mode->callback([arguments, decode] { bench_inference(*arguments, decode); });
   };
   add_inference("decode", "Tokens generated one after another: tokens/s, share of the memory's bandwidth, time by op",

@@ -21,6 +21,7 @@
 #include "core/log.h"
 #include "generate/chat_session.h"
 #include "generate/model_files.h"
+#include "option_checks.h"
 #include "sampling_options.h"
 #include "terminal_line.h"
 #include "valid_text.h"
@@ -197,19 +198,21 @@ void run_chat(const ChatArguments& arguments) {
 void add_chat_command(CLI::App& app) {
   auto arguments = std::make_shared<ChatArguments>();
   CLI::App* command = app.add_subcommand("chat", "Talk with a model: /reset, /system TEXT, /save FILE, /exit");
-  command->add_option("--model", arguments->model, "Hugging Face model directory")->required();
+  command->add_option("--model", arguments->model, "Hugging Face model directory")->required()->type_name("DIR");
   command->add_option("--system", arguments->system, "The system message");
   command->add_option("--chat-template", arguments->chat_template, "Jinja file that replaces the model's own template");
-  command
-      ->add_option("--context", arguments->context,
-                   "Tokens of conversation kept; 0: 8192, or the model's max_position_embeddings if that is less")
-      ->capture_default_str();
-  command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens of one answer")
-      ->capture_default_str();
-  command
-      ->add_option("--dtype", arguments->dtype, "auto (bf16 where the processor multiplies it, else f32), bf16 or f32")
-      ->check(CLI::IsMember({"auto", "bf16", "f32"}))
-      ->capture_default_str();
+  whole_number(
+      command
+          ->add_option("--context", arguments->context,
+                       "Length of conversation kept; 0: 8192, or the model's max_position_embeddings if that is less")
+          ->capture_default_str(),
+      "TOKENS", 0);
+  whole_number(command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens of one answer")
+                   ->capture_default_str(),
+               "TOKENS", 0);
+  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else f32")
+             ->capture_default_str(),
+         {"auto", "bf16", "f32"});
   add_sampling_options(*command, arguments->sampling);
   command->callback([arguments] { run_chat(*arguments); });
 }

@@ -49,13 +49,17 @@ void add_convert_command(CLI::App& app) {
   auto arguments = std::make_shared<ConvertArguments>();
   CLI::App* command = app.add_subcommand("convert", "Rewrite a model directory with weights of another type");
   command->add_option("IN", arguments->input, "Hugging Face model directory to read")->required()->type_name("DIR");
-  command->add_option("OUT", arguments->output, "Directory to write; must be new or empty")->required()->type_name("DIR");
-  one_of(command->add_option("--dtype", arguments->dtype,
-                             "Type of the weights; fp8 is e4m3 with 128x128 blocks as in DeepSeek-V3's own files")
+  command->add_option("OUT", arguments->output, "Directory to write; must be new or empty")
+      ->required()
+      ->type_name("DIR");
+  one_of(command
+             ->add_option("--dtype", arguments->dtype,
+                          "Type of the weights; fp8 is e4m3 with 128x128 blocks as in DeepSeek-V3's own files")
              ->required(),
          {"bf16", "fp32", "fp8"});
-  byte_count(command->add_option("--max-shard-size", arguments->max_shard_size, "Largest tensor file, as in 5GB or 4GiB")
-                 ->capture_default_str());
+  byte_count(
+      command->add_option("--max-shard-size", arguments->max_shard_size, "Largest tensor file, as in 5GB or 4GiB")
+          ->capture_default_str());
   command->callback([arguments] { run_convert(*arguments); });
 }
 

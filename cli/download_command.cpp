@@ -50,17 +50,21 @@ void add_download_command(CLI::App& app) {
   std::string names;
   for (const KnownModel& known : known_models()) names += std::string(known.short_name) + ", ";
   command->add_option("MODEL", arguments->model, names + "or OWNER/NAME")->required()->type_name("NAME");
-  command->add_option("--revision", arguments->options.revision, "Branch, tag or commit")->type_name("NAME")->capture_default_str();
-  command->add_option("--dir", arguments->directory,
-                      "Directory for the files themselves; without it they go to the cache that the Python tools share "
-                      "(HF_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub)")
+  command->add_option("--revision", arguments->options.revision, "Branch, tag or commit")
+      ->type_name("NAME")
+      ->capture_default_str();
+  command
+      ->add_option("--dir", arguments->directory,
+                   "Directory for the files themselves; without it they go to the cache that the Python tools share "
+                   "(HF_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub)")
       ->type_name("DIR");
   command
       ->add_option("--include", arguments->options.include,
                    "Fetch only files that match this pattern, as in '*.json'; may be given several times")
       ->allow_extra_args(false)
       ->type_name("PATTERN");
-  whole_number(command->add_option("--parallel", arguments->options.parallel, "Files at a time")->capture_default_str(), "FILES", 1, 64);
+  whole_number(command->add_option("--parallel", arguments->options.parallel, "Files at a time")->capture_default_str(),
+               "FILES", 1, 64);
   command->footer(
       "HF_ENDPOINT, HF_TOKEN, HF_HOME and HTTPS_PROXY are honoured. A broken download is resumed by the same "
       "command.");

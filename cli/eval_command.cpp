@@ -19,6 +19,7 @@
 #include "generate/evaluate.h"
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
+#include "option_checks.h"
 #include "valid_text.h"
 
 namespace deeptitan {
@@ -150,7 +151,7 @@ void run_eval(const EvalArguments& arguments) {
 void add_eval_command(CLI::App& app) {
   auto arguments = std::make_shared<EvalArguments>();
   CLI::App* command = app.add_subcommand("eval", "Measure how well a model predicts a text");
-  command->add_option("--model", arguments->model, "Hugging Face model directory")->required();
+  command->add_option("--model", arguments->model, "Hugging Face model directory")->required()->type_name("DIR");
   CLI::Option_group* what = command->add_option_group("what");
   what->add_option("--text", arguments->text, "Text file, UTF-8: loss, perplexity and bits per byte");
   what->add_option("--token-ids", arguments->token_ids, "The same for a JSON array of token ids");
@@ -162,15 +163,16 @@ void add_eval_command(CLI::App& app) {
       "--json", arguments->json,
       "Print one JSON object: token_ids, logprobs (natural logarithm, the first null), loss (nats a token), "
       "perplexity, bits_per_byte");
-  command
-      ->add_option("--context", arguments->context,
-                   "Tokens of a window; a longer text goes through windows that advance by half of it and keep the "
-                   "first score of each token; 0: the model's max_position_embeddings")
-      ->capture_default_str();
-  command
-      ->add_option("--dtype", arguments->dtype, "auto (bf16 where the processor multiplies it, else f32), bf16 or f32")
-      ->check(CLI::IsMember({"auto", "bf16", "f32"}))
-      ->capture_default_str();
+  whole_number(
+      command
+          ->add_option("--context", arguments->context,
+                       "Length of a window; a longer text goes through windows that advance by half of it and keep "
+                       "the first score of each token; 0: the model's max_position_embeddings")
+          ->capture_default_str(),
+      "TOKENS", 0);
+  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else f32")
+             ->capture_default_str(),
+         {"auto", "bf16", "f32"});
   command->callback([arguments] { run_eval(*arguments); });
 }
 

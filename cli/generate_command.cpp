@@ -17,6 +17,7 @@
 #include "core/log.h"
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
+#include "option_checks.h"
 #include "sampling_options.h"
 #include "tokenizer/chat_template.h"
 #include "valid_text.h"
@@ -83,7 +84,7 @@ void run_generate(const GenerateArguments& arguments) {
 void add_generate_command(CLI::App& app) {
   auto arguments = std::make_shared<GenerateArguments>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text with a model");
-  command->add_option("--model", arguments->model, "Hugging Face model directory")->required();
+  command->add_option("--model", arguments->model, "Hugging Face model directory")->required()->type_name("DIR");
   CLI::Option* prompt = command->add_option("--prompt", arguments->prompt, "The text to continue");
   command->add_option("--prompt-file", arguments->prompt_file, "File with the text to continue, UTF-8")
       ->excludes(prompt);
@@ -94,13 +95,14 @@ void add_generate_command(CLI::App& app) {
       ->add_option("--chat-template", arguments->chat_template,
                    "With --chat: Jinja file that replaces the model's own template")
       ->needs(chat);
-  command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens to generate")->capture_default_str();
+  whole_number(command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens to generate")
+                   ->capture_default_str(),
+               "TOKENS", 0);
   command->add_option("--stop", arguments->stop, "Text that ends the answer, and is not printed; may be repeated")
       ->allow_extra_args(false);
-  command
-      ->add_option("--dtype", arguments->dtype, "auto (bf16 where the processor multiplies it, else f32), bf16 or f32")
-      ->check(CLI::IsMember({"auto", "bf16", "f32"}))
-      ->capture_default_str();
+  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else f32")
+             ->capture_default_str(),
+         {"auto", "bf16", "f32"});
   add_sampling_options(*command, arguments->sampling);
   command->callback([arguments] { run_generate(*arguments); });
 }

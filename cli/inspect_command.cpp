@@ -31,7 +31,9 @@ ModelConfig config_of(const std::string& target) {
   return is_path ? load_model_config(target) : named_model_config(target);
 }
 
-std::string millions(double count) { return count >= 1e9 ? fmt::format("{:.2f} B", count / 1e9) : fmt::format("{:.2f} M", count / 1e6); }
+std::string millions(double count) {
+  return count >= 1e9 ? fmt::format("{:.2f} B", count / 1e9) : fmt::format("{:.2f} M", count / 1e6);
+}
 
 void print_shapes(const ModelConfig& config) {
   const DeepseekModel model(config, {.use = ModelUse::kTraining, .max_positions = 1});
@@ -47,23 +49,29 @@ void run_inspect(const InspectArguments& a) {
   const ModelConfig c = config_of(a.target);
   const ModelSize size = count_parameters(c);
   const int64_t context = std::min(a.context, c.max_position_embeddings);
-  fmt::print("{}: {} layers ({} with experts), hidden {}, {} heads, vocabulary {}, context {}\n", name_of(c.architecture),
-             c.num_hidden_layers, c.num_moe_layers(), c.hidden_size, c.num_attention_heads, c.vocab_size, c.max_position_embeddings);
+  fmt::print("{}: {} layers ({} with experts), hidden {}, {} heads, vocabulary {}, context {}\n",
+             name_of(c.architecture), c.num_hidden_layers, c.num_moe_layers(), c.hidden_size, c.num_attention_heads,
+             c.vocab_size, c.max_position_embeddings);
   if (c.n_routed_experts > 0) {
-    fmt::print("experts: {} routed, {} a token, {} shared, width {}; router {} {}\n", c.n_routed_experts, c.num_experts_per_tok,
-               c.n_shared_experts, c.moe_intermediate_size, name_of(c.scoring_func), name_of(c.topk_method));
+    fmt::print("experts: {} routed, {} a token, {} shared, width {}; router {} {}\n", c.n_routed_experts,
+               c.num_experts_per_tok, c.n_shared_experts, c.moe_intermediate_size, name_of(c.scoring_func),
+               name_of(c.topk_method));
   }
   fmt::print("parameters: {} total, {} active a token", millions(static_cast<double>(size.parameters)),
              millions(static_cast<double>(size.active_parameters)));
-  if (size.mtp_parameters > 0) fmt::print("; next-token prediction {} more", millions(static_cast<double>(size.mtp_parameters)));
+  if (size.mtp_parameters > 0)
+    fmt::print("; next-token prediction {} more", millions(static_cast<double>(size.mtp_parameters)));
   const double middle = static_cast<double>(context) / 2;
   fmt::print("\nFLOPs a token (mean over a context of {}): forward {:.3g}, training {:.3g}, decode {:.3g}\n", context,
-             forward_flops_per_token(c, middle), training_flops_per_token(c, context), decode_flops_per_token(c, middle));
+             forward_flops_per_token(c, middle), training_flops_per_token(c, context),
+             decode_flops_per_token(c, middle));
   const auto parameters = static_cast<uint64_t>(size.parameters);
-  fmt::print("memory for decoding: weights {} in bf16, cache {} a token ({} for {} tokens)\n", format_bytes(2 * parameters),
-             format_bytes(cache_bytes_per_token(c, 2)), format_bytes(cache_bytes_per_token(c, 2) * context), context);
-  fmt::print("memory for training: weights, gradients and AdamW's moments {} in fp32, plus what `plan` says of activations\n",
-             format_bytes(16 * (parameters + static_cast<uint64_t>(size.mtp_parameters))));
+  fmt::print("memory for decoding: weights {} in bf16, cache {} a token ({} for {} tokens)\n",
+             format_bytes(2 * parameters), format_bytes(cache_bytes_per_token(c, 2)),
+             format_bytes(cache_bytes_per_token(c, 2) * context), context);
+  fmt::print(
+      "memory for training: weights, gradients and AdamW's moments {} in fp32, plus what `plan` says of activations\n",
+      format_bytes(16 * (parameters + static_cast<uint64_t>(size.mtp_parameters))));
   print_shapes(c);
 }
 
@@ -72,8 +80,13 @@ void run_inspect(const InspectArguments& a) {
 void add_inspect_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("inspect", "Print a model's shapes, parameters, FLOPs a token and memory");
   auto arguments = std::make_shared<InspectArguments>();
-  command->add_option("MODEL", arguments->target, "Model directory, config.json, run file (.toml), or a name: tiny-v3, tiny-v2, v2-lite, v2, v3")->required();
-  whole_number(command->add_option("--context", arguments->context, "Context that costs are given for")->capture_default_str(), "TOKENS", 1);
+  command
+      ->add_option("MODEL", arguments->target,
+                   "Model directory, config.json, run file (.toml), or a name: tiny-v3, tiny-v2, v2-lite, v2, v3")
+      ->required();
+  whole_number(
+      command->add_option("--context", arguments->context, "Context that costs are given for")->capture_default_str(),
+      "TOKENS", 1);
   command->callback([arguments] { run_inspect(*arguments); });
 }
 

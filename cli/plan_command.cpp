@@ -24,7 +24,8 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   const RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
   const ModelConfig model = resolve_model_config(config);
   const MemoryPlan plan = TrainingEngine(model, engine_options(config, bfloat16_is_native())).plan();
-  for (const PlannedArena& arena : plan.arenas) fmt::print("{:>16}  {:>10}  {}\n", arena.bytes, format_bytes(arena.bytes), arena.name);
+  for (const PlannedArena& arena : plan.arenas)
+    fmt::print("{:>16}  {:>10}  {}\n", arena.bytes, format_bytes(arena.bytes), arena.name);
   fmt::print("{:>16}  {:>10}  in all\n", plan.total(), format_bytes(plan.total()));
   const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory();
   if (plan.total() <= memory) {
@@ -34,18 +35,21 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   fmt::print("does not fit into {} bytes ({}); nearest changes that would:\n", memory, format_bytes(memory));
   const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, memory);
   for (const MemoryAdvice& a : advice) fmt::print("  {}: {} ({})\n", a.change, a.bytes, format_bytes(a.bytes));
-  if (advice.empty()) fmt::print("  none of microbatch, activation checkpointing and sequence length: the model itself is too large\n");
+  if (advice.empty())
+    fmt::print("  none of microbatch, activation checkpointing and sequence length: the model itself is too large\n");
   throw CLI::RuntimeError(1);
 }
 
 }  // namespace
 
 void add_plan_command(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("plan", "Print the memory of a training run, the largest part first, before anything is allocated");
+  CLI::App* command = app.add_subcommand(
+      "plan", "Print the memory of a training run, the largest part first, before anything is allocated");
   auto arguments = std::make_shared<PlanArguments>();
   command->add_option("CONFIG", arguments->config, "Run file (TOML)")->required()->type_name("FILE");
-  byte_count(command->add_option("--memory", arguments->memory,
-                                 "What the run may use, as in 8000000000, 8GB or 8GiB (default: what the system has available)"));
+  byte_count(command->add_option(
+      "--memory", arguments->memory,
+      "What the run may use, as in 8000000000, 8GB or 8GiB (default: what the system has available)"));
   command->allow_extras();
   command->footer("Exit code 1 where the run does not fit. Keys of the run file can be set as --section.key value.");
   command->callback([command, arguments] { run_plan(*arguments, run_file_overrides(*command)); });

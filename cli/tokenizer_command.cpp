@@ -225,27 +225,36 @@ void run_render(const RenderArguments& arguments) {
 void add_train(CLI::App& tokenizer) {
   auto arguments = std::make_shared<TrainArguments>();
   CLI::App* command = tokenizer.add_subcommand("train", "Learn a byte-level BPE from text files");
-  command->add_option("--text", arguments->texts, "Text files, UTF-8; - is standard input")->required()->type_name("FILE");
-  whole_number(command->add_option("--vocab-size", arguments->options.vocab_size, "Entries: special tokens, 256 bytes and merges")
-                   ->capture_default_str(),
-               "TOKENS", 1);
+  command->add_option("--text", arguments->texts, "Text files, UTF-8; - is standard input")
+      ->required()
+      ->type_name("FILE");
+  whole_number(
+      command
+          ->add_option("--vocab-size", arguments->options.vocab_size, "Entries: special tokens, 256 bytes and merges")
+          ->capture_default_str(),
+      "TOKENS", 1);
   command->add_option("--out", arguments->output, "Directory to write tokenizer.json and tokenizer_config.json into")
       ->required()
       ->type_name("DIR");
   one_of(command->add_option("--pre-tokenizer", arguments->pre_tokenizer, "How text is cut before pairs are counted")
              ->capture_default_str(),
          {"deepseek-v3", "gpt2"});
-  whole_number(command->add_option("--min-frequency", arguments->options.min_frequency, "Times a pair must be seen to be merged")
-                   ->capture_default_str(),
-               "TIMES", 1);
+  whole_number(
+      command->add_option("--min-frequency", arguments->options.min_frequency, "Times a pair must be seen to be merged")
+          ->capture_default_str(),
+      "TIMES", 1);
   command->callback([arguments] { run_train(*arguments); });
 }
 
 void add_encode(CLI::App& tokenizer) {
   auto arguments = std::make_shared<EncodeArguments>();
   CLI::App* command = tokenizer.add_subcommand("encode", "Print the token ids of each line of a file as a JSON array");
-  command->add_option("--model", arguments->model, "Hugging Face directory, or a tokenizer.json")->required()->type_name("DIR");
-  command->add_option("--file", arguments->file, "Text file, UTF-8; - is standard input")->required()->type_name("FILE");
+  command->add_option("--model", arguments->model, "Hugging Face directory, or a tokenizer.json")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--file", arguments->file, "Text file, UTF-8; - is standard input")
+      ->required()
+      ->type_name("FILE");
   command->add_flag("--bos", arguments->bos, "Put the bos token before each line");
   command->add_flag("--eos", arguments->eos, "Put the eos token after each line");
   command->add_flag("--plain", arguments->plain, "Read special tokens spelt out in the text as text");
@@ -255,8 +264,11 @@ void add_encode(CLI::App& tokenizer) {
 void add_decode(CLI::App& tokenizer) {
   auto arguments = std::make_shared<DecodeArguments>();
   CLI::App* command = tokenizer.add_subcommand("decode", "Print the text of token ids");
-  command->add_option("--model", arguments->model, "Hugging Face directory, or a tokenizer.json")->required()->type_name("DIR");
-  command->add_option("--file", arguments->file, "File with a JSON array of ids a line; - is standard input")->type_name("FILE");
+  command->add_option("--model", arguments->model, "Hugging Face directory, or a tokenizer.json")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--file", arguments->file, "File with a JSON array of ids a line; - is standard input")
+      ->type_name("FILE");
   command->add_option("IDS", arguments->ids, "Token ids")->type_name("ID");
   command->add_flag("--skip-special-tokens", arguments->skip_special, "Leave special tokens out of the text");
   command->callback([arguments] { run_decode(*arguments); });
@@ -269,7 +281,8 @@ void add_render(CLI::App& tokenizer) {
   command->add_option("--messages", arguments->messages, "JSON list of role and content; - is standard input")
       ->required()
       ->type_name("FILE");
-  command->add_option("--chat-template", arguments->chat_template, "Jinja file to use instead of the model's own")->type_name("FILE");
+  command->add_option("--chat-template", arguments->chat_template, "Jinja file to use instead of the model's own")
+      ->type_name("FILE");
   command->add_flag("--no-generation-prompt", arguments->no_generation_prompt,
                     "Leave out what opens the assistant's next turn");
   command->callback([arguments] { run_render(*arguments); });

@@ -24,7 +24,9 @@ constexpr int kExitInterrupted = 130;
 
 std::atomic<bool> interrupt_requested{false};
 
-void request_interrupt(int /*signal*/) { interrupt_requested = true; }
+void request_interrupt(int /*signal*/) {
+  interrupt_requested = true;
+}
 
 struct TrainArguments {
   std::string config;
@@ -36,7 +38,8 @@ struct TrainArguments {
 TrainerOptions trainer_options(const TrainArguments& arguments) {
   TrainerOptions options;
   options.interrupt = &interrupt_requested;
-  DT_CHECK_USAGE(arguments.resume.empty() || !arguments.overwrite, "--resume and --overwrite contradict each other; give one");
+  DT_CHECK_USAGE(arguments.resume.empty() || !arguments.overwrite,
+                 "--resume and --overwrite contradict each other; give one");
   if (arguments.overwrite) options.resume = ResumeMode::kOverwrite;
   if (arguments.resume == "auto") {
     options.resume = ResumeMode::kAuto;
@@ -60,11 +63,13 @@ void print_sample(TrainingEngine& engine, const Tokenizer& tokenizer, const RunC
   if (tokens.empty()) tokens.push_back(tokenizer.eos_token_id().value_or(0));
   std::vector<bool> can_be_sampled(tokenizer.vocab_size());
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) can_be_sampled[id] = !tokenizer.token_bytes(id).empty();
-  Sampler sampler({.temperature = config.metrics.sample_temperature, .seed = static_cast<uint64_t>(config.training.seed)},
-                  can_be_sampled);
+  Sampler sampler(
+      {.temperature = config.metrics.sample_temperature, .seed = static_cast<uint64_t>(config.training.seed)},
+      can_be_sampled);
   StreamingDecoder decoder(tokenizer);
   std::string text = prompt;
-  for (int64_t i = 0; i < config.metrics.sample_max_new_tokens && static_cast<int64_t>(tokens.size()) < config.training.seq_len; ++i) {
+  for (int64_t i = 0;
+       i < config.metrics.sample_max_new_tokens && static_cast<int64_t>(tokens.size()) < config.training.seq_len; ++i) {
     const int32_t next = sampler.sample(engine.next_token_logits(tokens), tokens, static_cast<int64_t>(tokens.size()));
     if (next == tokenizer.eos_token_id()) break;
     text += decoder.push(next);
@@ -91,14 +96,19 @@ void run_train(const TrainArguments& arguments, const std::vector<std::string>& 
 void add_train_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("train", "Train a model as a run file describes it");
   auto arguments = std::make_shared<TrainArguments>();
-  command->add_option("CONFIG", arguments->config, "Run file (TOML); every key, its unit and default is in docs/config.md")->required()->type_name("FILE");
+  command
+      ->add_option("CONFIG", arguments->config, "Run file (TOML); every key, its unit and default is in docs/config.md")
+      ->required()
+      ->type_name("FILE");
   command
       ->add_option("--resume", arguments->resume,
-                   "Go on with the run in job.dump_folder: auto (begin where there is none), latest, or the step of a checkpoint")
+                   "Go on with the run in job.dump_folder: auto (begin where there is none), latest, or the step of a "
+                   "checkpoint")
       ->type_name("auto|latest|STEP");
   command->add_flag("--overwrite", arguments->overwrite, "Replace the run in job.dump_folder");
-  whole_number(command->add_option("--replay-step", arguments->replay_step,
-                                   "Repeat this step from the checkpoint before it, look at every op's output, and write nothing"),
+  whole_number(command->add_option(
+                   "--replay-step", arguments->replay_step,
+                   "Repeat this step from the checkpoint before it, look at every op's output, and write nothing"),
                "STEP", 1);
   command->allow_extras();
   command->footer("Any key of the run file can be set here as --section.key value, as in --training.steps 100.");

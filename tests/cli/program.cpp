@@ -50,7 +50,8 @@ Program::Program(const std::vector<std::string>& arguments, const ProgramOptions
     ::dup2(out.write_end, STDOUT_FILENO);
     ::dup2(err.write_end, STDERR_FILENO);
     if (options.largest_file_bytes > 0) {
-      const rlimit limit{static_cast<rlim_t>(options.largest_file_bytes), static_cast<rlim_t>(options.largest_file_bytes)};
+      const rlimit limit{static_cast<rlim_t>(options.largest_file_bytes),
+                         static_cast<rlim_t>(options.largest_file_bytes)};
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
     ::execv(DT_PROGRAM, argv.data());

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <fstream>
+#include <map>
 
 #include <gtest/gtest.h>
 
@@ -31,7 +32,9 @@ std::string run_file(const std::string& name, const std::string& training = "") 
   return path.string();
 }
 
-std::filesystem::path checkpoints(const std::string& name) { return sample().run(name) / "checkpoints"; }
+std::filesystem::path checkpoints(const std::string& name) {
+  return sample().run(name) / "checkpoints";
+}
 
 TEST(TrainCommand, PipedOutputIsPlainLinesWithTheModelLast) {
   const Outcome outcome = run_program({"train", run_file("plain"), "--training.steps", "6"});
@@ -57,10 +60,12 @@ TEST(TrainCommand, ASignalFinishesTheStepSavesAndTheRunGoesOn) {
     EXPECT_TRUE(outcome.out.ends_with(saved)) << outcome.out;
 
     const std::string steps = std::to_string(step + 2);
-    const Outcome resumed = run_program({"train", file, "--validation.freq", "0", "--resume", "auto", "--training.steps", steps});
+    const Outcome resumed =
+        run_program({"train", file, "--validation.freq", "0", "--resume", "auto", "--training.steps", steps});
     EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
     EXPECT_NE(resumed.out.find("resumed at step " + std::to_string(step)), std::string::npos) << resumed.out;
-    EXPECT_NE(resumed.err.find("resuming with training.steps = " + steps + " (it was 100000)"), std::string::npos) << resumed.err;
+    EXPECT_NE(resumed.err.find("resuming with training.steps = " + steps + " (it was 100000)"), std::string::npos)
+        << resumed.err;
   }
 }
 
@@ -69,28 +74,41 @@ TEST(TrainCommand, ADifferentConfigurationIsNotResumed) {
   ASSERT_EQ(run_program({"train", file, "--training.steps", "2"}).exit_code, 0);
   const Outcome seed = run_program({"train", file, "--resume", "latest", "--training.seed", "6"});
   EXPECT_EQ(seed.exit_code, 2);
-  EXPECT_EQ(seed.err,
-            "deeptitan: cannot resume: training.seed is 5 in the checkpoint and 6 now. Only training.steps, optimizer.lr and "
-            "lr_scheduler.* may change; use the saved values, or start a new run in another job.dump_folder\n");
+  EXPECT_EQ(
+      seed.err,
+      "deeptitan: cannot resume: training.seed is 5 in the checkpoint and 6 now. Only training.steps, optimizer.lr and "
+      "lr_scheduler.* may change; use the saved values, or start a new run in another job.dump_folder\n");
   const std::string folder = sample().run("different").string();
   const Outcome again = run_program({"train", file});
   EXPECT_EQ(again.exit_code, 2);
-  EXPECT_EQ(again.err, "deeptitan: " + folder + " holds a run already; go on with it (--resume auto), replace it (--overwrite), or name "
-                       "another folder (--job.dump_folder)\n");
+  EXPECT_EQ(again.err, "deeptitan: " + folder +
+                           " holds a run already; go on with it (--resume auto), replace it (--overwrite), or name "
+                           "another folder (--job.dump_folder)\n");
   const Outcome step = run_program({"train", file, "--resume", "77"});
   EXPECT_EQ(step.exit_code, 2);
   EXPECT_EQ(step.err, "deeptitan: " + folder + "/checkpoints has no checkpoint of step 77\n");
-  EXPECT_EQ(run_program({"train", file, "--resume", "autp"}).err, "deeptitan: --resume autp: expected auto, latest or a step\n");
+  EXPECT_EQ(run_program({"train", file, "--resume", "autp"}).err,
+            "deeptitan: --resume autp: expected auto, latest or a step\n");
 }
 
 TEST(TrainCommand, AFullDiskKeepsTheLastCheckpointWhole) {
   const std::string file = run_file("full");
   ASSERT_EQ(run_program({"train", file, "--training.steps", "4"}).exit_code, 0);
   const auto before = latest_checkpoint(checkpoints("full")).value();
-  const std::string model = read_file(before.path / "model/model.safetensors");
-  // Every file may be a little shorter than the model's own.
-  const auto limit = static_cast<int64_t>(model.size() - 100);
-  const Outcome outcome = run_program({"train", file, "--resume", "auto", "--training.steps", "8"}, ProgramOptions{.largest_file_bytes = limit});
+  const auto contents = [](const std::filesystem::path& folder) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+      if (entry.is_regular_file()) files[entry.path().string()] = read_file(entry.path());
+    }
+    return files;
+  };
+  const std::map<std::string, std::string> saved = contents(before.path);
+  // No file may become as large as the largest of the checkpoint.
+  size_t largest = 0;
+  for (const auto& [name, bytes] : saved) largest = std::max(largest, bytes.size());
+  const auto limit = static_cast<int64_t>(largest - 100);
+  const Outcome outcome = run_program({"train", file, "--resume", "auto", "--training.steps", "8"},
+                                      ProgramOptions{.input = "", .largest_file_bytes = limit});
   EXPECT_EQ(outcome.exit_code, 1);
   const std::string last_line = outcome.err.substr(outcome.err.rfind('\n', outcome.err.size() - 2) + 1);
   EXPECT_TRUE(last_line.starts_with("deeptitan: cannot write ")) << outcome.err;
@@ -99,12 +117,13 @@ TEST(TrainCommand, AFullDiskKeepsTheLastCheckpointWhole) {
   const auto after = list_checkpoints(checkpoints("full"));
   ASSERT_FALSE(after.empty());
   EXPECT_EQ(after.back().step, 4);
-  EXPECT_EQ(read_file(after.back().path / "model/model.safetensors"), model);
+  EXPECT_EQ(contents(after.back().path), saved);
   EXPECT_EQ(run_program({"train", file, "--resume", "auto", "--training.steps", "8"}).exit_code, 0);
 }
 
 TEST(TrainCommand, ALossThatIsNotFiniteStopsTheRun) {
-  const Outcome outcome = run_program({"train", run_file("exploded"), "--optimizer.lr", "1e30", "--training.max_norm", "0"});
+  const Outcome outcome =
+      run_program({"train", run_file("exploded"), "--optimizer.lr", "1e30", "--training.max_norm", "0"});
   EXPECT_EQ(outcome.exit_code, 1);
   const std::string last_line = outcome.err.substr(outcome.err.rfind('\n', outcome.err.size() - 2) + 1);
   EXPECT_TRUE(last_line.starts_with("deeptitan: step ")) << outcome.err;
@@ -121,9 +140,11 @@ TEST(TrainCommand, TextThatIsNotUtf8IsReplacedAndCounted) {
   std::ofstream(path, std::ios::binary) << text;
   const std::string file = run_file("damaged");
   for (const char* times : {"first", "from the cache"}) {
-    const Outcome outcome = run_program({"train", file, "--overwrite", "--training.steps", "1", "--data.sources", "[{path = \"" + path + "\"}]"});
+    const Outcome outcome = run_program(
+        {"train", file, "--overwrite", "--training.steps", "1", "--data.sources", "[{path = \"" + path + "\"}]"});
     EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-    EXPECT_NE(outcome.err.find("warning: " + path + ": 2 places were not UTF-8 and became U+FFFD\n"), std::string::npos) << times << outcome.err;
+    EXPECT_NE(outcome.err.find("warning: " + path + ": 2 places were not UTF-8 and became U+FFFD\n"), std::string::npos)
+        << times << outcome.err;
   }
 }
 

@@ -20,8 +20,16 @@ void expect_usage_error(const std::vector<std::string>& arguments, const std::st
 }
 
 std::vector<std::vector<std::string>> all_commands() {
-  return {{"train"},     {"inspect"}, {"plan"},        {"convert"},          {"download"},         {"tokenizer", "train"},
-          {"tokenizer", "encode"}, {"tokenizer", "decode"}, {"tokenizer", "render"}, {"bench", "train"}};
+  return {{"train"}, {"generate"}, {"chat"}, {"eval"}, {"bench", "decode"}, {"bench", "prefill"},
+          {"inspect"},
+          {"plan"},
+          {"convert"},
+          {"download"},
+          {"tokenizer", "train"},
+          {"tokenizer", "encode"},
+          {"tokenizer", "decode"},
+          {"tokenizer", "render"},
+          {"bench", "train"}};
 }
 
 TEST(Usage, VersionIsOneLine) {
@@ -48,21 +56,26 @@ TEST(Usage, HelpShowsUnitsDefaultsAndChoices) {
     const std::string help = run_program(command).out;
     for (const std::string& text : texts) EXPECT_NE(help.find(text), std::string::npos) << text << "\n" << help;
   };
-  expect_in({"train", "--help"}, {"--resume auto|latest|STEP", "--replay-step STEP", "(required)", "--section.key value"});
+  expect_in({"train", "--help"},
+            {"--resume auto|latest|STEP", "--replay-step STEP", "(required)", "--section.key value"});
   expect_in({"plan", "--help"}, {"--memory BYTES", "(default: what the system has available)"});
   expect_in({"inspect", "--help"}, {"--context TOKENS", "(default: 4096)"});
   expect_in({"convert", "--help"}, {"--dtype bf16|fp32|fp8", "--max-shard-size BYTES", "(default: 5000000000)"});
-  expect_in({"tokenizer", "train", "--help"}, {"--vocab-size TOKENS", "(default: 4096)", "deepseek-v3|gpt2", "(default: deepseek-v3)"});
+  expect_in({"tokenizer", "train", "--help"},
+            {"--vocab-size TOKENS", "(default: 4096)", "deepseek-v3|gpt2", "(default: deepseek-v3)"});
 }
 
 TEST(Usage, AnUnknownCommandGetsTheNearestOne) {
   const Outcome outcome = run_program({"trian", "x.toml"});
-  EXPECT_TRUE(outcome.err.starts_with("deeptitan: unknown command 'trian'; did you mean 'train'? (commands: train, ")) << outcome.err;
+  EXPECT_TRUE(outcome.err.starts_with("deeptitan: unknown command 'trian'; did you mean 'train'? (commands: train, "))
+      << outcome.err;
   EXPECT_EQ(outcome.exit_code, 2);
-  expect_usage_error({"tokenizer", "encod"},
-                     "tokenizer: unknown command 'encod'; did you mean 'encode'? (commands: train, encode, decode, render) "
-                     "(see deeptitan tokenizer --help)");
-  expect_usage_error({"tokenizer"}, "tokenizer: expected a command: train, encode, decode, render (see deeptitan tokenizer --help)");
+  expect_usage_error(
+      {"tokenizer", "encod"},
+      "tokenizer: unknown command 'encod'; did you mean 'encode'? (commands: train, encode, decode, render) "
+      "(see deeptitan tokenizer --help)");
+  expect_usage_error({"tokenizer"},
+                     "tokenizer: expected a command: train, encode, decode, render (see deeptitan tokenizer --help)");
 }
 
 TEST(Usage, AnUnknownOptionGetsTheNearestOne) {
@@ -78,7 +91,8 @@ TEST(Usage, AnUnknownOptionGetsTheNearestOne) {
 
 TEST(Usage, WhatIsMissingIsNamed) {
   expect_usage_error({"train"}, "train: CONFIG is required (see deeptitan train --help)");
-  expect_usage_error({"tokenizer", "encode", "--file", "a"}, "tokenizer encode: --model is required (see deeptitan tokenizer encode --help)");
+  expect_usage_error({"tokenizer", "encode", "--file", "a"},
+                     "tokenizer encode: --model is required (see deeptitan tokenizer encode --help)");
   expect_usage_error({"train", "run.toml", "--resume"}, "train: --resume needs a value (see deeptitan train --help)");
 }
 
@@ -87,47 +101,59 @@ TEST(Usage, AValueOutOfRangeOrOfTheWrongTypeIsNamed) {
                      "inspect: --context: expected a whole number of at least 1, not 0 (see deeptitan inspect --help)");
   expect_usage_error({"train", "run.toml", "--replay-step", "x"},
                      "train: --replay-step: expected a whole number of at least 1, not x (see deeptitan train --help)");
-  expect_usage_error({"download", "a/b", "--parallel", "65"},
-                     "download: --parallel: expected a whole number from 1 to 64, not 65 (see deeptitan download --help)");
+  expect_usage_error(
+      {"download", "a/b", "--parallel", "65"},
+      "download: --parallel: expected a whole number from 1 to 64, not 65 (see deeptitan download --help)");
   expect_usage_error({"plan", "run.toml", "--memory", "8XB"},
-                     "plan: --memory: expected a number of bytes, such as 5000000000, 5GB or 4GiB, not 8XB (see deeptitan plan --help)");
+                     "plan: --memory: expected a number of bytes, such as 5000000000, 5GB or 4GiB, not 8XB (see "
+                     "deeptitan plan --help)");
   expect_usage_error({"convert", "a", "b", "--dtype", "bf17"},
-                     "convert: --dtype: expected one of bf16, fp32, fp8, not bf17; did you mean 'bf16'? (see deeptitan convert --help)");
+                     "convert: --dtype: expected one of bf16, fp32, fp8, not bf17; did you mean 'bf16'? (see deeptitan "
+                     "convert --help)");
 }
 
 TEST(Usage, AnUnknownModelGetsTheNearestOne) {
-  expect_usage_error({"inspect", "v2-lit"},
-                     "unknown model 'v2-lit'; did you mean 'v2-lite'? (models: tiny-v3, tiny-v2, v2-lite, v2, v3; or give the path of "
-                     "a config.json as model.config)");
+  expect_usage_error(
+      {"inspect", "v2-lit"},
+      "unknown model 'v2-lit'; did you mean 'v2-lite'? (models: tiny-v3, tiny-v2, v2-lite, v2, v3; or give the path of "
+      "a config.json as model.config)");
   expect_usage_error({"inspect", "no/such"},
                      "cannot read no/such: expected a Hugging Face config.json, or a directory that holds one");
   expect_usage_error({"download", "v2-lit"},
-                     "unknown model 'v2-lit'; did you mean 'v2-lite'? (models: v2-lite-chat, v2-lite, v2, v3, v3-0324; or OWNER/NAME on "
+                     "unknown model 'v2-lit'; did you mean 'v2-lite'? (models: v2-lite-chat, v2-lite, v2, v3, v3-0324; "
+                     "or OWNER/NAME on "
                      "the hub)");
 }
 
 TEST(Usage, MistakesInARunFileAreNamedWithTheirLine) {
   const TemporaryFolder folder;
   const auto run_file = [&](const std::string& line) {
-    return folder.write("run.toml", "[model]\nname = \"tiny-v3\"\n[data]\nsynthetic = true\n[training]\n" + line + "\n");
+    return folder.write("run.toml",
+                        "[model]\nname = \"tiny-v3\"\n[data]\nsynthetic = true\n[training]\n" + line + "\n");
   };
   const std::string file = run_file("stps = 3");
-  expect_usage_error({"train", file}, file + ":6: unknown key 'training.stps'; did you mean 'training.steps'? (docs/config.md lists all keys)");
+  expect_usage_error(
+      {"train", file},
+      file + ":6: unknown key 'training.stps'; did you mean 'training.steps'? (docs/config.md lists all keys)");
   run_file("steps = \"many\"");
   expect_usage_error({"train", file}, file + ":6: training.steps = 'many'; expected a whole number of at least 1");
   run_file("steps = 0");
   expect_usage_error({"plan", file}, file + ":6: training.steps = 0; expected a whole number of at least 1");
   run_file("dtype = \"bf61\"");
-  expect_usage_error({"bench", "train", file}, file + ":6: training.dtype = 'bf61'; expected one of auto, bf16, fp32; did you mean 'bf16'?");
+  expect_usage_error({"bench", "train", file},
+                     file + ":6: training.dtype = 'bf61'; expected one of auto, bf16, fp32; did you mean 'bf16'?");
   run_file("steps = 3");
-  expect_usage_error({"train", file, "--training.seq_lem", "8"},
-                     "command line: unknown key 'training.seq_lem'; did you mean 'training.seq_len'? (docs/config.md lists all keys)");
+  expect_usage_error(
+      {"train", file, "--training.seq_lem", "8"},
+      "command line: unknown key 'training.seq_lem'; did you mean 'training.seq_len'? (docs/config.md lists all keys)");
   expect_usage_error({"train", file, "--training.seq_len=-8"},
                      "command line: training.seq_len = -8; expected a whole number of at least 1");
   expect_usage_error({"train", file, "--model.name", "tiny-v4"},
-                     "unknown model 'tiny-v4'; did you mean 'tiny-v3'? (models: tiny-v3, tiny-v2, v2-lite, v2, v3; or give the path of a "
+                     "command line: unknown model 'tiny-v4'; did you mean 'tiny-v3'? (models: tiny-v3, tiny-v2, "
+                     "v2-lite, v2, v3; or give the path of a "
                      "config.json as model.config)");
-  expect_usage_error({"train", "missing.toml"}, "cannot read missing.toml: expected a run file in TOML, such as configs/tiny_v3.toml");
+  expect_usage_error({"train", "missing.toml"},
+                     "cannot read missing.toml: expected a run file in TOML, such as configs/tiny_v3.toml");
 }
 
 TEST(Usage, ARunThatDoesNotFitIsRefusedWithAdvice) {
@@ -140,8 +166,10 @@ TEST(Usage, ARunThatDoesNotFitIsRefusedWithAdvice) {
   const Outcome plan = run_program({"plan", file, "--memory", "300MB"});
   EXPECT_EQ(plan.exit_code, 1);
   EXPECT_EQ(plan.err, "");
-  EXPECT_NE(plan.out.find("does not fit into 300000000 bytes (300.0 MB); nearest changes that would:\n  training.local_batch_size = 4"),
-            std::string::npos)
+  EXPECT_NE(
+      plan.out.find(
+          "does not fit into 300000000 bytes (300.0 MB); nearest changes that would:\n  training.local_batch_size = 4"),
+      std::string::npos)
       << plan.out;
   const Outcome train = run_program({"train", file, "--model.name", "v3", "--training.seq_len", "4096"});
   EXPECT_EQ(train.exit_code, 2);

@@ -11,6 +11,20 @@ namespace {
 
 std::string layer_name(int64_t layer) { return "model.layers." + std::to_string(layer); }
 
+// The CPU's bf16 products take two neighbours along the contracted dimension at once.
+void check_even_sizes(const ModelConfig& c, const ModelOptions& options) {
+  if (options.compute != DType::kBF16) return;
+  const std::pair<const char*, int64_t> sizes[] = {
+      {"hidden_size", c.hidden_size},           {"intermediate_size", c.intermediate_size},
+      {"moe_intermediate_size", c.moe_intermediate_size}, {"q_lora_rank", c.q_lora_rank},
+      {"kv_lora_rank", c.kv_lora_rank},         {"qk_nope_head_dim", c.qk_nope_head_dim},
+      {"qk_rope_head_dim", c.qk_rope_head_dim}, {"v_head_dim", c.v_head_dim},
+      {"vocab_size", options.use == ModelUse::kTraining ? c.vocab_size : 0}};
+  for (const auto& [name, size] : sizes) {
+    DT_CHECK_USAGE(size % 2 == 0, "{} = {}: bf16 needs even sizes; choose an even one, or compute in fp32", name, size);
+  }
+}
+
 }  // namespace
 
 DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& options)
@@ -21,6 +35,7 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
       embedding_(parameters_.declare({.name = "model.embed_tokens.weight",
                                       .shape = {config.vocab_size, config.hidden_size},
                                       .direct = true})) {
+  check_even_sizes(config, options);
   DT_CHECK_USAGE(config.rope.interleave, "rope_interleave = false is not supported: DeepSeek's weights rotate neighbouring elements");
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     layers_.push_back(std::make_unique<PreNormDecoderLayer>(parameters_, layer_name(i), config, i,

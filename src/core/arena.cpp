@@ -27,8 +27,8 @@ Tensor Arena::take(DType dtype, Tensor::Shape shape) {
   const Tensor piece(base_ + used_, dtype, shape, device_);
   const int64_t bytes = (piece.bytes() + kAlignment - 1) / kAlignment * kAlignment;
   DT_CHECK(!allocated_ || used_ + bytes <= capacity_,
-           "the {} arena was planned for {} bytes; {} bytes more were asked for with {} in use", name_, capacity_, bytes,
-           used_);
+           "the {} arena was planned for {} bytes; {} bytes more were asked for with {} in use", name_, capacity_,
+           bytes, used_);
   used_ += bytes;
   peak_ = std::max(peak_, used_);
   return piece;
@@ -48,6 +48,8 @@ void Arena::allocate(int64_t bytes) {
   allocated_ = true;
 }
 
-Tensor Arena::all() const { return Tensor(base_, DType::kU8, {used_}, device_); }
+Tensor Arena::all() const {
+  return Tensor(base_, DType::kU8, {used_}, device_);
+}
 
 }  // namespace deeptitan

@@ -23,7 +23,9 @@ DT_HOST_DEVICE inline float to_float(bfloat16 x) {
   memcpy(&value, &bits, sizeof value);
   return value;
 }
-DT_HOST_DEVICE inline float to_float(float x) { return x; }
+DT_HOST_DEVICE inline float to_float(float x) {
+  return x;
+}
 
 /// x rounded to the nearest bfloat16, ties to even; a NaN stays a (quiet) NaN.
 DT_HOST_DEVICE inline bfloat16 to_bfloat16(float x) {

@@ -40,13 +40,15 @@ template <typename... Args>
 }  // namespace deeptitan
 
 /// Throws Error unless `condition` holds. The message says what was expected, what was found and what to do.
-#define DT_CHECK(condition, ...)                             \
-  do {                                                       \
-    if (!(condition)) [[unlikely]] ::deeptitan::fail(__VA_ARGS__); \
+#define DT_CHECK(condition, ...)      \
+  do {                                \
+    if (!(condition)) [[unlikely]]    \
+      ::deeptitan::fail(__VA_ARGS__); \
   } while (false)
 
 /// As DT_CHECK, for what the user typed or configured (exit code 2).
-#define DT_CHECK_USAGE(condition, ...)                             \
-  do {                                                             \
-    if (!(condition)) [[unlikely]] ::deeptitan::fail_usage(__VA_ARGS__); \
+#define DT_CHECK_USAGE(condition, ...)      \
+  do {                                      \
+    if (!(condition)) [[unlikely]]          \
+      ::deeptitan::fail_usage(__VA_ARGS__); \
   } while (false)

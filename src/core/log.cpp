@@ -10,7 +10,8 @@ namespace {
 
 spdlog::logger& logger() {
   static const std::shared_ptr<spdlog::logger> instance = [] {
-    auto created = std::make_shared<spdlog::logger>("deeptitan", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+    auto created =
+        std::make_shared<spdlog::logger>("deeptitan", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
     created->set_pattern("%^%v%$");
     return created;
   }();
@@ -19,10 +20,16 @@ spdlog::logger& logger() {
 
 }  // namespace
 
-void log_info(std::string_view message) { logger().info(message); }
+void log_info(std::string_view message) {
+  logger().info(message);
+}
 
-void log_warning(std::string_view message) { logger().warn("warning: {}", message); }
+void log_warning(std::string_view message) {
+  logger().warn("warning: {}", message);
+}
 
-void set_log_quiet(bool quiet) { logger().set_level(quiet ? spdlog::level::warn : spdlog::level::info); }
+void set_log_quiet(bool quiet) {
+  logger().set_level(quiet ? spdlog::level::warn : spdlog::level::info);
+}
 
 }  // namespace deeptitan

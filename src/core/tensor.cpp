@@ -19,9 +19,13 @@ int64_t Tensor::row_numel() const {
   return product;
 }
 
-int64_t Tensor::numel() const { return rank_ == 0 ? 0 : shape_[0] * row_numel(); }
+int64_t Tensor::numel() const {
+  return rank_ == 0 ? 0 : shape_[0] * row_numel();
+}
 
-int64_t Tensor::bytes() const { return numel() * static_cast<int64_t>(dtype_size(dtype_)); }
+int64_t Tensor::bytes() const {
+  return numel() * static_cast<int64_t>(dtype_size(dtype_));
+}
 
 Tensor Tensor::rows(int64_t begin, int64_t end) const {
   DT_CHECK(0 <= begin && begin <= end && end <= shape_[0], "rows [{}, {}) of {}", begin, end, describe());
@@ -63,8 +67,9 @@ void Tensor::check_dtype(DType wanted) const {
 
 void check_contiguous(const char* op, std::initializer_list<Tensor> tensors) {
   for (const Tensor& tensor : tensors) {
-    DT_CHECK(!tensor.defined() || tensor.contiguous(), "{}: expected contiguous rows, found {} with {} elements from row to row",
-             op, tensor.describe(), tensor.stride());
+    DT_CHECK(!tensor.defined() || tensor.contiguous(),
+             "{}: expected contiguous rows, found {} with {} elements from row to row", op, tensor.describe(),
+             tensor.stride());
   }
 }
 

@@ -22,7 +22,8 @@ class DecoderLayer {
   virtual void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out /* [T, D] */,
                        const Tensor& in /* [T, D] */, Record* record) const = 0;
   virtual void backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_in /* [T, D] */,
-                              const Tensor& d_out /* [T, D] */, const Tensor& in /* [T, D] */, Record& record) const = 0;
+                              const Tensor& d_out /* [T, D] */, const Tensor& in /* [T, D] */,
+                              Record& record) const = 0;
   virtual void backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out /* [T, D] */,
                                 const Tensor& in /* [T, D] */, Record& record) const = 0;
   virtual std::vector<CacheStream> cache_streams() const = 0;

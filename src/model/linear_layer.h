@@ -8,7 +8,7 @@ namespace deeptitan {
 
 struct LinearOptions {
   bool bias = false;
-  int64_t groups = 0;  // experts stacked in one parameter; 0: an ordinary linear layer
+  int64_t groups = 0;           // experts stacked in one parameter; 0: an ordinary linear layer
   DType operand = DType::kF32;  // the type of the activations it multiplies
 };
 
@@ -26,8 +26,8 @@ class LinearLayer {
   Parameter* parameter() const { return parameter_; }
 
   void forward(ExecutionContext& ctx, const Tensor& out /* [T, outputs] */, const Tensor& x /* [T, inputs] */) const;
-  void backward_input(ExecutionContext& ctx, const Tensor& d_x /* [T, inputs] */, const Tensor& d_out /* [T, outputs] */,
-                      bool accumulate) const;
+  void backward_input(ExecutionContext& ctx, const Tensor& d_x /* [T, inputs] */,
+                      const Tensor& d_out /* [T, outputs] */, bool accumulate) const;
   void backward_weights(ExecutionContext& ctx, const Tensor& d_out /* [T, outputs] */,
                         const Tensor& x /* [T, inputs] */) const;
 

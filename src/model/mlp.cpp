@@ -9,9 +9,9 @@
 namespace deeptitan {
 
 struct GatedMlp::Saved final : Record {
-  Tensor gate_up;      // [T, 2 I]
-  Tensor activated;    // [T, I]
-  Tensor d_gate_up;    // [T, 2 I]
+  Tensor gate_up;    // [T, 2 I]
+  Tensor activated;  // [T, I]
+  Tensor d_gate_up;  // [T, 2 I]
 
   Saved(const GatedMlp& mlp, Arena& saved, int64_t tokens)
       : gate_up(saved.take(mlp.dtype_, {tokens, 2 * mlp.width_})),

@@ -13,8 +13,8 @@ namespace deeptitan {
 ///
 ///   x = eh_proj [enorm(embedding(t_{i+1})), hnorm(h_i)],  y = decoder_layer(x),  logits = head(norm(y))
 ///
-/// h is the main model's state after its final norm, and the embedding comes first in the concatenation: so the released
-/// weights are laid out and used (the paper's equation 21 writes the state first).
+/// h is the main model's state after its final norm, and the embedding comes first in the concatenation: so the
+/// released weights are laid out and used (the paper's equation 21 writes the state first).
 class NextTokenPrediction {
  public:
   NextTokenPrediction(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer,

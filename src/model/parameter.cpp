@@ -11,10 +11,14 @@ namespace {
 
 Tensor take(Arena& arena, DType dtype, const std::vector<int64_t>& shape) {
   switch (shape.size()) {
-    case 1: return arena.take(dtype, {shape[0]});
-    case 2: return arena.take(dtype, {shape[0], shape[1]});
-    case 3: return arena.take(dtype, {shape[0], shape[1], shape[2]});
-    default: fail("a parameter has 1 to 3 dimensions, found {}", shape.size());
+    case 1:
+      return arena.take(dtype, {shape[0]});
+    case 2:
+      return arena.take(dtype, {shape[0], shape[1]});
+    case 3:
+      return arena.take(dtype, {shape[0], shape[1], shape[2]});
+    default:
+      fail("a parameter has 1 to 3 dimensions, found {}", shape.size());
   }
 }
 
@@ -134,9 +138,15 @@ void draw_initial_values(const ParameterSpec& spec, uint64_t seed, double range,
   int64_t count = 1;
   for (const int64_t extent : spec.shape) count *= extent;
   switch (spec.initialization) {
-    case Initialization::kNormal: fill_normal(values, count, random_key(spec.name, seed), static_cast<float>(range)); break;
-    case Initialization::kOnes: std::fill_n(values, count, 1.0f); break;
-    case Initialization::kZeros: std::fill_n(values, count, 0.0f); break;
+    case Initialization::kNormal:
+      fill_normal(values, count, random_key(spec.name, seed), static_cast<float>(range));
+      break;
+    case Initialization::kOnes:
+      std::fill_n(values, count, 1.0f);
+      break;
+    case Initialization::kZeros:
+      std::fill_n(values, count, 0.0f);
+      break;
   }
 }
 
@@ -145,7 +155,8 @@ void ParameterList::initialize(uint64_t seed, double range) {
 }
 
 Parameter* ParameterList::find(std::string_view name) {
-  const auto found = std::find_if(parameters_.begin(), parameters_.end(), [&](const Parameter& p) { return p.spec.name == name; });
+  const auto found =
+      std::find_if(parameters_.begin(), parameters_.end(), [&](const Parameter& p) { return p.spec.name == name; });
   return found == parameters_.end() ? nullptr : &*found;
 }
 

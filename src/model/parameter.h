@@ -24,15 +24,15 @@ enum class ModelUse { kTraining, kInference };
 
 /// What a layer declares.
 struct ParameterSpec {
-  /// The tensor's name in a Hugging Face checkpoint. "{}" stands for the expert: the file has one tensor an expert, here
-  /// they are stacked along a first dimension.
+  /// The tensor's name in a Hugging Face checkpoint. "{}" stands for the expert: the file has one tensor an expert,
+  /// here they are stacked along a first dimension.
   std::string name;
   std::vector<int64_t> shape;
   Initialization initialization = Initialization::kNormal;
   ParameterPlacement placement = ParameterPlacement::kDense;
   bool weight_decay = true;
-  bool trained = true;    // false: a buffer that the optimizer does not see, such as the router's bias
-  bool direct = false;    // layers read it as it is (norms, embedding), not only through a PreparedWeight
+  bool trained = true;  // false: a buffer that the optimizer does not see, such as the router's bias
+  bool direct = false;  // layers read it as it is (norms, embedding), not only through a PreparedWeight
 };
 
 /// The values of a new parameter, in fp32: element i depends on the seed, the name and i alone.
@@ -41,9 +41,10 @@ void draw_initial_values(const ParameterSpec& spec, uint64_t seed, double range,
 /// A declared parameter and, once bound, where it lies.
 struct Parameter {
   ParameterSpec spec;
-  Tensor value;      // training: f32, all of it. Inference: only of direct ones (vectors f32, matrices in compute dtype)
-  Tensor gradient;   // f32; undefined where it is not trained (inference, buffers, frozen)
-  std::vector<Tensor> parts;  // the value as matrices, one an expert (one in all where not stacked); maybe in a file's memory
+  Tensor value;     // training: f32, all of it. Inference: only of direct ones (vectors f32, matrices in compute dtype)
+  Tensor gradient;  // f32; undefined where it is not trained (inference, buffers, frozen)
+  std::vector<Tensor>
+      parts;  // the value as matrices, one an expert (one in all where not stacked); maybe in a file's memory
   bool frozen = false;
 
   int64_t numel() const;

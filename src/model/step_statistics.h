@@ -14,7 +14,9 @@ class StepStatistics final : public AuxiliarySink {
   explicit StepStatistics(int64_t layers) : balance_loss_(layers, 0.0), expert_load_(layers) {}
 
   /// Takes the memory of layer `layer`'s load; layers without experts have none.
-  void plan_load(Arena& arena, int64_t layer, int64_t experts) { expert_load_[layer] = arena.take(DType::kI32, {experts}); }
+  void plan_load(Arena& arena, int64_t layer, int64_t experts) {
+    expert_load_[layer] = arena.take(DType::kI32, {experts});
+  }
 
   /// At the start of each optimizer step.
   void reset() {

@@ -41,9 +41,9 @@ struct RouteRecord {
 /// What travels with a forward and its backward through every layer.
 struct ForwardContext {
   const BatchLayout& batch;
-  AuxiliarySink* auxiliary = nullptr;    // nullptr: nothing is counted (validation, recomputation, inference)
-  double auxiliary_gradient_scale = 0;   // 1 / tokens of the step: what summed auxiliary losses' gradients are scaled by
-  std::span<LayerCache> cache = {};      // by layer; empty: none
+  AuxiliarySink* auxiliary = nullptr;   // nullptr: nothing is counted (validation, recomputation, inference)
+  double auxiliary_gradient_scale = 0;  // 1 / tokens of the step: what summed auxiliary losses' gradients are scaled by
+  std::span<LayerCache> cache = {};     // by layer; empty: none
   RouteRecord* routes = nullptr;
 };
 
@@ -52,8 +52,8 @@ struct Record {
   virtual ~Record() = default;
 };
 
-/// Where a record's tensors come from: `saved` until the layer's backward is over, `gradients` from backward_input until
-/// backward_weights.
+/// Where a record's tensors come from: `saved` until the layer's backward is over, `gradients` from backward_input
+/// until backward_weights.
 struct RecordArenas {
   Arena& saved;
   Arena& gradients;

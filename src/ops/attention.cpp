@@ -38,7 +38,8 @@ void check_inputs(const Tensor& query, const Tensor& key_value, const Tensor& ke
   check_contiguous("attention", {query, key_value});
   // Two bf16 neighbours share a word of the products' operands.
   DT_CHECK(query.dtype() != DType::kBF16 || (s.nope_dim % 2 == 0 && s.rope_dim % 2 == 0 && s.value_dim % 2 == 0),
-           "attention in bf16 needs even head sizes, found nope {}, rope {}, value {}", s.nope_dim, s.rope_dim, s.value_dim);
+           "attention in bf16 needs even head sizes, found nope {}, rope {}, value {}", s.nope_dim, s.rope_dim,
+           s.value_dim);
 }
 
 // Scores and values of the causal half, for documents of the longest length.
@@ -94,9 +95,9 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
   check_contiguous("attention_backward", {d_out, out, log_sum_exp});
   OpScope op(ctx, "attention_backward", 2.5 * attention_flops(query.size(0), documents, shape));
   ArenaScope workspace(*ctx.workspace);
-  void* scratch = workspace.take_bytes(cpu::attention_backward_workspace(
-      query.size(0), documents.longest, shape.heads, shape.nope_dim, shape.rope_dim, shape.value_dim,
-      static_cast<int64_t>(dtype_size(query.dtype()))));
+  void* scratch = workspace.take_bytes(
+      cpu::attention_backward_workspace(query.size(0), documents.longest, shape.heads, shape.nope_dim, shape.rope_dim,
+                                        shape.value_dim, static_cast<int64_t>(dtype_size(query.dtype()))));
   if (!op.launch()) return;
   for_activation_type("attention_backward", query, [&](auto* element) {
     using T = Element<decltype(element)>;
@@ -117,12 +118,13 @@ void latent_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& qu
   check_tensor(entries.visible, "visible", DType::kI32, {tokens});
   check_tensor(entries.page_table, "page_table", DType::kI32, {tokens, -1});
   check_contiguous("latent_attention", {out, query, cache});
-  DT_CHECK(cache.dtype() != DType::kBF16 || cache.size(2) % 2 == 0, "latent attention in bf16 needs an even entry, found {}", cache.size(2));
+  DT_CHECK(cache.dtype() != DType::kBF16 || cache.size(2) % 2 == 0,
+           "latent attention in bf16 needs an even entry, found {}", cache.size(2));
   OpScope op(ctx, "latent_attention",
              2.0 * static_cast<double>(tokens * entries.most_visible * heads * (cache.size(2) + latent_dim)));
   ArenaScope workspace(*ctx.workspace);
-  void* scratch = workspace.take_bytes(
-      cpu::latent_attention_workspace(tokens, entries.most_visible, heads, latent_dim, rope_dim));
+  void* scratch =
+      workspace.take_bytes(cpu::latent_attention_workspace(tokens, entries.most_visible, heads, latent_dim, rope_dim));
   if (!op.launch()) return;
   for_activation_type("latent_attention", query, [&](auto* element) {
     using T = Element<decltype(element)>;

@@ -42,8 +42,8 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query /* [T, H * 
 
 /// Which cached entries each token sees: entry i of token t is row i % page_size of page page_table[t, i / page_size].
 struct CachedEntries {
-  Tensor page_table;   // i32 [T, pages]
-  Tensor visible;      // i32 [T], the token itself included
+  Tensor page_table;         // i32 [T, pages]
+  Tensor visible;            // i32 [T], the token itself included
   int64_t most_visible = 0;  // an upper bound of visible: what memory is planned for
 };
 

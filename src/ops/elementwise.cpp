@@ -68,8 +68,8 @@ void fill_zero(ExecutionContext& ctx, const Tensor& x) {
 
 void swiglu(ExecutionContext& ctx, const Tensor& out, const Tensor& gate, const Tensor& up) {
   check_tensor(out, "out", gate.dtype(), {gate.size(0), gate.size(1)});
-  DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride(), "swiglu: gate {} and up {} are not slices of one buffer",
-           gate.describe(), up.describe());
+  DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride(),
+           "swiglu: gate {} and up {} are not slices of one buffer", gate.describe(), up.describe());
   check_contiguous("swiglu", {out});
   OpScope op(ctx, "swiglu", 0);
   if (!op.launch()) return;

@@ -20,11 +20,8 @@ double product_flops(int64_t rows, const PreparedWeight& weight) {
 // Calls body with null pointers of the types of the operands and of the result.
 template <typename Body>
 void for_product_types(const char* op, const Tensor& operand, const Tensor& result, const Body& body) {
-  for_activation_type(op, operand, [&](auto* in) {
-    for_activation_type(op, result, [&](auto* out) {
-      body(in, out);
-    });
-  });
+  for_activation_type(op, operand,
+                      [&](auto* in) { for_activation_type(op, result, [&](auto* out) { body(in, out); }); });
 }
 
 template <typename T>
@@ -96,8 +93,8 @@ void refresh_prepared_weight(ExecutionContext& ctx, PreparedWeight& weight) {
       using T = Element<decltype(element)>;
       const T* source = master.data<T>();
       if (weight.forward.defined()) {
-        cpu::pack_transposed(weight.forward.data<uint32_t>() + g * weight.forward.stride(), source, master.stride(), k, n,
-                             type, parallel);
+        cpu::pack_transposed(weight.forward.data<uint32_t>() + g * weight.forward.stride(), source, master.stride(), k,
+                             n, type, parallel);
       }
       if (weight.backward_input.defined()) {
         cpu::pack_direct(weight.backward_input.data<uint32_t>() + g * weight.backward_input.stride(), source,
@@ -128,8 +125,8 @@ void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const
   check_tensor(d_weight, "d_weight", DType::kF32, {-1, x.size(1)});
   OpScope op(ctx, "linear_backward_weight", 2.0 * static_cast<double>(rows) * static_cast<double>(d_weight.numel()));
   ArenaScope workspace(*ctx.workspace);
-  const Tensor words = workspace.take(
-      DType::kI32, {cpu::weight_gradient_workspace_words(rows, 1, d_weight.size(0), d_weight.size(1))});
+  const Tensor words =
+      workspace.take(DType::kI32, {cpu::weight_gradient_workspace_words(rows, 1, d_weight.size(0), d_weight.size(1))});
   if (!op.launch()) return;
   for_activation_type("linear_backward_weight", x, [&](auto* element) {
     using T = Element<decltype(element)>;
@@ -163,8 +160,7 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
   OpScope op(ctx, "grouped_linear_backward_weight",
              2.0 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k));
   ArenaScope workspace(*ctx.workspace);
-  const Tensor words =
-      workspace.take(DType::kI32, {cpu::weight_gradient_workspace_words(rows, groups, n, k)});
+  const Tensor words = workspace.take(DType::kI32, {cpu::weight_gradient_workspace_words(rows, groups, n, k)});
   if (!op.launch()) return;
   for_activation_type("grouped_linear_backward_weight", x, [&](auto* element) {
     using T = Element<decltype(element)>;

@@ -9,17 +9,17 @@
 
 namespace deeptitan {
 
-/// What the products want instead of a weight as it is stored: rounded to the operand type and laid out for the kernels.
-/// A weight is a stack of G matrices [N, K] (G = 1 for an ordinary linear layer).
+/// What the products want instead of a weight as it is stored: rounded to the operand type and laid out for the
+/// kernels. A weight is a stack of G matrices [N, K] (G = 1 for an ordinary linear layer).
 struct PreparedWeight {
-  std::vector<Tensor> parts;  // G masters [N, K], fp32 or bf16; they may lie anywhere
-  int64_t outputs = 0;        // N
-  int64_t inputs = 0;         // K
-  DType operand = DType::kF32;  // f32 or bf16: the type of the activations it multiplies
-  bool for_forward = true;        // y = x W^T is wanted
+  std::vector<Tensor> parts;        // G masters [N, K], fp32 or bf16; they may lie anywhere
+  int64_t outputs = 0;              // N
+  int64_t inputs = 0;               // K
+  DType operand = DType::kF32;      // f32 or bf16: the type of the activations it multiplies
+  bool for_forward = true;          // y = x W^T is wanted
   bool for_backward_input = false;  // d_x = d_y W is wanted (or, in inference, an absorbed product)
-  Tensor forward;         // [G, words]
-  Tensor backward_input;  // [G, words]
+  Tensor forward;                   // [G, words]
+  Tensor backward_input;            // [G, words]
 
   int64_t groups() const { return static_cast<int64_t>(parts.size()); }
 };
@@ -53,8 +53,8 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
                                     const Tensor& group_offset /* i32 [G + 1] */);
 
 /// One product a group on columns: out[:, g, :] = x[:, g, :] W_g^T, that is, each head's own matrix.
-/// With `transposed`, out[:, g, :] = x[:, g, :] W_g. x is [M, G, K] (or [M, G, N] transposed), out likewise; both may be
-/// slices of wider heads: x_head_stride and out_head_stride are the elements from head to head.
+/// With `transposed`, out[:, g, :] = x[:, g, :] W_g. x is [M, G, K] (or [M, G, N] transposed), out likewise; both may
+/// be slices of wider heads: x_head_stride and out_head_stride are the elements from head to head.
 void linear_by_head(ExecutionContext& ctx, const Tensor& out /* [M, >= G * out_head_stride] */, int64_t out_head_stride,
                     const Tensor& x /* [M, >= G * x_head_stride] */, int64_t x_head_stride,
                     const PreparedWeight& weight, bool transposed);

@@ -30,7 +30,9 @@ RowMap row_map(const SlotOrder& order, int64_t tokens) {
           .top_k = static_cast<int>(order.row_of_slot.size(0) / tokens)};
 }
 
-float* optional(const Tensor& tensor) { return tensor.defined() ? tensor.data<float>() : nullptr; }
+float* optional(const Tensor& tensor) {
+  return tensor.defined() ? tensor.data<float>() : nullptr;
+}
 
 }  // namespace
 

@@ -17,7 +17,8 @@ struct Routing {
   Tensor counts;         // i32 [E]: tokens of each expert
 };
 
-/// Fills `routing` from fp32 logits; `bias` (undefined: none) only chooses. Kinds and ties: kernels/cpu/router/router.h.
+/// Fills `routing` from fp32 logits; `bias` (undefined: none) only chooses. Kinds and ties:
+/// kernels/cpu/router/router.h.
 void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits /* f32 [T, E] */,
            const Tensor& bias /* f32 [E] */, const RouterOptions& options);
 
@@ -26,8 +27,9 @@ void route_as_recorded(ExecutionContext& ctx, const Routing& routing, const Tens
                        const RouterOptions& options);
 
 /// d_logits from the gradients of the weights and (undefined: none) of the scores.
-void route_backward(ExecutionContext& ctx, const Tensor& d_logits /* f32 [T, E] */, const Tensor& d_weight /* f32 [T, K] */,
-                    const Tensor& d_scores /* f32 [T, E] */, const Routing& routing, const RouterOptions& options);
+void route_backward(ExecutionContext& ctx, const Tensor& d_logits /* f32 [T, E] */,
+                    const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_scores /* f32 [T, E] */,
+                    const Routing& routing, const RouterOptions& options);
 
 /// Adds the sequence-wise balance loss, times tokens, to *loss_sum, and its gradient times gradient_scale to d_scores
 /// (undefined: loss alone). DeepSeek-V3 section 2.1.2.
@@ -59,14 +61,15 @@ void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& ro
 void permute_rows(ExecutionContext& ctx, const Tensor& out /* [R, D] */, const Tensor& x /* [T, D] */,
                   const SlotOrder& order);
 
-/// out[t] = sum over k of weight[t, k] * y[row of slot (t, k)] + addend[t], in fp32, in the order of k. weight undefined:
-/// ones; addend undefined: none (it may be out).
+/// out[t] = sum over k of weight[t, k] * y[row of slot (t, k)] + addend[t], in fp32, in the order of k. weight
+/// undefined: ones; addend undefined: none (it may be out).
 void unpermute_rows(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& y /* [R, D] */,
                     const Tensor& weight /* f32 [T, K] */, const Tensor& addend /* [T, D] */, const SlotOrder& order);
 
 /// The gradients of unpermute_rows with weights.
-void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y /* [R, D] */, const Tensor& d_weight /* f32 [T, K] */,
-                             const Tensor& d_out /* [T, D] */, const Tensor& y /* [R, D] */,
-                             const Tensor& weight /* f32 [T, K] */, const SlotOrder& order);
+void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y /* [R, D] */,
+                             const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_out /* [T, D] */,
+                             const Tensor& y /* [R, D] */, const Tensor& weight /* f32 [T, K] */,
+                             const SlotOrder& order);
 
 }  // namespace deeptitan

@@ -9,7 +9,9 @@ namespace {
 template <typename T>
 using Element = std::remove_pointer_t<T>;
 
-float* optional(const Tensor& tensor) { return tensor.defined() ? tensor.data<float>() : nullptr; }
+float* optional(const Tensor& tensor) {
+  return tensor.defined() ? tensor.data<float>() : nullptr;
+}
 
 }  // namespace
 
@@ -61,8 +63,7 @@ void rms_norm_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, con
   check_tensor(d_out, "d_out", x.dtype(), {x.size(0), x.size(1)});
   OpScope op(ctx, "rms_norm_backward_weight", 0);
   ArenaScope workspace(*ctx.workspace);
-  const Tensor partial =
-      workspace.take(DType::kF32, {cpu::rms_norm_backward_weight_workspace(x.size(0), x.size(1))});
+  const Tensor partial = workspace.take(DType::kF32, {cpu::rms_norm_backward_weight_workspace(x.size(0), x.size(1))});
   if (!op.launch()) return;
   for_activation_type("rms_norm_backward_weight", x, [&](auto* element) {
     using T = Element<decltype(element)>;

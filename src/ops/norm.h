@@ -7,7 +7,8 @@
 
 namespace deeptitan {
 
-/// out = x / sqrt(mean(x^2) + epsilon) * weight. rstd keeps the reciprocal root for the backward; undefined: not wanted.
+/// out = x / sqrt(mean(x^2) + epsilon) * weight. rstd keeps the reciprocal root for the backward; undefined: not
+/// wanted.
 void rms_norm(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& rstd /* f32 [T] */,
               const Tensor& x /* [T, D] */, const Tensor& weight /* f32 [D] */, double epsilon);
 

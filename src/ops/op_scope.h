@@ -39,7 +39,8 @@ class OpScope {
 /// Calls `body` with a null pointer of the tensor's element type, float or bfloat16: the CPU's activation types.
 template <typename Body>
 void for_activation_type(const char* op, const Tensor& tensor, const Body& body) {
-  if (tensor.device().kind == DeviceKind::kCpu && tensor.dtype() == DType::kF32) return body(static_cast<float*>(nullptr));
+  if (tensor.device().kind == DeviceKind::kCpu && tensor.dtype() == DType::kF32)
+    return body(static_cast<float*>(nullptr));
   if (tensor.device().kind == DeviceKind::kCpu && tensor.dtype() == DType::kBF16) {
     return body(static_cast<bfloat16*>(nullptr));
   }

@@ -11,8 +11,8 @@ struct AdamWSettings {
   double epsilon = 1e-8;
 };
 
-/// One AdamW step (Loshchilov and Hutter 2019) of one parameter: step number, learning rate and gradient scale come from
-/// the StepState; nothing happens where that is not valid.
+/// One AdamW step (Loshchilov and Hutter 2019) of one parameter: step number, learning rate and gradient scale come
+/// from the StepState; nothing happens where that is not valid.
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter /* f32 [...] */, const Tensor& first_moment,
                   const Tensor& second_moment, const Tensor& gradient, double weight_decay,
                   const AdamWSettings& settings);

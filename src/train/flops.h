@@ -8,9 +8,9 @@ namespace deeptitan {
 
 /// How many parameters a model has, and what one token costs.
 struct ModelSize {
-  int64_t parameters = 0;        // all, next-token-prediction modules not included
+  int64_t parameters = 0;         // all, next-token-prediction modules not included
   int64_t active_parameters = 0;  // that one token meets: without the embedding's table and the experts not chosen
-  int64_t mtp_parameters = 0;    // of the next-token-prediction modules, without the shared embedding and head
+  int64_t mtp_parameters = 0;     // of the next-token-prediction modules, without the shared embedding and head
   int64_t mtp_active_parameters = 0;
 };
 

@@ -17,10 +17,13 @@ int64_t planned_bytes(const RunConfig& config, const ModelConfig& model) {
 
 }  // namespace
 
-bool bfloat16_is_native() { return std::string_view(cpu::panel_product_isa()) == "avx512_bf16"; }
+bool bfloat16_is_native() {
+  return std::string_view(cpu::panel_product_isa()) == "avx512_bf16";
+}
 
 TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
-  const bool bf16 = config.training.dtype == TrainingDtype::kBf16 || (config.training.dtype == TrainingDtype::kAuto && native);
+  const bool bf16 =
+      config.training.dtype == TrainingDtype::kBf16 || (config.training.dtype == TrainingDtype::kAuto && native);
   return {.compute = bf16 ? DType::kBF16 : DType::kF32,
           .seq_len = config.training.seq_len,
           .sequences = config.training.local_batch_size,

@@ -57,7 +57,8 @@ struct RunFolder {
 
   bool holds_a_run() const { return fs::exists(config()) || fs::exists(metrics()) || fs::exists(checkpoints()); }
   void clear() const {
-    for (const fs::path& path : {config(), metrics(), tensorboard(), checkpoints(), loss_svg(), model()}) fs::remove_all(path);
+    for (const fs::path& path : {config(), metrics(), tensorboard(), checkpoints(), loss_svg(), model()})
+      fs::remove_all(path);
   }
 };
 
@@ -122,21 +123,25 @@ void Trainer::find_start() {
   }
   if (mode == ResumeMode::kStep) {
     std::erase_if(checkpoints, [&](const CheckpointEntry& c) { return c.step != options_.resume_step; });
-    DT_CHECK_USAGE(!checkpoints.empty(), "{} has no checkpoint of step {}", folder_.checkpoints().string(), options_.resume_step);
+    DT_CHECK_USAGE(!checkpoints.empty(), "{} has no checkpoint of step {}", folder_.checkpoints().string(),
+                   options_.resume_step);
   }
   if (!checkpoints.empty()) {
     start_ = checkpoints.back();
     return;
   }
-  DT_CHECK_USAGE(mode == ResumeMode::kAuto, "{} holds no complete checkpoint to resume from", folder_.checkpoints().string());
+  DT_CHECK_USAGE(mode == ResumeMode::kAuto, "{} holds no complete checkpoint to resume from",
+                 folder_.checkpoints().string());
 }
 
 void Trainer::open_data() {
   if (config_.data.synthetic) {
-    source_ = std::make_unique<SyntheticSource>(model_config_.vocab_size, config_.training.seq_len, config_.training.seed);
+    source_ =
+        std::make_unique<SyntheticSource>(model_config_.vocab_size, config_.training.seq_len, config_.training.seed);
     return;
   }
-  const std::string tokenizer = config_.model.tokenizer.empty() ? config_.model.initial_checkpoint : config_.model.tokenizer;
+  const std::string tokenizer =
+      config_.model.tokenizer.empty() ? config_.model.initial_checkpoint : config_.model.tokenizer;
   tokenizer_ = Tokenizer::load(tokenizer);
   encoder_ = make_text_encoder(*tokenizer_);
   model_config_.eos_token_ids = {encoder_->eos_token_id};
@@ -206,7 +211,10 @@ StepMetrics Trainer::run_step(int64_t step) {
 void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
   nlohmann::json kept = nlohmann::json::array();
   for (const PackedBatch& b : batches_) {
-    kept.push_back({{"sequences", b.sequences}, {"sequence_length", b.sequence_length}, {"tokens", b.tokens}, {"targets", b.targets}});
+    kept.push_back({{"sequences", b.sequences},
+                    {"sequence_length", b.sequence_length},
+                    {"tokens", b.tokens},
+                    {"targets", b.targets}});
   }
   write_file(folder_.bad_batch(step), nlohmann::json{{"step", step}, {"microbatches", kept}}.dump());
   std::string first = "no op's output, only their sum";
@@ -217,10 +225,14 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
     first = error.what();
   }
   const auto checkpoint = latest_checkpoint(folder_.checkpoints());
-  fail("step {}: loss {}, gradient norm {}: not finite. First: {}. The batch is in {}; {}; repeat the step with --replay-step {}, or go on "
-       "without such steps with --training.loss_not_finite skip",
-       step, result.loss, result.gradient_norm, first, folder_.bad_batch(step).string(),
-       checkpoint ? "the last good checkpoint is " + checkpoint->path.string() : std::string("there is no checkpoint yet"), step);
+  fail(
+      "step {}: loss {}, gradient norm {}: not finite. First: {}. The batch is in {}; {}; repeat the step with "
+      "--replay-step {}, or go on "
+      "without such steps with --training.loss_not_finite skip",
+      step, result.loss, result.gradient_norm, first, folder_.bad_batch(step).string(),
+      checkpoint ? "the last good checkpoint is " + checkpoint->path.string()
+                 : std::string("there is no checkpoint yet"),
+      step);
 }
 
 void Trainer::validate(StepMetrics& metrics) {
@@ -239,8 +251,11 @@ void Trainer::validate(StepMetrics& metrics) {
       source_loss += engine_->evaluate(validation_batch_);
     }
     if (source_targets == 0) continue;
-    const auto bits = [](double nats, int64_t text_bytes) { return nats / std::numbers::ln2 / static_cast<double>(std::max<int64_t>(1, text_bytes)); };
-    metrics.validation_sources.push_back({batches.name(), source_loss / static_cast<double>(source_targets), bits(source_loss, source_bytes)});
+    const auto bits = [](double nats, int64_t text_bytes) {
+      return nats / std::numbers::ln2 / static_cast<double>(std::max<int64_t>(1, text_bytes));
+    };
+    metrics.validation_sources.push_back(
+        {batches.name(), source_loss / static_cast<double>(source_targets), bits(source_loss, source_bytes)});
     loss_sum += source_loss;
     targets += source_targets;
     bytes += source_bytes;
@@ -269,7 +284,8 @@ void Trainer::draw_loss_curve(ProgressLine& progress) const {
   const LossCurve curve = read_loss_curve(folder_.metrics());
   const std::string terminal = render_loss_terminal(curve, 100, 18);
   if (!terminal.empty()) progress.message(terminal);
-  write_file(folder_.loss_svg(), render_loss_svg(curve, config_.job.description.empty() ? config_.job.dump_folder : config_.job.description));
+  write_file(folder_.loss_svg(), render_loss_svg(curve, config_.job.description.empty() ? config_.job.dump_folder
+                                                                                        : config_.job.description));
 }
 
 // The loss that metrics.jsonl has for a step; nothing where it was not logged.
@@ -277,14 +293,16 @@ std::optional<double> recorded_loss(const fs::path& metrics, int64_t step) {
   std::ifstream file(metrics);
   for (std::string line; std::getline(file, line);) {
     const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (json.is_object() && json.value("step", int64_t{0}) == step && json["loss"].is_number()) return json["loss"].get<double>();
+    if (json.is_object() && json.value("step", int64_t{0}) == step && json["loss"].is_number())
+      return json["loss"].get<double>();
   }
   return std::nullopt;
 }
 
 void Trainer::replay() {
   const int64_t wanted = *options_.replay_step;
-  log_info(fmt::format("replaying step {} from {}", wanted, start_ ? "step " + std::to_string(start_->step) : std::string("the start")));
+  log_info(fmt::format("replaying step {} from {}", wanted,
+                       start_ ? "step " + std::to_string(start_->step) : std::string("the start")));
   StepResult result;
   for (int64_t step = progress_.step + 1; step <= wanted; ++step) {
     engine_->set_check_finite(step == wanted);
@@ -295,8 +313,9 @@ void Trainer::replay() {
   const std::optional<double> recorded = recorded_loss(folder_.metrics(), wanted);
   fmt::print("step {}: loss {:.17g}, gradient norm {:.17g}; every op's output is finite{}\n", wanted, result.loss,
              result.gradient_norm,
-             !recorded ? "" : *recorded == result.loss ? "; equal to the recorded loss, bit for bit"
-                                                       : fmt::format("; the recorded loss is {:.17g}: NOT equal", *recorded));
+             !recorded                  ? ""
+             : *recorded == result.loss ? "; equal to the recorded loss, bit for bit"
+                                        : fmt::format("; the recorded loss is {:.17g}: NOT equal", *recorded));
 }
 
 TrainingOutcome Trainer::run() {
@@ -324,10 +343,12 @@ TrainingOutcome Trainer::run() {
   const bool bf16 = engine_->options().compute == DType::kBF16;
   const double peak = cpu::measure_matrix_peak(bf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat, 0.3);
   const ModelSize size = count_parameters(model_config_);
-  ProgressLine progress(config_.training.steps, training_flops_per_token(model_config_, config_.training.seq_len), peak);
-  progress.message(fmt::format("{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned; matrix peak {:.0f} GFLOP/s",
-                               size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(), bf16 ? "bf16" : "fp32",
-                               folder_.root.string(), format_bytes(engine_->plan().total()), peak / 1e9));
+  ProgressLine progress(config_.training.steps, training_flops_per_token(model_config_, config_.training.seq_len),
+                        peak);
+  progress.message(fmt::format(
+      "{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned; matrix peak {:.0f} GFLOP/s",
+      size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(), bf16 ? "bf16" : "fp32",
+      folder_.root.string(), format_bytes(engine_->plan().total()), peak / 1e9));
   if (start_) progress.message(fmt::format("resumed at step {}", progress_.step));
 
   double mean_seconds = 0;
@@ -343,7 +364,8 @@ TrainingOutcome Trainer::run() {
       if (tensorboard) tensorboard->write(step, wall_time(), scalars_of(metrics));
       progress.show(metrics, mean_seconds * static_cast<double>(config_.training.steps - step));
     }
-    if (options_.sample && tokenizer_ && config_.metrics.sample_freq > 0 && (last || step % config_.metrics.sample_freq == 0)) {
+    if (options_.sample && tokenizer_ && config_.metrics.sample_freq > 0 &&
+        (last || step % config_.metrics.sample_freq == 0)) {
       progress.finish();
       options_.sample(*engine_, *tokenizer_, step);
     }
@@ -351,7 +373,8 @@ TrainingOutcome Trainer::run() {
     if (last || stopped || (config_.checkpoint.interval > 0 && step % config_.checkpoint.interval == 0)) save();
   }
   progress.finish();
-  TrainingOutcome outcome{.step = progress_.step, .interrupted = stopped && progress_.step < config_.training.steps, .model_folder = ""};
+  TrainingOutcome outcome{
+      .step = progress_.step, .interrupted = stopped && progress_.step < config_.training.steps, .model_folder = ""};
   if (outcome.interrupted) {
     progress.message(fmt::format("interrupted: step {} is saved; go on with --resume auto", progress_.step));
     return outcome;
@@ -364,6 +387,8 @@ TrainingOutcome Trainer::run() {
 
 }  // namespace
 
-TrainingOutcome train(const RunConfig& config, const TrainerOptions& options) { return Trainer(config, options).run(); }
+TrainingOutcome train(const RunConfig& config, const TrainerOptions& options) {
+  return Trainer(config, options).run();
+}
 
 }  // namespace deeptitan

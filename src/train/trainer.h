@@ -24,9 +24,9 @@ enum class ResumeMode {
 
 struct TrainerOptions {
   ResumeMode resume = ResumeMode::kNew;
-  int64_t resume_step = 0;                        // for kStep
-  std::optional<int64_t> replay_step;             // repeat this one step from the checkpoint before it, and write nothing
-  const std::atomic<bool>* interrupt = nullptr;   // set from outside: finish the step, save, return
+  int64_t resume_step = 0;             // for kStep
+  std::optional<int64_t> replay_step;  // repeat this one step from the checkpoint before it, and write nothing
+  const std::atomic<bool>* interrupt = nullptr;  // set from outside: finish the step, save, return
   /// Called for the steps that metrics.sample_freq asks for; prints what the model would write.
   std::function<void(TrainingEngine&, const Tokenizer&, int64_t step)> sample;
 };

@@ -79,7 +79,8 @@ void TrainingEngine::take_memory() {
     second_moments_.push_back(moment());
   }
   record_ = model_.make_training_record({*activations_, *activation_gradients_}, tokens);
-  for (Tensor* t : {&token_ids_, &targets_, &positions_, &next_ids_, &next_targets_}) *t = inputs_->take(DType::kI32, {tokens});
+  for (Tensor* t : {&token_ids_, &targets_, &positions_, &next_ids_, &next_targets_})
+    *t = inputs_->take(DType::kI32, {tokens});
   document_offset_ = inputs_->take(DType::kI32, {tokens + 1});
   sequence_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
 
@@ -106,7 +107,9 @@ void TrainingEngine::initialize(uint64_t seed) {
   refresh();
 }
 
-void TrainingEngine::refresh() { model_.parameters().refresh(ctx_); }
+void TrainingEngine::refresh() {
+  model_.parameters().refresh(ctx_);
+}
 
 ForwardContext TrainingEngine::forward_context(bool training) {
   ForwardContext forward{.batch = layout_};

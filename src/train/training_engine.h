@@ -18,13 +18,13 @@ namespace deeptitan {
 struct TrainingEngineOptions {
   DType compute = DType::kF32;  // f32 or bf16
   int64_t seq_len = 0;
-  int64_t sequences = 0;        // of one microbatch
+  int64_t sequences = 0;  // of one microbatch
   bool recompute_layers = false;
   bool next_token_prediction = true;
   double auxiliary_weight = 0.0001;
   double mtp_weight = 0.3;
   double router_bias_update_speed = 0.001;
-  double max_norm = 1.0;        // of the gradient; 0: no clipping
+  double max_norm = 1.0;  // of the gradient; 0: no clipping
   double weight_decay = 0.1;
   AdamWSettings adamw;
 };

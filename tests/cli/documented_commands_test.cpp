@@ -64,7 +64,8 @@ TEST(DocumentedCommands, ExistWithTheirOptions) {
         const std::string option = word.substr(0, word.find('='));
         // --section.key is for docs/config.md, which has a test of its own.
         if (!option.starts_with("--") || option.find('.') != std::string::npos) continue;
-        EXPECT_NE(help.find("  " + option + " "), std::string::npos) << page.string() << ": " << option << " in " << line;
+        EXPECT_NE(help.find("  " + option + " "), std::string::npos)
+            << page.string() << ": " << option << " in " << line;
       }
     }
   }

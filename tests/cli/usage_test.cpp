@@ -20,7 +20,12 @@ void expect_usage_error(const std::vector<std::string>& arguments, const std::st
 }
 
 std::vector<std::vector<std::string>> all_commands() {
-  return {{"train"}, {"generate"}, {"chat"}, {"eval"}, {"bench", "decode"}, {"bench", "prefill"},
+  return {{"train"},
+          {"generate"},
+          {"chat"},
+          {"eval"},
+          {"bench", "decode"},
+          {"bench", "prefill"},
           {"inspect"},
           {"plan"},
           {"convert"},

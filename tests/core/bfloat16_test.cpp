@@ -10,9 +10,9 @@ namespace {
 
 TEST(Bfloat16, RoundsToNearestTiesToEven) {
   EXPECT_EQ(to_bfloat16(1.0f).bits, 0x3f80);
-  EXPECT_EQ(to_bfloat16(1.0f + 1.0f / 256).bits, 0x3f80);      // half way: to even, down
-  EXPECT_EQ(to_bfloat16(1.0f + 3.0f / 256).bits, 0x3f82);      // half way: to even, up
-  EXPECT_EQ(to_bfloat16(1.0f + 1.01f / 256).bits, 0x3f81);     // just above half way
+  EXPECT_EQ(to_bfloat16(1.0f + 1.0f / 256).bits, 0x3f80);                  // half way: to even, down
+  EXPECT_EQ(to_bfloat16(1.0f + 3.0f / 256).bits, 0x3f82);                  // half way: to even, up
+  EXPECT_EQ(to_bfloat16(1.0f + 1.01f / 256).bits, 0x3f81);                 // just above half way
   EXPECT_EQ(to_bfloat16(std::numeric_limits<float>::max()).bits, 0x7f80);  // rounds to infinity
 }
 

@@ -96,8 +96,8 @@ TEST(TrainingRun, MetricsHaveTheDocumentedKeys) {
   std::string text;
   for (int i = 0; i < 6; ++i) std::getline(file, text);
   const auto line = nlohmann::json::parse(text);
-  for (const char* key : {"step", "tokens", "loss", "learning_rate", "gradient_norm", "tokens_per_second", "step_seconds",
-                          "moe_layers", "mtp_loss", "validation_loss", "validation_bits_per_byte"}) {
+  for (const char* key : {"step", "tokens", "loss", "learning_rate", "gradient_norm", "tokens_per_second",
+                          "step_seconds", "moe_layers", "mtp_loss", "validation_loss", "validation_bits_per_byte"}) {
     EXPECT_TRUE(line.contains(key)) << key;
   }
   EXPECT_EQ(line["tokens"], 6 * 4 * 32);
@@ -107,12 +107,15 @@ TEST(TrainingRun, SameSeedSameBytes) {
   train_quietly(sample().config("once"));
   train_quietly(sample().config("twice"));
   EXPECT_EQ(metrics("once"), metrics("twice"));
-  EXPECT_EQ(read_file(sample().run("once") / "model/model.safetensors"), read_file(sample().run("twice") / "model/model.safetensors"));
+  EXPECT_EQ(read_file(sample().run("once") / "model/model.safetensors"),
+            read_file(sample().run("twice") / "model/model.safetensors"));
 }
 
 TEST(TrainingRun, ResumingGivesTheBitsOfARunThatNeverStopped) {
   for (const char* dtype : {"fp32", "bf16"}) {
-    const auto training = [&](int steps) { return "steps = " + std::to_string(steps) + "\ndtype = \"" + dtype + "\"\n"; };
+    const auto training = [&](int steps) {
+      return "steps = " + std::to_string(steps) + "\ndtype = \"" + dtype + "\"\n";
+    };
     const std::string straight = std::string("straight-") + dtype;
     const std::string halves = std::string("halves-") + dtype;
     const auto constant = [](RunConfig config) {
@@ -123,7 +126,8 @@ TEST(TrainingRun, ResumingGivesTheBitsOfARunThatNeverStopped) {
     train_quietly(constant(sample().config(halves, training(7))));
     train_quietly(constant(sample().config(halves, training(12))), resume(ResumeMode::kAuto));
     EXPECT_EQ(metrics(straight), metrics(halves)) << dtype;
-    EXPECT_EQ(read_file(sample().run(straight) / "model/model.safetensors"), read_file(sample().run(halves) / "model/model.safetensors"));
+    EXPECT_EQ(read_file(sample().run(straight) / "model/model.safetensors"),
+              read_file(sample().run(halves) / "model/model.safetensors"));
 
     TrainerOptions from_four = resume(ResumeMode::kStep);
     from_four.resume_step = 4;
@@ -145,8 +149,9 @@ TEST(TrainingRun, AnInterruptFinishesTheStepAndSaves) {
 TEST(TrainingRun, AFolderThatHoldsARunIsRefusedUnlessAskedFor) {
   train_quietly(sample().config("taken"));
   const std::string folder = sample().run("taken").string();
-  EXPECT_EQ(error_of(sample().config("taken")),
-            folder + " holds a run already; go on with it (--resume auto), replace it (--overwrite), or name another folder (--job.dump_folder)");
+  EXPECT_EQ(error_of(sample().config("taken")), folder +
+                                                    " holds a run already; go on with it (--resume auto), replace it "
+                                                    "(--overwrite), or name another folder (--job.dump_folder)");
   EXPECT_EQ(metrics("taken").size(), 12u);
   train_quietly(sample().config("taken", "steps = 3\ndtype = \"fp32\"\n"), resume(ResumeMode::kOverwrite));
   EXPECT_EQ(metrics("taken").size(), 3u);
@@ -169,7 +174,8 @@ TEST(TrainingRun, ReplayRepeatsAStepBitForBit) {
   ::testing::internal::CaptureStdout();
   train(sample().config("replayed"), options);
   const std::string output = ::testing::internal::GetCapturedStdout();
-  EXPECT_NE(output.find("every op's output is finite; equal to the recorded loss, bit for bit"), std::string::npos) << output;
+  EXPECT_NE(output.find("every op's output is finite; equal to the recorded loss, bit for bit"), std::string::npos)
+      << output;
 }
 
 // A learning rate that no model survives.
@@ -198,7 +204,8 @@ TEST(TrainingRun, SuchStepsAreSkippedWhereAskedFor) {
   EXPECT_EQ(train_quietly(config).step, 12);
   std::ifstream file(sample().run("skipped") / "metrics.jsonl");
   int64_t skipped = 0;
-  for (std::string text; std::getline(file, text);) skipped += nlohmann::json::parse(text).value("skipped", false) ? 1 : 0;
+  for (std::string text; std::getline(file, text);)
+    skipped += nlohmann::json::parse(text).value("skipped", false) ? 1 : 0;
   EXPECT_GT(skipped, 0);
 }
 
@@ -213,7 +220,8 @@ TEST(TrainingRun, ARunThatDoesNotFitIsRefusedWithItsLargestArenas) {
 }
 
 // The losses of 20 steps in fp32: a change of numbers anywhere on the path shows here. Update the list only with the
-// reason in the commit. fp32 sums differ between instruction sets in the last bits, which 20 steps amplify to about 1e-5.
+// reason in the commit. fp32 sums differ between instruction sets in the last bits, which 20 steps amplify to about
+// 1e-5.
 TEST(TrainingRun, GoldenLossCurve) {
   RunConfig config = sample().config("golden", "steps = 20\ndtype = \"fp32\"\n");
   train_quietly(config);
@@ -224,7 +232,8 @@ TEST(TrainingRun, GoldenLossCurve) {
   std::string found;
   for (const Line& line : lines) found += fmt::format("{:.6f},\n", line.loss);
   ASSERT_EQ(lines.size(), golden.size()) << found;
-  for (size_t i = 0; i < golden.size(); ++i) EXPECT_NEAR(lines[i].loss, golden[i], 1e-4) << "step " << i + 1 << "\n" << found;
+  for (size_t i = 0; i < golden.size(); ++i)
+    EXPECT_NEAR(lines[i].loss, golden[i], 1e-4) << "step " << i + 1 << "\n" << found;
 }
 
 }  // namespace

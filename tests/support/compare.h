@@ -11,9 +11,15 @@
 
 namespace deeptitan::testing {
 
-inline void assign(float& out, double value) { out = static_cast<float>(value); }
-inline void assign(bfloat16& out, double value) { out = to_bfloat16(static_cast<float>(value)); }
-inline void assign(double& out, double value) { out = value; }
+inline void assign(float& out, double value) {
+  out = static_cast<float>(value);
+}
+inline void assign(bfloat16& out, double value) {
+  out = to_bfloat16(static_cast<float>(value));
+}
+inline void assign(double& out, double value) {
+  out = value;
+}
 
 /// n values from a normal distribution, rounded to T.
 template <typename T>
@@ -32,7 +38,9 @@ std::vector<double> to_double(const std::vector<T>& values) {
   for (const T& value : values) result.push_back(static_cast<double>(to_float(value)));
   return result;
 }
-inline std::vector<double> to_double(const std::vector<double>& values) { return values; }
+inline std::vector<double> to_double(const std::vector<double>& values) {
+  return values;
+}
 
 /// ||a - b|| / ||b|| over the whole tensor; 0 when both are zero.
 template <typename A, typename B>

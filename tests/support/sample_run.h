@@ -12,9 +12,11 @@ namespace deeptitan::testing {
 
 /// A text with something to learn: sentences of a small grammar, drawn from a fixed stream.
 inline std::string sample_text(int64_t sentences) {
-  const std::vector<std::string> subjects = {"the king", "a prophet", "the woman", "his servant", "the people", "a lion"};
+  const std::vector<std::string> subjects = {"the king",    "a prophet",  "the woman",
+                                             "his servant", "the people", "a lion"};
   const std::vector<std::string> verbs = {"saw", "heard", "followed", "praised", "feared", "remembered"};
-  const std::vector<std::string> objects = {"the river", "a vineyard", "the mountain", "bread and water", "the covenant"};
+  const std::vector<std::string> objects = {"the river", "a vineyard", "the mountain", "bread and water",
+                                            "the covenant"};
   const uint64_t key = random_key("test/text", 1);
   std::string text;
   for (int64_t i = 0; i < sentences; ++i) {
@@ -44,8 +46,8 @@ class SampleRun {
 
   /// The run file's text; `more` may hold further sections.
   std::string toml(const std::string& run_name, const std::string& training = "", const std::string& more = "") const {
-    return "[job]\ndump_folder = \"" + run(run_name).string() +
-           "\"\n[model]\nname = \"tiny-v3\"\ntokenizer = \"" + (folder_.path() / "tokenizer").string() +
+    return "[job]\ndump_folder = \"" + run(run_name).string() + "\"\n[model]\nname = \"tiny-v3\"\ntokenizer = \"" +
+           (folder_.path() / "tokenizer").string() +
            "\"\n[model.shape]\nvocab_size = 320\nhidden_size = 48\nintermediate_size = 96\nmoe_intermediate_size = 32\n"
            "num_hidden_layers = 2\nnum_attention_heads = 2\nn_routed_experts = 8\nn_group = 2\ntopk_group = 1\n"
            "num_experts_per_tok = 2\nq_lora_rank = 32\nkv_lora_rank = 32\nqk_rope_head_dim = 8\nqk_nope_head_dim = 16\n"

@@ -92,7 +92,8 @@ void expect_gradients(const ModelConfig& config) {
     const double step = std::min(0.02, 2e-3 / std::abs(slope));
     const std::vector<float> saved(p.value.data<float>(), p.value.data<float>() + p.numel());
     const auto loss_at = [&](double t) {
-      for (size_t i = 0; i < saved.size(); ++i) p.value.data<float>()[i] = static_cast<float>(saved[i] + t * direction[i]);
+      for (size_t i = 0; i < saved.size(); ++i)
+        p.value.data<float>()[i] = static_cast<float>(saved[i] + t * direction[i]);
       engine->refresh();
       return total_loss(*engine, batch);
     };
@@ -102,13 +103,18 @@ void expect_gradients(const ModelConfig& config) {
   }
 }
 
-TEST(TrainingEngine, GradientsOfAV3EqualCentralDifferences) { expect_gradients(tiny_v3()); }
-TEST(TrainingEngine, GradientsOfAV2EqualCentralDifferences) { expect_gradients(tiny_v2()); }
+TEST(TrainingEngine, GradientsOfAV3EqualCentralDifferences) {
+  expect_gradients(tiny_v3());
+}
+TEST(TrainingEngine, GradientsOfAV2EqualCentralDifferences) {
+  expect_gradients(tiny_v2());
+}
 
 std::vector<float> all_gradients(TrainingEngine& engine) {
   std::vector<float> result;
   for (const Parameter& p : engine.model().parameters().all()) {
-    if (p.gradient.defined()) result.insert(result.end(), p.gradient.data<float>(), p.gradient.data<float>() + p.numel());
+    if (p.gradient.defined())
+      result.insert(result.end(), p.gradient.data<float>(), p.gradient.data<float>() + p.numel());
   }
   return result;
 }

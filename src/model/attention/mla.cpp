@@ -71,8 +71,8 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, co
                                                         config.hidden_size,
                                                         LinearOptions{.bias = config.attention_bias, .operand = dtype_})
                            : std::nullopt),
-      q_norm_(query_rank_ > 0 ? std::optional<NormLayer>(std::in_place, parameters, name + ".q_a_layernorm", query_rank_,
-                                                         kLatentNormEpsilon)
+      q_norm_(query_rank_ > 0 ? std::optional<NormLayer>(std::in_place, parameters, name + ".q_a_layernorm",
+                                                         query_rank_, kLatentNormEpsilon)
                               : std::nullopt),
       q_b_(parameters, name + (query_rank_ > 0 ? ".q_b_proj" : ".q_proj"), shape_.heads * config.qk_head_dim(),
            query_rank_ > 0 ? query_rank_ : config.hidden_size, {.operand = dtype_}),
@@ -84,7 +84,8 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, co
       out_(parameters, name + ".o_proj", config.hidden_size, shape_.heads * shape_.value_dim,
            {.bias = config.attention_bias, .operand = dtype_}) {
   if (parameters.use() == ModelUse::kInference) {
-    HeadRows rows{.heads = shape_.heads, .stride = shape_.nope_dim + shape_.value_dim, .first = 0, .count = shape_.nope_dim};
+    HeadRows rows{
+        .heads = shape_.heads, .stride = shape_.nope_dim + shape_.value_dim, .first = 0, .count = shape_.nope_dim};
     absorbed_key_ = parameters.prepare_heads(kv_b_.parameter(), dtype_, rows, /*transposed=*/true);
     rows.first = shape_.nope_dim;
     rows.count = shape_.value_dim;

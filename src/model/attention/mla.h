@@ -12,9 +12,9 @@
 namespace deeptitan {
 
 /// Multi-head latent attention (DeepSeek-V2, section 2.1). Queries come straight from x or through a low-rank
-/// bottleneck; keys and values come from one latent of kv_lora_rank values a token, plus a rope key that all heads share.
-/// Training and the first tokens of a sequence expand keys and values from the latent; tokens that continue a cached
-/// sequence attend in the latent space, with the key and value projections absorbed into query and output.
+/// bottleneck; keys and values come from one latent of kv_lora_rank values a token, plus a rope key that all heads
+/// share. Training and the first tokens of a sequence expand keys and values from the latent; tokens that continue a
+/// cached sequence attend in the latent space, with the key and value projections absorbed into query and output.
 class MultiHeadLatentAttention final : public Sublayer {
  public:
   MultiHeadLatentAttention(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer,

@@ -9,7 +9,9 @@ namespace deeptitan {
 namespace {
 
 // YaRN's attention temperature, as a factor: 0.1 * m * ln(scale) + 1.
-double yarn_mscale(double scale, double m) { return scale <= 1.0 ? 1.0 : 0.1 * m * std::log(scale) + 1.0; }
+double yarn_mscale(double scale, double m) {
+  return scale <= 1.0 ? 1.0 : 0.1 * m * std::log(scale) + 1.0;
+}
 
 // The (fractional) pair of dimensions that makes `rotations` turns over the length trained at.
 double correction_dim(double rotations, int64_t dim, double theta, int64_t length) {
@@ -23,7 +25,8 @@ std::vector<double> frequencies(const ModelConfig& config, int64_t length) {
   const int64_t original = config.rope_original_length();
   double theta = rope.theta;
   if (rope.kind == RopeKind::kDynamic && length > original) {
-    const double ratio = rope.factor * static_cast<double>(length) / static_cast<double>(original) - (rope.factor - 1.0);
+    const double ratio =
+        rope.factor * static_cast<double>(length) / static_cast<double>(original) - (rope.factor - 1.0);
     theta *= std::pow(ratio, static_cast<double>(dim) / static_cast<double>(dim - 2));
   }
   std::vector<double> result(dim / 2);
@@ -33,7 +36,8 @@ std::vector<double> frequencies(const ModelConfig& config, int64_t length) {
   }
   if (rope.kind == RopeKind::kYarn) {
     const double low = std::max(0.0, std::floor(correction_dim(rope.beta_fast, dim, theta, original)));
-    double high = std::min(static_cast<double>(dim - 1), std::ceil(correction_dim(rope.beta_slow, dim, theta, original)));
+    double high =
+        std::min(static_cast<double>(dim - 1), std::ceil(correction_dim(rope.beta_slow, dim, theta, original)));
     if (low == high) high += 0.001;  // the ramp must not divide by zero
     for (int64_t i = 0; i < dim / 2; ++i) {
       const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);

@@ -5,12 +5,12 @@
 #include <set>
 #include <vector>
 
+#include "checkpoint/convert_elements.h"
 #include "checkpoint/read_tensor.h"
 #include "checkpoint/safetensors_writer.h"
 #include "config/model_config_json.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "checkpoint/convert_elements.h"
 
 namespace deeptitan {
 namespace {

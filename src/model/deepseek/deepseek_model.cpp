@@ -9,16 +9,22 @@
 namespace deeptitan {
 namespace {
 
-std::string layer_name(int64_t layer) { return "model.layers." + std::to_string(layer); }
+std::string layer_name(int64_t layer) {
+  return "model.layers." + std::to_string(layer);
+}
 
 // The CPU's bf16 products take two neighbours along the contracted dimension at once.
 void check_even_sizes(const ModelConfig& c, const ModelOptions& options) {
   if (options.compute != DType::kBF16) return;
   const std::pair<const char*, int64_t> sizes[] = {
-      {"hidden_size", c.hidden_size},           {"intermediate_size", c.intermediate_size},
-      {"moe_intermediate_size", c.moe_intermediate_size}, {"q_lora_rank", c.q_lora_rank},
-      {"kv_lora_rank", c.kv_lora_rank},         {"qk_nope_head_dim", c.qk_nope_head_dim},
-      {"qk_rope_head_dim", c.qk_rope_head_dim}, {"v_head_dim", c.v_head_dim},
+      {"hidden_size", c.hidden_size},
+      {"intermediate_size", c.intermediate_size},
+      {"moe_intermediate_size", c.moe_intermediate_size},
+      {"q_lora_rank", c.q_lora_rank},
+      {"kv_lora_rank", c.kv_lora_rank},
+      {"qk_nope_head_dim", c.qk_nope_head_dim},
+      {"qk_rope_head_dim", c.qk_rope_head_dim},
+      {"v_head_dim", c.v_head_dim},
       {"vocab_size", options.use == ModelUse::kTraining ? c.vocab_size : 0}};
   for (const auto& [name, size] : sizes) {
     DT_CHECK_USAGE(size % 2 == 0, "{} = {}: bf16 needs even sizes; choose an even one, or compute in fp32", name, size);
@@ -32,19 +38,19 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
       options_(options),
       parameters_(options.use, options.compute),
       rope_(config, options.max_positions),
-      embedding_(parameters_.declare({.name = "model.embed_tokens.weight",
-                                      .shape = {config.vocab_size, config.hidden_size},
-                                      .direct = true})) {
+      embedding_(parameters_.declare(
+          {.name = "model.embed_tokens.weight", .shape = {config.vocab_size, config.hidden_size}, .direct = true})) {
   check_even_sizes(config, options);
-  DT_CHECK_USAGE(config.rope.interleave, "rope_interleave = false is not supported: DeepSeek's weights rotate neighbouring elements");
+  DT_CHECK_USAGE(config.rope.interleave,
+                 "rope_interleave = false is not supported: DeepSeek's weights rotate neighbouring elements");
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     layers_.push_back(std::make_unique<PreNormDecoderLayer>(parameters_, layer_name(i), config, i,
                                                             config.is_moe_layer(i), options.auxiliary_weight, rope_));
   }
   final_norm_.emplace(parameters_, "model.norm", config.hidden_size, config.rms_norm_eps);
-  head_.emplace(config.tie_word_embeddings
-                    ? LinearLayer(parameters_, embedding_, options.compute)
-                    : LinearLayer(parameters_, "lm_head", config.vocab_size, config.hidden_size, {.operand = options.compute}),
+  head_.emplace(config.tie_word_embeddings ? LinearLayer(parameters_, embedding_, options.compute)
+                                           : LinearLayer(parameters_, "lm_head", config.vocab_size, config.hidden_size,
+                                                         {.operand = options.compute}),
                 options.compute);
   if (options.use == ModelUse::kTraining && options.next_token_prediction) {
     DT_CHECK_USAGE(config.num_nextn_predict_layers <= 1,
@@ -62,7 +68,8 @@ std::unique_ptr<DeepseekModel::TrainingRecord> DeepseekModel::make_training_reco
                                                                                    int64_t tokens) const {
   auto record = std::make_unique<TrainingRecord>();
   const int64_t hidden = config_.hidden_size;
-  for (size_t i = 0; i <= layers_.size(); ++i) record->hidden.push_back(arenas.saved.take(options_.compute, {tokens, hidden}));
+  for (size_t i = 0; i <= layers_.size(); ++i)
+    record->hidden.push_back(arenas.saved.take(options_.compute, {tokens, hidden}));
   record->normed = arenas.saved.take(options_.compute, {tokens, hidden});
   record->rstd = arenas.saved.take(DType::kF32, {tokens});
   record->d_normed = arenas.saved.take(options_.compute, {tokens, hidden});
@@ -167,6 +174,8 @@ std::vector<std::pair<int64_t, const MixtureOfExperts*>> DeepseekModel::expert_l
   return result;
 }
 
-int64_t DeepseekModel::total_layers() const { return static_cast<int64_t>(layers_.size() + mtp_.size()); }
+int64_t DeepseekModel::total_layers() const {
+  return static_cast<int64_t>(layers_.size() + mtp_.size());
+}
 
 }  // namespace deeptitan

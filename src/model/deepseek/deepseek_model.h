@@ -70,7 +70,8 @@ class DeepseekModel {
   /// What each layer caches; layers in order, next-token-prediction modules not included.
   std::vector<std::vector<CacheStream>> cache_streams() const;
 
-  /// Layers with experts: index and the layer. Next-token-prediction modules come last, with indices behind the layers'.
+  /// Layers with experts: index and the layer. Next-token-prediction modules come last, with indices behind the
+  /// layers'.
   std::vector<std::pair<int64_t, const MixtureOfExperts*>> expert_layers() const;
   /// Layers including next-token-prediction modules: what per-layer statistics are sized by.
   int64_t total_layers() const;
@@ -96,10 +97,10 @@ class DeepseekModel::TrainingRecord {
   /// One record a layer, or one that all share where layers are recomputed.
   std::vector<std::unique_ptr<Record>> layers;
   std::vector<std::unique_ptr<Record>> mtp;
-  Tensor normed, rstd;      // after the final norm
-  Tensor d_normed;          // [T, D]
-  Tensor d_hidden[2];       // gradients of a layer's output and input, in turn
-  Tensor loss;              // f32 [T]
+  Tensor normed, rstd;  // after the final norm
+  Tensor d_normed;      // [T, D]
+  Tensor d_hidden[2];   // gradients of a layer's output and input, in turn
+  Tensor loss;          // f32 [T]
 };
 
 }  // namespace deeptitan

@@ -9,9 +9,9 @@ namespace deeptitan {
 struct MixtureOfExperts::Saved final : Record {
   Routing routing;
   TokenDispatcher::Route route;
-  Tensor rows;       // [R, D]: the tokens, sorted by expert
-  Tensor gate_up;    // [R, 2 I]
-  Tensor activated;  // [R, I]
+  Tensor rows;        // [R, D]: the tokens, sorted by expert
+  Tensor gate_up;     // [R, 2 I]
+  Tensor activated;   // [R, I]
   Tensor expert_out;  // [R, D]
   std::unique_ptr<Record> shared;
   Tensor d_logits;      // f32 [T, E]
@@ -36,9 +36,15 @@ struct MixtureOfExperts::Saved final : Record {
 RouterOptions router_options(const ModelConfig& config) {
   RouterOptions options;
   switch (config.topk_method) {
-    case TopkMethod::kGreedy: options.kind = RouterKind::kSoftmaxGreedy; break;
-    case TopkMethod::kGroupLimitedGreedy: options.kind = RouterKind::kSoftmaxGroupLimitedGreedy; break;
-    case TopkMethod::kNoauxTc: options.kind = RouterKind::kSigmoidNoauxTc; break;
+    case TopkMethod::kGreedy:
+      options.kind = RouterKind::kSoftmaxGreedy;
+      break;
+    case TopkMethod::kGroupLimitedGreedy:
+      options.kind = RouterKind::kSoftmaxGroupLimitedGreedy;
+      break;
+    case TopkMethod::kNoauxTc:
+      options.kind = RouterKind::kSigmoidNoauxTc;
+      break;
   }
   options.experts = static_cast<int>(config.n_routed_experts);
   options.top_k = static_cast<int>(config.num_experts_per_tok);
@@ -114,8 +120,8 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
   if (forward.auxiliary != nullptr) {
     accumulate_counts(ctx, forward.auxiliary->expert_load(layer_), s.routing.counts);
     if (auxiliary_weight_ > 0) {
-      sequence_auxiliary_loss(ctx, forward.auxiliary->balance_loss(layer_), {}, s.routing, forward.batch.sequence_offset,
-                              options_, auxiliary_weight_, 0.0);
+      sequence_auxiliary_loss(ctx, forward.auxiliary->balance_loss(layer_), {}, s.routing,
+                              forward.batch.sequence_offset, options_, auxiliary_weight_, 0.0);
     }
   }
   dispatcher_->dispatch(ctx, s.rows, x, s.routing, s.route);

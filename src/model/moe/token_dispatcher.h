@@ -27,8 +27,9 @@ class TokenDispatcher {
   virtual void dispatch(ExecutionContext& ctx, const Tensor& rows /* [R, D] */, const Tensor& x /* [T, D] */,
                         const Routing& routing, const Route& route) const = 0;
   /// d_x = the sum over a token's rows of their gradients.
-  virtual void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x /* [T, D] */, const Tensor& d_rows /* [R, D] */,
-                                 const Tensor& addend /* [T, D], undefined: none */, const Route& route) const = 0;
+  virtual void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x /* [T, D] */,
+                                 const Tensor& d_rows /* [R, D] */, const Tensor& addend /* [T, D], undefined: none */,
+                                 const Route& route) const = 0;
   /// out[t] = sum over k of weight[t, k] * rows[of slot (t, k)] + addend[t], in fp32, in the order of k.
   virtual void combine(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& rows /* [R, D] */,
                        const Tensor& weight /* f32 [T, K] */, const Tensor& addend /* [T, D], undefined: none */,

@@ -22,7 +22,7 @@ constexpr int64_t kParallelThreshold = 1 << 16;
 template <typename T>
 struct Head {
   const AttentionInputs<T>& in;
-  int64_t first;   // token
+  int64_t first;  // token
   int64_t length;
   int64_t head;
 
@@ -75,7 +75,7 @@ void forward_head(T* out, float* log_sum_exp, const Head<T>& h, ForwardScratch<T
 
   for (int64_t begin = 0; begin < h.length; begin += kQueryBlock) {
     const int64_t rows = std::min(kQueryBlock, h.length - begin);
-    const int64_t seen = begin + rows;                          // keys that the block's last row sees
+    const int64_t seen = begin + rows;  // keys that the block's last row sees
     const int64_t padded = round_up(seen, kPanelColumns);
     product(s.scores, padded, false, in.query + h.query_offset(begin), h.ld_query(), s.packed_keys, rows, h.key_dim(),
             seen, h.key_dim());
@@ -99,17 +99,17 @@ void forward_head(T* out, float* log_sum_exp, const Head<T>& h, ForwardScratch<T
 template <typename T>
 struct BackwardScratch {
   T* keys;
-  uint32_t* packed_keys;          // K^T: contracted Dq, columns S
-  uint32_t* packed_keys_direct;   // K: contracted S, columns Dq
-  uint32_t* packed_values;        // V^T: contracted Dv, columns S
-  float* scores;                  // [block, S padded], then d(probabilities)
+  uint32_t* packed_keys;         // K^T: contracted Dq, columns S
+  uint32_t* packed_keys_direct;  // K: contracted S, columns Dq
+  uint32_t* packed_values;       // V^T: contracted Dv, columns S
+  float* scores;                 // [block, S padded], then d(probabilities)
   float* d_probabilities;
-  T* probabilities;               // [block, S padded]
+  T* probabilities;  // [block, S padded]
   T* d_scores;
-  uint32_t* packed_left;          // a block of probabilities or d_scores, contracted block, columns S
-  uint32_t* packed_right;         // a block of queries or d_out, contracted block, columns Dq or Dv
-  float* d_keys;                  // [S, Dq]
-  float* d_values;                // [S, Dv]
+  uint32_t* packed_left;   // a block of probabilities or d_scores, contracted block, columns S
+  uint32_t* packed_right;  // a block of queries or d_out, contracted block, columns Dq or Dv
+  float* d_keys;           // [S, Dq]
+  float* d_values;         // [S, Dv]
 
   BackwardScratch(Pieces& pieces, int64_t longest, int64_t key_dim, int64_t value_dim) {
     const int64_t padded = round_up(longest, kPanelColumns);
@@ -221,18 +221,16 @@ void for_each_head(const AttentionInputs<T>& in, char* workspace, const Body& bo
 int64_t attention_forward_workspace(int64_t longest, int64_t nope_dim, int64_t rope_dim, int64_t value_dim,
                                     int64_t element_size) {
   const int64_t key_dim = nope_dim + rope_dim;
-  const int64_t bytes = element_size == 2
-                            ? scratch_bytes<ForwardScratch<bfloat16>>(longest, key_dim, value_dim)
-                            : scratch_bytes<ForwardScratch<float>>(longest, key_dim, value_dim);
+  const int64_t bytes = element_size == 2 ? scratch_bytes<ForwardScratch<bfloat16>>(longest, key_dim, value_dim)
+                                          : scratch_bytes<ForwardScratch<float>>(longest, key_dim, value_dim);
   return bytes * omp_get_max_threads();
 }
 
 int64_t attention_backward_workspace(int64_t tokens, int64_t longest, int64_t heads, int64_t nope_dim, int64_t rope_dim,
                                      int64_t value_dim, int64_t element_size) {
   const int64_t key_dim = nope_dim + rope_dim;
-  const int64_t bytes = element_size == 2
-                            ? scratch_bytes<BackwardScratch<bfloat16>>(longest, key_dim, value_dim)
-                            : scratch_bytes<BackwardScratch<float>>(longest, key_dim, value_dim);
+  const int64_t bytes = element_size == 2 ? scratch_bytes<BackwardScratch<bfloat16>>(longest, key_dim, value_dim)
+                                          : scratch_bytes<BackwardScratch<float>>(longest, key_dim, value_dim);
   return bytes * omp_get_max_threads() + round_up(tokens * heads * rope_dim * static_cast<int64_t>(sizeof(float)), 64);
 }
 
@@ -249,8 +247,8 @@ void attention_backward(const AttentionGradients<T>& gradients, const T* d_out, 
   if (in.documents == 0) return;
   const int64_t tokens = in.document_offset[in.documents];
   float* d_key_rope = static_cast<float*>(workspace);
-  char* scratch_base =
-      static_cast<char*>(workspace) + round_up(tokens * in.heads * in.rope_dim * static_cast<int64_t>(sizeof(float)), 64);
+  char* scratch_base = static_cast<char*>(workspace) +
+                       round_up(tokens * in.heads * in.rope_dim * static_cast<int64_t>(sizeof(float)), 64);
   for_each_head<T, BackwardScratch<T>>(in, scratch_base, [&](const Head<T>& head, auto& scratch) {
     backward_head(gradients, d_key_rope, d_out, out, log_sum_exp, head, scratch);
   });

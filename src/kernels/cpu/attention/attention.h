@@ -14,18 +14,18 @@ namespace deeptitan::cpu {
 /// document_offset[d + 1]; a token sees itself and the tokens before it in its document.
 template <typename T>
 struct AttentionInputs {
-  const T* query;         // [T, H, Dn + Dr]
-  const T* key_value;     // [T, H, Dn + Dv]: a head's nope key, then its value
-  const T* key_rope;      // [T, Dr], shared by the heads
-  int64_t ld_key_rope;    // elements from token to token of key_rope
+  const T* query;                  // [T, H, Dn + Dr]
+  const T* key_value;              // [T, H, Dn + Dv]: a head's nope key, then its value
+  const T* key_rope;               // [T, Dr], shared by the heads
+  int64_t ld_key_rope;             // elements from token to token of key_rope
   const int32_t* document_offset;  // [documents + 1]
   int64_t documents;
-  int64_t longest;        // S
+  int64_t longest;  // S
   int64_t heads;
   int64_t nope_dim;
   int64_t rope_dim;
   int64_t value_dim;
-  float scale;            // of the scores, before the softmax
+  float scale;  // of the scores, before the softmax
 };
 
 /// Bytes of workspace for attention_forward and attention_backward: linear in the longest document.
@@ -44,9 +44,9 @@ void attention_forward(T* out /* [T, H, Dv] */, float* log_sum_exp /* [T, H] */,
 /// Gradients of attention_forward. All outputs are overwritten. d_key_rope is the sum over heads, in head order.
 template <typename T>
 struct AttentionGradients {
-  T* d_query;       // [T, H, Dn + Dr]
-  T* d_key_value;   // [T, H, Dn + Dv]
-  T* d_key_rope;    // [T, Dr]
+  T* d_query;      // [T, H, Dn + Dr]
+  T* d_key_value;  // [T, H, Dn + Dv]
+  T* d_key_rope;   // [T, Dr]
   int64_t ld_d_key_rope;
 };
 template <typename T>
@@ -57,14 +57,14 @@ void attention_backward(const AttentionGradients<T>& gradients, const T* d_out, 
 /// Entries lie in pages of page_size tokens: entry i is row i % page_size of pages[page_table[i / page_size]].
 template <typename T>
 struct LatentAttentionInputs {
-  const T* query;        // [T, H, L + Dr]: the nope query times the key projection, then the roped part
-  const T* cache;        // pages of [page_size, L + Dr]: latent, then roped key
-  const int32_t* page_table;        // [T, page_table_stride]: the pages of the token's sequence
+  const T* query;             // [T, H, L + Dr]: the nope query times the key projection, then the roped part
+  const T* cache;             // pages of [page_size, L + Dr]: latent, then roped key
+  const int32_t* page_table;  // [T, page_table_stride]: the pages of the token's sequence
   int64_t page_table_stride;
   int64_t page_size;
-  const int32_t* visible;           // [T]: entries that this token sees, itself included
+  const int32_t* visible;  // [T]: entries that this token sees, itself included
   int64_t tokens;
-  int64_t most_visible;             // an upper bound of visible[]
+  int64_t most_visible;  // an upper bound of visible[]
   int64_t heads;
   int64_t latent_dim;
   int64_t rope_dim;

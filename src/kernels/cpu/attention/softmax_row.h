@@ -71,7 +71,11 @@ inline float exponentiate_row(float* x, int64_t n, float scale, float shift) {
   return sum;
 }
 
-inline void store(float* out, float value) { *out = value; }
-inline void store(bfloat16* out, float value) { *out = to_bfloat16(value); }
+inline void store(float* out, float value) {
+  *out = value;
+}
+inline void store(bfloat16* out, float value) {
+  *out = to_bfloat16(value);
+}
 
 }  // namespace deeptitan::cpu

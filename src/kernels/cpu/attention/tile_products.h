@@ -17,7 +17,9 @@ constexpr OperandType kOperand = std::is_same_v<T, bfloat16> ? OperandType::kBfl
 template <typename T>
 constexpr int64_t kPerWord = static_cast<int64_t>(sizeof(uint32_t) / sizeof(T));
 
-inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+inline int64_t round_up(int64_t x, int64_t multiple) {
+  return (x + multiple - 1) / multiple * multiple;
+}
 
 // Hands out pieces of a thread's workspace, each aligned to a cache line; with no base it only counts.
 class Pieces {
@@ -59,7 +61,7 @@ void product(Output* c, int64_t ldc, bool accumulate, const T* a, int64_t lda, c
 
 // C[columns of A, columns of B] += A^T * B for two operands packed along the same contracted rows.
 inline void transposed_product(float* c, int64_t ldc, OperandType type, const uint32_t* packed_a, int64_t a_columns,
-                        const uint32_t* packed_b, int64_t b_columns, int64_t contracted) {
+                               const uint32_t* packed_b, int64_t b_columns, int64_t contracted) {
   const int64_t steps = packed_steps(type, contracted);
   for (int64_t first = 0; first < a_columns; first += kPanelColumns) {
     panel_product()(PanelProduct{.operands = type,

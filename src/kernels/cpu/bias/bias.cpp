@@ -7,8 +7,12 @@ namespace {
 
 constexpr int64_t kColumnBlock = 64;
 
-inline void add_to(float& out, float value) { out += value; }
-inline void add_to(bfloat16& out, float value) { out = to_bfloat16(to_float(out) + value); }
+inline void add_to(float& out, float value) {
+  out += value;
+}
+inline void add_to(bfloat16& out, float value) {
+  out = to_bfloat16(to_float(out) + value);
+}
 
 template <typename T>
 void add_bias_any(T* out, int64_t ld, const float* bias, int64_t rows, int64_t columns) {

@@ -157,12 +157,12 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
       if (!is_out) panel -= out_panels;
       const int64_t column = panel * kPanelColumns;
       const int64_t panels = is_out ? out_panels : in_panels;
-      uint32_t* packed =
-          (is_out ? packed_out : packed_in) + (first_step(g) * panels + panel * steps) * kPanelColumns;
+      uint32_t* packed = (is_out ? packed_out : packed_in) + (first_step(g) * panels + panel * steps) * kPanelColumns;
       const int64_t ld = is_out ? ld_out : ld_x;
       const Input* source = (is_out ? d_out : x) + group_offset[g] * ld + column;
-      pack_direct(packed, source, ld, count, std::min<int64_t>(kPanelColumns, (is_out ? out_columns : in_columns) - column),
-                  kType, /*parallel=*/false);
+      pack_direct(packed, source, ld, count,
+                  std::min<int64_t>(kPanelColumns, (is_out ? out_columns : in_columns) - column), kType,
+                  /*parallel=*/false);
     }
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < groups * out_panels; ++task) {
@@ -190,8 +190,8 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
   }
 }
 
-#define DT_INSTANTIATE(Input, Output)                                                                              \
-  template void matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t, int64_t);   \
+#define DT_INSTANTIATE(Input, Output)                                                                                 \
+  template void matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t, int64_t);      \
   template void grouped_matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, const int32_t*, int64_t, \
                                int64_t, int64_t);
 DT_INSTANTIATE(float, float)
@@ -200,9 +200,9 @@ DT_INSTANTIATE(bfloat16, float)
 DT_INSTANTIATE(float, bfloat16)
 #undef DT_INSTANTIATE
 
-#define DT_INSTANTIATE(Input)                                                                                        \
-  template void weight_gradient(float*, const Input*, int64_t, const Input*, int64_t, int64_t, int64_t, int64_t,     \
-                                uint32_t*);                                                                          \
+#define DT_INSTANTIATE(Input)                                                                                          \
+  template void weight_gradient(float*, const Input*, int64_t, const Input*, int64_t, int64_t, int64_t, int64_t,       \
+                                uint32_t*);                                                                            \
   template void grouped_weight_gradient(float*, const Input*, int64_t, const Input*, int64_t, const int32_t*, int64_t, \
                                         int64_t, int64_t, uint32_t*);
 DT_INSTANTIATE(float)

@@ -15,8 +15,8 @@ namespace deeptitan::cpu {
 /// Where a product goes and how: C = A * B or C += A * B, in fp32 or bf16.
 template <typename Output>
 struct MatmulOutput {
-  Output* data;     // [M, N]
-  int64_t ld;       // elements from row to row
+  Output* data;  // [M, N]
+  int64_t ld;    // elements from row to row
   bool accumulate;
 };
 

@@ -13,14 +13,21 @@ uint32_t as_word(float x) {
   std::memcpy(&word, &x, sizeof word);
   return word;
 }
-uint32_t as_word(bfloat16 x) { return static_cast<uint32_t>(x.bits) << 16; }
-uint32_t low_half(float x) { return to_bfloat16(x).bits; }
-uint32_t low_half(bfloat16 x) { return x.bits; }
+uint32_t as_word(bfloat16 x) {
+  return static_cast<uint32_t>(x.bits) << 16;
+}
+uint32_t low_half(float x) {
+  return to_bfloat16(x).bits;
+}
+uint32_t low_half(bfloat16 x) {
+  return x.bits;
+}
 
 // Eight fp32 (as bits) rounded to bf16, each in the low half of its lane; NaNs stay NaNs.
 __m256i round_to_bfloat16(__m256i bits) {
   const __m256i lsb = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(lsb, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(lsb, _mm256_set1_epi32(0x7fff))), 16);
   const __m256 value = _mm256_castsi256_ps(bits);
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
   return _mm256_blendv_epi8(rounded, _mm256_or_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x40)), nan);

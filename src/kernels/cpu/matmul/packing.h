@@ -13,7 +13,9 @@ constexpr int64_t packed_steps(OperandType type, int64_t contracted) {
 }
 
 /// Panels that hold `columns` columns.
-constexpr int64_t packed_panels(int64_t columns) { return (columns + kPanelColumns - 1) / kPanelColumns; }
+constexpr int64_t packed_panels(int64_t columns) {
+  return (columns + kPanelColumns - 1) / kPanelColumns;
+}
 
 /// Words of a packed operand B[contracted, columns]: panels of 32 columns, each [steps, 32] words, padded with zeros.
 constexpr int64_t packed_words(OperandType type, int64_t contracted, int64_t columns) {

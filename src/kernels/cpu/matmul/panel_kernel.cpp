@@ -27,7 +27,8 @@ Isa choose() {
     if (!isa.available) continue;
     if (wanted == nullptr || std::string_view(wanted) == isa.name) return isa;
   }
-  DT_CHECK_USAGE(wanted == nullptr, "DEEPTITAN_CPU_ISA={} is not one of avx512_bf16, avx512, avx2 or not supported by this processor",
+  DT_CHECK_USAGE(wanted == nullptr,
+                 "DEEPTITAN_CPU_ISA={} is not one of avx512_bf16, avx512, avx2 or not supported by this processor",
                  wanted);
   fail("this processor has neither AVX2 with FMA nor AVX-512, one of which is needed");
 }
@@ -39,8 +40,12 @@ const Isa& chosen() {
 
 }  // namespace
 
-PanelProductFunction panel_product() { return chosen().function; }
+PanelProductFunction panel_product() {
+  return chosen().function;
+}
 
-const char* panel_product_isa() { return chosen().name; }
+const char* panel_product_isa() {
+  return chosen().name;
+}
 
 }  // namespace deeptitan::cpu

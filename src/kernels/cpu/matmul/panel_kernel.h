@@ -30,11 +30,11 @@ struct PanelProduct {
   int64_t b_panel_stride;
   int64_t panels;
   int64_t steps;
-  void* c;             // fp32 or bf16, row-major
+  void* c;               // fp32 or bf16, row-major
   int64_t c_row_stride;  // in elements
   bool c_is_bfloat16;
-  bool accumulate;     // C += instead of C =
-  int64_t columns;     // columns of C to write: at most panels * 32, the rest of the last panel is padding
+  bool accumulate;  // C += instead of C =
+  int64_t columns;  // columns of C to write: at most panels * 32, the rest of the last panel is padding
 };
 
 using PanelProductFunction = void (*)(const PanelProduct&);

@@ -37,6 +37,8 @@ function(dt_add_test name)
   target_link_libraries(${name} PRIVATE dt_options ${ARG_LINK} GTest::gtest GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   target_compile_definitions(${name} PRIVATE DT_TEST_DATA_DIR="${CMAKE_SOURCE_DIR}/tests")
+  # What is tested is compiled as it ships; the tests themselves need to compile fast.
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O1>)
   include(GoogleTest)
   # Tests are small and may share their cores with others: a thread that waits should sleep.
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60

@@ -10,10 +10,15 @@
 namespace deeptitan::cpu {
 namespace {
 
-// Rows of A that one task holds in its second-level cache while it walks over the panels of B.
-constexpr int64_t kRowChunk = 64;
+// Words of A that one task holds in its second-level cache while it walks over the panels of B, and the fewest and most
+// rows that this is taken to be.
+constexpr int64_t kChunkWords = 1 << 15;
+constexpr int64_t kFewestRows = 64;
+constexpr int64_t kMostRows = 512;
 // A product below this many multiply-adds is not worth waking other threads for.
 constexpr int64_t kParallelThreshold = 1 << 15;
+// Multiply-adds of a task that is long against its start and short enough for threads to end together.
+constexpr int64_t kTaskWork = 1 << 21;
 
 template <typename T>
 constexpr OperandType operand_type() {
@@ -65,11 +70,17 @@ PanelProduct part(const PanelProduct& whole, int64_t row, int64_t rows, int64_t 
   return p;
 }
 
-// Panels a task takes, so that there are a few tasks a thread; even, for the two-panel tile of a single row.
-int64_t panels_per_task(int64_t panels, int64_t row_chunks) {
-  const int64_t wanted_tasks = 4 * omp_get_max_threads();
-  const int64_t tasks_a_chunk = std::max<int64_t>(1, wanted_tasks / std::max<int64_t>(1, row_chunks));
-  const int64_t count = (panels + tasks_a_chunk - 1) / tasks_a_chunk;
+int64_t rows_per_task(int64_t steps) {
+  return std::clamp(kChunkWords / std::max<int64_t>(1, steps) / kTileRows * kTileRows, kFewestRows, kMostRows);
+}
+
+// Panels a task takes, when something else already cuts `work` multiply-adds into `parts`: a few tasks a thread, and
+// more of them where each still is worth its start. Even, for the two-panel tile of a single row.
+int64_t panels_per_task(int64_t panels, int64_t parts, int64_t work) {
+  const int64_t threads = omp_get_max_threads();
+  const int64_t wanted = std::clamp(work / kTaskWork, 4 * threads, 16 * threads);
+  const int64_t tasks_a_part = std::max<int64_t>(1, wanted / std::max<int64_t>(1, parts));
+  const int64_t count = (panels + tasks_a_part - 1) / tasks_a_part;
   return std::max<int64_t>(2, (count + 1) / 2 * 2);
 }
 
@@ -81,14 +92,15 @@ void matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t*
   if (rows == 0 || columns == 0) return;
   const PanelProduct whole = describe(c, a, lda, packed_b, contracted, columns);
   const PanelProductFunction run = panel_product();
-  const int64_t chunks = (rows + kRowChunk - 1) / kRowChunk;
-  const int64_t group = panels_per_task(whole.panels, chunks);
+  const int64_t chunk = rows_per_task(whole.steps);
+  const int64_t chunks = (rows + chunk - 1) / chunk;
+  const int64_t group = panels_per_task(whole.panels, chunks, rows * contracted * columns);
   const int64_t groups = (whole.panels + group - 1) / group;
 #pragma omp parallel for schedule(dynamic) if (rows * contracted * columns > kParallelThreshold)
   for (int64_t task = 0; task < chunks * groups; ++task) {
-    const int64_t row = task / groups * kRowChunk;
+    const int64_t row = task / groups * chunk;
     const int64_t panel = task % groups * group;
-    run(part<Output>(whole, row, std::min(kRowChunk, rows - row), panel, std::min(group, whole.panels - panel)));
+    run(part<Output>(whole, row, std::min(chunk, rows - row), panel, std::min(group, whole.panels - panel)));
   }
 }
 
@@ -101,8 +113,9 @@ void grouped_matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const u
   const PanelProductFunction run = panel_product();
   const int64_t group_words = packed_words(operand_type<Input>(), contracted, columns);
   // Tasks are (group, panel range); each walks over its group's rows in chunks.
+  const int64_t chunk = rows_per_task(whole.steps);
   const int64_t busy = std::min(groups, rows);
-  const int64_t share = panels_per_task(whole.panels, busy);
+  const int64_t share = panels_per_task(whole.panels, busy, rows * contracted * columns);
   const int64_t shares = (whole.panels + share - 1) / share;
 #pragma omp parallel for schedule(dynamic) if (rows * contracted * columns > kParallelThreshold)
   for (int64_t task = 0; task < groups * shares; ++task) {
@@ -110,8 +123,8 @@ void grouped_matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const u
     const int64_t panel = task % shares * share;
     PanelProduct p = whole;
     p.b = packed_b + g * group_words;
-    for (int64_t row = group_offset[g]; row < group_offset[g + 1]; row += kRowChunk) {
-      run(part<Output>(p, row, std::min<int64_t>(kRowChunk, group_offset[g + 1] - row), panel,
+    for (int64_t row = group_offset[g]; row < group_offset[g + 1]; row += chunk) {
+      run(part<Output>(p, row, std::min<int64_t>(chunk, group_offset[g + 1] - row), panel,
                        std::min(share, whole.panels - panel)));
     }
   }
@@ -140,52 +153,54 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
   const int64_t in_panels = packed_panels(in_columns);
   // Group g's packed panels start `first_row(g)` steps in: an upper bound of the steps of the groups before it.
   const auto first_step = [&](int64_t g) { return static_cast<int64_t>(group_offset[g] - group_offset[0]) + g; };
+  int64_t longest = 0;
+  for (int64_t g = 0; g < groups; ++g) longest = std::max<int64_t>(longest, group_offset[g + 1] - group_offset[g]);
   const PanelProductFunction run = panel_product();
   uint32_t* packed_out = workspace;
   uint32_t* packed_in = workspace + (rows + groups) * kPanelColumns * out_panels;
 
+  // Both operands are packed in blocks of rows; then a task takes one panel of outputs and a range of inputs.
+  const int64_t share = panels_per_task(in_panels, groups * out_panels, rows * out_columns * in_columns);
+  const int64_t shares = (in_panels + share - 1) / share;
+  const int64_t blocks = pack_direct_blocks(kType, longest);
+
 #pragma omp parallel if (rows * out_columns * in_columns > kParallelThreshold)
   {
-#pragma omp for schedule(dynamic, 4)
-    for (int64_t task = 0; task < groups * (out_panels + in_panels); ++task) {
-      const int64_t g = task / (out_panels + in_panels);
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < groups * blocks; ++task) {
+      const int64_t g = task / blocks;
+      const int64_t block = task % blocks;
       const int64_t count = group_offset[g + 1] - group_offset[g];
-      if (count == 0) continue;
-      const int64_t steps = packed_steps(kType, count);
-      int64_t panel = task % (out_panels + in_panels);
-      const bool is_out = panel < out_panels;
-      if (!is_out) panel -= out_panels;
-      const int64_t column = panel * kPanelColumns;
-      const int64_t panels = is_out ? out_panels : in_panels;
-      uint32_t* packed = (is_out ? packed_out : packed_in) + (first_step(g) * panels + panel * steps) * kPanelColumns;
-      const int64_t ld = is_out ? ld_out : ld_x;
-      const Input* source = (is_out ? d_out : x) + group_offset[g] * ld + column;
-      pack_direct(packed, source, ld, count,
-                  std::min<int64_t>(kPanelColumns, (is_out ? out_columns : in_columns) - column), kType,
-                  /*parallel=*/false);
+      if (block >= pack_direct_blocks(kType, count)) continue;
+      pack_direct_block(packed_out + first_step(g) * out_panels * kPanelColumns, d_out + group_offset[g] * ld_out,
+                        ld_out, count, out_columns, kType, block);
+      pack_direct_block(packed_in + first_step(g) * in_panels * kPanelColumns, x + group_offset[g] * ld_x, ld_x, count,
+                        in_columns, kType, block);
     }
 #pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < groups * out_panels; ++task) {
-      const int64_t g = task / out_panels;
-      const int64_t panel = task % out_panels;
+    for (int64_t task = 0; task < groups * out_panels * shares; ++task) {
+      const int64_t g = task / (out_panels * shares);
+      const int64_t out_panel = task / shares % out_panels;
+      const int64_t in_panel = task % shares * share;
       const int64_t count = group_offset[g + 1] - group_offset[g];
       if (count == 0) continue;
       const int64_t steps = packed_steps(kType, count);
-      const int64_t out_row = panel * kPanelColumns;
+      const int64_t out_row = out_panel * kPanelColumns;
+      const int64_t in_column = in_panel * kPanelColumns;
       run(PanelProduct{.operands = kType,
-                       .a = packed_out + (first_step(g) * out_panels + panel * steps) * kPanelColumns,
+                       .a = packed_out + (first_step(g) * out_panels + out_panel * steps) * kPanelColumns,
                        .a_row_stride = 1,
                        .a_step_stride = kPanelColumns,
                        .rows = std::min<int64_t>(kPanelColumns, out_columns - out_row),
-                       .b = packed_in + first_step(g) * in_panels * kPanelColumns,
+                       .b = packed_in + (first_step(g) * in_panels + in_panel * steps) * kPanelColumns,
                        .b_panel_stride = steps * kPanelColumns,
-                       .panels = in_panels,
+                       .panels = std::min(share, in_panels - in_panel),
                        .steps = steps,
-                       .c = d_weight + (g * out_columns + out_row) * in_columns,
+                       .c = d_weight + (g * out_columns + out_row) * in_columns + in_column,
                        .c_row_stride = in_columns,
                        .c_is_bfloat16 = false,
                        .accumulate = true,
-                       .columns = in_columns});
+                       .columns = std::min(share * kPanelColumns, in_columns - in_column)});
     }
   }
 }

@@ -98,81 +98,110 @@ void pack_transposed_panel(uint32_t* panel, const Source* source, int64_t ld, in
   }
 }
 
+// One step of a whole panel: the words of one source row (fp32), or of two neighbouring ones interleaved (bf16).
 template <OperandType kType, typename Source>
-void pack_direct_panel(uint32_t* panel, const Source* source, int64_t ld, int64_t contracted, int64_t columns) {
-  const int64_t steps = packed_steps(kType, contracted);
-  for (int64_t step = 0; step < steps; ++step) {
+void pack_direct_step(uint32_t* out, const Source* low, const Source* high) {
+  if constexpr (kType == OperandType::kFloat) {
+    for (int j = 0; j < kPanelColumns; j += 8) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j), load_words<kType>(low + j));
+    }
+  } else {
+    for (int j = 0; j < kPanelColumns; j += 16) {
+      const __m256i below = load_words<kType>(low + j);
+      const __m256i above = load_words<kType>(high + j);
+      // The unpacking works within 128-bit halves: the permutation puts the sixteen words in order.
+      const __m256i first = _mm256_unpacklo_epi16(below, above);
+      const __m256i second = _mm256_unpackhi_epi16(below, above);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j), _mm256_permute2x128_si256(first, second, 0x20));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j + 8), _mm256_permute2x128_si256(first, second, 0x31));
+    }
+  }
+}
+
+// Steps [first_step, first_step + count) of one panel, which holds `columns` columns of `source`.
+template <OperandType kType, typename Source>
+void pack_direct_steps(uint32_t* panel, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
+                       int64_t first_step, int64_t count) {
+  constexpr int64_t kPerWord = kType == OperandType::kBfloat16 ? 2 : 1;
+  const int64_t end = first_step + count;
+  const int64_t full_end = columns == kPanelColumns ? std::min(end, contracted / kPerWord) : first_step;
+  for (int64_t step = first_step; step < full_end; ++step) {
+    const Source* row = source + step * kPerWord * ld;
+    pack_direct_step<kType>(panel + step * kPanelColumns, row, row + ld);
+  }
+  // What is left: a last row without a neighbour, or a panel that is not full.
+  for (int64_t step = full_end; step < end; ++step) {
     uint32_t* out = panel + step * kPanelColumns;
-    if constexpr (kType == OperandType::kFloat) {
-      const Source* row = source + step * ld;
-      for (int64_t j = 0; j < columns; ++j) out[j] = as_word(row[j]);
-    } else {
-      const Source* low = source + 2 * step * ld;
-      if (2 * step + 1 < contracted) {
-        const Source* high = low + ld;
-        for (int64_t j = 0; j < columns; ++j) out[j] = low_half(low[j]) | low_half(high[j]) << 16;
+    const Source* row = source + step * kPerWord * ld;
+    for (int64_t j = 0; j < kPanelColumns; ++j) {
+      if (j >= columns) {
+        out[j] = 0;
+      } else if constexpr (kType == OperandType::kFloat) {
+        out[j] = as_word(row[j]);
       } else {
-        for (int64_t j = 0; j < columns; ++j) out[j] = low_half(low[j]);
+        out[j] = low_half(row[j]) | (step * 2 + 1 < contracted ? low_half(row[ld + j]) << 16 : 0u);
       }
     }
-    for (int64_t j = columns; j < kPanelColumns; ++j) out[j] = 0;
   }
 }
 
-// Calls pack_panel(panel words, first column, columns) for every panel.
-template <typename PackPanel>
-void for_each_panel(uint32_t* packed, int64_t steps, int64_t columns, bool parallel, const PackPanel& pack_panel) {
-  const int64_t panels = packed_panels(columns);
-#pragma omp parallel for schedule(static) if (parallel && panels > 1)
-  for (int64_t p = 0; p < panels; ++p) {
-    const int64_t first = p * kPanelColumns;
-    pack_panel(packed + p * steps * kPanelColumns, first, std::min<int64_t>(kPanelColumns, columns - first));
+// All panels of a block of steps before the next block: the source is read row by row.
+template <OperandType kType, typename Source>
+void pack_block(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
+                int64_t block) {
+  const int64_t steps = packed_steps(kType, contracted);
+  const int64_t first_step = block * kPackBlock;
+  const int64_t count = std::min(kPackBlock, steps - first_step);
+  for (int64_t column = 0; column < columns; column += kPanelColumns) {
+    pack_direct_steps<kType>(packed + column * steps, source + column, ld, contracted,
+                             std::min<int64_t>(kPanelColumns, columns - column), first_step, count);
   }
-}
-
-template <typename Source>
-void pack_direct_any(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
-                     OperandType type, bool parallel) {
-  for_each_panel(packed, packed_steps(type, contracted), columns, parallel,
-                 [&](uint32_t* panel, int64_t first, int64_t count) {
-                   if (type == OperandType::kBfloat16) {
-                     pack_direct_panel<OperandType::kBfloat16>(panel, source + first, ld, contracted, count);
-                   } else {
-                     pack_direct_panel<OperandType::kFloat>(panel, source + first, ld, contracted, count);
-                   }
-                 });
-}
-
-template <typename Source>
-void pack_transposed_any(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
-                         OperandType type, bool parallel) {
-  for_each_panel(packed, packed_steps(type, contracted), columns, parallel,
-                 [&](uint32_t* panel, int64_t first, int64_t count) {
-                   if (type == OperandType::kBfloat16) {
-                     pack_transposed_panel<OperandType::kBfloat16>(panel, source + first * ld, ld, contracted, count);
-                   } else {
-                     pack_transposed_panel<OperandType::kFloat>(panel, source + first * ld, ld, contracted, count);
-                   }
-                 });
 }
 
 }  // namespace
 
-void pack_direct(uint32_t* packed, const float* source, int64_t ld, int64_t contracted, int64_t columns,
+template <typename Source>
+void pack_direct_block(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
+                       OperandType type, int64_t block) {
+  if (type == OperandType::kBfloat16) {
+    pack_block<OperandType::kBfloat16>(packed, source, ld, contracted, columns, block);
+  } else {
+    pack_block<OperandType::kFloat>(packed, source, ld, contracted, columns, block);
+  }
+}
+template void pack_direct_block(uint32_t*, const float*, int64_t, int64_t, int64_t, OperandType, int64_t);
+template void pack_direct_block(uint32_t*, const bfloat16*, int64_t, int64_t, int64_t, OperandType, int64_t);
+
+template <typename Source>
+void pack_direct(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
                  OperandType type, bool parallel) {
-  pack_direct_any(packed, source, ld, contracted, columns, type, parallel);
+  const int64_t blocks = pack_direct_blocks(type, contracted);
+#pragma omp parallel for schedule(static) if (parallel && blocks > 1)
+  for (int64_t block = 0; block < blocks; ++block) {
+    pack_direct_block(packed, source, ld, contracted, columns, type, block);
+  }
 }
-void pack_direct(uint32_t* packed, const bfloat16* source, int64_t ld, int64_t contracted, int64_t columns,
-                 OperandType type, bool parallel) {
-  pack_direct_any(packed, source, ld, contracted, columns, type, parallel);
-}
-void pack_transposed(uint32_t* packed, const float* source, int64_t ld, int64_t contracted, int64_t columns,
+template void pack_direct(uint32_t*, const float*, int64_t, int64_t, int64_t, OperandType, bool);
+template void pack_direct(uint32_t*, const bfloat16*, int64_t, int64_t, int64_t, OperandType, bool);
+
+template <typename Source>
+void pack_transposed(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
                      OperandType type, bool parallel) {
-  pack_transposed_any(packed, source, ld, contracted, columns, type, parallel);
+  const int64_t panels = packed_panels(columns);
+  const int64_t panel_words = packed_steps(type, contracted) * kPanelColumns;
+#pragma omp parallel for schedule(static) if (parallel && panels > 1)
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t first = p * kPanelColumns;
+    const int64_t count = std::min<int64_t>(kPanelColumns, columns - first);
+    if (type == OperandType::kBfloat16) {
+      pack_transposed_panel<OperandType::kBfloat16>(packed + p * panel_words, source + first * ld, ld, contracted,
+                                                    count);
+    } else {
+      pack_transposed_panel<OperandType::kFloat>(packed + p * panel_words, source + first * ld, ld, contracted, count);
+    }
+  }
 }
-void pack_transposed(uint32_t* packed, const bfloat16* source, int64_t ld, int64_t contracted, int64_t columns,
-                     OperandType type, bool parallel) {
-  pack_transposed_any(packed, source, ld, contracted, columns, type, parallel);
-}
+template void pack_transposed(uint32_t*, const float*, int64_t, int64_t, int64_t, OperandType, bool);
+template void pack_transposed(uint32_t*, const bfloat16*, int64_t, int64_t, int64_t, OperandType, bool);
 
 }  // namespace deeptitan::cpu

@@ -23,16 +23,24 @@ constexpr int64_t packed_words(OperandType type, int64_t contracted, int64_t col
 }
 
 /// Packs B[k, n] = source[k, n] (row-major, `ld` elements from row to row), converting to the operand type.
-/// With `parallel` the panels are shared among threads. Source is float or bfloat16.
-void pack_direct(uint32_t* packed, const float* source, int64_t ld, int64_t contracted, int64_t columns,
-                 OperandType type, bool parallel);
-void pack_direct(uint32_t* packed, const bfloat16* source, int64_t ld, int64_t contracted, int64_t columns,
+/// With `parallel` the blocks are shared among threads. Source is float or bfloat16.
+template <typename Source>
+void pack_direct(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
                  OperandType type, bool parallel);
 
+/// pack_direct in parts that threads may share: block `block` of pack_direct_blocks() is kPackBlock steps of all
+/// panels.
+inline constexpr int64_t kPackBlock = 64;
+constexpr int64_t pack_direct_blocks(OperandType type, int64_t contracted) {
+  return (packed_steps(type, contracted) + kPackBlock - 1) / kPackBlock;
+}
+template <typename Source>
+void pack_direct_block(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
+                       OperandType type, int64_t block);
+
 /// Packs B[k, n] = source[n, k]: the weight of a linear layer [out, in] as the right operand of x * weight^T.
-void pack_transposed(uint32_t* packed, const float* source, int64_t ld, int64_t contracted, int64_t columns,
-                     OperandType type, bool parallel);
-void pack_transposed(uint32_t* packed, const bfloat16* source, int64_t ld, int64_t contracted, int64_t columns,
+template <typename Source>
+void pack_transposed(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
                      OperandType type, bool parallel);
 
 }  // namespace deeptitan::cpu

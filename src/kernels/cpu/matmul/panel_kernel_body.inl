@@ -46,6 +46,15 @@ inline void tile(const PanelProduct& p, int64_t row, int64_t panel) {
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kWidth; ++v) sum[i][v] = zero();
   }
+  if constexpr (kRows == kRegisterRows) {
+    // The tile of C is wanted when the steps are done: by then it has come from memory.
+    const int64_t element = p.c_is_bfloat16 ? 2 : 4;
+    for (int i = 0; i < kRows; ++i) {
+      const char* c = static_cast<const char*>(p.c) + ((row + i) * p.c_row_stride + panel * kPanelColumns) * element;
+      __builtin_prefetch(c, 1);
+      __builtin_prefetch(c + kPanelColumns * element - 1, 1);
+    }
+  }
   const uint32_t* a = p.a + row * p.a_row_stride;
   const uint32_t* b = p.b + panel * p.b_panel_stride;
   for (int64_t step = 0; step < p.steps; ++step) {

@@ -3,9 +3,11 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstring>
 
-#include "kernels/cpu/attention/softmax_row.h"
+#include "kernels/cpu/attention/softmax_rows.h"
 #include "kernels/cpu/attention/tile_products.h"
+#include "kernels/cpu/elementwise/elementwise.h"
 
 // One task is one head of one document. It packs that head's keys and values once, then walks over blocks of query
 // rows: scores of a block against all keys it may see, softmax, product with the values. Blocks are small enough for
@@ -79,21 +81,19 @@ void forward_head(T* out, float* log_sum_exp, const Head<T>& h, ForwardScratch<T
     const int64_t padded = round_up(seen, kPanelColumns);
     product(s.scores, padded, false, in.query + h.query_offset(begin), h.ld_query(), s.packed_keys, rows, h.key_dim(),
             seen, h.key_dim());
-    for (int64_t i = 0; i < rows; ++i) {
-      float* score = s.scores + i * padded;
-      const int64_t visible = begin + i + 1;
-      const float shift = row_max(score, visible) * in.scale;
-      const float sum = exponentiate_row(score, visible, in.scale, shift);
-      const float inverse = 1.0f / sum;
-      T* probability = s.probabilities + i * padded;
-      for (int64_t j = 0; j < visible; ++j) store(probability + j, score[j] * inverse);
-      for (int64_t j = visible; j < padded; ++j) store(probability + j, 0.0f);
-      if (log_sum_exp != nullptr) log_sum_exp[h.statistic(begin + i)] = shift + std::log(sum);
-    }
+    causal_softmax(s.probabilities, log_sum_exp == nullptr ? nullptr : log_sum_exp + h.statistic(begin), in.heads,
+                   s.scores, CausalRows{rows, begin + 1, padded, in.scale});
     // Contracting over `seen` keys of values packed for the whole document: panels are `length` long.
     product(out + h.out_offset(begin), in.heads * in.value_dim, false, s.probabilities, padded, s.packed_values, rows,
             seen, in.value_dim, h.length);
   }
+}
+
+void store_rows(float* out, int64_t ld_out, const float* in, int64_t ld_in, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(in + r * ld_in, columns, out + r * ld_out);
+}
+void store_rows(bfloat16* out, int64_t ld_out, const float* in, int64_t ld_in, int64_t rows, int64_t columns) {
+  convert(out, ld_out, in, ld_in, rows, columns);
 }
 
 template <typename T>
@@ -102,9 +102,10 @@ struct BackwardScratch {
   uint32_t* packed_keys;         // K^T: contracted Dq, columns S
   uint32_t* packed_keys_direct;  // K: contracted S, columns Dq
   uint32_t* packed_values;       // V^T: contracted Dv, columns S
-  float* scores;                 // [block, S padded], then d(probabilities)
-  float* d_probabilities;
-  T* probabilities;  // [block, S padded]
+  float* scores;                 // [block, S padded]
+  float* d_probabilities;        // [block, S padded]
+  float* delta;                  // [block]
+  T* probabilities;              // [block, S padded]
   T* d_scores;
   uint32_t* packed_left;   // a block of probabilities or d_scores, contracted block, columns S
   uint32_t* packed_right;  // a block of queries or d_out, contracted block, columns Dq or Dv
@@ -119,6 +120,7 @@ struct BackwardScratch {
     packed_values = pieces.take<uint32_t>(packed_words(kOperand<T>, value_dim, longest));
     scores = pieces.take<float>(kQueryBlock * padded);
     d_probabilities = pieces.take<float>(kQueryBlock * padded);
+    delta = pieces.take<float>(kQueryBlock);
     probabilities = pieces.take<T>(kQueryBlock * padded);
     d_scores = pieces.take<T>(kQueryBlock * padded);
     packed_left = pieces.take<uint32_t>(packed_words(kOperand<T>, kQueryBlock, padded));
@@ -150,26 +152,9 @@ void backward_head(const AttentionGradients<T>& gradients, float* d_key_rope /* 
     product(s.scores, padded, false, query, h.ld_query(), s.packed_keys, rows, key_dim, seen, key_dim);
     product(s.d_probabilities, padded, false, d_out_block, ld_out, s.packed_values, rows, in.value_dim, seen,
             in.value_dim);
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t visible = begin + i + 1;
-      float* score = s.scores + i * padded;
-      const float* d_probability = s.d_probabilities + i * padded;
-      exponentiate_row(score, visible, in.scale, log_sum_exp[h.statistic(begin + i)]);
-      float delta = 0;  // sum_s p_s dp_s, which equals d_out . out
-      const T* o = out + h.out_offset(begin + i);
-#pragma omp simd reduction(+ : delta)
-      for (int64_t j = 0; j < in.value_dim; ++j) delta += to_float(d_out_block[i * ld_out + j]) * to_float(o[j]);
-      T* probability = s.probabilities + i * padded;
-      T* d_score = s.d_scores + i * padded;
-      for (int64_t j = 0; j < visible; ++j) {
-        store(probability + j, score[j]);
-        store(d_score + j, score[j] * (d_probability[j] - delta) * in.scale);
-      }
-      for (int64_t j = visible; j < padded; ++j) {
-        store(probability + j, 0.0f);
-        store(d_score + j, 0.0f);
-      }
-    }
+    row_dots(s.delta, d_out_block, out + h.out_offset(begin), ld_out, rows, in.value_dim);
+    causal_softmax_backward(s.probabilities, s.d_scores, s.scores, s.d_probabilities, log_sum_exp + h.statistic(begin),
+                            in.heads, s.delta, CausalRows{rows, begin + 1, padded, in.scale});
     product(gradients.d_query + h.query_offset(begin), h.ld_query(), false, s.d_scores, padded, s.packed_keys_direct,
             rows, seen, key_dim, h.length);
     pack_direct(s.packed_left, s.d_scores, padded, rows, seen, kOperand<T>, false);
@@ -180,13 +165,11 @@ void backward_head(const AttentionGradients<T>& gradients, float* d_key_rope /* 
     transposed_product(s.d_values, in.value_dim, kOperand<T>, s.packed_left, seen, s.packed_right, in.value_dim, rows);
   }
 
-  for (int64_t t = 0; t < h.length; ++t) {
-    T* d_key_value = gradients.d_key_value + h.key_value_offset(t);
-    for (int64_t j = 0; j < in.nope_dim; ++j) store(d_key_value + j, s.d_keys[t * key_dim + j]);
-    for (int64_t j = 0; j < in.value_dim; ++j) store(d_key_value + in.nope_dim + j, s.d_values[t * in.value_dim + j]);
-    float* rope = d_key_rope + h.statistic(t) * in.rope_dim;
-    for (int64_t j = 0; j < in.rope_dim; ++j) rope[j] = s.d_keys[t * key_dim + in.nope_dim + j];
-  }
+  T* d_key_value = gradients.d_key_value + h.key_value_offset(0);
+  store_rows(d_key_value, h.ld_key_value(), s.d_keys, key_dim, h.length, in.nope_dim);
+  store_rows(d_key_value + in.nope_dim, h.ld_key_value(), s.d_values, in.value_dim, h.length, in.value_dim);
+  store_rows(d_key_rope + h.statistic(0) * in.rope_dim, in.heads * in.rope_dim, s.d_keys + in.nope_dim, key_dim,
+             h.length, in.rope_dim);
 }
 
 template <typename Scratch>

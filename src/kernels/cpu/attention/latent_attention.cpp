@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "kernels/cpu/attention/attention.h"
-#include "kernels/cpu/attention/softmax_row.h"
+#include "kernels/cpu/attention/softmax_rows.h"
 #include "kernels/cpu/attention/tile_products.h"
 
 // A token's entries are cut into chunks of fixed size. One task takes one chunk of one token for all heads: the heads'
@@ -84,10 +84,7 @@ void attend_to_chunk(const Partial& partial, const LatentAttentionInputs<T>& in,
     for (int64_t i = 0; i < count; ++i) s.head_scores[i] = s.scores[i * in.heads + h];
     const float shift = row_max(s.head_scores, count) * in.scale;
     partial.largest[h] = shift;
-    partial.sum[h] = exponentiate_row(s.head_scores, count, in.scale, shift);
-    T* probability = s.probabilities + h * kChunk;
-    for (int64_t i = 0; i < count; ++i) store(probability + i, s.head_scores[i]);
-    for (int64_t i = count; i < kChunk; ++i) store(probability + i, 0.0f);
+    partial.sum[h] = exponentials(s.probabilities + h * kChunk, s.head_scores, count, kChunk, in.scale, shift);
   }
   pack_direct(s.packed_latent, s.entries, width, count, in.latent_dim, kOperand<T>, false);
   product(partial.output, in.latent_dim, false, s.probabilities, kChunk, s.packed_latent, in.heads, count,

@@ -17,6 +17,13 @@ constexpr OperandType kOperand = std::is_same_v<T, bfloat16> ? OperandType::kBfl
 template <typename T>
 constexpr int64_t kPerWord = static_cast<int64_t>(sizeof(uint32_t) / sizeof(T));
 
+inline void store(float* out, float value) {
+  *out = value;
+}
+inline void store(bfloat16* out, float value) {
+  *out = to_bfloat16(value);
+}
+
 inline int64_t round_up(int64_t x, int64_t multiple) {
   return (x + multiple - 1) / multiple * multiple;
 }

@@ -1,5 +1,7 @@
 #include "ops/linear.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "kernels/cpu/bias/bias.h"
 #include "kernels/cpu/matmul/matmul.h"
@@ -86,27 +88,32 @@ void refresh_prepared_weight(ExecutionContext& ctx, PreparedWeight& weight) {
   const int64_t groups = weight.groups();
   const int64_t n = weight.outputs;
   const int64_t k = weight.inputs;
-  for (const Tensor& master : weight.parts) check_tensor(master, "weight", master.dtype(), {n, k});
-  const auto prepare = [&](int64_t g, bool parallel) {
-    const Tensor& master = weight.parts[g];
-    for_activation_type("prepare_weight", master, [&](auto* element) {
-      using T = Element<decltype(element)>;
+  if (groups == 0) return;
+  const DType stored = weight.parts[0].dtype();
+  for (const Tensor& master : weight.parts) check_tensor(master, "weight", stored, {n, k});
+  // Both layouts of a block of rows are made while the block is in cache.
+  const int64_t blocks = cpu::pack_direct_blocks(type, n);
+  const int64_t block_rows = cpu::kPackBlock * (type == cpu::OperandType::kBfloat16 ? 2 : 1);
+  for_activation_type("prepare_weight", weight.parts[0], [&](auto* element) {
+    using T = Element<decltype(element)>;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t task = 0; task < groups * blocks; ++task) {
+      const int64_t g = task / blocks;
+      const int64_t block = task % blocks;
+      const int64_t row = block * block_rows;
+      const Tensor& master = weight.parts[g];
       const T* source = master.data<T>();
       if (weight.forward.defined()) {
-        cpu::pack_transposed(weight.forward.data<uint32_t>() + g * weight.forward.stride(), source, master.stride(), k,
-                             n, type, parallel);
+        uint32_t* packed = weight.forward.data<uint32_t>() + g * weight.forward.stride();
+        cpu::pack_transposed(packed + cpu::packed_words(type, k, row), source + row * master.stride(), master.stride(),
+                             k, std::min(block_rows, n - row), type);
       }
       if (weight.backward_input.defined()) {
-        cpu::pack_direct(weight.backward_input.data<uint32_t>() + g * weight.backward_input.stride(), source,
-                         master.stride(), n, k, type, parallel);
+        cpu::pack_direct_block(weight.backward_input.data<uint32_t>() + g * weight.backward_input.stride(), source,
+                               master.stride(), n, k, type, block);
       }
-    });
-  };
-  // Threads share the groups, or the panels of a single matrix: never a parallel region inside another, for which the
-  // OpenMP runtime starts new threads every time.
-  if (groups == 1) return prepare(0, true);
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t g = 0; g < groups; ++g) prepare(g, false);
+    }
+  });
 }
 
 void linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight, bool accumulate) {

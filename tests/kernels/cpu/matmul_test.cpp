@@ -50,7 +50,7 @@ std::vector<double> reference(const std::vector<T>& a, const std::vector<T>& w, 
 template <typename T>
 std::vector<uint32_t> pack(const std::vector<T>& w, Shape s) {
   std::vector<uint32_t> packed(packed_words(type_of<T>(), s.contracted, s.columns));
-  pack_transposed(packed.data(), w.data(), s.contracted, s.contracted, s.columns, type_of<T>(), true);
+  pack_transposed(packed.data(), w.data(), s.contracted, s.contracted, s.columns, type_of<T>());
   return packed;
 }
 
@@ -137,8 +137,8 @@ TYPED_TEST(Matmul, PackDirectIsPackTransposedOfTheTranspose) {
   for (const OperandType type : {OperandType::kFloat, OperandType::kBfloat16}) {
     std::vector<uint32_t> direct(packed_words(type, contracted, columns), 1);
     std::vector<uint32_t> through_transpose(direct.size(), 2);
-    pack_direct(direct.data(), source.data(), columns, contracted, columns, type, true);
-    pack_transposed(through_transpose.data(), transposed.data(), contracted, contracted, columns, type, true);
+    pack_direct(direct.data(), source.data(), columns, contracted, columns, type);
+    pack_transposed(through_transpose.data(), transposed.data(), contracted, contracted, columns, type);
     EXPECT_EQ(direct, through_transpose);
   }
 }

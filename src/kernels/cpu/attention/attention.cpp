@@ -72,8 +72,8 @@ template <typename T>
 void forward_head(T* out, float* log_sum_exp, const Head<T>& h, ForwardScratch<T>& s) {
   const auto& in = h.in;
   h.gather_keys(s.keys);
-  pack_transposed(s.packed_keys, s.keys, h.key_dim(), h.key_dim(), h.length, kOperand<T>, false);
-  pack_direct(s.packed_values, h.values(), h.ld_key_value(), h.length, in.value_dim, kOperand<T>, false);
+  pack_transposed(s.packed_keys, s.keys, h.key_dim(), h.key_dim(), h.length, kOperand<T>);
+  pack_direct(s.packed_values, h.values(), h.ld_key_value(), h.length, in.value_dim, kOperand<T>);
 
   for (int64_t begin = 0; begin < h.length; begin += kQueryBlock) {
     const int64_t rows = std::min(kQueryBlock, h.length - begin);
@@ -137,9 +137,9 @@ void backward_head(const AttentionGradients<T>& gradients, float* d_key_rope /* 
   const int64_t key_dim = h.key_dim();
   const int64_t ld_out = in.heads * in.value_dim;
   h.gather_keys(s.keys);
-  pack_transposed(s.packed_keys, s.keys, key_dim, key_dim, h.length, kOperand<T>, false);
-  pack_direct(s.packed_keys_direct, s.keys, key_dim, h.length, key_dim, kOperand<T>, false);
-  pack_transposed(s.packed_values, h.values(), h.ld_key_value(), in.value_dim, h.length, kOperand<T>, false);
+  pack_transposed(s.packed_keys, s.keys, key_dim, key_dim, h.length, kOperand<T>);
+  pack_direct(s.packed_keys_direct, s.keys, key_dim, h.length, key_dim, kOperand<T>);
+  pack_transposed(s.packed_values, h.values(), h.ld_key_value(), in.value_dim, h.length, kOperand<T>);
   std::fill_n(s.d_keys, h.length * key_dim, 0.0f);
   std::fill_n(s.d_values, h.length * in.value_dim, 0.0f);
 
@@ -157,11 +157,11 @@ void backward_head(const AttentionGradients<T>& gradients, float* d_key_rope /* 
                             in.heads, s.delta, CausalRows{rows, begin + 1, padded, in.scale});
     product(gradients.d_query + h.query_offset(begin), h.ld_query(), false, s.d_scores, padded, s.packed_keys_direct,
             rows, seen, key_dim, h.length);
-    pack_direct(s.packed_left, s.d_scores, padded, rows, seen, kOperand<T>, false);
-    pack_direct(s.packed_right, query, h.ld_query(), rows, key_dim, kOperand<T>, false);
+    pack_direct(s.packed_left, s.d_scores, padded, rows, seen, kOperand<T>);
+    pack_direct(s.packed_right, query, h.ld_query(), rows, key_dim, kOperand<T>);
     transposed_product(s.d_keys, key_dim, kOperand<T>, s.packed_left, seen, s.packed_right, key_dim, rows);
-    pack_direct(s.packed_left, s.probabilities, padded, rows, seen, kOperand<T>, false);
-    pack_direct(s.packed_right, d_out_block, ld_out, rows, in.value_dim, kOperand<T>, false);
+    pack_direct(s.packed_left, s.probabilities, padded, rows, seen, kOperand<T>);
+    pack_direct(s.packed_right, d_out_block, ld_out, rows, in.value_dim, kOperand<T>);
     transposed_product(s.d_values, in.value_dim, kOperand<T>, s.packed_left, seen, s.packed_right, in.value_dim, rows);
   }
 

@@ -78,7 +78,7 @@ void attend_to_chunk(const Partial& partial, const LatentAttentionInputs<T>& in,
     std::copy_n(page + row * width, run * width, s.entries + i * width);
     i += run;
   }
-  pack_transposed(s.packed_query, in.query + token * in.heads * width, width, width, in.heads, kOperand<T>, false);
+  pack_transposed(s.packed_query, in.query + token * in.heads * width, width, width, in.heads, kOperand<T>);
   product(s.scores, in.heads, false, s.entries, width, s.packed_query, count, width, in.heads, width);
   for (int64_t h = 0; h < in.heads; ++h) {
     for (int64_t i = 0; i < count; ++i) s.head_scores[i] = s.scores[i * in.heads + h];
@@ -86,7 +86,7 @@ void attend_to_chunk(const Partial& partial, const LatentAttentionInputs<T>& in,
     partial.largest[h] = shift;
     partial.sum[h] = exponentials(s.probabilities + h * kChunk, s.head_scores, count, kChunk, in.scale, shift);
   }
-  pack_direct(s.packed_latent, s.entries, width, count, in.latent_dim, kOperand<T>, false);
+  pack_direct(s.packed_latent, s.entries, width, count, in.latent_dim, kOperand<T>);
   product(partial.output, in.latent_dim, false, s.probabilities, kChunk, s.packed_latent, in.heads, count,
           in.latent_dim, count);
 }

@@ -174,23 +174,19 @@ template void pack_direct_block(uint32_t*, const bfloat16*, int64_t, int64_t, in
 
 template <typename Source>
 void pack_direct(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
-                 OperandType type, bool parallel) {
-  const int64_t blocks = pack_direct_blocks(type, contracted);
-#pragma omp parallel for schedule(static) if (parallel && blocks > 1)
-  for (int64_t block = 0; block < blocks; ++block) {
+                 OperandType type) {
+  for (int64_t block = 0; block < pack_direct_blocks(type, contracted); ++block) {
     pack_direct_block(packed, source, ld, contracted, columns, type, block);
   }
 }
-template void pack_direct(uint32_t*, const float*, int64_t, int64_t, int64_t, OperandType, bool);
-template void pack_direct(uint32_t*, const bfloat16*, int64_t, int64_t, int64_t, OperandType, bool);
+template void pack_direct(uint32_t*, const float*, int64_t, int64_t, int64_t, OperandType);
+template void pack_direct(uint32_t*, const bfloat16*, int64_t, int64_t, int64_t, OperandType);
 
 template <typename Source>
 void pack_transposed(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
-                     OperandType type, bool parallel) {
-  const int64_t panels = packed_panels(columns);
+                     OperandType type) {
   const int64_t panel_words = packed_steps(type, contracted) * kPanelColumns;
-#pragma omp parallel for schedule(static) if (parallel && panels > 1)
-  for (int64_t p = 0; p < panels; ++p) {
+  for (int64_t p = 0; p < packed_panels(columns); ++p) {
     const int64_t first = p * kPanelColumns;
     const int64_t count = std::min<int64_t>(kPanelColumns, columns - first);
     if (type == OperandType::kBfloat16) {
@@ -201,7 +197,7 @@ void pack_transposed(uint32_t* packed, const Source* source, int64_t ld, int64_t
     }
   }
 }
-template void pack_transposed(uint32_t*, const float*, int64_t, int64_t, int64_t, OperandType, bool);
-template void pack_transposed(uint32_t*, const bfloat16*, int64_t, int64_t, int64_t, OperandType, bool);
+template void pack_transposed(uint32_t*, const float*, int64_t, int64_t, int64_t, OperandType);
+template void pack_transposed(uint32_t*, const bfloat16*, int64_t, int64_t, int64_t, OperandType);
 
 }  // namespace deeptitan::cpu

@@ -23,10 +23,10 @@ constexpr int64_t packed_words(OperandType type, int64_t contracted, int64_t col
 }
 
 /// Packs B[k, n] = source[k, n] (row-major, `ld` elements from row to row), converting to the operand type.
-/// With `parallel` the blocks are shared among threads. Source is float or bfloat16.
+/// Source is float or bfloat16. Packing is one thread's work; threads share blocks or panels.
 template <typename Source>
 void pack_direct(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
-                 OperandType type, bool parallel);
+                 OperandType type);
 
 /// pack_direct in parts that threads may share: block `block` of pack_direct_blocks() is kPackBlock steps of all
 /// panels.
@@ -41,6 +41,6 @@ void pack_direct_block(uint32_t* packed, const Source* source, int64_t ld, int64
 /// Packs B[k, n] = source[n, k]: the weight of a linear layer [out, in] as the right operand of x * weight^T.
 template <typename Source>
 void pack_transposed(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
-                     OperandType type, bool parallel);
+                     OperandType type);
 
 }  // namespace deeptitan::cpu

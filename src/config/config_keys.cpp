@@ -14,6 +14,7 @@ constexpr std::array<std::string_view, 1> kOptimizerNames = {"AdamW"};
 constexpr std::array<std::string_view, 4> kDecayTypeNames = {"constant", "linear", "cosine", "sqrt"};
 constexpr std::array<std::string_view, 2> kActivationCheckpointNames = {"none", "layer"};
 constexpr std::array<std::string_view, 2> kExportDtypeNames = {"float32", "bfloat16"};
+constexpr std::array<std::string_view, 2> kSourceFormatNames = {"text", "chat"};
 
 /// An enum whose values count from 0 in the order of `names`.
 template <typename Enum>
@@ -61,6 +62,10 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Hugging Face directory whose weights training starts from; empty = random weights."},
     {"model.tokenizer", DT_MEMBER(&c.model.tokenizer), "", kAny, kFixed,
      "Directory with tokenizer.json; empty = that of model.initial_checkpoint. Not needed for synthetic data."},
+    {"model.chat_template", DT_MEMBER(&c.model.chat_template), "", kAny, kFixed,
+     "Jinja file with the chat template that conversations are rendered with and that the trained model is given; "
+     "empty "
+     "= the tokenizer's own."},
 
     {"optimizer.name", DT_MEMBER(choice(c.optimizer.name, kOptimizerNames)), "", kAny, kFixed,
      "Optimizer (Loshchilov and Hutter, arXiv 1711.05101)."},
@@ -135,11 +140,17 @@ const ConfigKey<TextSource> kSourceKeys[] = {
      "Name under which its validation loss is reported; empty = the path's last part without extension."},
     {"weight", DT_MEMBER(&s.weight), "", kAbove0, kFixed,
      "Its share of the training sequences, relative to the other sources' weights."},
-    {"text_field", DT_MEMBER(&s.text_field), "", kAny, kFixed, ".jsonl: the field that holds the document."},
+    {"format", DT_MEMBER(choice(s.format, kSourceFormatNames)), "", kAny, kFixed,
+     "text: documents, every token of which is learnt. chat: JSON lines with a list of messages (role and content: "
+     "system, user, assistant), rendered by the chat template; only the assistant's turns and their end are learnt."},
+    {"text_field", DT_MEMBER(&s.text_field), "", kAny, kFixed, "text, .jsonl: the field that holds the document."},
+    {"messages_field", DT_MEMBER(&s.messages_field), "", kAny, kFixed,
+     "chat: the field that holds the list of messages."},
     {"document_separator", DT_MEMBER(&s.document_separator), "", kAny, kFixed,
      "Text files: what stands between two documents, such as \"\\n\\n\"; empty = a file is one document."},
     {"validation_path", DT_MEMBER(&s.validation_path), "", kAny, kFixed,
-     "Its validation text, read as `path` is; empty = the last validation.fraction of the source."},
+     "Its validation text, read as `path` is; empty = the last validation.fraction of the source (of a chat: of its "
+     "conversations)."},
 };
 #undef DT_MEMBER
 

@@ -1,5 +1,6 @@
 #include "config/run_config.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
@@ -15,6 +16,27 @@ std::string TextSource::display_name() const {
   if (!whole.has_filename()) whole = whole.parent_path();  // "texts/" names texts
   return whole.stem().string();
 }
+
+bool RunConfig::Data::has_chats() const {
+  return std::any_of(sources.begin(), sources.end(),
+                     [](const TextSource& source) { return source.format == SourceFormat::kChat; });
+}
+
+namespace {
+
+/// A key of the other format would be ignored: say so.
+void check_format_keys(const TextSource& source, std::string_view where) {
+  const TextSource defaults;
+  const bool chat = source.format == SourceFormat::kChat;
+  const char* stray = nullptr;
+  if (chat && source.text_field != defaults.text_field) stray = "text_field";
+  if (chat && source.document_separator != defaults.document_separator) stray = "document_separator";
+  if (!chat && source.messages_field != defaults.messages_field) stray = "messages_field";
+  DT_CHECK_USAGE(stray == nullptr, "{}: source '{}' has format = \"{}\", which has no {}; remove it or change format",
+                 where, source.display_name(), chat ? "chat" : "text", stray);
+}
+
+}  // namespace
 
 void validate(const RunConfig& c, std::string_view where) {
   const auto& t = c.training;
@@ -44,6 +66,7 @@ void validate(const RunConfig& c, std::string_view where) {
     DT_CHECK_USAGE(names.insert(source.display_name()).second,
                    "{}: two of data.sources are called '{}'; give each a name of its own", where,
                    source.display_name());
+    check_format_keys(source, where);
   }
 }
 

@@ -27,14 +27,19 @@ enum class ActivationCheckpointMode { kNone, kLayer };
 /// Element type of the weights in an exported model directory.
 enum class ExportDtype { kFloat32, kBfloat16 };
 
+/// What the lines or files of a source hold: documents, or conversations of which the assistant's turns are learnt.
+enum class SourceFormat { kText, kChat };
+
 /// One text that is trained on: an element of data.sources.
 struct TextSource {
-  std::string path;                 // a text file, a .jsonl file, or a directory of them
-  std::string name;                 // under which its validation loss is reported; the path's last part where empty
-  double weight = 1.0;              // share of the training sequences, relative to the other sources
+  std::string path;     // a text file, a .jsonl file, or a directory of them
+  std::string name;     // under which its validation loss is reported; the path's last part where empty
+  double weight = 1.0;  // share of the training sequences, relative to the other sources
+  SourceFormat format = SourceFormat::kText;
   std::string text_field = "text";  // .jsonl: the field that holds the document
   std::string document_separator;   // text files: what stands between two documents; empty = a file is one document
-  std::string validation_path;      // its validation text; empty = the last validation.fraction of the source
+  std::string messages_field = "messages";  // chat: the field that holds the list of messages
+  std::string validation_path;              // its validation text; empty = the last validation.fraction of the source
 
   bool operator==(const TextSource&) const = default;
 
@@ -67,6 +72,7 @@ struct RunConfig {
     std::string shape = "{}";  // [model.shape] as a JSON object: fields of config.json that replace the shape's own
     std::string initial_checkpoint;
     std::string tokenizer;
+    std::string chat_template;  // a Jinja file that takes the place of the tokenizer's own; empty = that one
     bool operator==(const Model&) const = default;
   } model;
 
@@ -120,6 +126,8 @@ struct RunConfig {
     bool synthetic = false;
     std::string cache_folder = "runs/cache";
     bool operator==(const Data&) const = default;
+
+    bool has_chats() const;
   } data;
 
   struct Validation {

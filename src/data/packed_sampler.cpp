@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/random.h"
 
 namespace deeptitan {
@@ -15,31 +16,69 @@ PackedSampler::PackedSampler(const std::vector<TokenDataset>& datasets, int64_t 
   double sum_of_weights = 0;
   for (const TokenDataset& dataset : datasets) sum_of_weights += dataset.weight();
   for (const TokenDataset& dataset : datasets) {
-    DT_CHECK_USAGE(
-        dataset.training().size() > sequence_length,
-        "source '{}' has {} tokens to train on, but one sequence with its last target takes {}; use a longer "
-        "text or a smaller training.seq_len",
-        dataset.name(), dataset.training().size(), sequence_length + 1);
+    if (!dataset.training().is_chat()) check_windows(dataset);
     Source& source = sources_.emplace_back();
     source.dataset = &dataset;
     source.share = dataset.weight() / sum_of_weights;
     source.key = random_key("data/" + dataset.name(), static_cast<uint64_t>(seed));
     begin_pass(source);
+    if (source.packing) check_packing(dataset, *source.packing);
+  }
+}
+
+void PackedSampler::check_windows(const TokenDataset& dataset) const {
+  DT_CHECK_USAGE(dataset.training().size() > sequence_length_,
+                 "source '{}' has {} tokens to train on, but one sequence with its last target takes {}; use a longer "
+                 "text or a smaller training.seq_len",
+                 dataset.name(), dataset.training().size(), sequence_length_ + 1);
+}
+
+void PackedSampler::check_packing(const TokenDataset& dataset, const DocumentPacking& packing) const {
+  const PackingStatistics& s = packing.statistics();
+  DT_CHECK_USAGE(packing.sequences() > 0,
+                 "source '{}' has no conversation whose first {} tokens hold a part of an answer (the longest has {}); "
+                 "raise training.seq_len",
+                 dataset.name(), sequence_length_, s.longest);
+  const double places = static_cast<double>(packing.sequences() * sequence_length_);
+  log_info(fmt::format(
+      "{}: {} conversations packed whole into {} sequences of {} tokens, {:.1f} % of which are padding", dataset.name(),
+      s.documents, packing.sequences(), sequence_length_, 100.0 * (1.0 - static_cast<double>(s.tokens) / places)));
+  if (s.cut + s.left_out > 0) {
+    log_warning(fmt::format(
+        "{}: {} conversations are longer than training.seq_len = {} and are cut there, {} have no answer before it and "
+        "are left out; the longest has {} tokens",
+        dataset.name(), s.cut, sequence_length_, s.left_out, s.longest));
   }
 }
 
 void PackedSampler::begin_pass(Source& source) const {
-  // A window needs the token behind it as its last target.
   const TokenRange& range = source.dataset->training();
-  const int64_t spare = range.size() - 1 - sequence_length_;
   const uint64_t pass_key = mix_bits(source.key + static_cast<uint64_t>(source.epoch));
+  if (range.is_chat()) {
+    source.packing.emplace(range, sequence_length_, pass_key);
+    source.sequences = source.packing->sequences();
+    return;
+  }
+  // A window needs the token behind it as its last target.
+  const int64_t spare = range.size() - 1 - sequence_length_;
   const auto choices = static_cast<uint64_t>(std::min(spare + 1, sequence_length_));
   const auto offset = static_cast<int64_t>(random_bits_64(pass_key, 0) % choices);
   source.first_token = range.first + offset;
-  source.order.emplace(static_cast<uint64_t>((range.size() - 1 - offset) / sequence_length_), pass_key);
+  source.sequences = (range.size() - 1 - offset) / sequence_length_;
+  source.order.emplace(static_cast<uint64_t>(source.sequences), pass_key);
 }
 
-std::pair<const PackedSampler::Source*, int64_t> PackedSampler::draw() {
+void PackedSampler::append_sequence_of(const Source& source, PackedBatch* batch) const {
+  if (source.packing) {
+    source.packing->append(source.index, padding_token_, token_bytes_, batch);
+    return;
+  }
+  const auto window = static_cast<int64_t>((*source.order)[static_cast<uint64_t>(source.index)]);
+  append_sequence(source.dataset->training(), source.first_token + window * sequence_length_, padding_token_,
+                  token_bytes_, batch);
+}
+
+void PackedSampler::draw(PackedBatch* batch) {
   Source* behind = nullptr;
   double furthest = 0;
   for (Source& source : sources_) {
@@ -49,28 +88,23 @@ std::pair<const PackedSampler::Source*, int64_t> PackedSampler::draw() {
       furthest = lag;
     }
   }
-  const auto window = static_cast<int64_t>((*behind->order)[static_cast<uint64_t>(behind->index)]);
-  const int64_t first = behind->first_token + window * sequence_length_;
+  if (batch != nullptr) append_sequence_of(*behind, batch);
   ++drawn_;
   ++behind->drawn;
-  if (++behind->index == static_cast<int64_t>(behind->order->size())) {
+  if (++behind->index == behind->sequences) {
     ++behind->epoch;
     behind->index = 0;
     begin_pass(*behind);
   }
-  return {behind, first};
 }
 
 void PackedSampler::next_batch(int64_t sequences, PackedBatch* batch) {
   batch->reset(sequences, sequence_length_);
-  for (int64_t i = 0; i < sequences; ++i) {
-    const auto [source, first] = draw();
-    append_sequence(source->dataset->training(), first, padding_token_, token_bytes_, batch);
-  }
+  for (int64_t i = 0; i < sequences; ++i) draw(batch);
 }
 
 void PackedSampler::skip(int64_t sequences) {
-  for (int64_t i = 0; i < sequences; ++i) draw();
+  for (int64_t i = 0; i < sequences; ++i) draw(nullptr);
 }
 
 DataPosition PackedSampler::position() const {
@@ -91,10 +125,11 @@ void PackedSampler::restore(const DataPosition& position) {
     const TokenDataset& dataset = *sources_[i].dataset;
     DT_CHECK_USAGE(saved.name == dataset.name(), "cannot resume: source {} was '{}' in the checkpoint and is '{}' now",
                    i + 1, saved.name, dataset.name());
-    DT_CHECK_USAGE(saved.fingerprint == dataset.fingerprint(),
-                   "cannot resume: the text or tokenizer of source '{}' has changed since the checkpoint; bring back "
-                   "what it was, or start a new run",
-                   saved.name);
+    DT_CHECK_USAGE(
+        saved.fingerprint == dataset.fingerprint(),
+        "cannot resume: the text, tokenizer or chat template of source '{}' has changed since the checkpoint; "
+        "bring back what it was, or start a new run",
+        saved.name);
   }
   drawn_ = 0;
   for (size_t i = 0; i < sources_.size(); ++i) {
@@ -103,10 +138,9 @@ void PackedSampler::restore(const DataPosition& position) {
     source.epoch = saved.epoch;
     source.drawn = saved.drawn;
     begin_pass(source);
-    DT_CHECK(saved.epoch >= 0 && saved.drawn >= 0 && saved.index >= 0 &&
-                 saved.index < static_cast<int64_t>(source.order->size()),
+    DT_CHECK(saved.epoch >= 0 && saved.drawn >= 0 && saved.index >= 0 && saved.index < source.sequences,
              "the checkpoint's position in source '{}' (epoch {}, sequence {}) is outside a pass of {} sequences",
-             saved.name, saved.epoch, saved.index, source.order->size());
+             saved.name, saved.epoch, saved.index, source.sequences);
     source.index = saved.index;
     drawn_ += saved.drawn;
   }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "data/batch_source.h"
+#include "data/document_packing.h"
 #include "data/random_permutation.h"
 #include "data/token_dataset.h"
 
@@ -13,12 +14,13 @@ namespace deeptitan {
 /// Draws shuffled sequences from the training parts of several sources in proportion to their weights.
 ///
 /// A pass over a source cuts it into windows of sequence_length tokens, from a random first token below that length on,
-/// so that passes cut it in different places; the windows come in a random order. Sequence n of a run comes from the
-/// source that is furthest behind its share, weight / sum of weights * (n + 1), the first such source where several
-/// are.
+/// so that passes cut it in different places; the windows come in a random order. A pass over conversations packs them
+/// whole in a random order (DocumentPacking). Sequence n of a run comes from the source that is furthest behind its
+/// share, weight / sum of weights * (n + 1), the first such source where several are.
 class PackedSampler final : public BatchSource {
  public:
-  /// The datasets must outlive the sampler. Throws a usage error where a source has too few tokens for one sequence.
+  /// The datasets must outlive the sampler. Says on the log how conversations are packed. Throws a usage error where a
+  /// source has too few tokens for one sequence, or no conversation with an answer in its first sequence_length tokens.
   PackedSampler(const std::vector<TokenDataset>& datasets, int64_t sequence_length, int64_t seed,
                 const TextEncoder& encoder);
 
@@ -35,13 +37,18 @@ class PackedSampler final : public BatchSource {
     int64_t epoch = 0;
     int64_t index = 0;
     int64_t drawn = 0;
-    int64_t first_token = 0;                 // of this pass
+    int64_t sequences = 0;                   // of this pass
+    int64_t first_token = 0;                 // of this pass's windows
     std::optional<RandomPermutation> order;  // of this pass's windows
+    std::optional<DocumentPacking> packing;  // of this pass's conversations
   };
 
   void begin_pass(Source& source) const;
-  /// The next sequence's source and first token.
-  std::pair<const Source*, int64_t> draw();
+  void check_windows(const TokenDataset& dataset) const;
+  void check_packing(const TokenDataset& dataset, const DocumentPacking& packing) const;
+  void append_sequence_of(const Source& source, PackedBatch* batch) const;
+  /// Draws the next sequence, and appends it to `batch` where there is one.
+  void draw(PackedBatch* batch);
 
   int64_t sequence_length_;
   int32_t padding_token_;

@@ -27,28 +27,32 @@ bool is_hidden(const std::filesystem::path& path) {
 
 class DocumentReader {
  public:
-  DocumentReader(const TextSource& source, const std::function<void(std::string_view)>& visit)
-      : source_(source), visit_(visit) {}
+  using Visitor = std::function<void(std::string_view, const std::string&)>;
+
+  DocumentReader(const TextSource& source, const Visitor& visit) : source_(source), visit_(visit) {}
 
   void read(const std::filesystem::path& path) {
     const MappedFile file(path);
     std::string_view bytes = file.bytes();
     if (bytes.starts_with(kByteOrderMark)) bytes.remove_prefix(kByteOrderMark.size());
     ++statistics_.files;
-    if (path.extension() == ".jsonl") {
-      read_json_lines(bytes, path);
+    if (source_.format == SourceFormat::kChat) {
+      for_each_line(bytes, path, [this](std::string_view line, const std::string& where) { add(line, where); });
+    } else if (path.extension() == ".jsonl") {
+      for_each_line(bytes, path,
+                    [this](std::string_view line, const std::string& where) { read_json_line(line, where); });
     } else if (source_.document_separator.empty()) {
-      add(bytes);
+      add(bytes, {});
     } else {
-      split(bytes, source_.document_separator, [this](std::string_view document) { add(document); });
+      split(bytes, source_.document_separator, [this](std::string_view document) { add(document, {}); });
     }
   }
 
   const TextStatistics& statistics() const { return statistics_; }
 
  private:
-  template <typename Visitor>
-  static void split(std::string_view text, std::string_view separator, const Visitor& visit_part) {
+  template <typename PartVisitor>
+  static void split(std::string_view text, std::string_view separator, const PartVisitor& visit_part) {
     while (true) {
       const size_t end = text.find(separator);
       visit_part(text.substr(0, end));
@@ -57,11 +61,13 @@ class DocumentReader {
     }
   }
 
-  void read_json_lines(std::string_view bytes, const std::filesystem::path& path) {
+  /// Lines that are not blank, with their file:line.
+  template <typename LineVisitor>
+  static void for_each_line(std::string_view bytes, const std::filesystem::path& path, const LineVisitor& visit_line) {
     int64_t line_number = 0;
     split(bytes, "\n", [&](std::string_view line) {
       ++line_number;
-      if (!is_blank(line)) read_json_line(line, fmt::format("{}:{}", path.string(), line_number));
+      if (!is_blank(line)) visit_line(line, fmt::format("{}:{}", path.string(), line_number));
     });
   }
 
@@ -73,19 +79,22 @@ class DocumentReader {
     if (field == object.end()) {
       std::vector<std::string> names;
       for (const auto& [name, value] : object.items()) names.push_back(name);
+      DT_CHECK_USAGE(!object.contains("messages"),
+                     "{}: no field '{}', but messages; set format = \"chat\" for the source to train on conversations",
+                     where, source_.text_field);
       fail_usage("{}: no field '{}'{} (fields: {}); set text_field of the source to the one that holds the text", where,
                  source_.text_field, did_you_mean(source_.text_field, names), fmt::join(names, ", "));
     }
     DT_CHECK_USAGE(field->is_string(), "{}: field '{}' is {}; expected a text", where, source_.text_field,
                    field->type_name());
-    deliver(field->get_ref<const std::string&>());
+    deliver(field->get_ref<const std::string&>(), {});
   }
 
-  void add(std::string_view document) {
+  void add(std::string_view document, const std::string& where) {
     if (is_valid_utf8(document)) {
-      deliver(document);
+      deliver(document, where);
     } else {
-      deliver(sanitize(document).text);
+      deliver(sanitize(document).text, where);
     }
   }
 
@@ -95,15 +104,15 @@ class DocumentReader {
     return sanitized;
   }
 
-  void deliver(std::string_view document) {
+  void deliver(std::string_view document, const std::string& where) {
     if (is_blank(document)) return;
     ++statistics_.documents;
     statistics_.bytes += static_cast<int64_t>(document.size());
-    visit_(document);
+    visit_(document, where);
   }
 
   const TextSource& source_;
-  const std::function<void(std::string_view)>& visit_;
+  const Visitor& visit_;
   TextStatistics statistics_;
 };
 
@@ -129,8 +138,9 @@ std::vector<std::filesystem::path> list_text_files(const std::filesystem::path& 
   return files;
 }
 
-TextStatistics for_each_document(const TextSource& source, const std::filesystem::path& path,
-                                 const std::function<void(std::string_view document)>& visit) {
+TextStatistics for_each_document(
+    const TextSource& source, const std::filesystem::path& path,
+    const std::function<void(std::string_view document, const std::string& where)>& visit) {
   DocumentReader reader(source, visit);
   for (const std::filesystem::path& file : list_text_files(path)) reader.read(file);
   return reader.statistics();

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -20,14 +21,16 @@ struct TextStatistics {
   int64_t documents = 0;
   int64_t bytes = 0;                // of the documents, as valid UTF-8
   int64_t replaced_characters = 0;  // ill-formed parts that became U+FFFD
+  int64_t answers_without_end = 0;  // conversations in which an answer does not end with the eos token
 };
 
-/// Calls `visit` with each document at `path` in order, read as `source` says. A file that ends in .jsonl holds one
-/// JSON object a line, whose source.text_field is a document; any other file is one document, or several where
-/// source.document_separator is set. Documents are valid UTF-8 (what is not is replaced and counted) and never empty or
-/// blank; a view lives until `visit` returns. Throws a usage error that names file and line for a line that is not such
-/// an object.
+/// Calls `visit` with each document at `path` in order, read as `source` says. Where source.format is kText, a file
+/// that ends in .jsonl holds one JSON object a line, whose source.text_field is a document; any other file is one
+/// document, or several where source.document_separator is set. Documents are valid UTF-8 (what is not is replaced and
+/// counted) and never empty or blank; a view lives until `visit` returns. Throws a usage error that names file and line
+/// for a line that is not such an object. Where source.format is kChat, every line of every file is a document, to be
+/// read by parse_chat_line; `where` is then its file:line, and empty otherwise.
 TextStatistics for_each_document(const TextSource& source, const std::filesystem::path& path,
-                                 const std::function<void(std::string_view document)>& visit);
+                                 const std::function<void(std::string_view document, const std::string& where)>& visit);
 
 }  // namespace deeptitan

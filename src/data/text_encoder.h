@@ -6,9 +6,11 @@
 #include <string_view>
 #include <vector>
 
+#include "tokenizer/chat_template.h"
+
 namespace deeptitan {
 
-/// What data/ needs of a tokenizer.
+/// What data/ needs of a tokenizer and of its chat template.
 struct TextEncoder {
   /// Appends the tokens of a text, without special tokens. Called from several threads at once.
   std::function<void(std::string_view text, std::vector<int32_t>& tokens)> encode;
@@ -18,6 +20,12 @@ struct TextEncoder {
   int32_t eos_token_id = 0;
   /// Changes whenever the tokens of some text would: names the cache.
   std::string fingerprint;
+
+  /// The tokens of a conversation and which of them count in the loss; empty where there is no chat template. Throws
+  /// Error for messages that the template refuses. Called from several threads at once.
+  std::function<EncodedTurns(const std::vector<ChatMessage>& messages)> encode_chat;
+  /// Changes whenever the tokens of some conversation would.
+  std::string chat_fingerprint;
 };
 
 }  // namespace deeptitan

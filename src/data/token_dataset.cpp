@@ -8,6 +8,11 @@
 namespace deeptitan {
 
 int64_t validation_cut(const TokenRange& all, double fraction) {
+  if (all.is_chat()) {
+    const auto conversations = static_cast<double>(all.document_starts.size() - 1);
+    return all
+        .document_starts[all.document_starts.size() - 1 - static_cast<size_t>(std::llround(conversations * fraction))];
+  }
   const int64_t held_out = std::llround(static_cast<double>(all.size()) * fraction);
   const int64_t cut = all.end - held_out;
   const auto next = std::lower_bound(all.document_starts.begin(), all.document_starts.end(), cut);

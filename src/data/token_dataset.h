@@ -16,8 +16,8 @@ namespace deeptitan {
 class TokenDataset {
  public:
   /// Opens (or tokenises) the source's text. Without source.validation_path the last `validation_fraction` of its
-  /// tokens is held out; the cut moves to the next beginning of a document where one follows within a tenth of that
-  /// part. A fraction of 0 holds out nothing. Throws a usage error where a text is missing or empty.
+  /// tokens, or of its conversations, is held out (see validation_cut). A fraction of 0 holds out nothing. Throws a
+  /// usage error where a text is missing or empty.
   TokenDataset(const TextSource& source, double validation_fraction, const TextEncoder& encoder,
                const std::filesystem::path& cache_folder);
 
@@ -39,7 +39,9 @@ class TokenDataset {
   TokenRange validation_;
 };
 
-/// Where the held-out part of `all` begins: see TokenDataset.
+/// Where the held-out part of `all` begins. Of a text: before the last `fraction` of its tokens, moved to the next
+/// beginning of a document where one follows within a tenth of that part. Of conversations: before the last `fraction`
+/// of them, rounded to the nearest number.
 int64_t validation_cut(const TokenRange& all, double fraction);
 
 /// Opens every source of a run. Throws a usage error where a token is outside the model's `vocab_size`.

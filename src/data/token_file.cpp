@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "data/chat_line.h"
 #include "data/content_hash.h"
 #include "data/mapped_file.h"
 
@@ -18,10 +19,11 @@ namespace deeptitan {
 
 namespace {
 
-constexpr char kMagic[8] = {'D', 'T', 'T', 'O', 'K', 'E', 'N', '1'};
+constexpr char kMagic[8] = {'D', 'T', 'T', 'O', 'K', 'E', 'N', '2'};
 
-/// The beginning of a token file. Behind it stand the tokens (int32), zeros up to a multiple of 8 bytes, and where each
-/// document starts (int64, one more than there are documents). All numbers are little-endian.
+/// The beginning of a token file. Behind it stand the tokens (int32), zeros up to a multiple of 8 bytes, where each
+/// document starts (int64, one more than there are documents), and, for conversations, TokenRange::in_loss. All numbers
+/// are little-endian.
 struct Header {
   char magic[8];
   int64_t tokens;
@@ -29,7 +31,9 @@ struct Header {
   int64_t files;
   int64_t bytes;
   int64_t replaced_characters;
+  int64_t answers_without_end;
   int64_t largest_token;
+  int64_t is_chat;  // 0 or 1
   char content_hash[32];
 };
 static_assert(sizeof(Header) % 8 == 0);
@@ -39,22 +43,35 @@ uint64_t document_starts_offset(int64_t tokens) {
   return (sizeof(Header) + static_cast<uint64_t>(tokens) * sizeof(int32_t) + 7) / 8 * 8;
 }
 
-uint64_t file_size(const Header& header) {
+uint64_t in_loss_offset(const Header& header) {
   return document_starts_offset(header.tokens) + (static_cast<uint64_t>(header.documents) + 1) * sizeof(int64_t);
+}
+
+uint64_t in_loss_bytes(const Header& header) {
+  return header.is_chat != 0 ? (static_cast<uint64_t>(header.tokens) + 7) / 8 : 0;
+}
+
+/// Whether every answer, a run of tokens in the loss, ends with the token `eos`.
+bool answers_end(const EncodedTurns& turns, int32_t eos) {
+  for (size_t i = 0; i < turns.ids.size(); ++i) {
+    const bool last = turns.in_loss[i] && (i + 1 == turns.ids.size() || !turns.in_loss[i + 1]);
+    if (last && turns.ids[i] != eos) return false;
+  }
+  return true;
 }
 
 /// Tokenises documents a few megabytes at a time, on all cores, and writes them in order.
 class TokenFileWriter {
  public:
-  TokenFileWriter(const std::filesystem::path& path, const TextEncoder& encoder)
-      : file_(File::create(path)), encoder_(encoder) {
+  TokenFileWriter(const std::filesystem::path& path, const TextSource& source, const TextEncoder& encoder)
+      : file_(File::create(path)), source_(source), encoder_(encoder) {
     // The header comes last, so that a file cut short has none.
     const Header empty{};
     file_.write_at(&empty, sizeof empty, 0);
   }
 
-  void add(std::string_view document) {
-    pending_.emplace_back(document);
+  void add(std::string_view document, const std::string& where) {
+    pending_.push_back({std::string(document), where});
     pending_bytes_ += document.size();
     if (pending_bytes_ >= kPendingBytes) flush();
   }
@@ -68,11 +85,14 @@ class TokenFileWriter {
     header.files = statistics.files;
     header.bytes = statistics.bytes;
     header.replaced_characters = statistics.replaced_characters;
+    header.answers_without_end = answers_without_end_;
     header.largest_token = largest_token_;
+    header.is_chat = is_chat() ? 1 : 0;
     memcpy(header.content_hash, content_hash.data(), sizeof header.content_hash);
     file_.resize(document_starts_offset(header.tokens));
     file_.write_at(document_starts_.data(), document_starts_.size() * sizeof(int64_t),
                    document_starts_offset(header.tokens));
+    if (is_chat()) file_.write_at(in_loss_.data(), in_loss_.size(), in_loss_offset(header));
     file_.write_at(&header, sizeof header, 0);
     file_.sync();
   }
@@ -80,40 +100,79 @@ class TokenFileWriter {
  private:
   static constexpr size_t kPendingBytes = 8 << 20;
 
+  struct Document {
+    std::string text;
+    std::string where;
+  };
+
+  bool is_chat() const { return source_.format == SourceFormat::kChat; }
+
+  EncodedTurns encode(const Document& document) const {
+    EncodedTurns encoded;
+    if (!is_chat()) {
+      encoder_.encode(document.text, encoded.ids);
+      encoded.ids.push_back(encoder_.eos_token_id);
+      return encoded;
+    }
+    const std::vector<ChatMessage> messages = parse_chat_line(document.text, source_.messages_field, document.where);
+    try {
+      return encoder_.encode_chat(messages);
+    } catch (const Error& error) {
+      fail_usage("{}: {}", document.where, error.what());
+    }
+  }
+
   void flush() {
-    std::vector<std::vector<int32_t>> tokens(pending_.size());
+    std::vector<EncodedTurns> encoded(pending_.size());
+    // Of several documents that fail, the first is reported, however many threads there are.
     std::exception_ptr failure;
+    size_t failed = pending_.size();
 #pragma omp parallel for schedule(dynamic)
     for (size_t i = 0; i < pending_.size(); ++i) {
       try {
-        encoder_.encode(pending_[i], tokens[i]);
+        encoded[i] = encode(pending_[i]);
       } catch (...) {
 #pragma omp critical(dt_token_file_failure)
-        failure = std::current_exception();
+        if (i < failed) {
+          failed = i;
+          failure = std::current_exception();
+        }
       }
     }
     if (failure) std::rethrow_exception(failure);
-    for (std::vector<int32_t>& document : tokens) {
-      document.push_back(encoder_.eos_token_id);
-      for (const int32_t token : document) {
-        DT_CHECK(token >= 0, "the tokenizer gave the token {}; expected none below 0", token);
-        largest_token_ = std::max<int64_t>(largest_token_, token);
-      }
-      const int64_t start = document_starts_.back();
-      file_.write_at(document.data(), document.size() * sizeof(int32_t),
-                     sizeof(Header) + static_cast<uint64_t>(start) * sizeof(int32_t));
-      document_starts_.push_back(start + static_cast<int64_t>(document.size()));
-    }
+    for (const EncodedTurns& document : encoded) append(document);
     pending_.clear();
     pending_bytes_ = 0;
   }
 
+  void append(const EncodedTurns& document) {
+    for (const int32_t token : document.ids) {
+      DT_CHECK(token >= 0, "the tokenizer gave the token {}; expected none below 0", token);
+      largest_token_ = std::max<int64_t>(largest_token_, token);
+    }
+    const int64_t start = document_starts_.back();
+    const int64_t end = start + static_cast<int64_t>(document.ids.size());
+    file_.write_at(document.ids.data(), document.ids.size() * sizeof(int32_t),
+                   sizeof(Header) + static_cast<uint64_t>(start) * sizeof(int32_t));
+    document_starts_.push_back(end);
+    if (!is_chat()) return;
+    if (!answers_end(document, encoder_.eos_token_id)) ++answers_without_end_;
+    in_loss_.resize((static_cast<size_t>(end) + 7) / 8);
+    for (size_t i = 0; i < document.ids.size(); ++i) {
+      const size_t token = static_cast<size_t>(start) + i;
+      if (document.in_loss[i]) in_loss_[token / 8] |= static_cast<uint8_t>(1u << (token % 8));
+    }
+  }
+
   File file_;
+  const TextSource& source_;
   const TextEncoder& encoder_;
-  std::vector<std::string> pending_;
+  std::vector<Document> pending_;
   size_t pending_bytes_ = 0;
   std::vector<int64_t> document_starts_ = {0};
+  std::vector<uint8_t> in_loss_;
   int64_t largest_token_ = 0;
+  int64_t answers_without_end_ = 0;
 };
 
 std::string hash_of_content(const TextSource& source, const std::filesystem::path& path, const TextEncoder& encoder) {
@@ -121,8 +180,14 @@ std::string hash_of_content(const TextSource& source, const std::filesystem::pat
   hash.add(std::string_view(kMagic, sizeof kMagic));
   hash.add(encoder.fingerprint);
   hash.add(std::to_string(encoder.eos_token_id));
-  hash.add(source.text_field);
-  hash.add(source.document_separator);
+  if (source.format == SourceFormat::kChat) {
+    hash.add("chat");
+    hash.add(encoder.chat_fingerprint);
+    hash.add(source.messages_field);
+  } else {
+    hash.add(source.text_field);
+    hash.add(source.document_separator);
+  }
   for (const std::filesystem::path& file : list_text_files(path)) {
     hash.add(file.extension().string());  // decides how the file is read
     hash.add(MappedFile(file).bytes());
@@ -135,9 +200,9 @@ void write_token_file(const TextSource& source, const std::filesystem::path& pat
   std::filesystem::path temporary = target;
   temporary += fmt::format(".{}.tmp", ::getpid());
   try {
-    TokenFileWriter writer(temporary, encoder);
-    const TextStatistics statistics =
-        for_each_document(source, path, [&](std::string_view document) { writer.add(document); });
+    TokenFileWriter writer(temporary, source, encoder);
+    const TextStatistics statistics = for_each_document(
+        source, path, [&](std::string_view document, const std::string& where) { writer.add(document, where); });
     DT_CHECK_USAGE(statistics.documents > 0, "the text {} is empty; expected at least one document", path.string());
     writer.finish(statistics, content_hash);
     std::filesystem::rename(temporary, target);
@@ -154,8 +219,7 @@ struct TokenFile::State {
   std::filesystem::path path;
   MappedFile file;
   TextStatistics statistics;
-  int64_t tokens;
-  int32_t largest_token;
+  Header header;
   std::string content_hash;
 };
 
@@ -166,12 +230,13 @@ TokenFile::TokenFile(const std::filesystem::path& path) {
   if (bytes.size() >= sizeof header) memcpy(&header, bytes.data(), sizeof header);
   const int64_t most = static_cast<int64_t>(bytes.size());
   const bool whole = memcmp(header.magic, kMagic, sizeof kMagic) == 0 && header.tokens >= 0 && header.tokens <= most &&
-                     header.documents >= 0 && header.documents <= most && file_size(header) == bytes.size();
+                     header.documents >= 0 && header.documents <= most &&
+                     in_loss_offset(header) + in_loss_bytes(header) == bytes.size();
   DT_CHECK(whole, "{} is damaged or not a token file; remove it and it is made anew", path.string());
-  const TextStatistics statistics{header.files, header.documents, header.bytes, header.replaced_characters};
-  state_ = std::make_unique<State>(State{path, std::move(file), statistics, header.tokens,
-                                         static_cast<int32_t>(header.largest_token),
-                                         std::string(header.content_hash, sizeof header.content_hash)});
+  const TextStatistics statistics{header.files, header.documents, header.bytes, header.replaced_characters,
+                                  header.answers_without_end};
+  state_ = std::make_unique<State>(
+      State{path, std::move(file), statistics, header, std::string(header.content_hash, sizeof header.content_hash)});
 }
 
 TokenFile::TokenFile(TokenFile&&) noexcept = default;
@@ -185,20 +250,23 @@ const TextStatistics& TokenFile::statistics() const {
   return state_->statistics;
 }
 int32_t TokenFile::largest_token() const {
-  return state_->largest_token;
+  return static_cast<int32_t>(state_->header.largest_token);
 }
 const std::string& TokenFile::content_hash() const {
   return state_->content_hash;
 }
 
 TokenRange TokenFile::all() const {
+  const Header& header = state_->header;
   const char* data = state_->file.bytes().data();
   const auto* tokens = reinterpret_cast<const int32_t*>(data + sizeof(Header));
-  const auto* starts = reinterpret_cast<const int64_t*>(data + document_starts_offset(state_->tokens));
-  return {{tokens, static_cast<size_t>(state_->tokens)},
-          {starts, static_cast<size_t>(state_->statistics.documents) + 1},
-          0,
-          state_->tokens};
+  const auto* starts = reinterpret_cast<const int64_t*>(data + document_starts_offset(header.tokens));
+  const auto* in_loss = reinterpret_cast<const uint8_t*>(data + in_loss_offset(header));
+  return {.tokens = {tokens, static_cast<size_t>(header.tokens)},
+          .document_starts = {starts, static_cast<size_t>(header.documents) + 1},
+          .first = 0,
+          .end = header.tokens,
+          .in_loss = {in_loss, in_loss_bytes(header)}};
 }
 
 TokenFile open_token_file(const TextSource& source, const std::filesystem::path& path, const TextEncoder& encoder,
@@ -214,8 +282,16 @@ TokenFile open_token_file(const TextSource& source, const std::filesystem::path&
   }
   TokenFile file(target);
   const TextStatistics& s = file.statistics();
-  log_info(fmt::format("{}: {} tokens, {} documents, {} in {} files{}", path.string(), file.all().size(), s.documents,
-                       format_bytes(static_cast<uint64_t>(s.bytes)), s.files, cached ? " (tokenised before)" : ""));
+  const bool chat = source.format == SourceFormat::kChat;
+  log_info(fmt::format("{}: {} tokens, {} {}, {} in {} files{}", path.string(), file.all().size(), s.documents,
+                       chat ? "conversations" : "documents", format_bytes(static_cast<uint64_t>(s.bytes)), s.files,
+                       cached ? " (tokenised before)" : ""));
+  if (s.answers_without_end > 0) {
+    log_warning(
+        fmt::format("{}: in {} conversations an answer does not end with the tokenizer's eos token, so the model "
+                    "does not learn to stop there; a chat template writes eos_token behind each answer",
+                    path.string(), s.answers_without_end));
+  }
   if (s.replaced_characters > 0) {
     log_warning(fmt::format("{}: {} places were not UTF-8 and became U+FFFD", path.string(), s.replaced_characters));
   }

@@ -1,16 +1,20 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
+#include "data/document_packing.h"
 #include "data/packed_batch.h"
 #include "data/token_dataset.h"
 
 namespace deeptitan {
 
-/// The held-out part of one source as batches in a fixed order: consecutive sequences, each target once.
+/// The held-out part of one source as batches in a fixed order: consecutive sequences of a text, or its conversations
+/// packed whole (DocumentPacking); each target once.
 class ValidationBatches {
  public:
-  /// At most `max_tokens` targets (0 = all). The dataset must outlive this.
+  /// At most `max_tokens` targets of a text, or as few sequences as hold that many tokens of conversations (0 = all).
+  /// The dataset must outlive this.
   ValidationBatches(const TokenDataset& dataset, int64_t sequence_length, int64_t max_tokens,
                     const TextEncoder& encoder);
 
@@ -26,6 +30,7 @@ class ValidationBatches {
  private:
   const TokenDataset* dataset_;
   TokenRange range_;
+  std::optional<DocumentPacking> packing_;
   int64_t sequence_length_;
   int64_t sequence_count_;
   int32_t padding_token_;

@@ -147,6 +147,11 @@ ChatTemplate ChatTemplate::from_texts(const std::string& chat_template_jinja, co
   fail_missing("the tokenizer", name, names);
 }
 
+bool ChatTemplate::in_texts(const std::string& chat_template_jinja, const std::string& tokenizer_config_json) {
+  return !chat_template_jinja.empty() ||
+         templates_of(parse_config(tokenizer_config_json, kConfigName), kConfigName).contains("default");
+}
+
 std::string ChatTemplate::render_messages(const jinja::Value& messages, const ChatRenderOptions& options) const {
   jinja::Dict variables = special_tokens_;
   variables.set(jinja::Value("messages"), messages);

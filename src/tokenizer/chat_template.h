@@ -66,6 +66,9 @@ class ChatTemplate {
   static ChatTemplate from_texts(const std::string& chat_template_jinja, const std::string& tokenizer_config_json,
                                  const std::string& name = "default");
 
+  /// Whether from_texts would find a template of the name "default".
+  static bool in_texts(const std::string& chat_template_jinja, const std::string& tokenizer_config_json);
+
   /// The text of `messages`. Throws Error, with the template's line, for what the template refuses.
   std::string render(const std::vector<ChatMessage>& messages, const ChatRenderOptions& options = {}) const;
 

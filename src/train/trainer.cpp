@@ -1,5 +1,6 @@
 #include "train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <fstream>
@@ -65,7 +66,11 @@ struct RunFolder {
 class Trainer {
  public:
   Trainer(const RunConfig& config, const TrainerOptions& options)
-      : config_(config), options_(options), folder_{config.job.dump_folder}, schedule_(config) {}
+      : config_(config),
+        options_(options),
+        folder_{config.job.dump_folder},
+        schedule_(config),
+        exported_{.dtype = config.checkpoint.export_dtype == ExportDtype::kFloat32 ? DType::kF32 : DType::kBF16} {}
 
   TrainingOutcome run();
 
@@ -93,6 +98,7 @@ class Trainer {
   TrainingProgress progress_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<TextEncoder> encoder_;
+  ModelExport exported_;
   std::vector<TokenDataset> datasets_;
   std::vector<ValidationBatches> validation_;
   std::unique_ptr<BatchSource> source_;
@@ -134,17 +140,47 @@ void Trainer::find_start() {
                  folder_.checkpoints().string());
 }
 
+// The tokenizer's files, with model.chat_template in the place of their own template.
+Tokenizer load_tokenizer(const RunConfig& config) {
+  const auto& model = config.model;
+  const Tokenizer tokenizer = Tokenizer::load(model.tokenizer.empty() ? model.initial_checkpoint : model.tokenizer);
+  if (model.chat_template.empty()) return tokenizer;
+  DT_CHECK_USAGE(
+      fs::is_regular_file(model.chat_template),
+      "model.chat_template = {}: no such file; name a Jinja file, or leave the key out to use the tokenizer's "
+      "own template",
+      model.chat_template);
+  return Tokenizer::from_json(tokenizer.tokenizer_json(), tokenizer.tokenizer_config_json(),
+                              read_file(model.chat_template));
+}
+
+// The template that conversations are rendered with; none where there are none.
+std::optional<ChatTemplate> load_chat_template(const RunConfig& config, const Tokenizer& tokenizer) {
+  if (!config.data.has_chats() && config.model.chat_template.empty()) return std::nullopt;
+  DT_CHECK_USAGE(ChatTemplate::in_texts(tokenizer.chat_template_jinja(), tokenizer.tokenizer_config_json()),
+                 "a source has format = \"chat\", but the tokenizer has no chat template to render conversations with; "
+                 "set model.chat_template to a Jinja file");
+  return ChatTemplate::from_texts(tokenizer.chat_template_jinja(), tokenizer.tokenizer_config_json());
+}
+
 void Trainer::open_data() {
   if (config_.data.synthetic) {
     source_ =
         std::make_unique<SyntheticSource>(model_config_.vocab_size, config_.training.seq_len, config_.training.seed);
     return;
   }
-  const std::string tokenizer =
-      config_.model.tokenizer.empty() ? config_.model.initial_checkpoint : config_.model.tokenizer;
-  tokenizer_ = Tokenizer::load(tokenizer);
-  encoder_ = make_text_encoder(*tokenizer_);
-  model_config_.eos_token_ids = {encoder_->eos_token_id};
+  tokenizer_ = load_tokenizer(config_);
+  encoder_ = make_text_encoder(*tokenizer_, load_chat_template(config_, *tokenizer_));
+  // A checkpoint with its own tokenizer may stop at more tokens than that names.
+  std::vector<int64_t>& ends = model_config_.eos_token_ids;
+  const bool own_tokenizer = !config_.model.initial_checkpoint.empty() && config_.model.tokenizer.empty();
+  if (!own_tokenizer) ends.clear();
+  if (std::find(ends.begin(), ends.end(), encoder_->eos_token_id) == ends.end()) {
+    ends.insert(ends.begin(), encoder_->eos_token_id);
+  }
+  exported_.tokenizer = &*tokenizer_;
+  const fs::path generation = fs::path(config_.model.initial_checkpoint) / "generation_config.json";
+  if (own_tokenizer && fs::exists(generation)) exported_.generation_config = read_file(generation);
   model_config_.bos_token_id = tokenizer_->bos_token_id().value_or(-1);
   model_config_.pad_token_id = tokenizer_->pad_token_id().value_or(-1);
   datasets_ = open_datasets(config_, *encoder_, model_config_.vocab_size);
@@ -267,16 +303,12 @@ void Trainer::validate(StepMetrics& metrics) {
 }
 
 void Trainer::save() {
-  save_checkpoint(folder_.checkpoints(), progress_, *engine_,
-                  config_.checkpoint.export_dtype == ExportDtype::kFloat32 ? DType::kF32 : DType::kBF16,
-                  tokenizer_ ? &*tokenizer_ : nullptr, config_.checkpoint.keep_latest_k);
+  save_checkpoint(folder_.checkpoints(), progress_, *engine_, exported_, config_.checkpoint.keep_latest_k);
 }
 
 void Trainer::export_final_model() {
   AtomicDirectory directory(folder_.model());
-  export_model(directory.path(), *engine_,
-               config_.checkpoint.export_dtype == ExportDtype::kFloat32 ? DType::kF32 : DType::kBF16,
-               tokenizer_ ? &*tokenizer_ : nullptr);
+  export_model(directory.path(), *engine_, exported_);
   directory.commit();
 }
 

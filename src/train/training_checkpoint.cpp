@@ -49,17 +49,17 @@ std::string generation_config(const ModelConfig& config) {
 
 }  // namespace
 
-void export_model(const std::filesystem::path& directory, TrainingEngine& engine, DType dtype,
-                  const Tokenizer* tokenizer) {
-  save_model(directory, engine.model(), dtype);
-  write_file(directory / "generation_config.json", generation_config(engine.model().config()));
-  if (tokenizer != nullptr) tokenizer->save(directory);
+void export_model(const std::filesystem::path& directory, TrainingEngine& engine, const ModelExport& how) {
+  save_model(directory, engine.model(), how.dtype);
+  write_file(directory / "generation_config.json",
+             how.generation_config.empty() ? generation_config(engine.model().config()) : how.generation_config);
+  if (how.tokenizer != nullptr) how.tokenizer->save(directory);
 }
 
 void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,
-                     DType dtype, const Tokenizer* tokenizer, int64_t keep) {
+                     const ModelExport& how, int64_t keep) {
   AtomicDirectory directory(folder / checkpoint_name(progress.step));
-  export_model(directory.path(), engine, dtype, tokenizer);
+  export_model(directory.path(), engine, how);
   const std::vector<StateTensor> tensors = state_tensors(engine);
   TrainingStateWriter writer(directory.path() / kTrainingStateDirectory, declarations(tensors));
   for (const StateTensor& t : tensors) writer.write(t.declaration.name, t.memory.raw(), t.memory.bytes());

@@ -19,15 +19,21 @@ struct TrainingProgress {
   std::string config;  // the run's configuration as TOML
 };
 
-/// Writes the model as a Hugging Face directory (weights in `dtype`, config.json, the tokenizer's files where there is
-/// one, generation_config.json). The directory must exist.
-void export_model(const std::filesystem::path& directory, TrainingEngine& engine, DType dtype,
-                  const Tokenizer* tokenizer);
+/// How a model is written as a Hugging Face directory.
+struct ModelExport {
+  DType dtype = DType::kF32;             // of the weights
+  const Tokenizer* tokenizer = nullptr;  // whose files are written beside them, where there is one
+  std::string generation_config = {};    // text of generation_config.json; empty = made from the model's special tokens
+};
+
+/// Writes the model as a Hugging Face directory: weights, config.json, the tokenizer's files with its chat template,
+/// generation_config.json. The directory must exist.
+void export_model(const std::filesystem::path& directory, TrainingEngine& engine, const ModelExport& how);
 
 /// Writes checkpoint `progress.step` into `folder`, whole or not at all: the model's directory, and beside it the state
 /// from which training goes on with the same bits. Removes all but the last `keep` checkpoints afterwards.
 void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,
-                     DType dtype, const Tokenizer* tokenizer, int64_t keep);
+                     const ModelExport& how, int64_t keep);
 
 /// The progress that a checkpoint was saved with.
 TrainingProgress read_progress(const std::filesystem::path& checkpoint);

@@ -134,13 +134,8 @@ void TrainingEngine::load_batch(const PackedBatch& batch) {
   fill(positions_, batch.positions);
   fill(document_offset_, batch.document_offsets);
   layout_.documents.offset = document_offset_.rows(0, static_cast<int64_t>(batch.document_offsets.size()));
-  // The token after the next is the next token's target, where that stands in the same part.
-  for (int64_t t = 0; t < tokens; ++t) {
-    const int32_t next = batch.targets[t];
-    next_ids_.data<int32_t>()[t] = std::max(next, 0);
-    const bool follows = next >= 0 && t + 1 < tokens && batch.positions[t + 1] == batch.positions[t] + 1;
-    next_targets_.data<int32_t>()[t] = follows ? batch.targets[t + 1] : -1;
-  }
+  const auto size = static_cast<size_t>(tokens);
+  shift_targets(batch, {next_ids_.data<int32_t>(), size}, {next_targets_.data<int32_t>(), size});
 }
 
 void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches) {

@@ -58,6 +58,12 @@ TEST(ValidateRunConfig, EachMisfitHasItsMessage) {
          "run.toml: a table of data.sources has no path; name its text");
   expect("model = {name = \"v3\", tokenizer = \"t\"}\ndata = {sources = [{path = \"a/x.txt\"}, {path = \"b/x.txt\"}]}",
          "run.toml: two of data.sources are called 'x'; give each a name of its own");
+  expect(
+      "model = {name = \"v3\", tokenizer = \"t\"}\ndata = {sources = [{path = \"a\", format = \"chat\", text_field = "
+      "\"x\"}]}",
+      "run.toml: source 'a' has format = \"chat\", which has no text_field; remove it or change format");
+  expect("model = {name = \"v3\", tokenizer = \"t\"}\ndata = {sources = [{path = \"a\", messages_field = \"x\"}]}",
+         "run.toml: source 'a' has format = \"text\", which has no messages_field; remove it or change format");
 }
 
 TEST(ResolveModelConfig, AppliesTheShapeTable) {

@@ -40,6 +40,11 @@ weight = 3
 path = "b.jsonl"
 text_field = "content"
 document_separator = "\n\n"
+
+[[data.sources]]
+path = "c.jsonl"
+format = "chat"
+messages_field = "turns"
 )";
 
 RunConfig parse(std::string_view text, std::vector<std::string> arguments = {}) {
@@ -52,8 +57,12 @@ TEST(RunConfigToml, ReadsEachKindOfValue) {
   EXPECT_EQ(c.optimizer.lr, 4e-3);
   EXPECT_EQ(c.training.steps, 1000);
   EXPECT_TRUE(c.training.dtype == TrainingDtype::kBf16);
-  ASSERT_EQ(c.data.sources.size(), 2u);
+  ASSERT_EQ(c.data.sources.size(), 3u);
   EXPECT_EQ(c.data.sources[0].weight, 3.0);
+  EXPECT_TRUE(c.data.sources[0].format == SourceFormat::kText);
+  EXPECT_TRUE(c.data.sources[2].format == SourceFormat::kChat);
+  EXPECT_EQ(c.data.sources[2].messages_field, "turns");
+  EXPECT_TRUE(c.data.has_chats());
   EXPECT_EQ(c.data.sources[1].document_separator, "\n\n");
   const ModelConfig m = resolve_model_config(c);
   EXPECT_EQ(m.hidden_size, 128);
@@ -131,6 +140,8 @@ TEST(RunConfigToml, EachMistakeInAFileHasItsLine) {
          "run.toml:3: data.sources: unknown key 'wieght'; did you mean 'weight'? (docs/config.md lists all keys)");
   expect("[[data.sources]]\npath = \"a\"\nweight = 0\n",
          "run.toml:3: data.sources: weight = 0; expected a number greater than 0");
+  expect("[[data.sources]]\npath = \"a\"\nformat = \"chats\"\n",
+         "run.toml:3: data.sources: format = 'chats'; expected one of text, chat; did you mean 'chat'?");
   expect("[data]\nsources = [\"a.txt\"]\n",
          "run.toml:2: data.sources holds 'a.txt'; expected tables, each with a path");
   expect("[data]\nsources = \"a.txt\"\n", "run.toml:2: data.sources = 'a.txt'; expected an array of tables");

@@ -93,5 +93,50 @@ TEST_F(PackedBatchTest, ResetForgetsWhatWasThere) {
   EXPECT_EQ(batch.document_offsets, (Ids{0}));
 }
 
+TEST_F(PackedBatchTest, TargetsThatDoNotCountHaveNone) {
+  const std::vector<uint8_t> in_loss = {0b10000100, 0b00000011};  // tokens 2, 7, 8 and 9
+  TokenRange range = all_;
+  range.in_loss = in_loss;
+  PackedBatch batch;
+  batch.reset(1, 10);
+  append_sequence(range, 0, kEos, bytes_, &batch);
+  EXPECT_EQ(batch.tokens, tokens_);
+  EXPECT_EQ(batch.targets, (Ids{-1, 9, -1, -1, -1, -1, 22, 23, 9, -1}));
+  EXPECT_EQ(batch.target_count, 4);
+  EXPECT_EQ(batch.target_bytes, 4);  // the ends of text, which are also what padding is made of, count as tokens
+}
+
+TEST_F(PackedBatchTest, PiecesAreParts) {
+  PackedBatch batch;
+  batch.reset(2, 6);
+  append_pieces(all_, std::vector<DocumentPiece>{{5, 8}, {0, 2}}, kEos, bytes_, &batch);
+  append_pieces(all_, std::vector<DocumentPiece>{{0, 3}, {3, 4}, {8, 10}}, kEos, bytes_, &batch);
+  EXPECT_EQ(batch.tokens, (Ids{20, 21, 22, 10, 11, 9, 10, 11, 9, 9, 23, 9}));
+  EXPECT_EQ(batch.targets, (Ids{21, 22, 23, 11, 9, -1, 11, 9, -1, -1, 9, -1}));
+  EXPECT_EQ(batch.positions, (Ids{0, 1, 2, 0, 1, 0, 0, 1, 2, 0, 0, 1}));
+  EXPECT_EQ(batch.document_offsets, (Ids{0, 3, 5, 6, 9, 10, 12}));
+  EXPECT_EQ(batch.sequences, 2);
+  expect_runtime_error(
+      [&] {
+        append_pieces(all_, std::vector<DocumentPiece>{{0, 3}, {5, 9}}, kEos, bytes_, &batch);
+      },
+      "pieces of 7 tokens in a sequence of 6");
+}
+
+// A question's tokens have no target, but the module that predicts one token further still reads what follows them.
+TEST_F(PackedBatchTest, ShiftedTargetsReadTheTokenBehindAndLearnTheOneAfter) {
+  const std::vector<uint8_t> in_loss = {0b10000100, 0b00000011};
+  TokenRange range = all_;
+  range.in_loss = in_loss;
+  PackedBatch batch;
+  batch.reset(1, 9);
+  append_sequence(range, 0, kEos, bytes_, &batch);
+  Ids next_ids(9), next_targets(9);
+  shift_targets(batch, next_ids, next_targets);
+  EXPECT_EQ(batch.targets, (Ids{-1, 9, -1, -1, -1, -1, 22, 23, 9}));
+  EXPECT_EQ(next_ids, (Ids{11, 9, 0, 0, 0, 21, 22, 23, 9}));
+  EXPECT_EQ(next_targets, (Ids{9, -1, -1, -1, -1, 22, 23, 9, -1}));
+}
+
 }  // namespace
 }  // namespace deeptitan

@@ -158,9 +158,10 @@ TEST_F(PackedSamplerTest, PositionsOfOtherTextsAreRefused) {
   expect_usage_error([&] { s.restore(position); }, "cannot resume: source 1 was 'b' in the checkpoint and is 'a' now");
   position = s.position();
   position.sources[0].fingerprint = "?";
-  expect_usage_error([&] { s.restore(position); },
-                     "cannot resume: the text or tokenizer of source 'a' has changed since the checkpoint; bring back "
-                     "what it was, or start a new run");
+  expect_usage_error(
+      [&] { s.restore(position); },
+      "cannot resume: the text, tokenizer or chat template of source 'a' has changed since the checkpoint; "
+      "bring back what it was, or start a new run");
   position = s.position();
   position.sources[0].index = 1000;
   EXPECT_THROW(s.restore(position), Error);
@@ -230,6 +231,96 @@ TEST(SyntheticSource, TokensFillTheVocabularyAndResumeExactly) {
   EXPECT_EQ(again.tokens, batch.tokens);
   expect_usage_error([&] { resumed.restore({}); },
                      "cannot resume: the checkpoint was trained on text, and data.synthetic = true now");
+}
+
+class ChatSamplerTest : public PackedSamplerTest {
+ protected:
+  /// Conversations whose answer i is `answer(i)`.
+  void add_chats(int count, const std::function<std::string(int)>& answer, double weight = 1, double fraction = 0.0) {
+    std::string lines;
+    for (int i = 0; i < count; ++i) {
+      lines += R"({"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": ")" + answer(i) +
+               "\"}]}\n";
+    }
+    TextSource source;
+    source.format = SourceFormat::kChat;
+    source.weight = weight;
+    source.path = folder_.write("chats.jsonl", lines);
+    datasets_.emplace_back(source, fraction, letter_encoder(), folder_.path() / "cache");
+  }
+  /// What a batch teaches, with $ for an end.
+  static std::string learnt(const PackedBatch& batch) {
+    std::string text;
+    for (const int32_t target : batch.targets) {
+      if (target >= 0) text += target == 256 ? '$' : static_cast<char>(target);
+    }
+    return text;
+  }
+};
+
+TEST_F(ChatSamplerTest, APassTeachesEveryAnswerOnceAndNothingElse) {
+  add_chats(9, [](int i) { return std::string(1, static_cast<char>('A' + i)); });
+  PackedSampler s = sampler(13);  // two of 6 tokens, and padding
+  PackedBatch batch;
+  std::string taught;
+  int sequences = 0;
+  while (s.position().sources[0].epoch == 0) {
+    s.next_batch(1, &batch);
+    taught += learnt(batch);
+    ++sequences;
+  }
+  EXPECT_EQ(sequences, 5);
+  std::sort(taught.begin(), taught.end());
+  EXPECT_EQ(taught, "$$$$$$$$$ABCDEFGHI");
+}
+
+TEST_F(ChatSamplerTest, RestoredPositionGoesOnExactlyBesideAText) {
+  add_chats(
+      31, [](int i) { return std::string(static_cast<size_t>(i), 'x'); }, 2);
+  add("text", counting_text(200), 1);
+  for (const int64_t before : {0, 1, 10, 100}) {
+    PackedSampler whole = sampler(40);
+    PackedBatch expected, found;
+    whole.next_batch(before, &expected);
+    const DataPosition position = whole.position();
+    whole.next_batch(60, &expected);
+    PackedSampler resumed = sampler(40);
+    resumed.restore(position);
+    resumed.next_batch(60, &found);
+    EXPECT_EQ(found.tokens, expected.tokens);
+    EXPECT_EQ(found.targets, expected.targets);
+    EXPECT_EQ(found.document_offsets, expected.document_offsets);
+    PackedSampler skipped = sampler(40);
+    skipped.skip(before);
+    EXPECT_TRUE(skipped.position() == position);
+  }
+}
+
+TEST_F(ChatSamplerTest, NoAnswerWithinASequenceIsAnError) {
+  add_chats(2, [](int) { return std::string("yes"); });
+  EXPECT_EQ(sampler(4).position().sources[0].epoch, 0);
+  expect_usage_error(
+      [&] { sampler(3); },
+      "source 'chats' has no conversation whose first 3 tokens hold a part of an answer (the longest has "
+      "8); raise training.seq_len");
+}
+
+TEST_F(ChatSamplerTest, ValidationTeachesTheHeldOutAnswers) {
+  add_chats(
+      10, [](int i) { return std::string(1, static_cast<char>('A' + i)); }, 1, 0.3);
+  PackedSampler s = sampler(12);
+  PackedBatch batch;
+  s.next_batch(200, &batch);
+  EXPECT_EQ(learnt(batch).find_first_of("HIJ"), std::string::npos);
+  const auto validated = [&](int64_t max_tokens) {
+    ValidationBatches batches(datasets_[0], 12, max_tokens, letter_encoder());
+    std::string text;
+    while (batches.next_batch(3, &batch)) text += learnt(batch);
+    return text;
+  };
+  EXPECT_EQ(validated(0), "H$I$J$");
+  EXPECT_EQ(validated(12), "H$I$");
+  EXPECT_EQ(validated(13), "H$I$J$");
 }
 
 }  // namespace

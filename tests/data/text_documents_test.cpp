@@ -15,7 +15,8 @@ struct Read {
 
 Read read_all(const TextSource& source, const std::string& path) {
   Read read;
-  read.statistics = for_each_document(source, path, [&](std::string_view d) { read.documents.emplace_back(d); });
+  read.statistics = for_each_document(
+      source, path, [&](std::string_view d, const std::string& /*where*/) { read.documents.emplace_back(d); });
   return read;
 }
 
@@ -89,6 +90,33 @@ TEST(TextDocuments, MistakesNameFileAndLine) {
                          "source to the one that holds the text");
   path = folder.write("a.jsonl", "{\"text\": 3}\n");
   expect_usage_error([&] { read_all({}, path); }, path + ":1: field 'text' is number; expected a text");
+}
+
+TEST(TextDocuments, OfAChatEveryLineIsADocumentWithItsPlace) {
+  const TemporaryFolder folder;
+  TextSource source;
+  source.format = SourceFormat::kChat;
+  const std::string path = folder.write("t/a.txt", "{one}\n\n \r\n{two}\r\n");
+  folder.write("t/b.jsonl", "\xEF\xBB\xBF{three\xFF}");
+  std::vector<std::string> documents, places;
+  const TextStatistics statistics = for_each_document(source, (folder.path() / "t").string(),
+                                                      [&](std::string_view document, const std::string& where) {
+                                                        documents.emplace_back(document);
+                                                        places.push_back(where);
+                                                      });
+  EXPECT_EQ(documents, (Documents{"{one}", "{two}\r", "{three\xEF\xBF\xBD}"}));
+  EXPECT_EQ(places, (Documents{path + ":1", path + ":4", (folder.path() / "t/b.jsonl").string() + ":1"}));
+  EXPECT_EQ(statistics.documents, 3);
+  EXPECT_EQ(statistics.replaced_characters, 1);
+}
+
+TEST(TextDocuments, AChatReadAsTextIsToldWhatToSet) {
+  const TemporaryFolder folder;
+  const std::string path = folder.write("a.jsonl", "{\"messages\": []}\n");
+  expect_usage_error([&] { read_all({}, path); },
+                     path +
+                         ":1: no field 'text', but messages; set format = \"chat\" for the source to train on "
+                         "conversations");
 }
 
 }  // namespace

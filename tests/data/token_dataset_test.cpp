@@ -60,5 +60,26 @@ TEST(OpenDatasets, TokensOutsideTheVocabularyAreRefused) {
       "least 257, or use the model's own tokenizer");
 }
 
+TEST(TokenDataset, HoldsOutWholeConversations) {
+  set_log_quiet(true);
+  const TemporaryFolder folder;
+  TextSource source;
+  source.format = SourceFormat::kChat;
+  std::string lines;
+  for (int i = 0; i < 10; ++i) {
+    lines +=
+        fmt::format(R"({{"messages": [{{"role": "assistant", "content": "{}"}}]}})", std::string(i + 1, 'x')) + "\n";
+  }
+  source.path = folder.write("chats.jsonl", lines);
+  const auto held_out = [&](double fraction) {
+    return TokenDataset(source, fraction, letter_encoder(), folder.path() / "cache").validation().size();
+  };
+  EXPECT_EQ(held_out(0.0), 0);
+  EXPECT_EQ(held_out(0.04), 0);
+  EXPECT_EQ(held_out(0.05), 12);  // the last: a role, ten letters and an end
+  EXPECT_EQ(held_out(0.2), 12 + 11);
+  EXPECT_EQ(held_out(0.5), 12 + 11 + 10 + 9 + 8);
+}
+
 }  // namespace
 }  // namespace deeptitan

@@ -111,5 +111,91 @@ TEST_F(TokenFileTest, FilesCutAnywhereAreRefused) {
   }
 }
 
+class ChatFileTest : public TokenFileTest {
+ protected:
+  TextSource chats(const std::string& lines) const {
+    TextSource source;
+    source.format = SourceFormat::kChat;
+    source.path = folder_.write("chats.jsonl", lines);
+    return source;
+  }
+  static std::string learnt(const TokenFile& file) {
+    std::string text;
+    const TokenRange all = file.all();
+    for (int64_t t = 0; t < all.end; ++t) {
+      if (all.counts(t)) text += all.tokens[t] == 256 ? '$' : static_cast<char>(all.tokens[t]);
+    }
+    return text;
+  }
+};
+
+constexpr const char* kTwoChats =
+    "{\"messages\": [{\"role\": \"user\", \"content\": \"1+1\"}, {\"role\": \"assistant\", \"content\": \"two\"}]}\n"
+    "\n"
+    "{\"messages\": [{\"role\": \"assistant\", \"content\": \"hi\"}, {\"role\": \"user\", \"content\": \"bye\"}, "
+    "{\"role\": \"assistant\", \"content\": \"\"}]}\n";
+
+TEST_F(ChatFileTest, TheCacheKeepsWhatIsLearnt) {
+  const TextSource source = chats(kTwoChats);
+  int calls = 0;
+  TextEncoder encoder = letter_encoder();
+  encoder.encode_chat = [&, encode = encoder.encode_chat](const std::vector<ChatMessage>& messages) {
+    ++calls;
+    return encode(messages);
+  };
+  for (int open_again = 0; open_again < 2; ++open_again) {
+    const TokenFile file = open(source, encoder);
+    EXPECT_EQ(calls, 2);
+    EXPECT_EQ(tokens_of(file), (std::vector<int32_t>{'u', '1', '+', '1', 256, 'a', 't', 'w', 'o', 256, 'a',
+                                                     'h', 'i', 256, 'u', 'b', 'y', 'e', 256, 'a', 256}));
+    EXPECT_EQ(learnt(file), "two$hi$$");
+    EXPECT_TRUE(file.all().is_chat());
+    EXPECT_EQ(file.statistics().documents, 2);
+    EXPECT_EQ(file.statistics().answers_without_end, 0);
+    EXPECT_EQ(file.all().document_starts[1], 10);
+  }
+  encoder.chat_fingerprint = "another template";
+  open(source, encoder);
+  EXPECT_EQ(calls, 4);
+  EXPECT_EQ(cached_files(), 2u);
+}
+
+TEST_F(ChatFileTest, FilesCutAnywhereAreRefused) {
+  const std::string whole = read_file(open(chats(kTwoChats)).path());
+  for (size_t size = 0; size < whole.size(); ++size) {
+    const std::string path = folder_.write("cut.tokens", whole.substr(0, size));
+    EXPECT_THROW(TokenFile cut(path), Error) << size;
+  }
+}
+
+TEST_F(ChatFileTest, TheFirstWrongLineIsNamed) {
+  std::string lines;
+  for (int i = 0; i < 200; ++i) lines += kTwoChats;
+  lines += "{\"messages\": 3}\n{\"messages\": 4}\n";
+  const TextSource source = chats(lines);
+  expect_usage_error([&] { open(source); },
+                     source.path + ":601: field 'messages' is number; expected a list of messages");
+  EXPECT_EQ(cached_files(), 0u);
+}
+
+TEST_F(ChatFileTest, WhatTheTemplateRefusesIsNamedByItsLine) {
+  TextEncoder encoder = letter_encoder();
+  encoder.encode_chat = [](const std::vector<ChatMessage>& messages) -> EncodedTurns {
+    if (messages.size() > 2) fail("roles must alternate");
+    return {.ids = {1}, .in_loss = {true}};
+  };
+  const TextSource source = chats(kTwoChats);
+  expect_usage_error([&] { open(source, encoder); }, source.path + ":3: roles must alternate");
+}
+
+TEST_F(ChatFileTest, AnswersWithoutAnEndAreCounted) {
+  TextEncoder encoder = letter_encoder();
+  encoder.encode_chat = [](const std::vector<ChatMessage>& messages) -> EncodedTurns {
+    if (messages.size() > 2) return {.ids = {1, 2, 256, 3, 256}, .in_loss = {false, true, false, true, true}};
+    return {.ids = {1, 2, 256}, .in_loss = {false, true, true}};
+  };
+  EXPECT_EQ(open(chats(kTwoChats), encoder).statistics().answers_without_end, 1);
+}
+
 }  // namespace
 }  // namespace deeptitan

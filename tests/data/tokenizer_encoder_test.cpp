@@ -37,5 +37,28 @@ TEST(TokenizerEncoder, WithoutAnEndOfTextIsAnError) {
                      "tokenizer_config.json");
 }
 
+// The end of text is what padding is made of, too: it is learnt by its place, not by its id.
+TEST(TokenizerEncoder, OfAConversationTheAnswersAndTheirEndsAreLearnt) {
+  const std::string config = R"({"eos_token": "<eos>", "pad_token": "<eos>"})";
+  const char* chat_template =
+      "{% for m in messages %}{{ 'b' if m.role == 'user' else 'a' }}{{ m.content }}{{ eos_token }}{% endfor %}"
+      "{% if add_generation_prompt %}a{% endif %}";
+  const Tokenizer tokenizer = Tokenizer::from_json(kTokenizer, config, chat_template);
+  const TextEncoder plain = make_text_encoder(tokenizer);
+  EXPECT_FALSE(plain.encode_chat);
+  const TextEncoder encoder = make_text_encoder(tokenizer, ChatTemplate::from_texts(chat_template, config));
+  EXPECT_EQ(encoder.fingerprint, plain.fingerprint);
+  const EncodedTurns turns =
+      encoder.encode_chat({{"user", "e"}, {"assistant", "bo"}, {"user", "o"}, {"assistant", ""}});
+  //                                             b  e  $  a  b  o  $  b  o  $  a  $
+  EXPECT_EQ(turns.ids, (std::vector<int32_t>{1, 6, 5, 0, 1, 7, 5, 1, 7, 5, 0, 5}));
+  EXPECT_EQ(turns.in_loss, (std::vector<bool>{0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1}));
+
+  const Tokenizer other = Tokenizer::from_json(kTokenizer, config, std::string(chat_template) + " ");
+  const TextEncoder changed = make_text_encoder(other, ChatTemplate::from_texts(other.chat_template_jinja(), config));
+  EXPECT_NE(changed.chat_fingerprint, encoder.chat_fingerprint);
+  EXPECT_EQ(changed.fingerprint, encoder.fingerprint);
+}
+
 }  // namespace
 }  // namespace deeptitan

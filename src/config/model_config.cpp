@@ -57,18 +57,23 @@ void validate_rope(const ModelConfig& c, std::string_view where) {
   check_positive(where, "rope_theta", c.rope.theta);
   DT_CHECK_USAGE(c.qk_rope_head_dim % 2 == 0, "{}: qk_rope_head_dim = {} is odd; rotation takes elements in pairs",
                  where, c.qk_rope_head_dim);
+  DT_CHECK_USAGE(
+      c.rope.interleave || c.architecture == Architecture::kDeepseekV3,
+      "{}: rope_interleave = false, which a deepseek_v2 model does not have: its weights rotate neighbouring "
+      "elements",
+      where);
   if (c.rope.kind == RopeKind::kPlain) return;
   DT_CHECK_USAGE(c.rope.factor >= 1 && c.rope.factor < std::numeric_limits<double>::infinity(),
                  "{}: rope_scaling.factor = {}; expected a number of at least 1", where, c.rope.factor);
   check_at_least(where, "rope_scaling.original_max_position_embeddings", c.rope.original_max_position_embeddings, 0);
+  DT_CHECK_USAGE(c.rope.mscale >= 0 && c.rope.mscale_all_dim >= 0,
+                 "{}: rope_scaling.mscale = {} and mscale_all_dim = {} must not be negative", where, c.rope.mscale,
+                 c.rope.mscale_all_dim);
   if (c.rope.kind != RopeKind::kYarn) return;
   check_positive(where, "rope_scaling.beta_slow", c.rope.beta_slow);
   DT_CHECK_USAGE(c.rope.beta_fast > c.rope.beta_slow,
                  "{}: rope_scaling.beta_fast = {} must be greater than rope_scaling.beta_slow = {}", where,
                  c.rope.beta_fast, c.rope.beta_slow);
-  DT_CHECK_USAGE(c.rope.mscale >= 0 && c.rope.mscale_all_dim >= 0,
-                 "{}: rope_scaling.mscale = {} and mscale_all_dim = {} must not be negative", where, c.rope.mscale,
-                 c.rope.mscale_all_dim);
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ struct RopeConfig {
   double beta_fast = 32.0;                       // yarn: rotations above which a frequency is left as it is
   double beta_slow = 1.0;                        // yarn: rotations below which a frequency is fully interpolated
   double mscale = 1.0;                           // yarn: weight of ln(factor) in the scale of cos and sin
-  double mscale_all_dim = 0.0;                   // yarn: the same in the softmax scale (0 = none)
+  double mscale_all_dim = 0.0;                   // the same in the softmax scale (0 = none), of every stretched kind
   bool interleave = true;  // weights rotate neighbouring elements (2i, 2i+1), as in all of DeepSeek's; false = halves
 
   bool operator==(const RopeConfig&) const = default;

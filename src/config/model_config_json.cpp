@@ -163,8 +163,8 @@ Json write_rope_scaling(const RopeConfig& rope) {
     scaling["beta_fast"] = rope.beta_fast;
     scaling["beta_slow"] = rope.beta_slow;
     scaling["mscale"] = rope.mscale;
-    scaling["mscale_all_dim"] = rope.mscale_all_dim;
   }
+  if (rope.kind == RopeKind::kYarn || rope.mscale_all_dim != 0.0) scaling["mscale_all_dim"] = rope.mscale_all_dim;
   return scaling;
 }
 

@@ -50,7 +50,7 @@ double attention_flops(int64_t tokens, const Documents& documents, const Attenti
 }  // namespace
 
 void rope_rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first, const Tensor& cos,
-                 const Tensor& sin, const Tensor& positions, bool inverse) {
+                 const Tensor& sin, const Tensor& positions, bool halves, bool inverse) {
   const int64_t dim = 2 * cos.size(1);
   const int64_t width = x.size(1) / heads;
   DT_CHECK(first + dim <= width, "rope_rotate: columns {} to {} of heads of width {}", first, first + dim, width);
@@ -61,7 +61,8 @@ void rope_rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t 
   for_activation_type("rope_rotate", x, [&](auto* element) {
     using T = Element<decltype(element)>;
     cpu::rope_rotate(x.data<T>() + first, x.stride(), heads, width, dim, cos.data<float>(), sin.data<float>(),
-                     positions.data<int32_t>(), x.size(0), inverse);
+                     positions.data<int32_t>(), x.size(0), inverse,
+                     halves ? cpu::RopePairs::kHalves : cpu::RopePairs::kNeighbours);
   });
   op.check({x});
 }

@@ -7,11 +7,12 @@
 
 namespace deeptitan {
 
-/// Rotates pairs of neighbouring elements of columns [first, first + Dr) of each head by their token's position, in
-/// place. x is [T, H * width]; cos and sin are tables [positions, Dr / 2]. `inverse` is the backward.
+/// Rotates pairs of elements of columns [first, first + Dr) of each head by their token's position, in place:
+/// neighbours, or with `halves` elements i and i + Dr / 2. x is [T, H * width]; cos and sin are tables [positions, Dr /
+/// 2]. `inverse` is the backward.
 void rope_rotate(ExecutionContext& ctx, const Tensor& x /* [T, H * width] */, int64_t heads, int64_t first,
                  const Tensor& cos /* f32 [P, Dr / 2] */, const Tensor& sin /* f32 [P, Dr / 2] */,
-                 const Tensor& positions /* i32 [T] */, bool inverse);
+                 const Tensor& positions /* i32 [T] */, bool halves, bool inverse);
 
 /// The sizes of a head and the scale of the scores.
 struct AttentionShape {

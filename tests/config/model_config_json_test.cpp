@@ -72,7 +72,10 @@ TEST(ModelConfigJson, EveryRopeKindSurvivesTheRoundTrip) {
   for (const RopeKind kind : {RopeKind::kPlain, RopeKind::kLinear, RopeKind::kDynamic, RopeKind::kYarn}) {
     ModelConfig c = named_model_config("tiny-v3");
     c.rope.kind = kind;
-    if (kind != RopeKind::kPlain) c.rope.factor = 4;
+    if (kind != RopeKind::kPlain) {
+      c.rope.factor = 4;
+      c.rope.mscale_all_dim = 0.5;
+    }
     c.rope.theta = 50000;
     c.rope.interleave = false;
     EXPECT_TRUE(parse_model_config(to_json(c, "float32"), "t") == c);

@@ -113,5 +113,16 @@ TEST(RopeTable, SoftmaxScalesOfTheReleasedModels) {
   EXPECT_NEAR(RopeTable::softmax_scale(config), 1.0 / std::sqrt(192.0), 1e-15);
 }
 
+TEST(RopeTable, MscaleAllDimCountsForEveryKindOfStretching) {
+  const double plain = 1.0 / std::sqrt(192.0), m = 0.1 * 0.707 * std::log(40.0) + 1.0;
+  for (const RopeKind kind : {RopeKind::kPlain, RopeKind::kLinear, RopeKind::kDynamic, RopeKind::kYarn}) {
+    ModelConfig config = config_with(kind);
+    config.rope.factor = 40.0;
+    config.rope.mscale_all_dim = 0.707;
+    EXPECT_NEAR(RopeTable::softmax_scale(config), kind == RopeKind::kPlain ? plain : plain * m * m, 1e-15)
+        << name_of(kind);
+  }
+}
+
 }  // namespace
 }  // namespace deeptitan

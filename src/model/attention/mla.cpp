@@ -67,6 +67,7 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, co
       layer_(layer),
       dtype_(parameters.compute()),
       rope_(rope),
+      rotate_halves_(!config.rope.interleave),
       q_a_(query_rank_ > 0 ? std::optional<LinearLayer>(std::in_place, parameters, name + ".q_a_proj", query_rank_,
                                                         config.hidden_size,
                                                         LinearOptions{.bias = config.attention_bias, .operand = dtype_})
@@ -91,6 +92,11 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, co
     rows.count = shape_.value_dim;
     absorbed_value_ = parameters.prepare_heads(kv_b_.parameter(), dtype_, rows, /*transposed=*/false);
   }
+}
+
+void MultiHeadLatentAttention::rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first,
+                                      const Tensor& positions, bool inverse) const {
+  rope_rotate(ctx, x, heads, first, rope_.cos(), rope_.sin(), positions, rotate_halves_, inverse);
 }
 
 std::unique_ptr<Record> MultiHeadLatentAttention::make_record(const RecordArenas& arenas, int64_t tokens) const {
@@ -119,8 +125,8 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
   kv_a_.forward(ctx, s.kv_latent, x);
   const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
   kv_norm_.forward(ctx, s.latent_normed, s.latent_rstd, s.latent(s.kv_latent, latent_dim_));
-  rope_rotate(ctx, s.query, shape_.heads, shape_.nope_dim, rope_.cos(), rope_.sin(), batch.positions, false);
-  rope_rotate(ctx, key_rope, 1, 0, rope_.cos(), rope_.sin(), batch.positions, false);
+  rotate(ctx, s.query, shape_.heads, shape_.nope_dim, batch.positions, /*inverse=*/false);
+  rotate(ctx, key_rope, 1, 0, batch.positions, /*inverse=*/false);
   if (batch.cache_slot.defined()) {
     write_latent_cache(ctx, forward.cache[layer_].front(), batch.cache_slot, s.latent_normed, key_rope);
   }
@@ -167,8 +173,8 @@ void MultiHeadLatentAttention::backward_input(ExecutionContext& ctx, const Forwa
   const Tensor d_key_rope = s.key_rope(s.d_kv_latent, latent_dim_);
   attention_backward(ctx, s.d_query, s.d_key_value, d_key_rope, d_attended, s.attended, s.log_sum_exp, s.query,
                      s.key_value, key_rope, batch.documents, shape_);
-  rope_rotate(ctx, s.d_query, shape_.heads, shape_.nope_dim, rope_.cos(), rope_.sin(), batch.positions, true);
-  rope_rotate(ctx, d_key_rope, 1, 0, rope_.cos(), rope_.sin(), batch.positions, true);
+  rotate(ctx, s.d_query, shape_.heads, shape_.nope_dim, batch.positions, /*inverse=*/true);
+  rotate(ctx, d_key_rope, 1, 0, batch.positions, /*inverse=*/true);
   kv_b_.backward_input(ctx, s.d_latent_normed, s.d_key_value, false);
   kv_norm_.backward_input(ctx, s.latent(s.d_kv_latent, latent_dim_), s.d_latent_normed,
                           s.latent(s.kv_latent, latent_dim_), s.latent_rstd, false);

@@ -33,6 +33,8 @@ class MultiHeadLatentAttention final : public Sublayer {
   struct Saved;
   void attend_through_cache(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out,
                             const Tensor& query) const;
+  void rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first, const Tensor& positions,
+              bool inverse) const;
 
   AttentionShape shape_;
   int64_t latent_dim_;
@@ -40,6 +42,7 @@ class MultiHeadLatentAttention final : public Sublayer {
   int64_t layer_;
   DType dtype_;
   const RopeTable& rope_;
+  bool rotate_halves_;  // config.json's rope_interleave = false
   std::optional<LinearLayer> q_a_;
   std::optional<NormLayer> q_norm_;
   LinearLayer q_b_;  // or q_proj, where there is no bottleneck

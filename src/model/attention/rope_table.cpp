@@ -79,7 +79,7 @@ void RopeTable::fill(int64_t length) {
 
 double RopeTable::softmax_scale(const ModelConfig& config) {
   double scale = 1.0 / std::sqrt(static_cast<double>(config.qk_head_dim()));
-  if (config.rope.kind == RopeKind::kYarn && config.rope.mscale_all_dim != 0.0) {
+  if (config.rope.kind != RopeKind::kPlain && config.rope.mscale_all_dim != 0.0) {
     const double m = yarn_mscale(config.rope.factor, config.rope.mscale_all_dim);
     scale *= m * m;
   }

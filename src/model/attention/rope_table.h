@@ -22,7 +22,9 @@ class RopeTable {
   const Tensor& cos() const { return cos_; }
   const Tensor& sin() const { return sin_; }
 
-  /// What the scores are multiplied by before the softmax: 1 / sqrt(head dim), times YaRN's mscale_all_dim squared.
+  /// What the scores are multiplied by before the softmax: 1 / sqrt(head dim), times, where positions are
+  /// stretched and mscale_all_dim is given, (0.1 mscale_all_dim ln(factor) + 1) squared: YaRN's temperature, which
+  /// DeepSeek's modeling_deepseek.py applies to every kind of rope_scaling.
   static double softmax_scale(const ModelConfig& config);
 
  private:

@@ -41,8 +41,6 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
       embedding_(parameters_.declare(
           {.name = "model.embed_tokens.weight", .shape = {config.vocab_size, config.hidden_size}, .direct = true})) {
   check_even_sizes(config, options);
-  DT_CHECK_USAGE(config.rope.interleave,
-                 "rope_interleave = false is not supported: DeepSeek's weights rotate neighbouring elements");
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     layers_.push_back(std::make_unique<PreNormDecoderLayer>(parameters_, layer_name(i), config, i,
                                                             config.is_moe_layer(i), options.auxiliary_weight, rope_));

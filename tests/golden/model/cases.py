@@ -50,6 +50,10 @@ CASES = {
     "v3_one_expert": ("v3", "hub", dict(
         num_experts_per_tok=1, norm_topk_prob=True, routed_scaling_factor=2.5, n_group=4, topk_group=2,
         num_hidden_layers=2, qk_rope_head_dim=4), {}),
+    "v3_halves": ("v3", "transformers", dict(
+        q_lora_rank=20, attention_bias=True, norm_topk_prob=True, routed_scaling_factor=2.5, n_group=2, topk_group=1,
+        qk_rope_head_dim=12, first_k_dense_replace=0, num_hidden_layers=1, moe_intermediate_size=10, rope_interleave=False,
+        rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0, mscale_all_dim=0.707)), {}),
     "v3_next_token_prediction": ("v3", "hub", dict(
         q_lora_rank=20, norm_topk_prob=True, routed_scaling_factor=2.5, n_group=2, topk_group=1,
         num_hidden_layers=1, first_k_dense_replace=0, moe_intermediate_size=10, num_nextn_predict_layers=1),

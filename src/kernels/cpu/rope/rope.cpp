@@ -48,9 +48,35 @@ HWY_INLINE void rotate_pairs(T* x, FloatVec cos, FloatVec sin) {
   store_pairs({hn::NegMulAdd(in.odd, sin, hn::Mul(in.even, cos)), hn::MulAdd(in.odd, cos, hn::Mul(in.even, sin))}, x);
 }
 
+/// The same for pairs that are `half` elements apart.
+template <typename T, class Lanes>
+HWY_INLINE void rotate_halves(T* x, int64_t half, FloatVec cos, FloatVec sin, Lanes lanes) {
+  const FloatVec low = load(x, lanes);
+  const FloatVec high = load(x + half, lanes);
+  store(hn::NegMulAdd(high, sin, hn::Mul(low, cos)), x, lanes);
+  store(hn::MulAdd(high, cos, hn::Mul(low, sin)), x + half, lanes);
+}
+
 template <typename T>
-void rope_rotate_rows(T* x, int64_t row_stride, int64_t heads, int64_t head_stride, int64_t dim, const float* cos,
-                      const float* sin, const int32_t* positions, int64_t rows, bool inverse) {
+void rope_rotate_halves(T* x, int64_t row_stride, int64_t heads, int64_t head_stride, int64_t dim, const float* cos,
+                        const float* sin, const int32_t* positions, int64_t rows, bool inverse) {
+  const int64_t half = dim / 2;
+  const FloatVec sign = hn::Set(FloatTag(), inverse ? -1.0f : 1.0f);
+  for (int64_t r = 0; r < rows; ++r) {
+    T* row = x + r * row_stride;
+    const float* cos_row = cos + positions[r] * half;
+    const float* sin_row = sin + positions[r] * half;
+    for_vectors(0, half, [&](int64_t i, auto lanes) HWY_ATTR {
+      const FloatVec c = load(cos_row + i, lanes);
+      const FloatVec s = hn::Mul(load(sin_row + i, lanes), sign);
+      for (int64_t h = 0; h < heads; ++h) rotate_halves(row + h * head_stride + i, half, c, s, lanes);
+    });
+  }
+}
+
+template <typename T>
+void rope_rotate_neighbours(T* x, int64_t row_stride, int64_t heads, int64_t head_stride, int64_t dim, const float* cos,
+                            const float* sin, const int32_t* positions, int64_t rows, bool inverse) {
   const int64_t pairs = dim / 2;
   const FloatVec sign = hn::Set(FloatTag(), inverse ? -1.0f : 1.0f);
   for (int64_t r = 0; r < rows; ++r) {
@@ -77,9 +103,11 @@ void rope_rotate_rows(T* x, int64_t row_stride, int64_t heads, int64_t head_stri
   }
 }
 
-// Dispatch tables are made by name: one for each element type.
-constexpr auto& rope_rotate_f32 = rope_rotate_rows<float>;
-constexpr auto& rope_rotate_bf16 = rope_rotate_rows<bfloat16>;
+// Dispatch tables are made by name: one for each element type and kind of pairs.
+constexpr auto& rope_rotate_neighbours_f32 = rope_rotate_neighbours<float>;
+constexpr auto& rope_rotate_neighbours_bf16 = rope_rotate_neighbours<bfloat16>;
+constexpr auto& rope_rotate_halves_f32 = rope_rotate_halves<float>;
+constexpr auto& rope_rotate_halves_bf16 = rope_rotate_halves<bfloat16>;
 
 }  // namespace HWY_NAMESPACE
 }  // namespace deeptitan::cpu
@@ -91,8 +119,10 @@ HWY_AFTER_NAMESPACE();
 namespace deeptitan::cpu {
 namespace {
 
-HWY_EXPORT(rope_rotate_f32);
-HWY_EXPORT(rope_rotate_bf16);
+HWY_EXPORT(rope_rotate_neighbours_f32);
+HWY_EXPORT(rope_rotate_neighbours_bf16);
+HWY_EXPORT(rope_rotate_halves_f32);
+HWY_EXPORT(rope_rotate_halves_bf16);
 
 template <typename T, typename Kernel>
 void rope_rotate_parallel(Kernel kernel, T* x, int64_t row_stride, int64_t heads, int64_t head_stride, int64_t dim,
@@ -107,15 +137,17 @@ void rope_rotate_parallel(Kernel kernel, T* x, int64_t row_stride, int64_t heads
 }  // namespace
 
 void rope_rotate(float* x, int64_t row_stride, int64_t heads, int64_t head_stride, int64_t dim, const float* cos,
-                 const float* sin, const int32_t* positions, int64_t rows, bool inverse) {
-  rope_rotate_parallel(HWY_DYNAMIC_DISPATCH(rope_rotate_f32), x, row_stride, heads, head_stride, dim, cos, sin,
-                       positions, rows, inverse);
+                 const float* sin, const int32_t* positions, int64_t rows, bool inverse, RopePairs pairs) {
+  const auto kernel = pairs == RopePairs::kHalves ? HWY_DYNAMIC_DISPATCH(rope_rotate_halves_f32)
+                                                  : HWY_DYNAMIC_DISPATCH(rope_rotate_neighbours_f32);
+  rope_rotate_parallel(kernel, x, row_stride, heads, head_stride, dim, cos, sin, positions, rows, inverse);
 }
 
 void rope_rotate(bfloat16* x, int64_t row_stride, int64_t heads, int64_t head_stride, int64_t dim, const float* cos,
-                 const float* sin, const int32_t* positions, int64_t rows, bool inverse) {
-  rope_rotate_parallel(HWY_DYNAMIC_DISPATCH(rope_rotate_bf16), x, row_stride, heads, head_stride, dim, cos, sin,
-                       positions, rows, inverse);
+                 const float* sin, const int32_t* positions, int64_t rows, bool inverse, RopePairs pairs) {
+  const auto kernel = pairs == RopePairs::kHalves ? HWY_DYNAMIC_DISPATCH(rope_rotate_halves_bf16)
+                                                  : HWY_DYNAMIC_DISPATCH(rope_rotate_neighbours_bf16);
+  rope_rotate_parallel(kernel, x, row_stride, heads, head_stride, dim, cos, sin, positions, rows, inverse);
 }
 
 }  // namespace deeptitan::cpu

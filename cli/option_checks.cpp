@@ -24,6 +24,7 @@ CLI::Option* with_check(CLI::Option* option, const std::string& takes, Check che
   return option->check(validator);
 }
 
+// The text as a number, nothing left over.
 template <typename Number>
 bool parse_whole(const std::string& text, Number& value) {
   const char* end = text.data() + text.size();
@@ -67,12 +68,16 @@ CLI::Option* whole_number(CLI::Option* option, const std::string& unit, int64_t 
   });
 }
 
-CLI::Option* number_in(CLI::Option* option, double least, double most) {
-  const std::string expected =
-      range_text("a number", fmt::format("{}", least), std::isinf(most) ? "" : fmt::format("{}", most));
+CLI::Option* number_in(CLI::Option* option, double least, double most, LowerBound bound) {
+  const bool above = bound == LowerBound::kAbove, open = std::isinf(most);
+  const std::string low = fmt::format("{}", least), high = open ? "" : fmt::format("{}", most);
+  const std::string expected = !above
+                                   ? range_text("a number", low, high)
+                                   : fmt::format("a number greater than {}{}", low, open ? "" : " and at most " + high);
   return with_check(option, "NUMBER", [=](const std::string& input) {
     double value = 0;
-    const bool valid = parse_whole(input, value) && std::isfinite(value) && value >= least && value <= most;
+    const bool valid =
+        parse_whole(input, value) && std::isfinite(value) && value <= most && (above ? value > least : value >= least);
     return valid ? std::string() : fmt::format("expected {}, not {}", expected, input);
   });
 }

@@ -16,8 +16,10 @@ namespace deeptitan {
 CLI::Option* whole_number(CLI::Option* option, const std::string& unit, int64_t least,
                           int64_t most = std::numeric_limits<int64_t>::max());
 
-/// Accepts numbers from `least` to `most`.
-CLI::Option* number_in(CLI::Option* option, double least, double most = std::numeric_limits<double>::infinity());
+/// Accepts numbers from `least` (or, with kAbove, greater than it) to `most`.
+enum class LowerBound { kFrom, kAbove };
+CLI::Option* number_in(CLI::Option* option, double least, double most = std::numeric_limits<double>::infinity(),
+                       LowerBound bound = LowerBound::kFrom);
 
 /// Accepts one of `values`; the message for another names the nearest. --help shows them all.
 CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& values);

@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <csignal>
 
+#include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include "core/file.h"
@@ -11,23 +13,36 @@ namespace deeptitan {
 namespace {
 
 volatile std::sig_atomic_t interrupt_noted = 0;
+// What wakes a reader, also where the signal comes just before it begins to wait.
+int wake_read = -1;
+int wake_write = -1;
 struct sigaction previous_action;
 
 void note_interrupt(int /*signal*/) {
+  const int before = errno;
   interrupt_noted = 1;
+  [[maybe_unused]] const ssize_t written = ::write(wake_write, "!", 1);  // a full pipe wakes as well
+  errno = before;
 }
 
 }  // namespace
 
 InterruptNotes::InterruptNotes() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) fail_file("open", "a pipe", errno);
+  wake_read = ends[0];
+  wake_write = ends[1];
   struct sigaction action = {};
   action.sa_handler = note_interrupt;
-  sigemptyset(&action.sa_mask);  // no SA_RESTART: a read that waits for a line returns
+  sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, &previous_action);
 }
 
 InterruptNotes::~InterruptNotes() {
   sigaction(SIGINT, &previous_action, nullptr);
+  ::close(wake_read);
+  ::close(wake_write);
+  wake_read = wake_write = -1;
 }
 
 bool InterruptNotes::noted() {
@@ -35,6 +50,9 @@ bool InterruptNotes::noted() {
 }
 
 void InterruptNotes::clear() {
+  char block[64];
+  while (::read(wake_read, block, sizeof block) > 0) {
+  }
   interrupt_noted = 0;
 }
 
@@ -48,9 +66,13 @@ LineResult LineReader::read(std::string& line) {
       return LineResult::kLine;
     }
     if (at_end_) return LineResult::kEnd;
+    pollfd files[] = {{STDIN_FILENO, POLLIN, 0}, {wake_read, POLLIN, 0}};
+    if (::poll(files, 2, -1) < 0 && errno != EINTR) fail_file("wait for", "standard input", errno);
+    if (InterruptNotes::noted()) return LineResult::kInterrupted;
+    if (files[0].revents == 0) continue;
     char block[4096];
     const ssize_t bytes = ::read(STDIN_FILENO, block, sizeof block);
-    if (bytes < 0 && errno == EINTR) return LineResult::kInterrupted;
+    if (bytes < 0 && errno == EINTR) continue;
     if (bytes < 0) fail_file("read", "standard input", errno);
     at_end_ = bytes == 0;
     buffer_.append(block, static_cast<size_t>(bytes));

@@ -4,7 +4,8 @@
 
 namespace deeptitan {
 
-/// While one exists, Ctrl-C (SIGINT) is noted instead of ending the program.
+/// While one exists (one at a time), Ctrl-C (SIGINT) is noted instead of ending the program. Throws Error where the
+/// system gives no pipe.
 class InterruptNotes {
  public:
   InterruptNotes();
@@ -19,10 +20,12 @@ class InterruptNotes {
 
 enum class LineResult { kLine, kInterrupted, kEnd };
 
-/// Reads standard input a line at a time, unbuffered by the C library so that Ctrl-C ends a read at once.
+/// Reads standard input a line at a time, unbuffered by the C library so that Ctrl-C ends a read at once, which
+/// clear() makes it forget.
 class LineReader {
  public:
-  /// The next line without its line feed. kEnd: the input is over. Throws Error where it cannot be read.
+  /// The next line without its line feed. kEnd: the input is over; kInterrupted: Ctrl-C was noted. Throws Error where
+  /// it cannot be read.
   LineResult read(std::string& line);
 
  private:

@@ -78,9 +78,27 @@ TEST_F(ModelDirectory, WeightsThatAreDamagedAreRefused) {
   expect_failure({"a header of 1099511627776 bytes is announced, the format allows "});
 }
 
-TEST_F(ModelDirectory, TensorsThatDoNotFitTheModelAreNamed) {
+TEST_F(ModelDirectory, AMissingTensorIsNamed) {
   replace("model.safetensors", "\"model.norm.weight\"", "\"model.norn.weight\"");
-  expect_failure({"model.norm.weight"});
+  expect_failure(
+      {model_.string() + ": tensor model.norm.weight is missing (1 in all); the config.json beside it asks for it"});
+}
+
+TEST_F(ModelDirectory, ATensorTooManyIsNamed) {
+  replace("config.json", "\"n_shared_experts\": 1", "\"n_shared_experts\": 0");
+  expect_failure({model_.string() +
+                  ": tensor model.layers.1.mlp.shared_experts.down_proj.weight belongs to no part of the model (3 such "
+                  "in all); does config.json fit?"});
+}
+
+TEST_F(ModelDirectory, ATensorOfAnotherTypeIsNamed) {
+  std::string bytes = weights();
+  const size_t name = bytes.find("\"model.norm.weight\"");
+  const size_t type = bytes.find("\"F32\"", name);
+  ASSERT_NE(type, std::string::npos);
+  write_weights(bytes.replace(type, 5, "\"I32\""));
+  expect_failure(
+      {model_.string() + ": tensor model.norm.weight is i32; the model needs f32, bf16, f16, f64 or f8_e4m3"});
 }
 
 TEST_F(ModelDirectory, AnotherShapeIsNamed) {
@@ -118,6 +136,31 @@ TEST_F(ModelDirectory, TextThatIsNotUtf8IsReplacedAndCounted) {
   const Outcome outcome = run_program({"eval", "--model", model_.string(), "--text", path});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_NE(outcome.err.find("2 ill-formed sequences read as U+FFFD"), std::string::npos) << outcome.err;
+}
+
+TEST_F(ModelDirectory, ConvertsToAnotherTypeAndBack) {
+  const std::string bf16 = sample_->run("bf16").string(), fp32 = sample_->run("fp32").string();
+  const Outcome to_bf16 = run_program({"convert", sample_->run("run") / "model", bf16, "--dtype", "bf16"});
+  EXPECT_EQ(to_bf16.exit_code, 0) << to_bf16.err;
+  EXPECT_EQ(to_bf16.out, "");
+  EXPECT_TRUE(to_bf16.err.starts_with(bf16 + ": ")) << to_bf16.err;
+  EXPECT_NE(to_bf16.err.find(" tensors, "), std::string::npos) << to_bf16.err;
+  EXPECT_LT(fs::file_size(bf16 + "/model.safetensors"), fs::file_size(model_ / "model.safetensors") * 3 / 5);
+  EXPECT_EQ(run_program({"convert", bf16, fp32, "--dtype", "fp32"}).exit_code, 0);
+  // bf16 and its fp32 are the same weights.
+  const auto said_by = [](const std::string& model) {
+    return run_program({"generate", "--model", model, "--prompt", "And", "--max-new-tokens", "8", "--temperature", "0",
+                        "--dtype", "f32"})
+        .out;
+  };
+  EXPECT_NE(said_by(bf16), "");
+  EXPECT_EQ(said_by(bf16), said_by(fp32));
+
+  const Outcome again = run_program({"convert", sample_->run("run") / "model", bf16, "--dtype", "fp32"});
+  EXPECT_NE(again.exit_code, 0);
+  EXPECT_TRUE(again.err.starts_with("deeptitan: ")) << again.err;
+  EXPECT_NE(again.err.find(bf16), std::string::npos) << again.err;
+  EXPECT_EQ(again.err.find('\n'), again.err.size() - 1) << again.err;
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 // What the program says about itself, and about a command line that it does not understand.
 
+#include <array>
+
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "cli/program.h"
@@ -115,6 +118,29 @@ TEST(Usage, AValueOutOfRangeOrOfTheWrongTypeIsNamed) {
   expect_usage_error({"convert", "a", "b", "--dtype", "bf17"},
                      "convert: --dtype: expected one of bf16, fp32, fp8, not bf17; did you mean 'bf16'? (see deeptitan "
                      "convert --help)");
+}
+
+TEST(Usage, SamplingOptionsOutOfRangeAreNamedWithTheRange) {
+  const std::vector<std::array<const char*, 3>> cases = {
+      {"--temperature", "-0.1", "a number of at least 0"},
+      {"--temperature", "nan", "a number of at least 0"},
+      {"--temperature", "hot", "a number of at least 0"},
+      {"--top-k", "-1", "a whole number of at least 0"},
+      {"--top-k", "1.5", "a whole number of at least 0"},
+      {"--top-p", "0", "a number greater than 0 and at most 1"},
+      {"--top-p", "1.01", "a number greater than 0 and at most 1"},
+      {"--min-p", "-0.5", "a number from 0 to 1"},
+      {"--min-p", "2", "a number from 0 to 1"},
+      {"--repetition-penalty", "0", "a number greater than 0"},
+      {"--repetition-penalty", "inf", "a number greater than 0"},
+  };
+  for (const auto& [flag, value, range] : cases) {
+    for (const char* command : {"generate", "chat"}) {
+      expect_usage_error(
+          {command, "--model", "no-such", flag, value},
+          fmt::format("{0}: {1}: expected {2}, not {3} (see deeptitan {0} --help)", command, flag, range, value));
+    }
+  }
 }
 
 TEST(Usage, AnUnknownModelGetsTheNearestOne) {

@@ -1,0 +1,120 @@
+// Token ids and rendered conversations through the program.
+
+#include <filesystem>
+
+#include <gtest/gtest.h>
+
+#include "cli/program.h"
+#include "core/file.h"
+#include "support/sample_run.h"
+#include "tokenizer/tokenizer.h"
+
+namespace deeptitan {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::Outcome;
+using testing::run_program;
+
+class TokenizerCommand : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() { sample_ = new testing::SampleRun; }
+  static void TearDownTestSuite() { delete sample_; }
+
+  static fs::path directory() { return sample_->path() / "tokenizer"; }
+  static std::string write(const char* name, const std::string& text) {
+    write_file(sample_->path() / name, text);
+    return (sample_->path() / name).string();
+  }
+  // What encode should print of `lines`.
+  static std::string expected(const std::vector<std::string>& lines, bool parse_special_tokens) {
+    const Tokenizer tokenizer = Tokenizer::load(directory());
+    std::string text;
+    for (const std::string& line : lines) {
+      std::string ids;
+      const EncodeOptions options{.add_special_tokens = false, .parse_special_tokens = parse_special_tokens};
+      for (const int32_t id : tokenizer.encode(line, options)) ids += (ids.empty() ? "" : ",") + std::to_string(id);
+      text += "[" + ids + "]\n";
+    }
+    return text;
+  }
+
+  static const testing::SampleRun* sample_;
+};
+
+const testing::SampleRun* TokenizerCommand::sample_ = nullptr;
+
+const std::vector<std::string> kLines = {"And the king saw the river.", "", "a  lion\t<｜User｜> né 中"};
+
+TEST_F(TokenizerCommand, EncodesALineAtATimeAndDecodesItAgain) {
+  const std::string text = kLines[0] + "\n" + kLines[1] + "\n" + kLines[2] + "\n";
+  const std::string file = write("lines.txt", text);
+  const Outcome encoded = run_program({"tokenizer", "encode", "--model", directory(), "--file", file});
+  EXPECT_EQ(encoded.exit_code, 0) << encoded.err;
+  EXPECT_EQ(encoded.err, "");
+  EXPECT_EQ(encoded.out, expected(kLines, true));
+  EXPECT_NE(encoded.out, expected(kLines, false));
+  const std::vector<std::string> from_pipe = {"tokenizer", "encode", "--model", directory(), "--file", "-"};
+  EXPECT_EQ(run_program(from_pipe, {.input = text, .largest_file_bytes = 0}).out, encoded.out);
+  EXPECT_EQ(run_program({"tokenizer", "encode", "--model", directory(), "--file", file, "--plain"}).out,
+            expected(kLines, false));
+  const Outcome framed = run_program(
+      {"tokenizer", "encode", "--model", directory(), "--file", write("empty.txt", "\n"), "--bos", "--eos"});
+  EXPECT_EQ(framed.out, "[0,1]\n");
+
+  const std::vector<std::string> decode = {"tokenizer", "decode", "--model", directory(), "--file", "-"};
+  EXPECT_EQ(run_program(decode, {.input = encoded.out, .largest_file_bytes = 0}).out, text);
+  const Outcome wrong = run_program(decode, {.input = "[1, 2]\n[1 2]\n", .largest_file_bytes = 0});
+  EXPECT_EQ(wrong.exit_code, 1);
+  EXPECT_EQ(wrong.err, "deeptitan: -:2: expected a JSON array of token ids, such as [1, 2, 3]\n");
+}
+
+TEST_F(TokenizerCommand, RendersTheTextOfAChatTemplate) {
+  const std::string own = std::string(DT_TEST_DATA_DIR) + "/golden/chat_templates/deepseek_v3.jinja";
+  const std::string messages = write("messages.json", R"([{"role": "system", "content": "Be brief."},
+      {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}, {"role": "user", "content": "Bye\n"}])");
+  const std::string text =
+      "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Hi<｜Assistant｜>Yo<｜end▁of▁sentence｜><｜User｜>Bye\n";
+  const std::vector<std::string> render = {"tokenizer", "render", "--model", directory(), "--messages", messages};
+
+  const Outcome without = run_program(render);
+  EXPECT_EQ(without.exit_code, 1);
+  EXPECT_EQ(without.out, "");
+  EXPECT_TRUE(without.err.starts_with("deeptitan: " + directory().string() + " has no chat template: ")) << without.err;
+
+  std::vector<std::string> with = render;
+  with.insert(with.end(), {"--chat-template", own});
+  EXPECT_EQ(run_program(with).out, text + "<｜Assistant｜>");
+  with.emplace_back("--no-generation-prompt");
+  EXPECT_EQ(run_program(with).out, text);
+
+  fs::copy_file(own, directory() / "chat_template.jinja");
+  EXPECT_EQ(run_program(render).out, text + "<｜Assistant｜>");
+  write_file(directory() / "chat_template.jinja", "{{ bos_token }}\n{{ raise_exception('no roles here') }}");
+  const Outcome refused = run_program(render);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_EQ(refused.out, "");
+  EXPECT_EQ(refused.err, "deeptitan: " + (directory() / "chat_template.jinja").string() + " line 2: no roles here\n");
+  fs::remove(directory() / "chat_template.jinja");
+}
+
+TEST_F(TokenizerCommand, MessagesThatAreNoneAreNamed) {
+  const std::string own = std::string(DT_TEST_DATA_DIR) + "/golden/chat_templates/deepseek_v3.jinja";
+  const auto error_of = [&](const std::string& json) {
+    const Outcome outcome = run_program({"tokenizer", "render", "--model", directory(), "--chat-template", own,
+                                         "--messages", write("wrong.json", json)});
+    EXPECT_NE(outcome.exit_code, 0);
+    EXPECT_EQ(outcome.out, "");
+    return outcome.err;
+  };
+  const std::string file = (sample_->path() / "wrong.json").string();
+  EXPECT_EQ(error_of("{}"), "deeptitan: " + file +
+                                ": expected a list of messages, [{\"role\": \"user\", \"content\": \"...\"}], not a "
+                                "dict\n");
+  EXPECT_EQ(error_of(R"([{"role": "user", "content": "a"}, {"content": "b"}])"),
+            "deeptitan: " + file + ": message 1 has no role; write {\"role\": ..., \"content\": ...}\n");
+  EXPECT_TRUE(error_of("[").starts_with("deeptitan: " + file)) << error_of("[");
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -105,6 +105,11 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Change of a router's bias in a step (gamma of DeepSeek-V3, section 2.1.2); 0 = none."},
     {"training.aux_loss_weight", DT_MEMBER(&c.training.aux_loss_weight), "", kAtLeast0, kFixed,
      "Weight of the sequence-wise balance loss (alpha of DeepSeek-V3, section 2.1.2); 0 = none."},
+    {"training.freeze", DT_MEMBER(&c.training.freeze), "", kAny, kFixed,
+     "Patterns of the checkpoint's parameter names (`*`, `?` and `[0-3]` as in a shell) that are not trained, such as "
+     "`model.embed_tokens.weight`, or `model.layers.*.mlp.gate.*` for the routers with their biases. They cost no "
+     "gradient "
+     "and no optimizer state."},
 
     {"checkpoint.interval", DT_MEMBER(&c.checkpoint.interval), "steps", kAtLeast0, kFixed,
      "Steps between two checkpoints; 0 = one at the end."},
@@ -180,6 +185,7 @@ std::string expected_values(const ConfigMember& member, const NumberRange& range
   if (const auto* c = std::get_if<ChoiceMember>(&member)) return fmt::format("one of {}", fmt::join(c->names, ", "));
   if (std::holds_alternative<ShapeMember>(member)) return "a table of config.json's fields";
   if (std::holds_alternative<std::vector<TextSource>*>(member)) return "an array of tables";
+  if (std::holds_alternative<std::vector<std::string>*>(member)) return "an array of texts in quotes";
   return "a text in quotes";
 }
 

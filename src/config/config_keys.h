@@ -28,8 +28,8 @@ struct ShapeMember {
   std::string* json;
 };
 
-using ConfigMember =
-    std::variant<bool*, int64_t*, double*, std::string*, ChoiceMember, ShapeMember, std::vector<TextSource>*>;
+using ConfigMember = std::variant<bool*, int64_t*, double*, std::string*, std::vector<std::string>*, ChoiceMember,
+                                  ShapeMember, std::vector<TextSource>*>;
 
 /// Values that a number may have: from `least` to `most`; `above` leaves out the first bound itself, `below` the
 /// second.

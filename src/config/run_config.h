@@ -106,6 +106,7 @@ struct RunConfig {
     double mtp_loss_weight = 0.3;
     double router_bias_update_speed = 0.001;
     double aux_loss_weight = 0.0001;
+    std::vector<std::string> freeze;  // patterns of parameter names
     bool operator==(const Training&) const = default;
   } training;
 

@@ -80,6 +80,11 @@ std::string value_as_toml(const ConfigMember& member) {
   if (const auto* value = std::get_if<int64_t*>(&member)) return fmt::format("{}", **value);
   if (const auto* value = std::get_if<double*>(&member)) return real(**value);
   if (const auto* value = std::get_if<std::string*>(&member)) return quoted_text(**value);
+  if (const auto* value = std::get_if<std::vector<std::string>*>(&member)) {
+    std::vector<std::string> texts;
+    for (const std::string& text : **value) texts.push_back(quoted_text(text));
+    return fmt::format("[{}]", fmt::join(texts, ", "));
+  }
   if (const auto* value = std::get_if<ChoiceMember>(&member)) return quoted_text(value->names[value->get()]);
   if (const auto* value = std::get_if<ShapeMember>(&member)) return json_as_toml(Json::parse(*value->json));
   std::vector<std::string> sources;

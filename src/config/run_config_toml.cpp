@@ -127,6 +127,16 @@ struct Assignment {
     *target = node.as_string()->get();
     return true;
   }
+  bool operator()(std::vector<std::string>* target) const {
+    if (!node.is_array()) return false;
+    std::vector<std::string> texts;
+    for (const toml::node& element : *node.as_array()) {
+      if (!element.is_string()) return false;
+      texts.push_back(element.as_string()->get());
+    }
+    *target = std::move(texts);
+    return true;
+  }
   bool operator()(const ChoiceMember& target) const {
     if (!node.is_string()) return false;
     const auto at = std::find(target.names.begin(), target.names.end(), node.as_string()->get());

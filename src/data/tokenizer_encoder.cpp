@@ -1,11 +1,13 @@
 #include "data/tokenizer_encoder.h"
 
+#include <utility>
+
 #include "core/error.h"
 #include "data/content_hash.h"
 
 namespace deeptitan {
 
-TextEncoder make_text_encoder(const Tokenizer& tokenizer, const std::optional<ChatTemplate>& chat_template) {
+TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::shared_ptr<const ChatTemplate> chat_template) {
   const std::optional<int32_t> eos = tokenizer.eos_token_id();
   DT_CHECK_USAGE(eos.has_value(),
                  "the tokenizer names no eos_token, which stands between two documents; add it to "
@@ -23,9 +25,9 @@ TextEncoder make_text_encoder(const Tokenizer& tokenizer, const std::optional<Ch
   ContentHash hash;
   hash.add(tokenizer.tokenizer_json());
   encoder.fingerprint = hash.hex();
-  if (!chat_template) return encoder;
-  encoder.encode_chat = [tokenizer, chat = *chat_template](const std::vector<ChatMessage>& messages) {
-    return encode_turns(tokenizer, chat.render_turns(messages));
+  if (chat_template == nullptr) return encoder;
+  encoder.encode_chat = [tokenizer, chat = std::move(chat_template)](const std::vector<ChatMessage>& messages) {
+    return encode_turns(tokenizer, chat->render_turns(messages));
   };
   // The template, and the special tokens that it writes.
   hash.add(tokenizer.chat_template_jinja());

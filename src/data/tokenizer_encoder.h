@@ -1,6 +1,6 @@
 #pragma once
 
-#include <optional>
+#include <memory>
 
 #include "data/text_encoder.h"
 #include "tokenizer/chat_template.h"
@@ -11,6 +11,6 @@ namespace deeptitan {
 /// A tokenizer as data/ uses it: what looks like a special token in a text is text, and nothing is put around it.
 /// Conversations are rendered by `chat_template`, if there is one (see ChatTemplate::render_turns and encode_turns).
 /// Throws a usage error where the tokenizer names no end-of-text token.
-TextEncoder make_text_encoder(const Tokenizer& tokenizer, const std::optional<ChatTemplate>& chat_template = {});
+TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::shared_ptr<const ChatTemplate> chat_template = nullptr);
 
 }  // namespace deeptitan

@@ -24,6 +24,7 @@
 #include "kernels/cpu/peak/peak.h"
 #include "model/deepseek/checkpoint.h"
 #include "train/flops.h"
+#include "train/freeze.h"
 #include "train/learning_rate.h"
 #include "train/loss_curve.h"
 #include "train/memory_advice.h"
@@ -155,12 +156,13 @@ Tokenizer load_tokenizer(const RunConfig& config) {
 }
 
 // The template that conversations are rendered with; none where there are none.
-std::optional<ChatTemplate> load_chat_template(const RunConfig& config, const Tokenizer& tokenizer) {
-  if (!config.data.has_chats() && config.model.chat_template.empty()) return std::nullopt;
+std::shared_ptr<const ChatTemplate> load_chat_template(const RunConfig& config, const Tokenizer& tokenizer) {
+  if (!config.data.has_chats() && config.model.chat_template.empty()) return nullptr;
   DT_CHECK_USAGE(ChatTemplate::in_texts(tokenizer.chat_template_jinja(), tokenizer.tokenizer_config_json()),
                  "a source has format = \"chat\", but the tokenizer has no chat template to render conversations with; "
                  "set model.chat_template to a Jinja file");
-  return ChatTemplate::from_texts(tokenizer.chat_template_jinja(), tokenizer.tokenizer_config_json());
+  return std::make_shared<const ChatTemplate>(
+      ChatTemplate::from_texts(tokenizer.chat_template_jinja(), tokenizer.tokenizer_config_json()));
 }
 
 void Trainer::open_data() {
@@ -381,6 +383,9 @@ TrainingOutcome Trainer::run() {
       "{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned; matrix peak {:.0f} GFLOP/s",
       size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(), bf16 ? "bf16" : "fp32",
       folder_.root.string(), format_bytes(engine_->plan().total()), peak / 1e9));
+  if (const int64_t frozen = count_frozen(engine_->model().parameters()); frozen > 0) {
+    progress.message(fmt::format("{} parameters are frozen", frozen));
+  }
   if (start_) progress.message(fmt::format("resumed at step {}", progress_.step));
 
   double mean_seconds = 0;

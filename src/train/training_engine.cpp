@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "ops/elementwise.h"
+#include "train/freeze.h"
 
 namespace deeptitan {
 namespace {
@@ -46,6 +47,7 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   ctx_.workspace = workspace_;
   ctx_.state = &state_;
 
+  freeze_parameters(model_.parameters(), options_.freeze);
   ctx_.planning = true;
   take_memory();
   PackedBatch batch;

@@ -27,6 +27,7 @@ struct TrainingEngineOptions {
   double max_norm = 1.0;  // of the gradient; 0: no clipping
   double weight_decay = 0.1;
   AdamWSettings adamw;
+  std::vector<std::string> freeze;  // see freeze_parameters
 };
 
 /// One arena of a run and what it will hold.
@@ -54,6 +55,7 @@ struct StepResult {
 class TrainingEngine {
  public:
   /// Plans: runs a whole step without its kernels, which checks every shape and counts every byte. Allocates nothing.
+  /// Frozen parameters have no gradient and no moments; their values, and a frozen router's bias, never change.
   TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options);
   ~TrainingEngine();
 

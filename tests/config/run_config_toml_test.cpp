@@ -31,6 +31,7 @@ eps = 1e-15
 [training]
 steps = 1_000
 dtype = "bf16"
+freeze = ["model.embed_tokens.weight", "model.layers.[01].*"]
 
 [[data.sources]]
 path = "a.txt"
@@ -57,6 +58,7 @@ TEST(RunConfigToml, ReadsEachKindOfValue) {
   EXPECT_EQ(c.optimizer.lr, 4e-3);
   EXPECT_EQ(c.training.steps, 1000);
   EXPECT_TRUE(c.training.dtype == TrainingDtype::kBf16);
+  EXPECT_EQ(c.training.freeze, (std::vector<std::string>{"model.embed_tokens.weight", "model.layers.[01].*"}));
   ASSERT_EQ(c.data.sources.size(), 3u);
   EXPECT_EQ(c.data.sources[0].weight, 3.0);
   EXPECT_TRUE(c.data.sources[0].format == SourceFormat::kText);
@@ -87,13 +89,15 @@ TEST(RunConfigToml, EveryKeyOfTheTableIsEchoed) {
 }
 
 TEST(RunConfigToml, CommandLineWinsOverTheFile) {
-  const RunConfig c = parse(kRun, {"--training.steps", "7", "--job.description=", "--model.shape.hidden_size=64",
-                                   "--model.shape.topk_group", "1", "--metrics.enable_tensorboard", "false",
-                                   "--data.sources", "[{path = \"c.txt\"}]", "--job.dump_folder", "123"});
+  const RunConfig c =
+      parse(kRun, {"--training.steps", "7", "--job.description=", "--model.shape.hidden_size=64",
+                   "--model.shape.topk_group", "1", "--metrics.enable_tensorboard", "false", "--data.sources",
+                   "[{path = \"c.txt\"}]", "--job.dump_folder", "123", "--training.freeze", "[\"lm_head.weight\"]"});
   EXPECT_EQ(c.training.steps, 7);
   EXPECT_EQ(c.job.description, "");
   EXPECT_EQ(c.job.dump_folder, "123");
   EXPECT_FALSE(c.metrics.enable_tensorboard);
+  EXPECT_EQ(c.training.freeze, std::vector<std::string>{"lm_head.weight"});
   ASSERT_EQ(c.data.sources.size(), 1u);
   EXPECT_EQ(c.data.sources[0].path, "c.txt");
   EXPECT_EQ(resolve_model_config(c).hidden_size, 64);
@@ -135,6 +139,9 @@ TEST(RunConfigToml, EachMistakeInAFileHasItsLine) {
   expect("[metrics]\nenable_tensorboard = 1\n", "run.toml:2: metrics.enable_tensorboard = 1; expected true or false");
   expect("[training]\ndtype = \"bf61\"\n",
          "run.toml:2: training.dtype = 'bf61'; expected one of auto, bf16, fp32; did you mean 'bf16'?");
+  expect("[training]\nfreeze = \"lm_head.*\"\n",
+         "run.toml:2: training.freeze = 'lm_head.*'; expected an array of texts in quotes");
+  expect("[training]\nfreeze = [3]\n", "run.toml:2: training.freeze = [ 3 ]; expected an array of texts in quotes");
   expect("[job]\ndescription = 3\n", "run.toml:2: job.description = 3; expected a text in quotes");
   expect("[[data.sources]]\npath = \"a\"\nwieght = 2\n",
          "run.toml:3: data.sources: unknown key 'wieght'; did you mean 'weight'? (docs/config.md lists all keys)");

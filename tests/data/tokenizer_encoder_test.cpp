@@ -37,6 +37,10 @@ TEST(TokenizerEncoder, WithoutAnEndOfTextIsAnError) {
                      "tokenizer_config.json");
 }
 
+std::shared_ptr<const ChatTemplate> shared_template(const std::string& source, const std::string& config) {
+  return std::make_shared<const ChatTemplate>(ChatTemplate::from_texts(source, config));
+}
+
 // The end of text is what padding is made of, too: it is learnt by its place, not by its id.
 TEST(TokenizerEncoder, OfAConversationTheAnswersAndTheirEndsAreLearnt) {
   const std::string config = R"({"eos_token": "<eos>", "pad_token": "<eos>"})";
@@ -46,7 +50,7 @@ TEST(TokenizerEncoder, OfAConversationTheAnswersAndTheirEndsAreLearnt) {
   const Tokenizer tokenizer = Tokenizer::from_json(kTokenizer, config, chat_template);
   const TextEncoder plain = make_text_encoder(tokenizer);
   EXPECT_FALSE(plain.encode_chat);
-  const TextEncoder encoder = make_text_encoder(tokenizer, ChatTemplate::from_texts(chat_template, config));
+  const TextEncoder encoder = make_text_encoder(tokenizer, shared_template(chat_template, config));
   EXPECT_EQ(encoder.fingerprint, plain.fingerprint);
   const EncodedTurns turns =
       encoder.encode_chat({{"user", "e"}, {"assistant", "bo"}, {"user", "o"}, {"assistant", ""}});
@@ -55,7 +59,7 @@ TEST(TokenizerEncoder, OfAConversationTheAnswersAndTheirEndsAreLearnt) {
   EXPECT_EQ(turns.in_loss, (std::vector<bool>{0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1}));
 
   const Tokenizer other = Tokenizer::from_json(kTokenizer, config, std::string(chat_template) + " ");
-  const TextEncoder changed = make_text_encoder(other, ChatTemplate::from_texts(other.chat_template_jinja(), config));
+  const TextEncoder changed = make_text_encoder(other, shared_template(other.chat_template_jinja(), config));
   EXPECT_NE(changed.chat_fingerprint, encoder.chat_fingerprint);
   EXPECT_EQ(changed.fingerprint, encoder.fingerprint);
 }

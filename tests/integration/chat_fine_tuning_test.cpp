@@ -1,5 +1,6 @@
 // Fine-tuning on conversations: a base model is taught a handful by heart and then says them.
 
+#include <cstring>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/model_directory.h"
 #include "core/error.h"
 #include "core/expect_error.h"
 #include "core/file.h"
@@ -119,6 +121,27 @@ TEST_F(ChatFineTuning, TheStopIdsOfTheCheckpointAreKept) {
   const fs::path model = train_quietly(c).model_folder;
   EXPECT_EQ(read_file(model / "generation_config.json"), generation);
   EXPECT_EQ(open_model_files(model).generation.end_ids, (std::vector<int32_t>{1, 4}));
+}
+
+// The exported files are the base model's, byte for byte, where they were frozen.
+TEST_F(ChatFineTuning, FrozenTensorsComeOutAsTheyWentIn) {
+  RunConfig c = config("frozen");
+  c.training.steps = 3;
+  c.training.freeze = {"model.embed_tokens.weight", "model.layers.*.mlp.gate.*"};
+  const ModelDirectory before(c.model.initial_checkpoint), after(train_quietly(c).model_folder);
+  int64_t equal = 0;
+  for (const std::string& name : before.names()) {
+    const TensorEntry &a = before.at(name), &b = after.at(name);
+    ASSERT_EQ(a.bytes, b.bytes) << name;
+    const bool frozen = name == "model.embed_tokens.weight" || name.find(".mlp.gate.") != std::string::npos;
+    const bool same = std::memcmp(a.data, b.data, a.bytes) == 0;
+    const bool moves = name == "lm_head.weight" || name.ends_with("norm.weight");  // an expert may see no token
+    if (frozen || moves) {
+      EXPECT_EQ(same, frozen) << name;
+    }
+    equal += frozen ? 1 : 0;
+  }
+  EXPECT_EQ(equal, 1 + 2 * 2);  // the router of one layer and of the next-token-prediction module, and their biases
 }
 
 TEST_F(ChatFineTuning, ResumingGivesTheBitsOfARunThatNeverStopped) {

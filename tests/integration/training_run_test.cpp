@@ -163,6 +163,12 @@ TEST(TrainingRun, WhatMayNotChangeOnResumeIsRefused) {
   config.training.seq_len = 16;
   const std::string message = error_of(config, resume(ResumeMode::kLatest));
   EXPECT_NE(message.find("training.seq_len"), std::string::npos) << message;
+  config = sample().config("changed");
+  config.training.freeze = {"lm_head.weight"};
+  EXPECT_EQ(error_of(config, resume(ResumeMode::kLatest)),
+            "cannot resume: training.freeze is [] in the checkpoint and [\"lm_head.weight\"] now. Only training.steps, "
+            "optimizer.lr and lr_scheduler.* may change; use the saved values, or start a new run in another "
+            "job.dump_folder");
   EXPECT_EQ(error_of(sample().config("empty"), resume(ResumeMode::kLatest)),
             (sample().run("empty") / "checkpoints").string() + " holds no complete checkpoint to resume from");
 }

@@ -1,0 +1,81 @@
+#include "train/freeze.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include <fnmatch.h>
+
+#include "config/nearest_name.h"
+#include "core/error.h"
+
+namespace deeptitan {
+
+namespace {
+
+constexpr size_t kNamesShown = 3;
+
+/// The name with * for the numbers of its layer and expert: "model.layers.*.mlp.experts.*.up_proj.weight".
+std::string kind_of(const std::string& name) {
+  std::string kind;
+  for (size_t at = 0; at < name.size();) {
+    const size_t end = std::min(name.find('.', at), name.size());
+    const std::string part = name.substr(at, end - at);
+    const bool number = part == "{}" || part.find_first_not_of("0123456789") == std::string::npos;
+    kind += number ? "*" : part;
+    if (end < name.size()) kind += '.';
+    at = end + 1;
+  }
+  return kind;
+}
+
+[[noreturn]] void fail_without_match(const ParameterList& parameters, const std::string& pattern) {
+  std::set<std::string> kinds;
+  for (const Parameter& p : parameters.all()) kinds.insert(kind_of(p.spec.name));
+  std::vector<std::pair<size_t, std::string>> nearest;
+  nearest.reserve(kinds.size());
+  for (const std::string& kind : kinds) nearest.emplace_back(edit_distance(pattern, kind), kind);
+  std::sort(nearest.begin(), nearest.end());
+  nearest.resize(std::min(nearest.size(), kNamesShown));
+  std::string names;
+  for (const auto& [distance, kind] : nearest) names += (names.empty() ? "" : ", ") + kind;
+  fail_usage("training.freeze: '{}' matches no parameter; the nearest names are {} (deeptitan inspect lists all)",
+             pattern, names);
+}
+
+bool matches(const std::string& pattern, const std::string& name) {
+  return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+}
+
+}  // namespace
+
+void freeze_parameters(ParameterList& parameters, std::span<const std::string> patterns) {
+  for (const std::string& pattern : patterns) {
+    bool found = false;
+    for (Parameter& p : parameters.all()) {
+      const std::vector<std::string> names = p.file_names();
+      const auto count =
+          std::count_if(names.begin(), names.end(), [&](const std::string& name) { return matches(pattern, name); });
+      if (count == 0) continue;
+      DT_CHECK_USAGE(count == static_cast<int64_t>(names.size()),
+                     "training.freeze: '{}' matches {} of the {} experts of {}; the experts of a layer are frozen "
+                     "together: use {}",
+                     pattern, count, names.size(), p.spec.name, kind_of(p.spec.name));
+      p.frozen = true;
+      found = true;
+    }
+    if (!found) fail_without_match(parameters, pattern);
+  }
+  const auto& all = parameters.all();
+  DT_CHECK_USAGE(std::any_of(all.begin(), all.end(), [](const Parameter& p) { return p.spec.trained && !p.frozen; }),
+                 "training.freeze leaves nothing to train");
+}
+
+int64_t count_frozen(const ParameterList& parameters) {
+  int64_t count = 0;
+  for (const Parameter& p : parameters.all()) count += p.frozen ? p.numel() : 0;
+  return count;
+}
+
+}  // namespace deeptitan

@@ -80,6 +80,9 @@ class Session {
   double matrix_peak_ = 0;
 };
 
+/// A kernel that does nothing: what events and a launch cost by themselves.
+void launch_nothing(cudaStream_t stream);
+
 /// Standard normal bf16 values, of a fixed seed, made on the device.
 void fill_normal_bf16(void* data, int64_t count, uint64_t seed, cudaStream_t stream);
 /// Standard normal fp32 values.

@@ -112,6 +112,65 @@ TEST(CudaRouter, ForwardAndBackwardEqualTheCpu) {
   EXPECT_EQ(workspace.download(), std::vector<char>(kRouterWorkspaceBytes, 0));
 }
 
+/// DeepSeek-V3's experts are chosen by approximate ranks and again exactly where these are too close: rows and biases
+/// that put the ranks within a few units of each other, or break them, must not show.
+TEST(CudaRouter, RanksCloserThanTheirApproximationAreChosenExactly) {
+  DT_SKIP_WITHOUT_GPU();
+  const RouterOptions options{RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f};
+  const float infinity = std::numeric_limits<float>::infinity();
+  const int64_t tokens = 3001;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> logits(tokens * 256);
+  for (int64_t t = 0; t < tokens; ++t) {
+    float* row = &logits[t * 256];
+    for (int e = 0; e < 256; ++e) row[e] = normal(random);
+    const float base = 2.0f + normal(random);
+    const int close = static_cast<int>(random() % 40);
+    for (int i = 0; i < close; ++i) {  // a few units in the last place apart, or a few millionths
+      float& value = row[random() % 256];
+      value = random() % 2 == 0 ? base + static_cast<float>(random() % 8) * 1e-6f : base;
+      for (unsigned step = random() % 4; step > 0; --step) value = std::nextafter(value, infinity);
+    }
+    if (t % 5 == 0) {  // nearly all of the best beside each other
+      const int first = static_cast<int>(random() % 31) * 8 + static_cast<int>(random() % 3);
+      for (int i = 0; i < 8; ++i) row[first + i] = 5.0f + normal(random);
+    }
+    if (t % 97 == 0) row[random() % 256] = std::nanf("");
+  }
+  std::vector<std::vector<float>> biases(6, std::vector<float>(256));
+  for (int e = 0; e < 256; ++e) {
+    biases[1][e] = 0.1f * normal(random);
+    biases[2][e] = -3.0f + normal(random);
+    biases[3][e] = 1e6f * normal(random);
+  }
+  biases[4] = biases[1];
+  biases[4][17] = infinity;
+  biases[4][40] = -infinity;
+  biases[5] = biases[1];
+  biases[5][200] = std::nanf("");
+  DeviceBuffer<char> workspace(std::vector<char>(kRouterWorkspaceBytes, 0));
+  DeviceBuffer<float> device_logits(logits), device_weight(tokens * 8), device_scores(tokens * 256);
+  DeviceBuffer<int32_t> device_index(tokens * 8), device_counts(256);
+  for (const std::vector<float>& bias : biases) {
+    std::vector<int32_t> index(tokens * 8), counts(256);
+    std::vector<float> weight(tokens * 8), scores(tokens * 256);
+    cpu::route_tokens(index.data(), weight.data(), scores.data(), counts.data(), logits.data(), bias.data(), tokens,
+                      options);
+    DeviceBuffer<float> device_bias(bias);
+    for (const bool with_scores : {true, false}) {
+      route_tokens(device_index.get(), device_weight.get(), with_scores ? device_scores.get() : nullptr,
+                   device_counts.get(), device_logits.get(), device_bias.get(), tokens, options, workspace.get(),
+                   nullptr);
+      const std::string what = "bias " + std::to_string(&bias - biases.data());
+      ASSERT_EQ(device_index.download(), index) << what;
+      ASSERT_TRUE(same_floats(device_weight.download(), weight)) << what;
+      ASSERT_TRUE(same_floats(device_scores.download(), scores)) << what;
+      ASSERT_EQ(device_counts.download(), counts) << what;
+    }
+  }
+}
+
 TEST(CudaRouter, AllTokensOnTheSameExperts) {
   DT_SKIP_WITHOUT_GPU();
   const RouterOptions options{RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f};

@@ -13,9 +13,9 @@
 
 namespace deeptitan::cuda {
 
-/// Device workspace of route_tokens. It must be zero before the first launch that uses it, and every launch leaves it
-/// zero again. Launches that may run at the same time need one each.
-inline constexpr size_t kRouterWorkspaceBytes = (1 + kMaxExperts) * sizeof(int32_t);
+/// Device workspace of route_tokens, aligned to 8 bytes. It must be zero before the first launch that uses it, and
+/// every launch leaves it zero again. Launches that may run at the same time need one each.
+inline constexpr size_t kRouterWorkspaceBytes = kMaxExperts * sizeof(uint64_t);
 
 /// As cpu::route_tokens. scores may be null (inference): half of the traffic is theirs.
 void route_tokens(int32_t* expert_index, float* expert_weight, float* scores, int32_t* counts, const float* logits,

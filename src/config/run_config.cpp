@@ -75,7 +75,7 @@ ModelConfig resolve_model_config(const RunConfig& config) {
   const ModelConfig shape = !m.name.empty()     ? named_model_config(m.name)
                             : !m.config.empty() ? load_model_config(m.config)
                                                 : load_model_config(m.initial_checkpoint);
-  const ModelConfig result = with_overrides(shape, m.shape, "model.shape");
+  ModelConfig result = with_overrides(shape, m.shape, "model.shape");
   DT_CHECK_USAGE(config.training.seq_len <= result.max_position_embeddings,
                  "training.seq_len = {} is more than the model's max_position_embeddings = {}; shorten it, or raise "
                  "model.shape.max_position_embeddings",

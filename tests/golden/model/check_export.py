@@ -5,13 +5,15 @@
 DIRECTORY is what save_model wrote of tests/golden/model/CASE: model_test leaves CASE/f32 and CASE/bf16 in the folder that
 DEEPTITAN_EXPORT_DIR names. Last run with transformers 5.23.0 and torch 2.15.0 on all cases but v2_dynamic (transformers has
 no moe_layer_freq), f32 and bf16: the same bits as from the directory that transformers itself wrote, nothing missing, and
-nothing left unread but the next-token-prediction module.
+nothing left unread but the next-token-prediction module. With transformers 4.57.6: the same where the original's config.json
+is of the hub's form; 4 does not read the rope_parameters of the others.
 """
 
 import pathlib
 import sys
 
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -19,9 +21,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def logits(directory, tokens):
+    # transformers 4 runs experts one way only.
+    experts = {} if transformers.__version__.startswith("4.") else dict(experts_implementation="eager")
     model, report = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager",
-        output_loading_info=True)
+        directory, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **experts)
     left = {kind: len(keys) for kind, keys in report.items() if keys}
     with torch.no_grad():
         return model(input_ids=tokens[None], use_cache=False).logits[0], left

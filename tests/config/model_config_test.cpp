@@ -77,6 +77,8 @@ TEST(ValidateModelConfig, EachMisfitHasItsMessage) {
        "group_limited_greedy"},
       {"tiny-v3", [](ModelConfig& c) { c.qk_rope_head_dim = 31; },
        "m: qk_rope_head_dim = 31 is odd; rotation takes elements in pairs"},
+      {"tiny-v2", [](ModelConfig& c) { c.rope.interleave = false; },
+       "m: rope_interleave = false, which a deepseek_v2 model does not have: its weights rotate neighbouring elements"},
       {"tiny-v3", [](ModelConfig& c) { c.rms_norm_eps = 0; }, "m: rms_norm_eps = 0; expected a number greater than 0"},
       {"v3", [](ModelConfig& c) { c.rope.factor = 0.5; },
        "m: rope_scaling.factor = 0.5; expected a number of at least 1"},

@@ -10,22 +10,15 @@ import time
 
 import torch
 import transformers
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers import DeepseekV3ForCausalLM
 
-SHAPES = {
-    "small": dict(hidden_size=256, intermediate_size=768, moe_intermediate_size=128, num_attention_heads=4,
-                  num_key_value_heads=4, n_routed_experts=16, kv_lora_rank=64, q_lora_rank=128),
-    "wide": dict(hidden_size=1024, intermediate_size=2816, moe_intermediate_size=512, num_attention_heads=16,
-                 num_key_value_heads=16, n_routed_experts=32, kv_lora_rank=256, q_lora_rank=384),
-}
-SEQUENCES, LENGTH, VOCABULARY = 8, 256, 4096
+from shapes import VOCABULARY, transformers_config
+
+SEQUENCES, LENGTH = 8, 256
 
 shape, dtype, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.manual_seed(0)
-config = DeepseekV3Config(vocab_size=VOCABULARY, max_position_embeddings=512, num_hidden_layers=4, n_group=4, topk_group=2,
-                          num_experts_per_tok=4, n_shared_experts=1, qk_rope_head_dim=32, qk_nope_head_dim=64,
-                          v_head_dim=64, first_k_dense_replace=1, routed_scaling_factor=2.5, norm_topk_prob=True,
-                          tie_word_embeddings=False, **SHAPES[shape])
+config = transformers_config(shape)
 config._experts_implementation = "grouped_mm"
 model = DeepseekV3ForCausalLM(config)
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)

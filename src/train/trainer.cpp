@@ -144,7 +144,7 @@ void Trainer::find_start() {
 // The tokenizer's files, with model.chat_template in the place of their own template.
 Tokenizer load_tokenizer(const RunConfig& config) {
   const auto& model = config.model;
-  const Tokenizer tokenizer = Tokenizer::load(model.tokenizer.empty() ? model.initial_checkpoint : model.tokenizer);
+  Tokenizer tokenizer = Tokenizer::load(model.tokenizer.empty() ? model.initial_checkpoint : model.tokenizer);
   if (model.chat_template.empty()) return tokenizer;
   DT_CHECK_USAGE(
       fs::is_regular_file(model.chat_template),

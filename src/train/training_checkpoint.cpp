@@ -33,6 +33,7 @@ std::vector<StateTensor> state_tensors(TrainingEngine& engine) {
 
 std::vector<TensorDeclaration> declarations(const std::vector<StateTensor>& tensors) {
   std::vector<TensorDeclaration> result;
+  result.reserve(tensors.size());
   for (const StateTensor& t : tensors) result.push_back(t.declaration);
   return result;
 }

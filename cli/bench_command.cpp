@@ -1,7 +1,6 @@
 #include "bench_command.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
@@ -14,6 +13,7 @@
 #include "bench_report.h"
 #include "config/model_config_json.h"
 #include "config/run_config_toml.h"
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/random.h"
 #include "data/synthetic_source.h"
@@ -60,11 +60,11 @@ void bench_train(const BenchArguments& a, const std::vector<std::string>& overri
       targets += batch.target_count;
     }
     if (step == kWarmUp + 1) engine.set_profile(&profile);
-    const double start = now();
+    const double start = monotonic_seconds();
     engine.begin_step(step, config.optimizer.lr, targets, static_cast<int64_t>(batches.size()));
     for (const PackedBatch& batch : batches) engine.add_microbatch(batch);
     engine.finish_step();
-    if (step > kWarmUp) seconds.push_back(now() - start);
+    if (step > kWarmUp) seconds.push_back(monotonic_seconds() - start);
   }
   // The peak is taken on both sides of the run: a shared machine may change its mind in between.
   const double peak = std::max(peak_before, cpu::measure_matrix_peak(type, 0.5));
@@ -116,13 +116,13 @@ void bench_inference(const BenchArguments& a, bool decode) {
   for (int64_t step = 0; step < a.steps + kInferenceWarmUp; ++step) {
     if (step == kInferenceWarmUp) engine.set_profile(&profile);
     if (!decode) engine.truncate(0);
-    const double start = now();
+    const double start = monotonic_seconds();
     if (decode) {
       engine.decode(prompt[step % a.tokens]);
     } else {
       engine.prefill(prompt);
     }
-    if (step >= kInferenceWarmUp) seconds.push_back(now() - start);
+    if (step >= kInferenceWarmUp) seconds.push_back(monotonic_seconds() - start);
   }
   const double best_peak = std::max(peak_before, peak());
   const double tokens_per_second = static_cast<double>(decode ? 1 : a.tokens) / median(seconds);

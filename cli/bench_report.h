@@ -11,9 +11,6 @@ namespace deeptitan {
 
 using Json = nlohmann::ordered_json;
 
-/// Seconds of a clock that only goes forward.
-double now();
-
 double median(std::vector<double> values);
 
 /// Time by op as a JSON array, the largest first: op, share, calls, gflops.

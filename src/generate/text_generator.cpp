@@ -1,20 +1,16 @@
 #include "generate/text_generator.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "generate/stop_strings.h"
 
 namespace deeptitan {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 std::vector<bool> decodable_ids(const Tokenizer& tokenizer) {
   std::vector<bool> decodable(tokenizer.vocab_size());
@@ -75,7 +71,7 @@ Generation TextGenerator::generate(std::span<const int32_t> prompt, const Genera
   std::vector<int32_t> sequence(prompt.begin(), prompt.end());
   sequence.reserve(engine_.context_length() + 1);
 
-  const double start = now();
+  const double start = monotonic_seconds();
   result.prompt_tokens = static_cast<int64_t>(prompt.size());
   result.cached_tokens = engine_.keep_common_prefix(prompt);
   std::span<const float> logits;
@@ -83,7 +79,7 @@ Generation TextGenerator::generate(std::span<const int32_t> prompt, const Genera
     const auto rest = prompt.subspan(engine_.length());
     logits = engine_.prefill(rest.first(std::min<size_t>(rest.size(), engine_.options().prefill_chunk)));
   }
-  const double prefilled = now();
+  const double prefilled = monotonic_seconds();
   result.prefill_seconds = prefilled - start;
   if (engine_.length() < result.prompt_tokens) {
     result.reason = StopReason::kInterrupted;
@@ -121,7 +117,7 @@ Generation TextGenerator::generate(std::span<const int32_t> prompt, const Genera
     give_out(stops.push(decoder.flush()));
     give_out(stops.flush());
   }
-  result.decode_seconds = now() - prefilled;
+  result.decode_seconds = monotonic_seconds() - prefilled;
   return result;
 }
 

@@ -1,27 +1,19 @@
 #include "ops/op_scope.h"
 
-#include <chrono>
-
+#include "core/clock.h"
 #include "core/error.h"
 #include "kernels/cpu/optimizer/adamw.h"
 
 namespace deeptitan {
-namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
 
 OpScope::OpScope(ExecutionContext& ctx, const char* name, double flops) : ctx_(ctx), name_(name), flops_(flops) {
-  if (ctx_.profile != nullptr && !ctx_.planning) start_ = now();
+  if (ctx_.profile != nullptr && !ctx_.planning) start_ = monotonic_seconds();
 }
 
 OpScope::~OpScope() {
   if (ctx_.profile == nullptr || ctx_.planning) return;
   OpProfile::Entry& entry = ctx_.profile->entries[name_];
-  entry.seconds += now() - start_;
+  entry.seconds += monotonic_seconds() - start_;
   entry.flops += flops_;
   ++entry.calls;
 }

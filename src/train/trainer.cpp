@@ -13,6 +13,7 @@
 #include "checkpoint/model_directory.h"
 #include "checkpoint/training_state.h"
 #include "config/run_config_toml.h"
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -37,10 +38,6 @@ namespace deeptitan {
 namespace {
 
 namespace fs = std::filesystem;
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 double wall_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -223,7 +220,7 @@ StepResult Trainer::compute_step(int64_t step) {
 }
 
 StepMetrics Trainer::run_step(int64_t step) {
-  const double start = now();
+  const double start = monotonic_seconds();
   draw_step();
   StepResult result = compute_step(step);
   if (!result.finite && config_.training.loss_not_finite == LossNotFinite::kStop) stop_not_finite(step, result);
@@ -236,7 +233,7 @@ StepMetrics Trainer::run_step(int64_t step) {
   metrics.loss = result.loss;
   metrics.learning_rate = schedule_.at(step);
   metrics.gradient_norm = result.gradient_norm;
-  metrics.step_seconds = now() - start;
+  metrics.step_seconds = monotonic_seconds() - start;
   metrics.tokens_per_second = static_cast<double>(config_.tokens_per_step()) / metrics.step_seconds;
   metrics.skipped = !result.finite;
   if (engine_->model().config().num_nextn_predict_layers > 0 && config_.training.mtp_loss_weight > 0) {
@@ -391,11 +388,12 @@ TrainingOutcome Trainer::run() {
   double mean_seconds = 0;
   bool stopped = false;
   for (int64_t step = progress_.step + 1; step <= config_.training.steps && !stopped; ++step) {
-    const double start = now();
+    const double start = monotonic_seconds();
     StepMetrics metrics = run_step(step);
     const bool last = step == config_.training.steps;
     if (config_.validation.freq > 0 && (last || step % config_.validation.freq == 0)) validate(metrics);
-    mean_seconds = mean_seconds == 0 ? now() - start : 0.95 * mean_seconds + 0.05 * (now() - start);
+    mean_seconds =
+        mean_seconds == 0 ? monotonic_seconds() - start : 0.95 * mean_seconds + 0.05 * (monotonic_seconds() - start);
     if (last || metrics.validation || metrics.skipped || step % config_.metrics.log_freq == 0) {
       metrics_file.write(metrics);
       if (tensorboard) tensorboard->write(step, wall_time(), scalars_of(metrics));

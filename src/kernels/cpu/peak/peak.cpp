@@ -1,12 +1,13 @@
 #include "kernels/cpu/peak/peak.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <unordered_map>
 #include <vector>
 
 #include <dnnl.hpp>
+
+#include "core/clock.h"
 
 namespace deeptitan::cpu {
 namespace {
@@ -14,19 +15,15 @@ namespace {
 constexpr int64_t kSize = 1024;
 constexpr int64_t kBandwidthBytes = 256 << 20;
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 // The best time of `run`, repeated for `seconds` and at least three times.
 template <typename Run>
 double best_time(double seconds, const Run& run) {
-  const double end = now() + seconds;
+  const double end = monotonic_seconds() + seconds;
   double best = 1e300;
-  for (int i = 0; i < 3 || now() < end; ++i) {
-    const double start = now();
+  for (int i = 0; i < 3 || monotonic_seconds() < end; ++i) {
+    const double start = monotonic_seconds();
     run();
-    best = std::min(best, now() - start);
+    best = std::min(best, monotonic_seconds() - start);
   }
   return best;
 }

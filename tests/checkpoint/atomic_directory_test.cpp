@@ -9,14 +9,13 @@
 
 #include "checkpoint/safetensors_writer.h"
 #include "core/file.h"
-#include "support/temporary_directory.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
 
 namespace fs = std::filesystem;
-using test::message_of;
-using test::TemporaryDirectory;
 
 void write_pair(const fs::path& directory, const std::string& text) {
   write_file(directory / "first", text);
@@ -50,7 +49,7 @@ int status_of_child(const std::function<void()>& action) {
 }
 
 TEST(AtomicDirectory, AppearsWithCommitAndVanishesWithout) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   const fs::path target = parent / "new" / "model";
   {
     AtomicDirectory directory(target);
@@ -73,7 +72,7 @@ TEST(AtomicDirectory, AppearsWithCommitAndVanishesWithout) {
 }
 
 TEST(AtomicDirectory, ReplacesWithAndWithoutExchange) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   const fs::path target = parent / "model";
   for (const bool exchange : {true, false, true, false}) {
     const std::string text = exchange ? "exchanged" : "renamed";
@@ -86,7 +85,7 @@ TEST(AtomicDirectory, ReplacesWithAndWithoutExchange) {
 }
 
 TEST(AtomicDirectory, RefusesAFileInItsPlace) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   write_file(parent / "model", "a file");
   EXPECT_EQ(message_of([&] { AtomicDirectory directory(parent / "model"); }),
             (parent / "model").string() + " is a file, expected a directory or nothing");
@@ -98,7 +97,7 @@ TEST(AtomicDirectory, KilledAtAnyStepLeavesTheOldOrTheNewOne) {
     for (const bool exchange : {false, true}) {
       for (const CommitStep last : steps) {
         if (last == CommitStep::kMovedAside && (exchange || !exists)) continue;
-        const TemporaryDirectory parent;
+        const TemporaryFolder parent;
         const fs::path target = parent / "model";
         if (exists) {
           fs::create_directory(target);
@@ -127,7 +126,7 @@ TEST(AtomicDirectory, KilledAtAnyStepLeavesTheOldOrTheNewOne) {
 }
 
 TEST(AtomicDirectory, KilledWhileWritingLeavesTheOldOne) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   const fs::path target = parent / "model";
   fs::create_directory(target);
   write_pair(target, "old");
@@ -146,7 +145,7 @@ TEST(AtomicDirectory, KilledWhileWritingLeavesTheOldOne) {
 }
 
 TEST(RecoverDirectories, LeavesTheLivingAndStrangersAlone) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   fs::create_directory(parent / ".model.incomplete-notes");
   fs::create_directory(parent / "model.incomplete-1-2");
   write_file(parent / ".model.incomplete-7-7", "a file");
@@ -163,7 +162,7 @@ TEST(RecoverDirectories, LeavesTheLivingAndStrangersAlone) {
 }
 
 TEST(RemoveDirectory, LeavesNothing) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   fs::create_directory(parent / "model");
   write_pair(parent / "model", "old");
   remove_directory(parent / "model");
@@ -172,7 +171,7 @@ TEST(RemoveDirectory, LeavesNothing) {
 }
 
 TEST(AtomicDirectory, AFullDiskLeavesTheOldOneAndSaysSo) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   const fs::path target = parent / "model";
   fs::create_directory(target);
   write_pair(target, "old");

@@ -11,14 +11,13 @@
 #include "checkpoint/safetensors_writer.h"
 #include "core/bfloat16.h"
 #include "core/file.h"
-#include "support/temporary_directory.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
 
 namespace fs = std::filesystem;
-using test::message_of;
-using test::TemporaryDirectory;
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kProjection = "model.layers.2.self_attn.kv_a_proj_with_mqa.weight";
@@ -98,7 +97,7 @@ TEST(IsFloat8Weight, FollowsDeepSeeksFiles) {
 }
 
 TEST(ConvertDirectory, ToBf16RoundsEveryTensorButTheBias) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   fs::create_directory(parent / "in");
   write_model(parent / "in");
   uint64_t last = 0, total = 0;
@@ -144,7 +143,7 @@ TEST(ConvertDirectory, ToBf16RoundsEveryTensorButTheBias) {
 }
 
 TEST(ConvertDirectory, ToFp8AndBackIsWithinTheFormat) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   fs::create_directory(parent / "in");
   write_model(parent / "in");
   const ConvertSummary summary = convert_directory(parent / "in", parent / "fp8", to(DType::kF8E4M3));
@@ -196,7 +195,7 @@ TEST(ConvertDirectory, ToFp8AndBackIsWithinTheFormat) {
 }
 
 TEST(ConvertDirectory, PiecesMakeNoDifference) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   fs::create_directory(parent / "in");
   write_model(parent / "in");
   fs::path source = parent / "in";
@@ -213,7 +212,7 @@ TEST(ConvertDirectory, PiecesMakeNoDifference) {
 }
 
 TEST(ConvertDirectory, RefusesPlacesThatHoldSomething) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   const fs::path in = parent / "in";
   fs::create_directory(in);
   write_model(in);
@@ -234,7 +233,7 @@ TEST(ConvertDirectory, RefusesPlacesThatHoldSomething) {
 }
 
 TEST(ConvertDirectory, RefusesInputsItCannotRead) {
-  const TemporaryDirectory parent;
+  const TemporaryFolder parent;
   const fs::path in = parent / "in", config = in / "config.json";
   fs::create_directory(in);
   write_model(in);

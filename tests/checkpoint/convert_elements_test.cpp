@@ -9,7 +9,8 @@
 
 #include "core/bfloat16.h"
 #include "core/float8.h"
-#include "support/temporary_directory.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
@@ -75,9 +76,9 @@ TEST(ConvertElements, UnalignedSourcesAndNothingAtAll) {
 TEST(ConvertElements, RefusesWhatHasNoNumbers) {
   char byte = 0;
   float x = 0;
-  EXPECT_EQ(test::message_of([&] { convert_elements(&byte, DType::kBool, &x, DType::kF32, 1); }),
+  EXPECT_EQ(message_of([&] { convert_elements(&byte, DType::kBool, &x, DType::kF32, 1); }),
             "elements of bool cannot be converted to f32");
-  EXPECT_EQ(test::message_of([&] { convert_elements(&x, DType::kF32, &byte, DType::kF16, 1); }),
+  EXPECT_EQ(message_of([&] { convert_elements(&x, DType::kF32, &byte, DType::kF16, 1); }),
             "elements of f32 cannot be converted to f16");
 }
 
@@ -147,7 +148,7 @@ TEST(QuantizeFloat8Blocks, ZerosTinyInfiniteAndNan) {
     dequantize_float8_blocks(values, &scale, 1, 2, restored, DType::kF32);
     EXPECT_FALSE(std::isfinite(restored[0]));
   }
-  EXPECT_EQ(test::message_of([&] { quantize_float8_blocks(weights, DType::kF16, 1, 2, values, &scale); }),
+  EXPECT_EQ(message_of([&] { quantize_float8_blocks(weights, DType::kF16, 1, 2, values, &scale); }),
             "fp8 blocks can be quantised from f32 or bf16, not from f16");
 }
 

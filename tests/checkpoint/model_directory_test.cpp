@@ -9,13 +9,11 @@
 #include "checkpoint/safetensors_writer.h"
 #include "core/bfloat16.h"
 #include "core/file.h"
-#include "support/temporary_directory.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
-
-using test::message_of;
-using test::TemporaryDirectory;
 
 void write_sharded(const std::filesystem::path& directory) {
   ShardedSafetensorsWriter writer(
@@ -25,7 +23,7 @@ void write_sharded(const std::filesystem::path& directory) {
 }
 
 TEST(ModelDirectory, FindsTensorsOfOneFileAndOfShards) {
-  const TemporaryDirectory sharded, single;
+  const TemporaryFolder sharded, single;
   write_sharded(sharded.path());
   ShardedSafetensorsWriter writer(single.path(), {{"z", DType::kU8, {1}}, {"y", DType::kU8, {1}}}, 8);
   writer.write("z", "z", 1);
@@ -56,7 +54,7 @@ TEST(ModelDirectory, FindsTensorsOfOneFileAndOfShards) {
 }
 
 TEST(ModelDirectory, OpensOnlyTheShardsThatAreUsed) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   write_sharded(directory.path());
   write_file(directory / "model-00002-of-00002.safetensors", "damaged");
   const ModelDirectory model(directory.path());
@@ -67,7 +65,7 @@ TEST(ModelDirectory, OpensOnlyTheShardsThatAreUsed) {
 }
 
 TEST(ModelDirectory, NamesWhatIsMissing) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const std::string path = directory.path().string();
   EXPECT_EQ(message_of([&] { ModelDirectory(directory / "no"); }), "model directory " + path + "/no does not exist");
   EXPECT_EQ(message_of([&] { ModelDirectory(directory.path()); }),
@@ -88,7 +86,7 @@ TEST(ModelDirectory, NamesWhatIsMissing) {
 }
 
 TEST(ModelDirectory, IndexAndShardsMustAgree) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   write_sharded(directory.path());
   const auto index = directory / "model.safetensors.index.json";
   const std::string shard = (directory / "model-00001-of-00002.safetensors").string();
@@ -102,7 +100,7 @@ TEST(ModelDirectory, IndexAndShardsMustAgree) {
 }
 
 TEST(ModelDirectory, RefusesIndexesThatAreNotOne) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const auto index = directory / "model.safetensors.index.json";
   const auto refusal = [&](const std::string& text) {
     write_file(index, text);
@@ -119,7 +117,7 @@ TEST(ModelDirectory, RefusesIndexesThatAreNotOne) {
 }
 
 TEST(ReadTensor, ConvertsAndDequantises) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   ShardedSafetensorsWriter writer(directory.path(),
                                   {{"w.weight", DType::kF8E4M3, {2, 130}},
                                    {"w.weight_scale_inv", DType::kF32, {1, 2}},

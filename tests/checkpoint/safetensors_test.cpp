@@ -7,13 +7,11 @@
 
 #include "checkpoint/safetensors_writer.h"
 #include "core/file.h"
-#include "support/temporary_directory.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
-
-using test::message_of;
-using test::TemporaryDirectory;
 
 std::string file_with_header(const std::string& header, size_t data_bytes) {
   std::string text(8, '\0');
@@ -23,7 +21,7 @@ std::string file_with_header(const std::string& header, size_t data_bytes) {
 
 /// The message, without the path, that a file with these contents is refused with.
 std::string refusal(const std::string& contents) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const auto path = directory / "m.safetensors";
   write_file(path, contents);
   std::string message = message_of([&] { SafetensorsFile file(path); });
@@ -33,7 +31,7 @@ std::string refusal(const std::string& contents) {
 }
 
 TEST(SafetensorsFile, ReadsWhatTheFormatDescribes) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const auto path = directory / "m.safetensors";
   write_file(path, file_with_header(R"({"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[4,8]},)"
                                     R"("a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},)"
@@ -141,7 +139,7 @@ TEST(SafetensorsFile, RefusesOverlapsGapsAndDuplicates) {
 }
 
 TEST(SafetensorsFile, ReleasedPagesAreReadAgain) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const auto path = directory / "m.safetensors";
   std::vector<int32_t> values(100'003);
   std::iota(values.begin(), values.end(), 7);
@@ -160,7 +158,7 @@ TEST(SafetensorsFile, ReleasedPagesAreReadAgain) {
 }
 
 TEST(SafetensorsWriter, StreamsInAnyOrderAndAligns) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const auto path = directory / "m.safetensors";
   const float floats[] = {1, 2, 3};
   SafetensorsWriter writer(
@@ -183,7 +181,7 @@ TEST(SafetensorsWriter, StreamsInAnyOrderAndAligns) {
 }
 
 TEST(SafetensorsWriter, NamesWhatIsWrong) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const auto path = directory / "m.safetensors";
   const std::string prefix = path.string() + ": ";
   EXPECT_EQ(message_of([&] {
@@ -199,7 +197,7 @@ TEST(SafetensorsWriter, NamesWhatIsWrong) {
 }
 
 TEST(ShardedSafetensorsWriter, OneShardHasNoIndex) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   ShardedSafetensorsWriter writer(directory.path(), {{"a", DType::kU8, {6}}, {"b", DType::kU8, {4}}}, 10);
   writer.write("b", "1234", 4);
   writer.write("a", "123456", 6);
@@ -209,7 +207,7 @@ TEST(ShardedSafetensorsWriter, OneShardHasNoIndex) {
 }
 
 TEST(ShardedSafetensorsWriter, SplitsInOrderAndWritesTheIndex) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   ShardedSafetensorsWriter writer(directory.path(),
                                   {{"a", DType::kU8, {6}},
                                    {"b", DType::kU8, {5}},
@@ -240,7 +238,7 @@ TEST(ShardedSafetensorsWriter, SplitsInOrderAndWritesTheIndex) {
 }
 
 TEST(ShardedSafetensorsWriter, NothingToWriteIsAnEmptyFile) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   ShardedSafetensorsWriter writer(directory.path(), {}, 10);
   writer.finish();
   EXPECT_TRUE(SafetensorsFile(directory / "model.safetensors").tensors().empty());

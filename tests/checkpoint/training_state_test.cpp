@@ -8,14 +8,13 @@
 
 #include "checkpoint/atomic_directory.h"
 #include "core/file.h"
-#include "support/temporary_directory.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
 
 namespace fs = std::filesystem;
-using test::message_of;
-using test::TemporaryDirectory;
 
 const std::vector<TensorDeclaration> kTensors = {{"adam.first.w", DType::kF32, {2, 3}},
                                                  {"router.bias", DType::kF32, {4}}};
@@ -86,7 +85,7 @@ TEST(TrainingStateMetadata, NamesWhatIsWrong) {
 
 TEST(TrainingState, ComesBackWholeAndSharded) {
   for (const uint64_t max_shard_bytes : {uint64_t{1} << 20, uint64_t{20}}) {
-    const TemporaryDirectory directory;
+    const TemporaryFolder directory;
     write_state(directory.path(), 100, max_shard_bytes);
     EXPECT_EQ(fs::exists(directory / "state.safetensors.index.json"), max_shard_bytes == 20);
     const TrainingStateReader reader(directory.path());
@@ -101,7 +100,7 @@ TEST(TrainingState, ComesBackWholeAndSharded) {
 }
 
 TEST(TrainingState, ChecksNameTheTensor) {
-  const TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const std::string path = directory.path().string();
   EXPECT_EQ(message_of([&] { TrainingStateReader reader(directory.path()); }),
             path + " holds no training state: state.json is missing");
@@ -131,7 +130,7 @@ TEST(TrainingState, ChecksNameTheTensor) {
 }
 
 TEST(Checkpoints, ListsKeepsAndRemoves) {
-  const TemporaryDirectory folder;
+  const TemporaryFolder folder;
   EXPECT_TRUE(list_checkpoints(folder / "missing").empty());
   EXPECT_FALSE(latest_checkpoint(folder.path()).has_value());
   EXPECT_EQ(checkpoint_name(100), "step-00000100");

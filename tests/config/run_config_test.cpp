@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "config/run_config_toml.h"
-#include "core/expect_error.h"
+#include "support/expect_error.h"
 
 namespace deeptitan {
 namespace {

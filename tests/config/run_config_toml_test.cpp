@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "config/config_keys.h"
-#include "core/expect_error.h"
+#include "support/expect_error.h"
 
 namespace deeptitan {
 namespace {

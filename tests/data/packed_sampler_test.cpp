@@ -5,11 +5,11 @@
 
 #include <gtest/gtest.h>
 
-#include "core/expect_error.h"
 #include "core/log.h"
 #include "data/letter_encoder.h"
 #include "data/synthetic_source.h"
 #include "data/validation_batches.h"
+#include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
 namespace deeptitan {

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "core/expect_error.h"
 #include "core/log.h"
 #include "data/letter_encoder.h"
+#include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
 namespace deeptitan {

@@ -5,9 +5,9 @@
 
 #include <gtest/gtest.h>
 
-#include "core/expect_error.h"
 #include "generate/model_fixture.h"
 #include "generate/text_generator.h"
+#include "support/expect_error.h"
 
 namespace deeptitan {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "core/expect_error.h"
 #include "generate/model_fixture.h"
+#include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
 namespace deeptitan {

@@ -6,10 +6,10 @@
 #include <omp.h>
 
 #include "checkpoint/model_directory.h"
-#include "core/expect_error.h"
 #include "generate/model_fixture.h"
 #include "model/deepseek/checkpoint.h"
 #include "support/compare.h"
+#include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
 namespace deeptitan {

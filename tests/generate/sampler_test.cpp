@@ -9,8 +9,8 @@
 
 #include <gtest/gtest.h>
 
-#include "core/expect_error.h"
 #include "support/compare.h"
+#include "support/expect_error.h"
 
 namespace deeptitan {
 namespace {

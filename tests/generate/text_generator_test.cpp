@@ -5,8 +5,8 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
-#include "core/expect_error.h"
 #include "generate/model_fixture.h"
+#include "support/expect_error.h"
 #include "tokenizer/utf8.h"
 
 namespace deeptitan {

@@ -15,7 +15,8 @@
 
 #include "core/file.h"
 #include "hub/fake_hub.h"
-#include "support/temporary_directory.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
@@ -23,9 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 using test::FakeHub;
 using test::Fault;
-using test::message_of;
 using test::SeenRequest;
-using test::TemporaryDirectory;
 
 std::string random_bytes(size_t count, uint32_t seed) {
   std::mt19937 random(seed);
@@ -74,7 +73,7 @@ class Download : public testing::Test {
   const std::string large_ = random_bytes(300'000, 1);
   // sha256sum of those bytes, so that the hash itself is checked against another program's.
   const std::string kLargeHash = "f8727989cfd4fabc1769e6e9bac73053aafa04a9fbcc79804874c6cf5a1dbd84";
-  TemporaryDirectory home_;
+  TemporaryFolder home_;
   FakeHub hub_;
   HubSettings settings_;
   DownloadOptions options_;

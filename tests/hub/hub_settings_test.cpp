@@ -8,13 +8,11 @@
 #include "core/file.h"
 #include "hub/blob_hash.h"
 #include "hub/repository_listing.h"
-#include "support/temporary_directory.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
-
-using test::message_of;
-using test::TemporaryDirectory;
 
 class HubSettingsTest : public testing::Test {
  protected:
@@ -22,7 +20,7 @@ class HubSettingsTest : public testing::Test {
     for (const char* name : {"HF_ENDPOINT", "HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"}) ::unsetenv(name);
     ::setenv("HOME", home_.path().c_str(), 1);
   }
-  TemporaryDirectory home_;
+  TemporaryFolder home_;
 };
 
 TEST_F(HubSettingsTest, DefaultsAreThoseOfThePythonTools) {

@@ -10,11 +10,11 @@
 
 #include "checkpoint/model_directory.h"
 #include "core/error.h"
-#include "core/expect_error.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "generate/chat_session.h"
 #include "generate/model_files.h"
+#include "support/expect_error.h"
 #include "support/sample_run.h"
 #include "train/trainer.h"
 

@@ -10,7 +10,8 @@
 
 #include "core/error.h"
 #include "core/file.h"
-#include "support/temporary_directory.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 #include "tokenizer/bpe_trainer.h"
 
 namespace deeptitan {
@@ -59,7 +60,7 @@ TEST(ChatTemplate, FurtherVariablesAndMessagesOfAnyShapeReachTheTemplate) {
 }
 
 TEST(ChatTemplate, ReadsADirectoryInTheOrderThatTransformersDoes) {
-  const test::TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const fs::path& path = directory.path();
   const auto load = [&](const std::string& name = "default") {
     return ChatTemplate::load(path, {}, name).render({{"user", "x"}});
@@ -83,32 +84,32 @@ TEST(ChatTemplate, ReadsADirectoryInTheOrderThatTransformersDoes) {
   EXPECT_EQ(load("rag"), "rag B");
   write_file(path / "own.jinja", "own {{ bos_token }}");
   EXPECT_EQ(ChatTemplate::load(path, path / "own.jinja").render({{"user", "x"}}), "own B");
-  EXPECT_EQ(test::message_of([&] { load("nosuch"); }),
+  EXPECT_EQ(message_of([&] { load("nosuch"); }),
             path.string() + " has no chat template named 'nosuch'; it has default, rag, tool_use");
 }
 
 TEST(ChatTemplate, SaysWhatIsMissingOrWrong) {
-  const test::TemporaryDirectory directory;
+  const TemporaryFolder directory;
   const std::string path = directory.path().string();
   const auto load = [&] { ChatTemplate::load(directory.path()); };
-  EXPECT_EQ(test::message_of(load),
+  EXPECT_EQ(message_of(load),
             path +
                 " has no chat template: a directory has one in chat_template.jinja, in chat_templates/ or as "
                 "chat_template in tokenizer_config.json; give one with --chat-template FILE");
-  EXPECT_EQ(test::message_of([&] { ChatTemplate::load(path + "/no"); }),
+  EXPECT_EQ(message_of([&] { ChatTemplate::load(path + "/no"); }),
             path + "/no is not a directory; name a Hugging Face model directory");
   write_file(path + "/tokenizer_config.json", R"({"chat_template": 5})");
-  EXPECT_EQ(test::message_of(load),
+  EXPECT_EQ(message_of(load),
             path +
                 "/tokenizer_config.json: chat_template must be a text or a list of names and templates, "
                 "not a int");
   write_file(path + "/tokenizer_config.json", R"({"chat_template": [{"name": "x"}]})");
-  EXPECT_EQ(test::message_of(load),
+  EXPECT_EQ(message_of(load),
             path + "/tokenizer_config.json: each entry of chat_template must have a name and a template, both texts");
   write_file(path + "/chat_template.jinja", "{{ messages[0].content }}\n{% if %}");
-  EXPECT_EQ(test::message_of(load), path + "/chat_template.jinja line 2: expected an expression, got '%}'");
+  EXPECT_EQ(message_of(load), path + "/chat_template.jinja line 2: expected an expression, got '%}'");
   write_file(path + "/chat_template.jinja", "\n{{ raise_exception('no system role') }}");
-  EXPECT_EQ(test::message_of([&] {
+  EXPECT_EQ(message_of([&] {
               ChatTemplate::load(directory.path()).render({{"user", "x"}});
             }),
             path + "/chat_template.jinja line 2: no system role");
@@ -144,13 +145,13 @@ TEST(ChatTemplate, TheLossEndsWithTheEosToken) {
 
 TEST(ChatTemplate, ALossThatCannotBePlacedIsAnError) {
   EXPECT_EQ(
-      test::message_of([] {
+      message_of([] {
         family("deepseek_r1").render_turns({{"user", "x"}, {"assistant", "<think>a</think>b"}});
       }),
       "the chat template alters the text of message 1 (assistant), so no loss can be placed on it; write the message "
       "as the template prints it (R1 templates drop what stands before </think>)");
   const ChatTemplate last_only = ChatTemplate::from_texts("{{ messages[-1].content }}", "");
-  EXPECT_EQ(test::message_of([&] { last_only.render_turns(kConversation); }),
+  EXPECT_EQ(message_of([&] { last_only.render_turns(kConversation); }),
             "message 1 (user) changes how the chat template renders the messages before it; this template cannot be "
             "trained on turn by turn");
 }

@@ -8,6 +8,17 @@
 
 namespace deeptitan {
 
+/// The message of the Error that `action` throws, "no error" if it throws none.
+template <typename Action>
+std::string message_of(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
 /// Expects that calling `action` throws Error of this kind with exactly this message.
 template <typename Action>
 void expect_error(const Action& action, ErrorKind kind, const std::string& message) {

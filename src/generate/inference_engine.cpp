@@ -11,7 +11,7 @@
 #include "core/file.h"
 #include "generate/inference_weights.h"
 #include "model/deepseek/checkpoint.h"
-#include "train/memory_advice.h"
+#include "ops/linear.h"
 
 namespace deeptitan {
 namespace {
@@ -70,9 +70,7 @@ InferenceEngine::InferenceEngine(const ModelConfig& config, const InferenceOptio
                      targets_.rows(0, shape.tokens));
   }
   ctx_.planning = false;
-  for (const auto& a : arenas_) plan_.arenas.push_back({a->name(), a->peak()});
-  std::stable_sort(plan_.arenas.begin(), plan_.arenas.end(),
-                   [](const PlannedArena& a, const PlannedArena& b) { return a.bytes > b.bytes; });
+  plan_ = plan_of(arenas_);
 }
 
 InferenceEngine::~InferenceEngine() = default;
@@ -104,15 +102,10 @@ void InferenceEngine::take_memory() {
 void InferenceEngine::allocate() {
   const int64_t available = available_memory();
   if (plan_.total() > available) {
-    std::string largest;
-    for (size_t i = 0; i < std::min<size_t>(3, plan_.arenas.size()); ++i) {
-      const PlannedArena& arena = plan_.arenas[i];
-      largest += fmt::format("{}{} ({})", i == 0 ? "" : ", ", arena.name, format_bytes(arena.bytes));
-    }
     fail_usage(
         "the model needs {} of memory and {} are available; its largest arenas are {}; a shorter context or bf16 "
         "needs less",
-        format_bytes(plan_.total()), format_bytes(available), largest);
+        format_bytes(plan_.total()), format_bytes(available), plan_.largest());
   }
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();

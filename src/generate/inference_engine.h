@@ -8,8 +8,8 @@
 
 #include "core/arena.h"
 #include "core/execution_context.h"
+#include "core/memory_plan.h"
 #include "model/deepseek/deepseek_model.h"
-#include "train/training_engine.h"
 
 namespace deeptitan {
 

@@ -1,10 +1,12 @@
 #include "ops/linear.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "core/error.h"
 #include "kernels/cpu/bias/bias.h"
 #include "kernels/cpu/matmul/matmul.h"
+#include "kernels/cpu/matmul/panel_kernel.h"
 #include "ops/op_scope.h"
 
 namespace deeptitan {
@@ -69,6 +71,10 @@ void grouped_product(ExecutionContext& ctx, const char* name, const Tensor& out,
 }
 
 }  // namespace
+
+bool bfloat16_is_native() {
+  return std::string_view(cpu::panel_product_isa()) == "avx512_bf16";
+}
 
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
   const cpu::OperandType type = operand_type(weight.operand);

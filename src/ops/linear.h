@@ -24,6 +24,9 @@ struct PreparedWeight {
   int64_t groups() const { return static_cast<int64_t>(parts.size()); }
 };
 
+/// Whether this processor multiplies bf16 natively: what a compute dtype "auto" follows.
+bool bfloat16_is_native();
+
 /// Takes the memory of `weight.forward` and `weight.backward_input` from the arena.
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena);
 

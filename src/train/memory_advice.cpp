@@ -1,12 +1,8 @@
 #include "train/memory_advice.h"
 
-#include <fstream>
-#include <limits>
-#include <string_view>
-
 #include "core/error.h"
 #include "core/file.h"
-#include "kernels/cpu/matmul/panel_kernel.h"
+#include "ops/linear.h"
 
 namespace deeptitan {
 namespace {
@@ -16,10 +12,6 @@ int64_t planned_bytes(const RunConfig& config, const ModelConfig& model) {
 }
 
 }  // namespace
-
-bool bfloat16_is_native() {
-  return std::string_view(cpu::panel_product_isa()) == "avx512_bf16";
-}
 
 TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
   const bool bf16 =
@@ -36,16 +28,6 @@ TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
           .weight_decay = config.optimizer.weight_decay,
           .adamw = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps},
           .freeze = config.training.freeze};
-}
-
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  int64_t kilobytes = 0;
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("MemAvailable:")) kilobytes = std::stoll(line.substr(13));
-  }
-  return kilobytes > 0 ? kilobytes * 1024 : std::numeric_limits<int64_t>::max();
 }
 
 std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes) {
@@ -80,11 +62,8 @@ std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const
 
 void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes) {
   if (plan.total() <= bytes) return;
-  std::string message = fmt::format("the run needs {} of memory and {} are available; its largest arenas are",
-                                    format_bytes(plan.total()), format_bytes(bytes));
-  for (size_t i = 0; i < std::min<size_t>(3, plan.arenas.size()); ++i) {
-    message += fmt::format("{} {} ({})", i == 0 ? "" : ",", plan.arenas[i].name, format_bytes(plan.arenas[i].bytes));
-  }
+  std::string message = fmt::format("the run needs {} of memory and {} are available; its largest arenas are {}",
+                                    format_bytes(plan.total()), format_bytes(bytes), plan.largest());
   const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, bytes);
   if (advice.empty()) message += "; no smaller microbatch or sequence length fits: the model itself is too large";
   for (const MemoryAdvice& a : advice) message += fmt::format("; {} would need {}", a.change, format_bytes(a.bytes));

@@ -13,12 +13,6 @@ namespace deeptitan {
 /// The engine's options that a run's configuration asks for. `bfloat16_is_native` decides training.dtype = "auto".
 TrainingEngineOptions engine_options(const RunConfig& config, bool bfloat16_is_native);
 
-/// Whether this processor multiplies bf16 natively.
-bool bfloat16_is_native();
-
-/// Bytes of memory that the system can give now, without swapping.
-int64_t available_memory();
-
 /// A change of the configuration that would make a run fit.
 struct MemoryAdvice {
   std::string change;  // "training.local_batch_size = 4"

@@ -24,12 +24,6 @@ ModelOptions model_options(const TrainingEngineOptions& o) {
 
 }  // namespace
 
-int64_t MemoryPlan::total() const {
-  int64_t sum = 0;
-  for (const PlannedArena& arena : arenas) sum += arena.bytes;
-  return sum;
-}
-
 TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options)
     : options_(options), model_(config, model_options(options)), statistics_(model_.total_layers()) {
   const auto arena = [&](const char* name) {
@@ -57,9 +51,7 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   finish_step();
   evaluate(batch);
   ctx_.planning = false;
-  for (const auto& a : arenas_) plan_.arenas.push_back({a->name(), a->peak()});
-  std::stable_sort(plan_.arenas.begin(), plan_.arenas.end(),
-                   [](const PlannedArena& a, const PlannedArena& b) { return a.bytes > b.bytes; });
+  plan_ = plan_of(arenas_);
 }
 
 TrainingEngine::~TrainingEngine() = default;

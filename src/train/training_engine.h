@@ -8,6 +8,7 @@
 
 #include "core/arena.h"
 #include "core/execution_context.h"
+#include "core/memory_plan.h"
 #include "data/packed_batch.h"
 #include "model/deepseek/deepseek_model.h"
 #include "ops/optimizer.h"
@@ -28,18 +29,6 @@ struct TrainingEngineOptions {
   double weight_decay = 0.1;
   AdamWSettings adamw;
   std::vector<std::string> freeze;  // see freeze_parameters
-};
-
-/// One arena of a run and what it will hold.
-struct PlannedArena {
-  std::string name;
-  int64_t bytes;
-};
-
-/// What a run needs, largest first, and in all.
-struct MemoryPlan {
-  std::vector<PlannedArena> arenas;
-  int64_t total() const;
 };
 
 struct StepResult {

@@ -1,0 +1,44 @@
+#include "core/memory_plan.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "core/file.h"
+
+namespace deeptitan {
+
+int64_t MemoryPlan::total() const {
+  int64_t sum = 0;
+  for (const PlannedArena& arena : arenas) sum += arena.bytes;
+  return sum;
+}
+
+std::string MemoryPlan::largest() const {
+  std::string text;
+  for (size_t i = 0; i < std::min<size_t>(3, arenas.size()); ++i) {
+    text += fmt::format("{}{} ({})", i == 0 ? "" : ", ", arenas[i].name, format_bytes(arenas[i].bytes));
+  }
+  return text;
+}
+
+MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas) {
+  MemoryPlan plan;
+  for (const auto& arena : arenas) plan.arenas.push_back({arena->name(), arena->peak()});
+  std::stable_sort(plan.arenas.begin(), plan.arenas.end(),
+                   [](const PlannedArena& a, const PlannedArena& b) { return a.bytes > b.bytes; });
+  return plan;
+}
+
+int64_t available_memory() {
+  std::ifstream file("/proc/meminfo");
+  int64_t kilobytes = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("MemAvailable:")) kilobytes = std::stoll(line.substr(13));
+  }
+  return kilobytes > 0 ? kilobytes * 1024 : std::numeric_limits<int64_t>::max();
+}
+
+}  // namespace deeptitan

@@ -82,7 +82,8 @@ void add_inspect_command(CLI::App& app) {
   auto arguments = std::make_shared<InspectArguments>();
   command
       ->add_option("MODEL", arguments->target,
-                   "Model directory, config.json, run file (.toml), or a name: tiny-v3, tiny-v2, v2-lite, v2, v3")
+                   fmt::format("Model directory, config.json, run file (.toml), or a name: {}",
+                               fmt::join(model_config_names(), ", ")))
       ->required();
   whole_number(
       command->add_option("--context", arguments->context, "Context that costs are given for")->capture_default_str(),

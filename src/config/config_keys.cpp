@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "config/model_config.h"
+
 namespace deeptitan {
 
 namespace {
@@ -33,6 +35,9 @@ constexpr NumberRange kBeta{.least = 0, .most = 1, .below = true};
 constexpr bool kFixed = false;  // a resumed run must have the value that it was saved with
 constexpr bool kMayDiffer = true;
 
+const std::string kModelNameDoc = fmt::format(
+    "Shape by name: {}. Either this, model.config or model.initial_checkpoint.", fmt::join(model_config_names(), ", "));
+
 #define DT_MEMBER(expression) [](RunConfig& c) -> ConfigMember { return expression; }
 
 const ConfigKey<RunConfig> kKeys[] = {
@@ -53,8 +58,7 @@ const ConfigKey<RunConfig> kKeys[] = {
     {"metrics.sample_temperature", DT_MEMBER(&c.metrics.sample_temperature), "", kAtLeast0, kFixed,
      "Temperature of a sampled text; 0 = the likeliest token each time."},
 
-    {"model.name", DT_MEMBER(&c.model.name), "", kAny, kFixed,
-     "Shape by name: tiny-v3, tiny-v2, v2-lite, v2 or v3. Either this, model.config or model.initial_checkpoint."},
+    {"model.name", DT_MEMBER(&c.model.name), "", kAny, kFixed, kModelNameDoc},
     {"model.config", DT_MEMBER(&c.model.config), "", kAny, kFixed, "Shape by the path of a Hugging Face config.json."},
     {"model.shape", DT_MEMBER((ShapeMember{&c.model.shape})), "", kAny, kFixed,
      "Table of config.json's fields that replace those of the shape, such as hidden_size; 0 for no q_lora_rank."},

@@ -110,7 +110,7 @@ struct ModelConfig {
 /// sizes, experts a token within the experts (of the chosen groups), groups that divide, an even rotary head.
 void validate(const ModelConfig& config, std::string_view where);
 
-/// A shape by name: tiny-v3, tiny-v2, v2-lite, v2, v3. An unknown name is a usage error that names the nearest.
+/// A shape by name (model_shapes.cpp). An unknown name is a usage error that names the nearest.
 ModelConfig named_model_config(std::string_view name);
 
 /// The names that named_model_config knows.

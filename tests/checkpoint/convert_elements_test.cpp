@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <ostream>
 #include <random>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -85,6 +87,9 @@ TEST(ConvertElements, RefusesWhatHasNoNumbers) {
 struct Size {
   int64_t rows, columns;
 };
+void PrintTo(const Size& size, std::ostream* out) {
+  *out << size.rows << " x " << size.columns;
+}
 class Float8Blocks : public testing::TestWithParam<Size> {};
 
 TEST_P(Float8Blocks, QuantiseAndDequantiseFollowTheDefinition) {
@@ -128,7 +133,10 @@ TEST_P(Float8Blocks, QuantiseAndDequantiseFollowTheDefinition) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, Float8Blocks,
                          testing::Values(Size{1, 1}, Size{128, 128}, Size{129, 127}, Size{1, 300}, Size{300, 1},
-                                         Size{257, 513}, Size{0, 5}, Size{5, 0}));
+                                         Size{257, 513}, Size{0, 5}, Size{5, 0}),
+                         [](const auto& instance) {
+                           return std::to_string(instance.param.rows) + "x" + std::to_string(instance.param.columns);
+                         });
 
 TEST(QuantizeFloat8Blocks, ZerosTinyInfiniteAndNan) {
   uint8_t values[2];

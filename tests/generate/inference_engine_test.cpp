@@ -1,5 +1,6 @@
 #include "generate/inference_engine.h"
 
+#include <ostream>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -35,6 +36,9 @@ struct Case {
   ModelConfig config;
   DType compute;
 };
+void PrintTo(const Case& model, std::ostream* out) {
+  *out << model.name;
+}
 
 class EveryModel : public ::testing::TestWithParam<Case> {};
 

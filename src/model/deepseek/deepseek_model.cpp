@@ -99,7 +99,9 @@ double DeepseekModel::forward_backward(ExecutionContext& ctx, const ForwardConte
   const auto layers = static_cast<int64_t>(layers_.size());
   if (!ctx.planning) rope_.fill(forward.batch.longest_position);
   embedding(ctx, record.hidden[0], embedding_->value, forward.batch.token_ids);
-  for (int64_t i = 0; i < layers; ++i) run_layer(ctx, forward, i, record);
+  for (int64_t i = 0; i < layers; ++i) {
+    layers_[i]->forward(ctx, forward, record.hidden[i + 1], record.hidden[i], record.layers[i].get());
+  }
   final_norm_->forward(ctx, record.normed, record.rstd, record.hidden[layers]);
   head_->loss(ctx, record.loss, record.d_normed, record.normed, targets.targets, targets.gradient_scale, false);
   const double loss = sum_fixed_order(ctx, record.loss);
@@ -131,11 +133,6 @@ double DeepseekModel::forward_backward(ExecutionContext& ctx, const ForwardConte
   }
   if (embedding_->gradient.defined()) embedding_backward(ctx, embedding_->gradient, d_out, forward.batch.token_ids);
   return loss;
-}
-
-void DeepseekModel::run_layer(ExecutionContext& ctx, const ForwardContext& forward, int64_t layer,
-                              TrainingRecord& record) {
-  layers_[layer]->forward(ctx, forward, record.hidden[layer + 1], record.hidden[layer], record.layers[layer].get());
 }
 
 void DeepseekModel::forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden) {

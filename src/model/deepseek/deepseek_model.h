@@ -77,8 +77,6 @@ class DeepseekModel {
   int64_t total_layers() const;
 
  private:
-  void run_layer(ExecutionContext& ctx, const ForwardContext& forward, int64_t layer, TrainingRecord& record);
-
   ModelConfig config_;
   ModelOptions options_;
   ParameterList parameters_;

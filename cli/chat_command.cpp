@@ -1,7 +1,6 @@
 #include "chat_command.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -23,6 +22,7 @@
 #include "generate/model_files.h"
 #include "option_checks.h"
 #include "sampling_options.h"
+#include "standard_output.h"
 #include "terminal_line.h"
 #include "valid_text.h"
 
@@ -71,8 +71,8 @@ class Display {
   }
   void end_answer() const { write(output_ ? "\033[0m\n" : "\n"); }
   void write(std::string_view text) const {
-    const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-    if (!written) fail_file("write to", "standard output", errno);
+    write_output(text);
+    flush_output();
   }
 
  private:

@@ -1,9 +1,7 @@
 #include "eval_command.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
-#include <cstdio>
 #include <limits>
 #include <memory>
 #include <string>
@@ -20,6 +18,7 @@
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
 #include "option_checks.h"
+#include "standard_output.h"
 #include "valid_text.h"
 
 namespace deeptitan {
@@ -38,9 +37,8 @@ struct EvalArguments {
 };
 
 void print_line(const std::string& line) {
-  const bool written = std::fwrite(line.data(), 1, line.size(), stdout) == line.size() &&
-                       std::fputc('\n', stdout) != EOF && std::fflush(stdout) == 0;
-  if (!written) fail_file("write to", "standard output", errno);
+  write_output(line + "\n");
+  flush_output();
 }
 
 std::vector<int32_t> read_token_ids(const std::string& path) {

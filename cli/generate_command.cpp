@@ -1,9 +1,7 @@
 #include "generate_command.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -19,6 +17,7 @@
 #include "generate/text_generator.h"
 #include "option_checks.h"
 #include "sampling_options.h"
+#include "standard_output.h"
 #include "tokenizer/chat_template.h"
 #include "valid_text.h"
 
@@ -38,9 +37,9 @@ struct GenerateArguments {
   SamplingArguments sampling;
 };
 
-void print(std::string_view text) {
-  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  if (!written) fail_file("write to", "standard output", errno);
+void print_now(std::string_view text) {
+  write_output(text);
+  flush_output();
 }
 
 // The prompt's tokens: as it is, or as one question of a conversation.
@@ -71,8 +70,8 @@ void run_generate(const GenerateArguments& arguments) {
   const int64_t context = prompt_length + std::min(std::max<int64_t>(1, options.max_new_tokens), room);
   const auto engine = load_engine(files, {.compute = parse_compute_dtype(arguments.dtype), .context_length = context});
   TextGenerator generator(*engine, files.tokenizer, files.generation.end_ids);
-  const Generation generation = generator.generate(prompt, options, print);
-  print("\n");
+  const Generation generation = generator.generate(prompt, options, print_now);
+  print_now("\n");
   if (generation.reason == StopReason::kContextFull) {
     log_warning(fmt::format("the context of {} tokens is full", context));
   }

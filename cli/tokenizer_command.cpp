@@ -1,6 +1,5 @@
 #include "tokenizer_command.h"
 
-#include <cerrno>
 #include <charconv>
 #include <cstdint>
 #include <cstdio>
@@ -20,6 +19,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "option_checks.h"
+#include "standard_output.h"
 #include "tokenizer/bpe_trainer.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
@@ -31,7 +31,7 @@ namespace {
 constexpr size_t kLinesAtOnce = 1 << 14;  // encoded together on all cores, then printed
 constexpr const char* kStandardInput = "-";
 
-struct TrainArguments {
+struct TokenizerTrainArguments {
   std::vector<std::string> texts;
   std::string output;
   std::string pre_tokenizer = "deepseek-v3";
@@ -67,15 +67,6 @@ std::string read_input(const std::string& path) {
   while (const size_t bytes = std::fread(block, 1, sizeof block, stdin)) text.append(block, bytes);
   DT_CHECK(std::ferror(stdin) == 0, "standard input could not be read to its end");
   return text;
-}
-
-void print(std::string_view text) {
-  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
-  if (!written) fail_file("write to", "standard output", errno);
-}
-
-void flush_output() {
-  if (std::fflush(stdout) != 0) fail_file("write to", "standard output", errno);
 }
 
 // The lines of `text` without their line feeds; what follows the last line feed is a line unless it is empty.
@@ -130,7 +121,7 @@ std::vector<int32_t> parse_json_array(std::string_view line, const std::string& 
   return ids;
 }
 
-void run_train(const TrainArguments& arguments) {
+void run_train(const TokenizerTrainArguments& arguments) {
   const std::filesystem::path output = arguments.output;
   DT_CHECK_USAGE(!std::filesystem::exists(output / "tokenizer.json"),
                  "{} already holds a tokenizer.json; name another directory with --out, or remove it",
@@ -177,7 +168,7 @@ void run_encode(const EncodeArguments& arguments) {
       append_json_array(ids, output);
       output += '\n';
     }
-    print(output);
+    write_output(output);
   }
   flush_output();
 }
@@ -187,12 +178,12 @@ void run_decode(const DecodeArguments& arguments) {
                  "tokenizer decode takes either --file FILE or token ids; give one of the two");
   const Tokenizer tokenizer = Tokenizer::load(arguments.model);
   if (!arguments.ids.empty()) {
-    print(tokenizer.decode(arguments.ids, arguments.skip_special) + "\n");
+    write_output(tokenizer.decode(arguments.ids, arguments.skip_special) + "\n");
   } else {
     const std::string text = read_input(arguments.file);
     const std::vector<std::string_view> lines = split_lines(text);
     for (size_t i = 0; i < lines.size(); ++i) {
-      print(tokenizer.decode(parse_json_array(lines[i], arguments.file, i + 1), arguments.skip_special) + "\n");
+      write_output(tokenizer.decode(parse_json_array(lines[i], arguments.file, i + 1), arguments.skip_special) + "\n");
     }
   }
   flush_output();
@@ -218,12 +209,12 @@ jinja::Value read_messages(const std::string& path) {
 void run_render(const RenderArguments& arguments) {
   const ChatTemplate chat_template = ChatTemplate::load(arguments.model, arguments.chat_template);
   const ChatRenderOptions options = {.add_generation_prompt = !arguments.no_generation_prompt};
-  print(chat_template.render_messages(read_messages(arguments.messages), options));
+  write_output(chat_template.render_messages(read_messages(arguments.messages), options));
   flush_output();
 }
 
 void add_train(CLI::App& tokenizer) {
-  auto arguments = std::make_shared<TrainArguments>();
+  auto arguments = std::make_shared<TokenizerTrainArguments>();
   CLI::App* command = tokenizer.add_subcommand("train", "Learn a byte-level BPE from text files");
   command->add_option("--text", arguments->texts, "Text files, UTF-8; - is standard input")
       ->required()

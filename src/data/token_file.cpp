@@ -17,14 +17,10 @@
 
 namespace deeptitan {
 
-namespace {
-
-constexpr char kMagic[8] = {'D', 'T', 'T', 'O', 'K', 'E', 'N', '2'};
-
 /// The beginning of a token file. Behind it stand the tokens (int32), zeros up to a multiple of 8 bytes, where each
 /// document starts (int64, one more than there are documents), and, for conversations, TokenRange::in_loss. All numbers
 /// are little-endian.
-struct Header {
+struct TokenFileHeader {
   char magic[8];
   int64_t tokens;
   int64_t documents;
@@ -36,18 +32,22 @@ struct Header {
   int64_t is_chat;  // 0 or 1
   char content_hash[32];
 };
-static_assert(sizeof(Header) % 8 == 0);
+static_assert(sizeof(TokenFileHeader) % 8 == 0);
 static_assert(std::endian::native == std::endian::little);
 
+namespace {
+
+constexpr char kMagic[8] = {'D', 'T', 'T', 'O', 'K', 'E', 'N', '2'};
+
 uint64_t document_starts_offset(int64_t tokens) {
-  return (sizeof(Header) + static_cast<uint64_t>(tokens) * sizeof(int32_t) + 7) / 8 * 8;
+  return (sizeof(TokenFileHeader) + static_cast<uint64_t>(tokens) * sizeof(int32_t) + 7) / 8 * 8;
 }
 
-uint64_t in_loss_offset(const Header& header) {
+uint64_t in_loss_offset(const TokenFileHeader& header) {
   return document_starts_offset(header.tokens) + (static_cast<uint64_t>(header.documents) + 1) * sizeof(int64_t);
 }
 
-uint64_t in_loss_bytes(const Header& header) {
+uint64_t in_loss_bytes(const TokenFileHeader& header) {
   return header.is_chat != 0 ? (static_cast<uint64_t>(header.tokens) + 7) / 8 : 0;
 }
 
@@ -66,7 +66,7 @@ class TokenFileWriter {
   TokenFileWriter(const std::filesystem::path& path, const TextSource& source, const TextEncoder& encoder)
       : file_(File::create(path)), source_(source), encoder_(encoder) {
     // The header comes last, so that a file cut short has none.
-    const Header empty{};
+    const TokenFileHeader empty{};
     file_.write_at(&empty, sizeof empty, 0);
   }
 
@@ -78,7 +78,7 @@ class TokenFileWriter {
 
   void finish(const TextStatistics& statistics, std::string_view content_hash) {
     flush();
-    Header header{};
+    TokenFileHeader header{};
     memcpy(header.magic, kMagic, sizeof kMagic);
     header.tokens = document_starts_.back();
     header.documents = statistics.documents;
@@ -153,7 +153,7 @@ class TokenFileWriter {
     const int64_t start = document_starts_.back();
     const int64_t end = start + static_cast<int64_t>(document.ids.size());
     file_.write_at(document.ids.data(), document.ids.size() * sizeof(int32_t),
-                   sizeof(Header) + static_cast<uint64_t>(start) * sizeof(int32_t));
+                   sizeof(TokenFileHeader) + static_cast<uint64_t>(start) * sizeof(int32_t));
     document_starts_.push_back(end);
     if (!is_chat()) return;
     if (!answers_end(document, encoder_.eos_token_id)) ++answers_without_end_;
@@ -219,14 +219,14 @@ struct TokenFile::State {
   std::filesystem::path path;
   MappedFile file;
   TextStatistics statistics;
-  Header header;
+  TokenFileHeader header;
   std::string content_hash;
 };
 
 TokenFile::TokenFile(const std::filesystem::path& path) {
   MappedFile file(path);
   const std::string_view bytes = file.bytes();
-  Header header{};
+  TokenFileHeader header{};
   if (bytes.size() >= sizeof header) memcpy(&header, bytes.data(), sizeof header);
   const int64_t most = static_cast<int64_t>(bytes.size());
   const bool whole = memcmp(header.magic, kMagic, sizeof kMagic) == 0 && header.tokens >= 0 && header.tokens <= most &&
@@ -257,9 +257,9 @@ const std::string& TokenFile::content_hash() const {
 }
 
 TokenRange TokenFile::all() const {
-  const Header& header = state_->header;
+  const TokenFileHeader& header = state_->header;
   const char* data = state_->file.bytes().data();
-  const auto* tokens = reinterpret_cast<const int32_t*>(data + sizeof(Header));
+  const auto* tokens = reinterpret_cast<const int32_t*>(data + sizeof(TokenFileHeader));
   const auto* starts = reinterpret_cast<const int64_t*>(data + document_starts_offset(header.tokens));
   const auto* in_loss = reinterpret_cast<const uint8_t*>(data + in_loss_offset(header));
   return {.tokens = {tokens, static_cast<size_t>(header.tokens)},

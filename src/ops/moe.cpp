@@ -30,10 +30,6 @@ RowMap row_map(const SlotOrder& order, int64_t tokens) {
           .top_k = static_cast<int>(order.row_of_slot.size(0) / tokens)};
 }
 
-float* optional(const Tensor& tensor) {
-  return tensor.defined() ? tensor.data<float>() : nullptr;
-}
-
 }  // namespace
 
 void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits, const Tensor& bias,
@@ -43,8 +39,8 @@ void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits, 
   OpScope op(ctx, "route", 0);
   if (!op.launch()) return;
   cpu::route_tokens(routing.expert_index.data<int32_t>(), routing.expert_weight.data<float>(),
-                    routing.scores.data<float>(), routing.counts.data<int32_t>(), logits.data<float>(), optional(bias),
-                    logits.size(0), options);
+                    routing.scores.data<float>(), routing.counts.data<int32_t>(), logits.data<float>(),
+                    data_or_null(bias), logits.size(0), options);
   op.check({routing.expert_weight});
 }
 
@@ -64,7 +60,7 @@ void route_backward(ExecutionContext& ctx, const Tensor& d_logits, const Tensor&
   check_routing(routing, options);
   OpScope op(ctx, "route_backward", 0);
   if (!op.launch()) return;
-  cpu::route_tokens_backward(d_logits.data<float>(), d_weight.data<float>(), optional(d_scores),
+  cpu::route_tokens_backward(d_logits.data<float>(), d_weight.data<float>(), data_or_null(d_scores),
                              routing.scores.data<float>(), routing.expert_index.data<int32_t>(), d_logits.size(0),
                              options);
   op.check({d_logits});
@@ -76,7 +72,7 @@ void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tens
   check_routing(routing, options);
   OpScope op(ctx, "sequence_auxiliary_loss", 0);
   if (!op.launch()) return;
-  cpu::sequence_auxiliary_loss(loss_sum, optional(d_scores), routing.scores.data<float>(),
+  cpu::sequence_auxiliary_loss(loss_sum, data_or_null(d_scores), routing.scores.data<float>(),
                                routing.expert_index.data<int32_t>(),
                                SequenceOffsets{sequence_offset.data<int32_t>(), sequence_offset.size(0) - 1}, options,
                                AuxiliaryLossScale{static_cast<float>(alpha), static_cast<float>(gradient_scale)});
@@ -138,7 +134,7 @@ void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, c
   if (!op.launch()) return;
   for_activation_type("unpermute_rows", y, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::unpermute_rows(out.data<T>(), y.data<T>(), optional(weight), addend.defined() ? addend.data<T>() : nullptr,
+    cpu::unpermute_rows(out.data<T>(), y.data<T>(), data_or_null(weight), addend.defined() ? addend.data<T>() : nullptr,
                         row_map(order, out.size(0)), out.size(1));
   });
   op.check({out});

@@ -9,10 +9,6 @@ namespace {
 template <typename T>
 using Element = std::remove_pointer_t<T>;
 
-float* optional(const Tensor& tensor) {
-  return tensor.defined() ? tensor.data<float>() : nullptr;
-}
-
 }  // namespace
 
 void rms_norm(ExecutionContext& ctx, const Tensor& out, const Tensor& rstd, const Tensor& x, const Tensor& weight,
@@ -23,8 +19,8 @@ void rms_norm(ExecutionContext& ctx, const Tensor& out, const Tensor& rstd, cons
   if (!op.launch()) return;
   for_activation_type("rms_norm", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::rms_norm(out.data<T>(), out.stride(), optional(rstd), x.data<T>(), x.stride(), weight.data<float>(), x.size(0),
-                  x.size(1), static_cast<float>(epsilon));
+    cpu::rms_norm(out.data<T>(), out.stride(), data_or_null(rstd), x.data<T>(), x.stride(), weight.data<float>(),
+                  x.size(0), x.size(1), static_cast<float>(epsilon));
   });
   op.check({out});
 }
@@ -38,7 +34,7 @@ void add_rms_norm(ExecutionContext& ctx, const Tensor& sum, const Tensor& out, c
   if (!op.launch()) return;
   for_activation_type("add_rms_norm", a, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::add_rms_norm(sum.data<T>(), out.data<T>(), optional(rstd), a.data<T>(), b.data<T>(), weight.data<float>(),
+    cpu::add_rms_norm(sum.data<T>(), out.data<T>(), data_or_null(rstd), a.data<T>(), b.data<T>(), weight.data<float>(),
                       a.size(0), a.size(1), static_cast<float>(epsilon));
   });
   op.check({sum, out});

@@ -36,6 +36,11 @@ class OpScope {
 /// Throws: the op has no kernel for this device or dtype.
 [[noreturn]] void fail_unsupported(const char* op, const Tensor& tensor);
 
+/// What a kernel takes for an fp32 tensor that may be left out.
+inline float* data_or_null(const Tensor& tensor) {
+  return tensor.defined() ? tensor.data<float>() : nullptr;
+}
+
 /// Calls `body` with a null pointer of the tensor's element type, float or bfloat16: the CPU's activation types.
 template <typename Body>
 void for_activation_type(const char* op, const Tensor& tensor, const Body& body) {

@@ -225,12 +225,12 @@ Value attribute(Interpreter& interpreter, const Value& subject, const Arguments&
              : *found;
 }
 
-struct Row {
+struct NamedFilter {
   std::string_view name;
   Filter filter;
 };
 
-constexpr Row kFilters[] = {
+constexpr NamedFilter kFilters[] = {
     {"abs", absolute},
     {"attr", attribute},
     {"capitalize", convert<capitalize>},
@@ -274,13 +274,13 @@ constexpr Row kFilters[] = {
 
 Filter find_filter(std::string_view name) {
   const auto* found =
-      std::find_if(std::begin(kFilters), std::end(kFilters), [&](const Row& row) { return row.name == name; });
+      std::find_if(std::begin(kFilters), std::end(kFilters), [&](const NamedFilter& row) { return row.name == name; });
   return found == std::end(kFilters) ? nullptr : found->filter;
 }
 
 std::vector<std::string_view> filter_names() {
   std::vector<std::string_view> names;
-  for (const Row& row : kFilters) names.push_back(row.name);
+  for (const NamedFilter& row : kFilters) names.push_back(row.name);
   return names;
 }
 

@@ -67,7 +67,7 @@ void no_arguments(const Arguments& arguments) {
 }
 
 template <std::string (*kConvert)(std::string_view)>
-Value convert(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Value convert_self(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   no_arguments(arguments);
   return kConvert(charged(interpreter, self));
 }
@@ -158,7 +158,7 @@ Value remove_affix(Interpreter& interpreter, const Value& self, const Arguments&
   return text;
 }
 
-Value replace(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+Value replace_in_self(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   const BoundArguments bound("replace", arguments, {"old", "new", "count"}, 2);
   return replace_text(self.as_string(), require_string(bound[0], "the text to replace"),
                       require_string(bound[1], "the replacement"), bound.int_or(2, -1), interpreter.budget());
@@ -313,7 +313,7 @@ Value zfill(Interpreter& interpreter, const Value& self, const Arguments& argume
 }
 
 constexpr Method kMethods[] = {
-    {"capitalize", convert<capitalize>},
+    {"capitalize", convert_self<capitalize>},
     {"center", justify<Side::kBoth>},
     {"count", count},
     {"endswith", affix<true>},
@@ -330,12 +330,12 @@ constexpr Method kMethods[] = {
     {"isupper", check_text<is_upper_text>},
     {"join", join},
     {"ljust", justify<Side::kLeft>},
-    {"lower", convert<to_lower>},
+    {"lower", convert_self<to_lower>},
     {"lstrip", strip<true, false>},
     {"partition", partition<false>},
     {"removeprefix", remove_affix<false>},
     {"removesuffix", remove_affix<true>},
-    {"replace", replace},
+    {"replace", replace_in_self},
     {"rfind", search<true, Search::kFind>},
     {"rindex", search<true, Search::kIndex>},
     {"rjust", justify<Side::kRight>},
@@ -346,9 +346,9 @@ constexpr Method kMethods[] = {
     {"splitlines", splitlines},
     {"startswith", affix<false>},
     {"strip", strip<true, true>},
-    {"swapcase", convert<swap_case>},
-    {"title", convert<to_title>},
-    {"upper", convert<to_upper>},
+    {"swapcase", convert_self<swap_case>},
+    {"title", convert_self<to_title>},
+    {"upper", convert_self<to_upper>},
     {"zfill", zfill},
 };
 

@@ -122,12 +122,12 @@ bool is_test(Interpreter& /*interpreter*/, const Value& subject, const Arguments
   return subject.is_string() && find_test(subject.as_string()) != nullptr;
 }
 
-struct Row {
+struct NamedTest {
   std::string_view name;
   Test test;
 };
 
-constexpr Row kTests[] = {
+constexpr NamedTest kTests[] = {
     {"!=", is_not_equal},
     {"<", ordered<false, false>},
     {"<=", ordered<false, true>},
@@ -172,13 +172,13 @@ constexpr Row kTests[] = {
 
 Test find_test(std::string_view name) {
   const auto* found =
-      std::find_if(std::begin(kTests), std::end(kTests), [&](const Row& row) { return row.name == name; });
+      std::find_if(std::begin(kTests), std::end(kTests), [&](const NamedTest& row) { return row.name == name; });
   return found == std::end(kTests) ? nullptr : found->test;
 }
 
 std::vector<std::string_view> test_names() {
   std::vector<std::string_view> names;
-  for (const Row& row : kTests) names.push_back(row.name);
+  for (const NamedTest& row : kTests) names.push_back(row.name);
   return names;
 }
 

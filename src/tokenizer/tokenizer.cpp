@@ -17,20 +17,17 @@
 #include "tokenizer/tokenizer_json.h"
 
 namespace deeptitan {
-namespace {
-
-// What one call of encode needs; kept from call to call, so that the pieces seen before are found again.
-struct EncodeScratch {
-  PreTokenizer::Scratch pre_tokenizer;
-  BpeModel::Scratch model;
-  std::vector<size_t> piece_ends;
-  std::vector<AddedTokenMatcher::Part> parts;
-  std::vector<AddedTokenMatcher::Part> normalized_parts;
-};
-
-}  // namespace
 
 struct Tokenizer::State {
+  // What one call of encode needs; kept from call to call, so that the pieces seen before are found again.
+  struct EncodeScratch {
+    PreTokenizer::Scratch pre_tokenizer;
+    BpeModel::Scratch model;
+    std::vector<size_t> piece_ends;
+    std::vector<AddedTokenMatcher::Part> parts;
+    std::vector<AddedTokenMatcher::Part> normalized_parts;
+  };
+
   std::string tokenizer_json;
   std::string tokenizer_config_json;
   std::string chat_template_jinja;
@@ -247,7 +244,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOption
   std::vector<int32_t> ids;
   if (options.add_special_tokens) ids = state_->prefix_ids;
   // If encoding throws, the scratch is not given back: it may be half written.
-  std::unique_ptr<EncodeScratch> scratch = state_->take_scratch();
+  std::unique_ptr<State::EncodeScratch> scratch = state_->take_scratch();
   state_->encode_into(text, options, *scratch, ids);
   state_->return_scratch(std::move(scratch));
   if (options.add_special_tokens) ids.insert(ids.end(), state_->suffix_ids.begin(), state_->suffix_ids.end());

@@ -16,11 +16,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::vector<TensorDeclaration> kTensors = {{"adam.first.w", DType::kF32, {2, 3}},
-                                                 {"router.bias", DType::kF32, {4}}};
+const std::vector<TensorDeclaration> kState = {{"adam.first.w", DType::kF32, {2, 3}},
+                                               {"router.bias", DType::kF32, {4}}};
 
 void write_state(const fs::path& directory, int64_t step, uint64_t max_shard_bytes = 1 << 20) {
-  TrainingStateWriter writer(directory, kTensors, max_shard_bytes);
+  TrainingStateWriter writer(directory, kState, max_shard_bytes);
   const float values[] = {1, 2, 3, 4, 5, static_cast<float>(step)};
   writer.write("adam.first.w", values, 24);
   writer.write("router.bias", values, 16);
@@ -89,7 +89,7 @@ TEST(TrainingState, ComesBackWholeAndSharded) {
     write_state(directory.path(), 100, max_shard_bytes);
     EXPECT_EQ(fs::exists(directory / "state.safetensors.index.json"), max_shard_bytes == 20);
     const TrainingStateReader reader(directory.path());
-    reader.check(kTensors);
+    reader.check(kState);
     EXPECT_EQ(reader.metadata().integer("step"), 100);
     float values[6];
     reader.read("adam.first.w", values, sizeof values);
@@ -107,7 +107,7 @@ TEST(TrainingState, ChecksNameTheTensor) {
   write_state(directory.path(), 1);
   const TrainingStateReader reader(directory.path());
   const auto refusal = [&](const std::function<void(std::vector<TensorDeclaration>&)>& change) {
-    auto expected = kTensors;
+    auto expected = kState;
     change(expected);
     return message_of([&] { reader.check(expected); });
   };

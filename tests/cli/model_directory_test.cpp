@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 using testing::Outcome;
 using testing::run_program;
 
-class ModelDirectory : public ::testing::Test {
+class DamagedModel : public ::testing::Test {
  protected:
   // One step is enough: its model is as large as any.
   static void SetUpTestSuite() {
@@ -63,9 +63,9 @@ class ModelDirectory : public ::testing::Test {
   fs::path model_;
 };
 
-const testing::SampleRun* ModelDirectory::sample_ = nullptr;
+const testing::SampleRun* DamagedModel::sample_ = nullptr;
 
-TEST_F(ModelDirectory, WeightsThatAreDamagedAreRefused) {
+TEST_F(DamagedModel, WeightsThatAreDamagedAreRefused) {
   const std::string whole = weights();
   write_weights(whole.substr(0, 5));
   expect_failure({"model.safetensors: 5 bytes are too few for a safetensors file; it is truncated"});
@@ -78,20 +78,20 @@ TEST_F(ModelDirectory, WeightsThatAreDamagedAreRefused) {
   expect_failure({"a header of 1099511627776 bytes is announced, the format allows "});
 }
 
-TEST_F(ModelDirectory, AMissingTensorIsNamed) {
+TEST_F(DamagedModel, AMissingTensorIsNamed) {
   replace("model.safetensors", "\"model.norm.weight\"", "\"model.norn.weight\"");
   expect_failure(
       {model_.string() + ": tensor model.norm.weight is missing (1 in all); the config.json beside it asks for it"});
 }
 
-TEST_F(ModelDirectory, ATensorTooManyIsNamed) {
+TEST_F(DamagedModel, ATensorTooManyIsNamed) {
   replace("config.json", "\"n_shared_experts\": 1", "\"n_shared_experts\": 0");
   expect_failure({model_.string() +
                   ": tensor model.layers.1.mlp.shared_experts.down_proj.weight belongs to no part of the model (3 such "
                   "in all); does config.json fit?"});
 }
 
-TEST_F(ModelDirectory, ATensorOfAnotherTypeIsNamed) {
+TEST_F(DamagedModel, ATensorOfAnotherTypeIsNamed) {
   std::string bytes = weights();
   const size_t name = bytes.find("\"model.norm.weight\"");
   const size_t type = bytes.find("\"F32\"", name);
@@ -101,17 +101,17 @@ TEST_F(ModelDirectory, ATensorOfAnotherTypeIsNamed) {
       {model_.string() + ": tensor model.norm.weight is i32; the model needs f32, bf16, f16, f64 or f8_e4m3"});
 }
 
-TEST_F(ModelDirectory, AnotherShapeIsNamed) {
+TEST_F(DamagedModel, AnotherShapeIsNamed) {
   replace("config.json", "\"intermediate_size\": 96", "\"intermediate_size\": 64");
   expect_failure({"tensor model.layers.0.mlp.", "the model needs "});
 }
 
-TEST_F(ModelDirectory, ATokenizerOfAnotherKindIsRefused) {
+TEST_F(DamagedModel, ATokenizerOfAnotherKindIsRefused) {
   replace("tokenizer.json", "\"BPE\"", "\"XYZ\"");
   expect_failure({"tokenizer.json", "XYZ"});
 }
 
-TEST_F(ModelDirectory, WhatIsMissingIsNamed) {
+TEST_F(DamagedModel, WhatIsMissingIsNamed) {
   fs::remove(model_ / "model.safetensors");
   expect_failure({model_.string()});
   const Outcome outcome = run_program({"generate", "--model", "/no/model", "--prompt", "a"});
@@ -119,7 +119,7 @@ TEST_F(ModelDirectory, WhatIsMissingIsNamed) {
   EXPECT_NE(outcome.err.find("/no/model"), std::string::npos) << outcome.err;
 }
 
-TEST_F(ModelDirectory, APromptLongerThanTheContextIsRefused) {
+TEST_F(DamagedModel, APromptLongerThanTheContextIsRefused) {
   std::string prompt;
   for (int i = 0; i < 40; ++i) prompt += "And the king saw the river. ";
   const Outcome outcome = run_program({"generate", "--model", model_.string(), "--prompt", prompt});
@@ -130,7 +130,7 @@ TEST_F(ModelDirectory, APromptLongerThanTheContextIsRefused) {
       << outcome.err;
 }
 
-TEST_F(ModelDirectory, TextThatIsNotUtf8IsReplacedAndCounted) {
+TEST_F(DamagedModel, TextThatIsNotUtf8IsReplacedAndCounted) {
   const std::string path = sample_->run("text.bin").string();
   std::ofstream(path, std::ios::binary) << "And the \xff king saw \xfe the river.\n";
   const Outcome outcome = run_program({"eval", "--model", model_.string(), "--text", path});
@@ -138,7 +138,7 @@ TEST_F(ModelDirectory, TextThatIsNotUtf8IsReplacedAndCounted) {
   EXPECT_NE(outcome.err.find("2 ill-formed sequences read as U+FFFD"), std::string::npos) << outcome.err;
 }
 
-TEST_F(ModelDirectory, ConvertsToAnotherTypeAndBack) {
+TEST_F(DamagedModel, ConvertsToAnotherTypeAndBack) {
   const std::string bf16 = sample_->run("bf16").string(), fp32 = sample_->run("fp32").string();
   const Outcome to_bf16 = run_program({"convert", sample_->run("run") / "model", bf16, "--dtype", "bf16"});
   EXPECT_EQ(to_bf16.exit_code, 0) << to_bf16.err;

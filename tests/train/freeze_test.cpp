@@ -15,11 +15,11 @@ namespace {
 using testing::random_batch;
 using testing::tiny_v3;
 
-constexpr int64_t kLength = 21;
+constexpr int64_t kSequenceLength = 21;
 
 TrainingEngineOptions options(std::vector<std::string> freeze) {
   TrainingEngineOptions o;
-  o.seq_len = kLength;
+  o.seq_len = kSequenceLength;
   o.sequences = 2;
   o.router_bias_update_speed = 0.1;
   o.max_norm = 0;
@@ -75,7 +75,7 @@ TEST(Freeze, FrozenValuesKeepTheirBitsAndTheOthersMove) {
     engine.initialize(7);
     const Values before = values_of(engine);
     for (int64_t step = 1; step <= 3; ++step) {
-      const PackedBatch batch = random_batch(config, 2, kLength, static_cast<uint64_t>(step));
+      const PackedBatch batch = random_batch(config, 2, kSequenceLength, static_cast<uint64_t>(step));
       engine.begin_step(step, 1e-2, batch.target_count, 1);
       engine.add_microbatch(batch);
       engine.finish_step();
@@ -90,7 +90,7 @@ TEST(Freeze, FrozenValuesKeepTheirBitsAndTheOthersMove) {
 
 TEST(Freeze, TheOthersGetTheSameGradientsAndTheNormIsTheirs) {
   const ModelConfig config = tiny_v3();
-  const PackedBatch batch = random_batch(config, 2, kLength, 3);
+  const PackedBatch batch = random_batch(config, 2, kSequenceLength, 3);
   const auto step = [&](TrainingEngine& engine) {
     engine.allocate();
     engine.initialize(7);

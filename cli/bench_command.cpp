@@ -19,8 +19,8 @@
 #include "data/synthetic_source.h"
 #include "generate/inference_engine.h"
 #include "kernels/cpu/peak/peak.h"
+#include "model/flops.h"
 #include "option_checks.h"
-#include "train/flops.h"
 #include "train/memory_advice.h"
 #include "usage_message.h"
 

@@ -12,8 +12,8 @@
 #include "config/run_config_toml.h"
 #include "core/file.h"
 #include "model/deepseek/deepseek_model.h"
+#include "model/flops.h"
 #include "option_checks.h"
-#include "train/flops.h"
 #include "train/memory_advice.h"
 
 namespace deeptitan {

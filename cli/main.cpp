@@ -15,6 +15,7 @@
 #include "help_formatter.h"
 #include "inspect_command.h"
 #include "plan_command.h"
+#include "standard_output.h"
 #include "tokenizer_command.h"
 #include "train_command.h"
 #include "usage_message.h"
@@ -42,6 +43,7 @@ int run(int argc, char** argv) {
   add_download_command(app);
   try {
     app.parse(argc, argv);
+    flush_output();
     return 0;
   } catch (const CLI::Success& success) {  // --help, --version
     return app.exit(success);

@@ -17,7 +17,7 @@
 namespace deeptitan {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 using PieceCounts = std::unordered_map<std::string, int64_t>;
 
 // DeepSeek-V3's tokenizer.json, pre_tokenizer.
@@ -187,13 +187,13 @@ class PairMerger {
   std::priority_queue<Candidate> queue_;
 };
 
-Json describe_pre_tokenizer(PreTokenization kind) {
-  Json byte_level = {{"type", "ByteLevel"},
-                     {"add_prefix_space", false},
-                     {"trim_offsets", true},
-                     {"use_regex", kind == PreTokenization::kGpt2}};
+OrderedJson describe_pre_tokenizer(PreTokenization kind) {
+  OrderedJson byte_level = {{"type", "ByteLevel"},
+                            {"add_prefix_space", false},
+                            {"trim_offsets", true},
+                            {"use_regex", kind == PreTokenization::kGpt2}};
   if (kind == PreTokenization::kGpt2) return byte_level;
-  Json sequence = {{"type", "Sequence"}, {"pretokenizers", Json::array()}};
+  OrderedJson sequence = {{"type", "Sequence"}, {"pretokenizers", OrderedJson::array()}};
   for (const std::string_view pattern : kDeepseekV3Patterns) {
     sequence["pretokenizers"].push_back(
         {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}});
@@ -202,15 +202,16 @@ Json describe_pre_tokenizer(PreTokenization kind) {
   return sequence;
 }
 
-Json describe_post_processor(const BpeTrainOptions& options, const std::unordered_map<std::string, int32_t>& ids) {
-  const Json text_a = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
-  const Json text_b = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
-  Json result = {{"type", "TemplateProcessing"},
-                 {"single", {text_a}},
-                 {"pair", {text_a, text_b}},
-                 {"special_tokens", Json::object()}};
+OrderedJson describe_post_processor(const BpeTrainOptions& options,
+                                    const std::unordered_map<std::string, int32_t>& ids) {
+  const OrderedJson text_a = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  const OrderedJson text_b = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
+  OrderedJson result = {{"type", "TemplateProcessing"},
+                        {"single", {text_a}},
+                        {"pair", {text_a, text_b}},
+                        {"special_tokens", OrderedJson::object()}};
   if (options.add_bos_token) {
-    const Json bos = {{"SpecialToken", {{"id", *options.bos_token}, {"type_id", 0}}}};
+    const OrderedJson bos = {{"SpecialToken", {{"id", *options.bos_token}, {"type_id", 0}}}};
     result["single"] = {bos, text_a};
     result["pair"] = {bos, text_a, text_b};
     result["special_tokens"][*options.bos_token] = {
@@ -219,8 +220,8 @@ Json describe_post_processor(const BpeTrainOptions& options, const std::unordere
   return result;
 }
 
-Json describe_config(const BpeTrainOptions& options) {
-  Json config;
+OrderedJson describe_config(const BpeTrainOptions& options) {
+  OrderedJson config;
   config["tokenizer_class"] = "PreTrainedTokenizerFast";
   if (options.bos_token) config["bos_token"] = *options.bos_token;
   if (options.eos_token) config["eos_token"] = *options.eos_token;
@@ -284,7 +285,7 @@ Tokenizer train_bpe(std::span<const std::string_view> texts, const BpeTrainOptio
     id_of_byte[byte] = add_token(token);
   }
 
-  Json merges = Json::array();
+  OrderedJson merges = OrderedJson::array();
   PairMerger merger(pieces, id_of_byte);
   while (tokens.size() < static_cast<size_t>(options.vocab_size)) {
     const auto pair = merger.next_pair(options.min_frequency);
@@ -294,7 +295,7 @@ Tokenizer train_bpe(std::span<const std::string_view> texts, const BpeTrainOptio
     merges.push_back({left, right});
   }
 
-  Json added = Json::array();
+  OrderedJson added = OrderedJson::array();
   for (const std::string& token : options.special_tokens) {
     added.push_back({{"id", ids.at(token)},
                      {"content", token},
@@ -304,22 +305,22 @@ Tokenizer train_bpe(std::span<const std::string_view> texts, const BpeTrainOptio
                      {"normalized", false},
                      {"special", true}});
   }
-  Json vocabulary = Json::object();
+  OrderedJson vocabulary = OrderedJson::object();
   // Appended as to the vector it is: each keyed insertion would search all keys before it.
-  auto& entries = static_cast<Json::object_t::Container&>(vocabulary.get_ref<Json::object_t&>());
+  auto& entries = static_cast<OrderedJson::object_t::Container&>(vocabulary.get_ref<OrderedJson::object_t&>());
   for (size_t id = 0; id < tokens.size(); ++id) entries.emplace_back(tokens[id], id);
-  Json model = {{"type", "BPE"},
-                {"dropout", nullptr},
-                {"unk_token", nullptr},
-                {"continuing_subword_prefix", nullptr},
-                {"end_of_word_suffix", nullptr},
-                {"fuse_unk", false},
-                {"byte_fallback", false},
-                {"ignore_merges", false}};
+  OrderedJson model = {{"type", "BPE"},
+                       {"dropout", nullptr},
+                       {"unk_token", nullptr},
+                       {"continuing_subword_prefix", nullptr},
+                       {"end_of_word_suffix", nullptr},
+                       {"fuse_unk", false},
+                       {"byte_fallback", false},
+                       {"ignore_merges", false}};
   model["vocab"] = std::move(vocabulary);
   model["merges"] = std::move(merges);
 
-  Json json;
+  OrderedJson json;
   json["version"] = "1.0";
   json["truncation"] = nullptr;
   json["padding"] = nullptr;

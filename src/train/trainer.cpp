@@ -24,7 +24,7 @@
 #include "data/validation_batches.h"
 #include "kernels/cpu/peak/peak.h"
 #include "model/deepseek/checkpoint.h"
-#include "train/flops.h"
+#include "model/flops.h"
 #include "train/freeze.h"
 #include "train/learning_rate.h"
 #include "train/loss_curve.h"

@@ -49,6 +49,7 @@ Program::Program(const std::vector<std::string>& arguments, const ProgramOptions
     ::dup2(in.read_end, STDIN_FILENO);
     ::dup2(out.write_end, STDOUT_FILENO);
     ::dup2(err.write_end, STDERR_FILENO);
+    if (!options.output_file.empty()) ::dup2(::open(options.output_file.c_str(), O_WRONLY), STDOUT_FILENO);
     if (options.largest_file_bytes > 0) {
       const rlimit limit{static_cast<rlim_t>(options.largest_file_bytes),
                          static_cast<rlim_t>(options.largest_file_bytes)};

@@ -17,7 +17,8 @@ struct Outcome {
 };
 
 struct ProgramOptions {
-  std::string input;               // of standard input
+  std::string input = {};          // of standard input
+  std::string output_file = {};    // that standard output goes to in place of a pipe
   int64_t largest_file_bytes = 0;  // RLIMIT_FSIZE: writing beyond it fails as on a full disk; 0 = no limit
 };
 

@@ -211,5 +211,12 @@ TEST(Usage, ARunThatDoesNotFitIsRefusedWithAdvice) {
   EXPECT_FALSE(std::filesystem::exists(folder.path() / "run"));
 }
 
+TEST(Usage, ResultsThatCannotBeWrittenAreAFailure) {
+  const Outcome outcome =
+      run_program({"plan", std::string(DT_TEST_DATA_DIR) + "/../configs/tiny_v3.toml"}, {.output_file = "/dev/full"});
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_TRUE(outcome.err.starts_with("deeptitan: cannot write to standard output: No space left")) << outcome.err;
+}
+
 }  // namespace
 }  // namespace deeptitan

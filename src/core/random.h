@@ -96,7 +96,8 @@ DT_HOST_DEVICE inline double log_of(double x) {
 
 /// cos(2 pi turns) and sin(2 pi turns) for turns in [0, 1), to about 1e-11.
 DT_HOST_DEVICE inline void cos_sin_of(double turns, double* cosine, double* sine) {
-  const int quadrant = static_cast<int>(turns * 4.0 + 0.5);  // nearest quarter turn, 0 .. 4
+  // The nearest quarter turn, 0 to 4: turns is not negative.
+  const int quadrant = static_cast<int>(turns * 4.0 + 0.5);  // NOLINT(bugprone-incorrect-roundings)
   const double x = (turns - quadrant * 0.25) * 6.283185307179586;
   const double z = x * x;
   const double s = x * (1.0 - z / 6 * (1.0 - z / 20 * (1.0 - z / 42 * (1.0 - z / 72 * (1.0 - z / 110)))));

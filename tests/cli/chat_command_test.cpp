@@ -122,6 +122,7 @@ TEST_F(ChatCommand, AModelWithoutATemplateIsToldWhereOneGoes) {
 }
 
 TEST_F(ChatCommand, RolesAreColouredOnATerminal) {
+  if (!TerminalProgram::has_terminals()) GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
   TerminalProgram program(arguments(model("taught")));
   EXPECT_TRUE(
       program.wait_for("a context of 8192 tokens; /reset, /system TEXT, /save FILE, /exit; Ctrl-C stops an answer"))
@@ -135,6 +136,7 @@ TEST_F(ChatCommand, RolesAreColouredOnATerminal) {
 }
 
 TEST_F(ChatCommand, CtrlCStopsTheAnswerAndNotTheProgram) {
+  if (!TerminalProgram::has_terminals()) GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
   std::vector<std::string> words = arguments(model("base"));
   words.insert(words.end(), {"--chat-template", kTemplate, "--context", "200000", "--max-new-tokens", "190000"});
   TerminalProgram program(words);

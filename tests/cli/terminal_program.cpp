@@ -11,6 +11,15 @@
 
 namespace deeptitan::testing {
 
+bool TerminalProgram::has_terminals() {
+  int ours = -1;
+  int theirs = -1;
+  if (::openpty(&ours, &theirs, nullptr, nullptr, nullptr) != 0) return false;
+  ::close(ours);
+  ::close(theirs);
+  return true;
+}
+
 TerminalProgram::TerminalProgram(const std::vector<std::string>& arguments) {
   std::vector<char*> argv = {const_cast<char*>(DT_PROGRAM)};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));

@@ -10,6 +10,9 @@ namespace deeptitan::testing {
 /// The built deeptitan (DT_PROGRAM) on a pseudo-terminal of its own, which is its input and both its outputs.
 class TerminalProgram {
  public:
+  /// Whether a pseudo-terminal can be opened here: a bare chroot or container may lack /dev/pts.
+  static bool has_terminals();
+
   explicit TerminalProgram(const std::vector<std::string>& arguments);
   ~TerminalProgram();
   TerminalProgram(const TerminalProgram&) = delete;

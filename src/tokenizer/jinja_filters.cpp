@@ -132,7 +132,7 @@ int64_t truncate(double value) {
 
 Value to_int(Interpreter& /*interpreter*/, const Value& subject, const Arguments& arguments) {
   const BoundArguments bound("int", arguments, {"default", "base"});
-  const Value otherwise = bound.get(0) == nullptr ? Value(0) : bound[0];
+  Value otherwise = bound.get(0) == nullptr ? Value(0) : bound[0];
   if (subject.is_undefined()) throw Failure(subject.undefined_message());
   if (subject.is_int()) return subject.as_int();
   if (subject.is_float()) return std::isnan(subject.as_float()) ? otherwise : Value(truncate(subject.as_float()));
@@ -146,7 +146,7 @@ Value to_int(Interpreter& /*interpreter*/, const Value& subject, const Arguments
 
 Value to_float(Interpreter& /*interpreter*/, const Value& subject, const Arguments& arguments) {
   const BoundArguments bound("float", arguments, {"default"});
-  const Value otherwise = bound.get(0) == nullptr ? Value(0.0) : bound[0];
+  Value otherwise = bound.get(0) == nullptr ? Value(0.0) : bound[0];
   if (subject.is_undefined()) throw Failure(subject.undefined_message());
   if (subject.is_number()) return subject.as_float();
   if (!subject.is_string()) return otherwise;

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include <hwy/highway.h>
 
@@ -112,6 +113,28 @@ HWY_INLINE float sum_lanes(FloatVec v) {
 }
 HWY_INLINE float max_lanes(FloatVec v) {
   return hn::GetLane(hn::MaxOfLanes(FloatTag(), v));
+}
+
+/// v in the lanes that hold elements, `other` in those past the end.
+HWY_INLINE FloatVec or_else(FloatVec v, FloatVec, AllLanes) {
+  return v;
+}
+HWY_INLINE FloatVec or_else(FloatVec v, FloatVec other, FirstLanes lanes) {
+  return hn::IfThenElse(hn::FirstN(FloatTag(), static_cast<size_t>(lanes.count)), v, other);
+}
+
+/// The largest of x [n], minus infinity for none; a NaN may be passed over.
+HWY_INLINE float max_of(const float* x, int64_t n) {
+  const FloatVec lowest = hn::Set(FloatTag(), -std::numeric_limits<float>::infinity());
+  FloatVec max0 = lowest, max1 = lowest;
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    max0 = hn::Max(max0, load(x + i, AllLanes()));
+    max1 = hn::Max(max1, load(x + i + kLanes, AllLanes()));
+  }
+  for_vectors(
+      i, n, [&](int64_t j, auto lanes) HWY_ATTR { max0 = hn::Max(max0, or_else(load(x + j, lanes), lowest, lanes)); });
+  return max_lanes(hn::Max(max0, max1));
 }
 
 /// The sum of the lanes of accumulate(accumulator, i, lanes) carried through [0, n), in an order that n alone decides.

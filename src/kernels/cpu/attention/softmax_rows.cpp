@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention/softmax_rows.cpp"
@@ -16,22 +15,13 @@ namespace deeptitan::cpu {
 namespace HWY_NAMESPACE {
 
 float row_max(const float* x, int64_t n) {
-  const FloatTag tag;
-  FloatVec largest = hn::Set(tag, -std::numeric_limits<float>::infinity());
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) largest = hn::Max(largest, load(x + i, AllLanes()));
-  float result = max_lanes(largest);
-  for (; i < n; ++i) result = std::max(result, x[i]);
-  return result;
+  return max_of(x, n);
 }
 
 /// e^(scale * x - shift), 0 past the end.
-HWY_INLINE FloatVec shifted_exp(const float* x, FloatVec scale, FloatVec shift, AllLanes lanes) {
-  return exp(hn::MulSub(load(x, lanes), scale, shift));
-}
-HWY_INLINE FloatVec shifted_exp(const float* x, FloatVec scale, FloatVec shift, FirstLanes lanes) {
-  const auto seen = hn::FirstN(FloatTag(), static_cast<size_t>(lanes.count));
-  return hn::IfThenElseZero(seen, exp(hn::MulSub(load(x, lanes), scale, shift)));
+template <typename Lanes>
+HWY_INLINE FloatVec shifted_exp(const float* x, FloatVec scale, FloatVec shift, Lanes lanes) {
+  return or_else(exp(hn::MulSub(load(x, lanes), scale, shift)), hn::Zero(FloatTag()), lanes);
 }
 
 template <typename T>
@@ -54,7 +44,7 @@ void causal_softmax(T* probabilities, float* log_sum_exp, int64_t ld_statistic, 
     float* score = scores + i * block.ld;
     T* probability = probabilities + i * block.ld;
     const int64_t visible = block.first_visible + i;
-    const float shift = row_max(score, visible) * block.scale;
+    const float shift = max_of(score, visible) * block.scale;
     const float sum = exponentials(score, score, visible, visible, block.scale, shift);
     const FloatVec inverse = hn::Set(FloatTag(), 1.0f / sum);
     for_vectors(0, visible, [=](int64_t j, auto lanes) HWY_ATTR {
@@ -142,13 +132,13 @@ float row_max(const float* x, int64_t n) {
 
 template <typename T>
 float exponentials(T* out, const float* scores, int64_t n, int64_t padded, float scale, float shift) {
-  DT_BY_TYPE(exponentials, out, scores, n, padded, scale, shift)
+  DT_BY_TYPE(exponentials, out, scores, n, padded, scale, shift);
 }
 
 template <typename T>
 void causal_softmax(T* probabilities, float* log_sum_exp, int64_t ld_statistic, float* scores,
                     const CausalRows& block) {
-  DT_BY_TYPE(causal_softmax, probabilities, log_sum_exp, ld_statistic, scores, block)
+  DT_BY_TYPE(causal_softmax, probabilities, log_sum_exp, ld_statistic, scores, block);
 }
 
 template <typename T>
@@ -156,12 +146,13 @@ void causal_softmax_backward(T* probabilities, T* d_scores, const float* scores,
                              const float* log_sum_exp, int64_t ld_statistic, const float* delta,
                              const CausalRows& block) {
   DT_BY_TYPE(causal_softmax_backward, probabilities, d_scores, scores, d_probabilities, log_sum_exp, ld_statistic,
-             delta, block)
+             delta, block);
 }
 
 template <typename T>
-void row_dots(float* delta, const T* d_out, const T* out, int64_t ld, int64_t rows,
-              int64_t width){DT_BY_TYPE(row_dots, delta, d_out, out, ld, rows, width)}
+void row_dots(float* delta, const T* d_out, const T* out, int64_t ld, int64_t rows, int64_t width) {
+  DT_BY_TYPE(row_dots, delta, d_out, out, ld, rows, width);
+}
 
 #undef DT_BY_TYPE
 
@@ -171,7 +162,8 @@ void row_dots(float* delta, const T* d_out, const T* out, int64_t ld, int64_t ro
   template void causal_softmax_backward(T*, T*, const float*, const float*, const float*, int64_t, const float*, \
                                         const CausalRows&);                                                      \
   template void row_dots(float*, const T*, const T*, int64_t, int64_t, int64_t);
-DT_INSTANTIATE(float) DT_INSTANTIATE(bfloat16)
+DT_INSTANTIATE(float)
+DT_INSTANTIATE(bfloat16)
 #undef DT_INSTANTIATE
 
 }  // namespace deeptitan::cpu

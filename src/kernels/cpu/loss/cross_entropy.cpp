@@ -1,9 +1,7 @@
 #include "kernels/cpu/loss/cross_entropy.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/loss/cross_entropy.cpp"
@@ -15,28 +13,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace deeptitan::cpu {
 namespace HWY_NAMESPACE {
-
-/// v in the lanes that hold elements, `other` in those past the end.
-HWY_INLINE FloatVec or_else(FloatVec v, FloatVec, AllLanes) {
-  return v;
-}
-HWY_INLINE FloatVec or_else(FloatVec v, FloatVec other, FirstLanes lanes) {
-  return hn::IfThenElse(hn::FirstN(FloatTag(), static_cast<size_t>(lanes.count)), v, other);
-}
-
-/// The largest of x [n].
-HWY_INLINE float max_of(const float* x, int64_t n) {
-  const FloatVec lowest = hn::Set(FloatTag(), -std::numeric_limits<float>::infinity());
-  FloatVec max0 = lowest, max1 = lowest;
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    max0 = hn::Max(max0, load(x + i, AllLanes()));
-    max1 = hn::Max(max1, load(x + i + kLanes, AllLanes()));
-  }
-  for_vectors(
-      i, n, [&](int64_t j, auto lanes) HWY_ATTR { max0 = hn::Max(max0, or_else(load(x + j, lanes), lowest, lanes)); });
-  return max_lanes(hn::Max(max0, max1));
-}
 
 /// exp(x - max) for one vector, 0 past the end.
 template <typename Lanes>

@@ -70,6 +70,7 @@ PanelProduct part(const PanelProduct& whole, int64_t row, int64_t rows, int64_t 
   return p;
 }
 
+// Rows of A that a task takes.
 int64_t rows_per_task(int64_t steps) {
   return std::clamp(kChunkWords / std::max<int64_t>(1, steps) / kTileRows * kTileRows, kFewestRows, kMostRows);
 }
@@ -151,7 +152,7 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
   constexpr OperandType kType = operand_type<Input>();
   const int64_t out_panels = packed_panels(out_columns);
   const int64_t in_panels = packed_panels(in_columns);
-  // Group g's packed panels start `first_row(g)` steps in: an upper bound of the steps of the groups before it.
+  // Group g's packed panels start `first_step(g)` steps in: an upper bound of the steps of the groups before it.
   const auto first_step = [&](int64_t g) { return static_cast<int64_t>(group_offset[g] - group_offset[0]) + g; };
   int64_t longest = 0;
   for (int64_t g = 0; g < groups; ++g) longest = std::max<int64_t>(longest, group_offset[g + 1] - group_offset[g]);

@@ -1,6 +1,7 @@
 // Every block scans the counts (a few hundred, from the second-level cache) for itself and then fills its own part of
-// the rows, finding a row's segment by binary search in shared memory: one launch and no block waits for another. Most
-// of its instructions run once, so fetching them is part of the time: loops that rarely go round twice stay loops.
+// the rows: one launch and no block waits for another. It takes a few microseconds, all of them latency, so what counts
+// is the length of the chain of steps that depend on each other and the instructions on it, which run once and have to
+// be fetched.
 
 #include <algorithm>
 
@@ -85,13 +86,9 @@ __device__ void block_exclusive_scans(int32_t (&x)[kCount], int32_t (&total)[kCo
   __syncthreads();
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
-    x[k] = inclusive[k] - x[k];
-    total[k] = 0;
-#pragma unroll
-    for (int w = 0; w < kThreads / kWarp; ++w) {
-      if (w < warp) x[k] += warp_totals[k][w];
-      total[k] += warp_totals[k][w];
-    }
+    const int32_t of_warp = lane < kThreads / kWarp ? warp_totals[k][lane] : 0;
+    total[k] = __reduce_add_sync(kAllLanes, of_warp);
+    x[k] = inclusive[k] - x[k] + __reduce_add_sync(kAllLanes, lane < warp ? of_warp : 0);
   }
 }
 
@@ -107,99 +104,149 @@ struct PermuteIndicesArguments {
   FastDivide by_alignment;
 };
 
+/// Output rows up to `end` are the input rows `shift` further on. end 0: there is no such run.
+struct alignas(8) Run {
+  int32_t shift;
+  uint32_t end;
+};
+
+/// Writes the run of a segment, which begins at row `first`, where the block that begins at row `block_first` looks
+/// for it: at its first row and at the first row of each of the block's windows (a warp's rows) that it reaches into.
+///
+/// Example, windows of 128 rows: a segment of output rows 100 to 299 is written at rows 100, 128 and 256. A row's run
+/// is then the last one written at or before it in its own window, and no row need look beyond its warp.
+__device__ void place_run(Run (&runs)[kThreads][kRowsOfThread], uint32_t block_first, uint32_t first, const Run& run) {
+  constexpr int kWindow = kWarp * kRowsOfThread;
+  const int end = min(static_cast<int>(run.end - block_first), kRowsOfBlock);
+#pragma unroll 1
+  for (int row = max(static_cast<int>(first - block_first), 0); row < end; row = (row / kWindow + 1) * kWindow) {
+    (&runs[0][0])[row] = run;
+  }
+}
+
 /// Dynamic shared memory: 2 * segments + 1 + experts int32. Segments are numbered rank * experts + expert in the order
-/// of the input, expert * ranks + rank in that of the output.
-__global__ void __launch_bounds__(kThreads) permute_indices_kernel(PermuteIndicesArguments a) {
+/// of the input, expert * ranks + rank in that of the output. A thread has kSegments consecutive ones in both orders,
+/// as far as there are so many.
+template <int kSegments>
+__global__ void __launch_bounds__(kThreads) permute_indices_kernel(const __grid_constant__ PermuteIndicesArguments a) {
   extern __shared__ int32_t shared[];
+  __shared__ alignas(16) Run runs[kThreads][kRowsOfThread];
   __shared__ int32_t segment_totals[2][kThreads / kWarp];
   __shared__ int32_t expert_totals[1][kThreads / kWarp];
+  const int thread = static_cast<int>(threadIdx.x);
   const int ranks = a.ranks;
   const int experts = a.experts;
   const int segments = ranks * experts;
-  int32_t* input_start = shared;                        // [segments], in input order
-  int32_t* output_start = input_start + segments;       // [segments + 1], in output order, without padding
-  int32_t* expert_start = output_start + segments + 1;  // [experts], with padding
+  int32_t* input_start = shared;                   // [segments], in input order
+  int32_t* output_start = input_start + segments;  // [segments + 1], in output order, without padding
+  int32_t* padding = output_start + segments + 1;  // [experts], rows of padding before the expert
 
-  // A thread has consecutive segments in both orders.
-  const int segments_of_thread = (segments + kThreads - 1) / kThreads;
-  const int first_segment = min(static_cast<int>(threadIdx.x) * segments_of_thread, segments);
-  const int end_segment = min(first_segment + segments_of_thread, segments);
-  int32_t prefix[2] = {};
-#pragma unroll 1
-  for (int i = first_segment; i < end_segment; ++i) {
-    const int expert = static_cast<int>(a.by_ranks.divide(i));
-    const int32_t count_in = __ldg(a.counts + i);
-    const int32_t count_out = __ldg(a.counts + (i - expert * ranks) * experts + expert);
-    input_start[i] = count_in;
-    output_start[i] = count_out;
-    prefix[0] += count_in;
-    prefix[1] += count_out;
+  int32_t count_in[kSegments];   // of this thread's segments in input order
+  int32_t count_out[kSegments];  // in output order
+  int expert_of[kSegments];      // of those in output order
+  int input_of[kSegments];       // and their place in input order
+#pragma unroll
+  for (int i = 0; i < kSegments; ++i) {
+    const int segment = thread * kSegments + i;
+    expert_of[i] = static_cast<int>(a.by_ranks.divide(segment));
+    input_of[i] = (segment - expert_of[i] * ranks) * experts + expert_of[i];
+    count_in[i] = segment < segments ? __ldg(a.counts + segment) : 0;
+    count_out[i] = segment < segments ? __ldg(a.counts + input_of[i]) : 0;
+  }
+#pragma unroll
+  for (Run& run : runs[thread]) run = {0, 0};
+
+  int32_t start[2] = {};
+#pragma unroll
+  for (int i = 0; i < kSegments; ++i) {
+    start[0] += count_in[i];
+    start[1] += count_out[i];
   }
   int32_t rows_used[2];
-  block_exclusive_scans(prefix, rows_used, segment_totals);
-#pragma unroll 1
-  for (int i = first_segment; i < end_segment; ++i) {
-    const int32_t count[2] = {input_start[i], output_start[i]};
-    input_start[i] = prefix[0];
-    output_start[i] = prefix[1];
-    prefix[0] += count[0];
-    prefix[1] += count[1];
-  }
-  if (threadIdx.x == 0) output_start[segments] = rows_used[1];
-  __syncthreads();
-
-  const auto size_of = [&](int e) { return output_start[(e + 1) * ranks] - output_start[e * ranks]; };
-  const auto padded_size_of = [&](int e) {
-    const uint32_t alignment = a.by_alignment.divisor();
-    return static_cast<int32_t>(a.by_alignment.divide(size_of(e) + alignment - 1) * alignment);
-  };
-  const int experts_of_thread = (experts + kThreads - 1) / kThreads;
-  const int first_expert = min(static_cast<int>(threadIdx.x) * experts_of_thread, experts);
-  const int end_expert = min(first_expert + experts_of_thread, experts);
-  int32_t start[1] = {};
-  int32_t total[1];
-#pragma unroll 1
-  for (int e = first_expert; e < end_expert; ++e) start[0] += padded_size_of(e);
-  block_exclusive_scans(start, total, expert_totals);
-#pragma unroll 1
-  for (int e = first_expert; e < end_expert; ++e) {
-    expert_start[e] = start[0];
-    if (blockIdx.x == 0) {
-      a.group_size[e] = size_of(e);
-      a.group_offset[e] = start[0];
-    }
-    start[0] += padded_size_of(e);
-  }
-  if (blockIdx.x == 0 && threadIdx.x == 0) a.group_offset[experts] = total[0];
-  __syncthreads();
-
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x * kRowsOfThread;
-  if (first >= a.row_capacity) return;
-  int32_t value[kRowsOfThread] = {-1, -1, -1, -1};
-  if (first < total[0]) {
-    // Rows of an expert are looked up among its segments by their number without the padding before it.
-    int expert = last_not_above(expert_start, experts, static_cast<int32_t>(first));
-    int32_t padding = expert_start[expert] - output_start[expert * ranks];
-    int segment =
-        expert * ranks + last_not_above(output_start + expert * ranks, ranks, static_cast<int32_t>(first) - padding);
+  block_exclusive_scans(start, rows_used, segment_totals);
+  const int32_t first_output_start = start[1];
 #pragma unroll
-    for (int i = 0; i < kRowsOfThread; ++i) {
-      const auto row = static_cast<int32_t>(first + i);
-      if (row >= total[0]) break;
-      while (expert + 1 < experts && expert_start[expert + 1] <= row) {
-        ++expert;
-        segment = expert * ranks;
-        padding = expert_start[expert] - output_start[segment];
-      }
-      const int32_t unpadded = row - padding;
-      const int end = (expert + 1) * ranks;
-      while (segment + 1 < end && output_start[segment + 1] <= unpadded) ++segment;
-      if (unpadded < output_start[end]) {
-        value[i] = input_start[(segment - expert * ranks) * experts + expert] + unpadded - output_start[segment];
+  for (int i = 0; i < kSegments; ++i) {
+    const int segment = thread * kSegments + i;
+    if (segment < segments) {
+      input_start[segment] = start[0];
+      output_start[segment] = start[1];
+    }
+    start[0] += count_in[i];
+    start[1] += count_out[i];
+  }
+  if (thread == 0) output_start[segments] = rows_used[1];
+  __syncthreads();
+
+  // A thread has consecutive experts too; there are no more of them than of segments.
+  const auto padded = [&](int32_t size) {
+    const uint32_t alignment = a.by_alignment.divisor();
+    return static_cast<int32_t>(a.by_alignment.divide(size + alignment - 1) * alignment);
+  };
+  const int experts_of_thread = kSegments == 1 ? 1 : (experts + kThreads - 1) / kThreads;
+  const int first_expert = thread * experts_of_thread;
+  const int end_expert = min(first_expert + experts_of_thread, experts);
+  int32_t size[kSegments];
+  int32_t offset[1] = {};
+#pragma unroll
+  for (int i = 0; i < kSegments; ++i) {
+    const int e = first_expert + i;
+    size[i] = e < end_expert ? output_start[(e + 1) * ranks] - output_start[e * ranks] : 0;
+    offset[0] += padded(size[i]);
+  }
+  int32_t total[1];
+  block_exclusive_scans(offset, total, expert_totals);
+#pragma unroll
+  for (int i = 0; i < kSegments; ++i) {
+    const int e = first_expert + i;
+    if (e < end_expert) {
+      padding[e] = offset[0] - output_start[e * ranks];
+      if (blockIdx.x == 0) {
+        a.group_size[e] = size[i];
+        a.group_offset[e] = offset[0];
       }
     }
+    offset[0] += padded(size[i]);
   }
-  store_rows(a.input_row, first, a.row_capacity, value);
+  if (blockIdx.x == 0 && thread == 0) a.group_offset[experts] = total[0];
+  __syncthreads();
+
+  // Rows from 2^31 on are beyond every segment.
+  const int64_t block_first = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock;
+  const auto block_row = static_cast<uint32_t>(min(block_first, int64_t{1} << 31));
+  int32_t unpadded = first_output_start;
+#pragma unroll
+  for (int i = 0; i < kSegments; ++i) {
+    if (count_out[i] > 0) {
+      const int32_t first = unpadded + padding[expert_of[i]];
+      const Run run{input_start[input_of[i]] - first, static_cast<uint32_t>(first + count_out[i])};
+      place_run(runs, block_row, static_cast<uint32_t>(first), run);
+    }
+    unpadded += count_out[i];
+  }
+  __syncthreads();
+
+  Run own[kRowsOfThread];
+  Run last{0, 0};
+#pragma unroll
+  for (int i = 0; i < kRowsOfThread; ++i) {
+    own[i] = runs[thread][i];
+    if (own[i].end != 0) last = own[i];
+  }
+  const int lane = thread % kWarp;
+  const uint32_t lanes_below = __ballot_sync(kAllLanes, last.end != 0) & ((1u << lane) - 1);
+  const int nearest = 31 - __clz(static_cast<int>(lanes_below));
+  Run run{__shfl_sync(kAllLanes, last.shift, nearest), __shfl_sync(kAllLanes, last.end, nearest)};
+  if (lanes_below == 0) run.end = 0;
+  int32_t value[kRowsOfThread];
+#pragma unroll
+  for (int i = 0; i < kRowsOfThread; ++i) {
+    if (own[i].end != 0) run = own[i];
+    const uint32_t row = block_row + thread * kRowsOfThread + i;
+    value[i] = row < run.end ? static_cast<int32_t>(row) + run.shift : -1;
+  }
+  const int64_t first = block_first + thread * kRowsOfThread;
+  if (first < a.row_capacity) store_rows(a.input_row, first, a.row_capacity, value);
 }
 
 /// Shared memory: `groups` int32. group_offset or group_size may be null, not both.
@@ -240,18 +287,24 @@ void launch_group_of_rows(int32_t* group, const int32_t* group_offset, const int
   check_launch("group_of_rows_kernel");
 }
 
+template <int kSegments>
+void launch_permute_indices(const PermuteIndicesArguments& a, cudaStream_t stream) {
+  const size_t segments = static_cast<size_t>(a.ranks) * a.experts;
+  const size_t shared_bytes = (2 * segments + 1 + a.experts) * sizeof(int32_t);
+  constexpr size_t kSharedBytesWithoutAsking = (48 << 10) - sizeof(Run) * kRowsOfBlock - 1024;
+  if (shared_bytes > kSharedBytesWithoutAsking) {
+    DT_CUDA_CHECK(cudaFuncSetAttribute(permute_indices_kernel<kSegments>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       static_cast<int>(shared_bytes)));
+  }
+  permute_indices_kernel<kSegments><<<blocks_of_rows(a.row_capacity), kThreads, shared_bytes, stream>>>(a);
+  check_launch("permute_indices_kernel");
+}
+
 }  // namespace
 
 void permute_indices(int32_t* input_row, int32_t* group_size, int32_t* group_offset, const int32_t* counts,
                      const PermuteIndicesShape& shape, cudaStream_t stream) {
   check_permute_indices_shape(shape);
-  const size_t segments = static_cast<size_t>(shape.source_ranks) * shape.local_experts;
-  const size_t shared_bytes = (2 * segments + 1 + shape.local_experts) * sizeof(int32_t);
-  constexpr size_t kSharedBytesWithoutAsking = 48 << 10;
-  if (shared_bytes > kSharedBytesWithoutAsking) {
-    DT_CUDA_CHECK(cudaFuncSetAttribute(permute_indices_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(shared_bytes)));
-  }
   const PermuteIndicesArguments arguments{input_row,
                                           group_size,
                                           group_offset,
@@ -261,8 +314,14 @@ void permute_indices(int32_t* input_row, int32_t* group_size, int32_t* group_off
                                           shape.row_capacity,
                                           FastDivide(static_cast<uint32_t>(shape.source_ranks)),
                                           FastDivide(static_cast<uint32_t>(shape.alignment))};
-  permute_indices_kernel<<<blocks_of_rows(shape.row_capacity), kThreads, shared_bytes, stream>>>(arguments);
-  check_launch("permute_indices_kernel");
+  const int segments = shape.source_ranks * shape.local_experts;
+  if (segments <= kThreads) {
+    launch_permute_indices<1>(arguments, stream);
+  } else if (segments <= 8 * kThreads) {
+    launch_permute_indices<8>(arguments, stream);
+  } else {
+    launch_permute_indices<kMaxSegments / kThreads>(arguments, stream);
+  }
 }
 
 void group_of_rows(int32_t* group, const int32_t* group_offset, const int32_t* group_size, int groups, int64_t rows,

@@ -364,6 +364,14 @@ TEST_P(GroupedGemmWeightGradient, OddNumberOfTileRows) {
   check(make_groups({100, 33}), 648, 776);
 }
 
+TEST_P(GroupedGemmWeightGradient, WholeBlocksOfColumnsAndHalfATile) {
+  check(make_groups({100, 0, 33, 64}), 320, 832);
+}
+
+TEST_P(GroupedGemmWeightGradient, StaggeredStart) {
+  check(make_groups({70, 1, 0, 130, 64, 65, 20, 3}), 1024, 768, {4});
+}
+
 TEST_P(GroupedGemmWeightGradient, ManyTilesAWorker) {
   check(make_groups({500, 0, 30, 129}), 1040, 2056);
 }

@@ -83,9 +83,9 @@ int multiprocessors(const GroupedGemmOptions& options) {
   return options.max_multiprocessors == 0 ? present : std::min(present, options.max_multiprocessors);
 }
 
-/// A map whose boxes are `box_rows` rows of 128 bytes.
+/// A map whose boxes are `box_rows` rows of `box_blocks` x 128 bytes.
 CUtensorMap swizzled_map(const void* data, CUtensorMapDataType type, int element_bytes, int64_t width, int64_t height,
-                         int64_t depth, int box_rows) {
+                         int64_t depth, int box_rows, int box_blocks = 1) {
   return make_tensor_map(data, {.type = type,
                                 .element_bytes = element_bytes,
                                 .width = width,
@@ -94,11 +94,17 @@ CUtensorMap swizzled_map(const void* data, CUtensorMapDataType type, int element
                                 .row_stride = width,
                                 .box_width = 128 / element_bytes,
                                 .box_height = box_rows,
+                                .box_blocks = box_blocks,
                                 .swizzled = true});
 }
 
 CUtensorMap bf16_map(const void* data, int64_t width, int64_t height, int64_t depth, int box_rows) {
   return swizzled_map(data, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, width, height, depth, box_rows);
+}
+
+/// For an operand whose rows run along the contraction: boxes of 64 rows and `box_blocks` x 64 columns.
+CUtensorMap transposed_map(const void* data, int64_t width, int64_t height, int64_t depth, int box_blocks) {
+  return swizzled_map(data, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, width, height, depth, 64, box_blocks);
 }
 
 CUtensorMap e4m3_map(const void* data, int64_t width, int64_t height, int64_t depth, int box_rows) {
@@ -122,9 +128,10 @@ void multiply_fp8(GroupedGemmStrategy strategy, bfloat16* output, const GroupedG
                   const GroupedGemmOperand& b, const GroupedGemmShape& shape, int width, int depth,
                   const GroupedGemmOptions& options, cudaStream_t stream) {
   sm90::GroupedGemmParameters parameters = common_parameters(shape, 0, width, depth);
-  parameters.a = e4m3_map(a.data, depth, shape.rows, 1, 64);
+  parameters.a = e4m3_map(a.data, depth, shape.rows, 1, 128);
+  parameters.a_half = e4m3_map(a.data, depth, shape.rows, 1, 64);
   parameters.b = e4m3_map(b.data, depth, width, shape.groups, 128);
-  parameters.output = bf16_map(output, width, shape.rows, 1, 16);
+  parameters.output = bf16_map(output, width, shape.rows, 1, 64);
   parameters.output_rows = output;
   parameters.a_scales = a.scales;
   parameters.b_scales = b.scales;
@@ -178,9 +185,10 @@ void grouped_gemm_forward(GroupedGemmStrategy strategy, bfloat16* output, const 
     multiply_fp8(strategy, output, activations, weights, shape, shape.n, shape.k, options, stream);
   } else {
     sm90::GroupedGemmParameters parameters = common_parameters(shape, 0, shape.n, shape.k);
-    parameters.a = bf16_map(activations.data, shape.k, shape.rows, 1, 64);
+    parameters.a = bf16_map(activations.data, shape.k, shape.rows, 1, 128);
+    parameters.a_half = bf16_map(activations.data, shape.k, shape.rows, 1, 64);
     parameters.b = bf16_map(weights.data, shape.k, shape.n, shape.groups, 128);
-    parameters.output = bf16_map(output, shape.n, shape.rows, 1, 16);
+    parameters.output = bf16_map(output, shape.n, shape.rows, 1, 64);
     parameters.output_rows = output;
     sm90::launch_bf16_forward(parameters, multiprocessors(options), stream);
   }
@@ -200,9 +208,11 @@ void grouped_gemm_input_gradient(GroupedGemmStrategy strategy, bfloat16* input_g
     multiply_fp8(strategy, input_gradient, output_gradient, weights, shape, shape.k, shape.n, options, stream);
   } else {
     sm90::GroupedGemmParameters parameters = common_parameters(shape, 0, shape.k, shape.n);
-    parameters.a = bf16_map(output_gradient.data, shape.n, shape.rows, 1, 64);
-    parameters.b = bf16_map(weights.data, shape.k, shape.n, shape.groups, 64);
-    parameters.output = bf16_map(input_gradient, shape.k, shape.rows, 1, 16);
+    parameters.whole_blocks = shape.k % 64 == 0;
+    parameters.a = bf16_map(output_gradient.data, shape.n, shape.rows, 1, 128);
+    parameters.a_half = bf16_map(output_gradient.data, shape.n, shape.rows, 1, 64);
+    parameters.b = transposed_map(weights.data, shape.k, shape.n, shape.groups, parameters.whole_blocks ? 2 : 1);
+    parameters.output = bf16_map(input_gradient, shape.k, shape.rows, 1, 64);
     parameters.output_rows = input_gradient;
     sm90::launch_bf16_input_gradient(parameters, multiprocessors(options), stream);
   }
@@ -222,10 +232,14 @@ void grouped_gemm_weight_gradient(GroupedGemmStrategy strategy, float* weight_gr
     return;
   }
   sm90::GroupedGemmParameters parameters = common_parameters(shape, shape.n, shape.k, 0);
-  parameters.a = bf16_map(output_gradient, shape.n, shape.rows, 1, 64);
-  parameters.b = bf16_map(activations, shape.k, shape.rows, 1, 64);
+  parameters.whole_blocks = shape.n % 64 == 0 && shape.k % 64 == 0;
+  const int box_blocks = parameters.whole_blocks ? 2 : 1;
+  parameters.a = transposed_map(output_gradient, shape.n, shape.rows, 1, box_blocks);
+  parameters.a_half = transposed_map(output_gradient, shape.n, shape.rows, 1, 1);
+  parameters.b = transposed_map(activations, shape.k, shape.rows, 1, box_blocks);
   parameters.output =
-      swizzled_map(weight_gradient, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, shape.k, shape.n, shape.groups, 16);
+      swizzled_map(weight_gradient, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, shape.k, shape.n, shape.groups, 64);
+  parameters.output_rows = weight_gradient;
   sm90::launch_bf16_weight_gradient(parameters, multiprocessors(options), stream);
 }
 

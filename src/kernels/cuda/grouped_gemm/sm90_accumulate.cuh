@@ -11,12 +11,6 @@
 
 namespace deeptitan::cuda::sm90 {
 
-/// Lets both blocks' producers overwrite a stage: this warp has read it.
-template <typename Shape>
-__device__ __forceinline__ void release_stage(const Rings<Shape>& rings, int stage, int lane) {
-  if (lane < 2) mbarrier_arrive_cluster(rings.empty(stage), lane);
-}
-
 /// Clears rows `valid`.. of the 64 rows along K of a stage, for operands whose rows run along K; the first `threads`
 /// consumer threads, which are those that compute.
 template <typename Shape>

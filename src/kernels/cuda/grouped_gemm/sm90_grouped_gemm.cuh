@@ -6,9 +6,10 @@
 // the tiles (sm90_tile_scheduler.cuh) and keeps kStages slices of 128 bytes along K in flight in shared memory; the two
 // blocks of a cluster each load half of the operand they share and multicast it. Three rings of mbarriers:
 //   full[s]      one arrival with the slice's byte count: the TMA has written stage s.
-//   empty[s]     16 arrivals, every consumer warp of both blocks: nobody reads stage s any more, in either block
+//   empty[s]     an arrival of every reading warp of both blocks: nobody reads stage s any more, in either block
 //                (a multicast writes into both).
-//   tile_full[t], tile_empty[t]: the tile's description, from the producer to the consumer warps of its block.
+//   tile_full[t], tile_empty[t]: the tile's description, from the producer to the reading warps of its block.
+// The reading warps are the consumers and, for the weight gradient, one that fetches the output's tile ahead.
 // The producer runs ahead into the next tile while the consumers store the last one.
 //
 // Ragged edges need no padding: A is loaded across the group's end (the rows there are another group's, and their
@@ -38,14 +39,7 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
   RingCursor<Shape::kTileSlots> slot;
   float accumulators[128];
   while (true) {
-    mbarrier_wait(rings.tile_full(slot.index), slot.lap);
-    const int4 first = load_shared(rings.tile(slot.index));
-    const int4 second = load_shared(rings.tile(slot.index) + 16);
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(rings.tile_empty(slot.index));
-    slot.advance();
-    const int group = first.x, m = first.y, m_valid = first.z, n = first.w;
-    const int n_valid = second.x, k_size = second.y;
+    const auto [group, m, m_valid, n, n_valid, k_size] = next_tile(rings, slot, lane);
     if (group < 0) break;
 
     if (warpgroup * 64 >= m_valid) {  // nothing to compute here, but the stages must go round
@@ -66,15 +60,8 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
       accumulate_bf16<Shape, 128>(accumulators, rings, stage, k_size, computing_threads, warpgroup, lane, thread);
     }
 
-    const int slab = m + 16 * warp;
-    const int slab_rows = min(16, m_valid - 16 * warp);
-    if (slab_rows > 0) {
-      if constexpr (Shape::kGroupsAlongK) {
-        add_rows_fp32<Shape>(accumulators, p, rings.staging(warp), group, slab, n, n_valid, lane);
-      } else {
-        store_rows_bf16<Shape>(accumulators, p, rings.staging(warp), slab, slab_rows, n, n_valid, lane);
-      }
-    }
+    store_tile<Shape>(accumulators, p, rings.staging(warpgroup), group, m + 64 * warpgroup,
+                      min(64, m_valid - 64 * warpgroup), n, n_valid, thread);
   }
   if (lane == 0) bulk_wait_read<0>();  // shared memory outlives the stores that read it
 }
@@ -90,14 +77,15 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (rings.base % 1024 != 0) fault();
     for (int stage = 0; stage < Shape::kStages; ++stage) {
       mbarrier_init(rings.full(stage), 1);
-      mbarrier_init(rings.empty(stage), 2 * Shape::kConsumerWarps);
+      mbarrier_init(rings.empty(stage), 2 * Shape::kReaderWarps);
     }
     for (int slot = 0; slot < Shape::kTileSlots; ++slot) {
       mbarrier_init(rings.tile_full(slot), 1);
-      mbarrier_init(rings.tile_empty(slot), Shape::kConsumerWarps);
+      mbarrier_init(rings.tile_empty(slot), Shape::kReaderWarps);
     }
     mbarrier_init_fence();
     prefetch_tensor_map(&p.a);
+    prefetch_tensor_map(&p.a_half);
     prefetch_tensor_map(&p.b);
     prefetch_tensor_map(&p.output);
     if constexpr (Shape::kScaledA) prefetch_tensor_map(&p.a_scale);
@@ -109,6 +97,9 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if (warp >= Shape::kConsumerWarps) {
     decrease_registers<40>();
     if (warp == Shape::kConsumerWarps) produce<Shape>(p, rings, lane);
+    if constexpr (Shape::kGroupsAlongK) {
+      if (warp == Shape::kConsumerWarps + 1) prefetch_output<Shape>(p, rings, lane);
+    }
     cluster_sync();
   } else {
     increase_registers<232>();

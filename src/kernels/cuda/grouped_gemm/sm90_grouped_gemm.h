@@ -12,7 +12,8 @@ namespace deeptitan::cuda::sm90 {
 /// What a launch needs, passed to the kernel by value. The maps hold device addresses, so a captured launch replays on
 /// the same buffers.
 struct GroupedGemmParameters {
-  CUtensorMap a;        // operand with rows along the output's M
+  CUtensorMap a;        // operand with rows along the output's M, 128 of them a box
+  CUtensorMap a_half;   // the same, 64 of them
   CUtensorMap b;        // operand with rows along the output's N
   CUtensorMap output;   // bf16 [rows, n], or fp32 [groups, m, n]
   CUtensorMap a_scale;  // block-wise fp8: fp32 [ceil(k / 128), rows], column-major scales of A
@@ -20,7 +21,8 @@ struct GroupedGemmParameters {
   const int32_t* sizes;
   const float* a_scales;  // row-wise fp8: fp32 [rows]
   const float* b_scales;  // block-wise fp8: fp32 [groups, ceil(n / 128), ceil(k / 128)]; row-wise: fp32 [groups, n]
-  void* output_rows;      // bf16 [rows, n], for rows that a whole box would overshoot
+  void* output_rows;      // the output again, for what goes past the TMA
+  bool whole_blocks;      // operands whose rows run along the contraction are loaded 128 columns a box, else 64
   int groups;
   int rows;
   int m;  // weight gradient: rows of each group's output

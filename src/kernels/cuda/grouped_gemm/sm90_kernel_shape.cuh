@@ -16,7 +16,7 @@ template <Product kProduct_, int kStages_, int kChunkBuffers_>
 struct KernelShape {
   static constexpr Product kProduct = kProduct_;
   static constexpr int kStages = kStages_;
-  /// Buffers of 16 rows x 128 bytes that each consumer warp stages its results in.
+  /// Buffers of 64 rows x 128 bytes that each consumer warpgroup stages its results in.
   static constexpr int kChunkBuffers = kChunkBuffers_;
   /// Pairs of tile rows in a band of the walk.
   static constexpr int kBandPairs = 8;
@@ -43,14 +43,16 @@ struct KernelShape {
   static constexpr int kScaleStageBytes = (kScaleBytes + 127) / 128 * 128;
   static constexpr int kABytes = 2 * kHalfABytes;
   static constexpr int kBBytes = 2 * kHalfBBytes;
-  static constexpr int kChunkBytes = 16 * 128;
-  static constexpr int kWarpStagingBytes = kChunkBuffers * kChunkBytes;
+  static constexpr int kChunkBytes = 64 * 128;
+  static constexpr int kStagingBytes = kChunkBuffers * kChunkBytes;  // of a warpgroup
+  /// Warps of a block that read each stage, and each tile's description.
+  static constexpr int kReaderWarps = kConsumerWarps + (kGroupsAlongK ? 1 : 0);
 
   // Offsets in shared memory; everything a swizzled box touches starts at a multiple of 1024 bytes.
   static constexpr int kAOffset = 0;
   static constexpr int kBOffset = kAOffset + kStages * kABytes;
   static constexpr int kStagingOffset = kBOffset + kStages * kBBytes;
-  static constexpr int kScaleOffset = kStagingOffset + kConsumerWarps * kWarpStagingBytes;
+  static constexpr int kScaleOffset = kStagingOffset + kWarpgroups * kStagingBytes;
   static constexpr int kTileOffset = kScaleOffset + kStages * kScaleStageBytes;
   static constexpr int kBarrierOffset = kTileOffset + kTileSlots * 32;
   static constexpr int kSharedBytes = kBarrierOffset + 8 * (2 * kStages + 2 * kTileSlots);
@@ -64,7 +66,9 @@ struct Rings {
   __device__ uint32_t a(int stage) const { return base + Shape::kAOffset + stage * Shape::kABytes; }
   __device__ uint32_t b(int stage) const { return base + Shape::kBOffset + stage * Shape::kBBytes; }
   __device__ uint32_t scale(int stage) const { return base + Shape::kScaleOffset + stage * Shape::kScaleStageBytes; }
-  __device__ uint32_t staging(int warp) const { return base + Shape::kStagingOffset + warp * Shape::kWarpStagingBytes; }
+  __device__ uint32_t staging(int warpgroup) const {
+    return base + Shape::kStagingOffset + warpgroup * Shape::kStagingBytes;
+  }
   __device__ uint32_t tile(int slot) const { return base + Shape::kTileOffset + slot * 32; }
   __device__ uint32_t full(int stage) const { return base + Shape::kBarrierOffset + 8 * stage; }
   __device__ uint32_t empty(int stage) const { return full(Shape::kStages + stage); }
@@ -85,6 +89,12 @@ struct RingCursor {
   }
 };
 
+/// Lets both blocks' producers overwrite a stage: this warp has read it.
+template <typename Shape>
+__device__ __forceinline__ void release_stage(const Rings<Shape>& rings, int stage, int lane) {
+  if (lane < 2) mbarrier_arrive_cluster(rings.empty(stage), lane);
+}
+
 __device__ __forceinline__ void store_shared(uint32_t address, int4 value) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y), "r"(value.z),
                "r"(value.w)
@@ -104,6 +114,28 @@ __device__ __forceinline__ float load_shared_float(uint32_t address) {
   float value;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
   return value;
+}
+
+/// What the producer tells of a tile; members as in Tile. group < 0: there are no more.
+struct TileWork {
+  int group, m, m_valid, n, n_valid, k_size;
+};
+
+/// Takes the next tile's description from its slot; a whole warp.
+template <typename Shape>
+__device__ __forceinline__ TileWork next_tile(const Rings<Shape>& rings, RingCursor<Shape::kTileSlots>& slot,
+                                              int lane) {
+  mbarrier_wait(rings.tile_full(slot.index), slot.lap);
+  int4 first{}, second{};
+  if (lane == 0) {
+    first = load_shared(rings.tile(slot.index));
+    second = load_shared(rings.tile(slot.index) + 16);
+    mbarrier_arrive(rings.tile_empty(slot.index));
+  }
+  slot.advance();
+  const auto from_first_lane = [](int value) { return __shfl_sync(~0u, value, 0); };
+  return {from_first_lane(first.x), from_first_lane(first.y),  from_first_lane(first.z),
+          from_first_lane(first.w), from_first_lane(second.x), from_first_lane(second.y)};
 }
 
 }  // namespace deeptitan::cuda::sm90

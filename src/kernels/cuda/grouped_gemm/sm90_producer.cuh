@@ -9,46 +9,69 @@
 
 namespace deeptitan::cuda::sm90 {
 
-/// Loads one slice along K of a tile's operands; one thread.
+/// Loads one box, to this block or to both.
+template <int kRank>
+__device__ __forceinline__ void load_box(uint32_t destination, const CUtensorMap* map, uint32_t barrier,
+                                         const int (&at)[kRank], bool to_both) {
+  constexpr uint16_t kBoth = 3;
+  if (to_both) {
+    tma_load_multicast(destination, map, barrier, at, kBoth);
+  } else {
+    tma_load(destination, map, barrier, at);
+  }
+}
+
+/// Loads `halves` x 64 of the output's rows or columns from `first`, 128 bytes along K from `k`, of a map with boxes of
+/// as many, unless they are transposed and blocks of 64 columns may be cut (whole_blocks false): then a box for each.
+template <bool kTransposed>
+__device__ __forceinline__ void load_operand(uint32_t destination, const CUtensorMap* map, uint32_t barrier, int first,
+                                             int k, int z, int halves, bool whole_blocks, bool to_both) {
+  if constexpr (!kTransposed) {
+    load_box(destination, map, barrier, {k, first, z}, to_both);
+  } else if (whole_blocks && halves == 2) {
+    load_box(destination, map, barrier, {0, k, first / 64, z}, to_both);
+  } else {
+    for (int half = 0; half < halves; ++half) {
+      load_box(destination + half * 64 * 128, map, barrier, {first + 64 * half, k, z}, to_both);
+    }
+  }
+}
+
+/// Loads one slice along K of a tile's operands, in few boxes: the TMA keeps only so many in flight. One thread.
 template <typename Shape>
 __device__ __forceinline__ void load_slice(const GroupedGemmParameters& p, const Rings<Shape>& rings, int stage,
                                            const Tile& tile, int k, int rank) {
   const uint32_t barrier = rings.full(stage);
-  const int a_halves = tile.a_rows > 64 ? 2 : 1;
+  const int a_halves = (tile.a_rows + 63) / 64;
   const int b_halves = (tile.n_valid + 127) / 128;
   mbarrier_arrive_expect(barrier, a_halves * Shape::kHalfABytes + b_halves * Shape::kHalfBBytes + Shape::kScaleBytes);
-  constexpr uint16_t kBoth = 3;
 
-  for (int half = 0; half < a_halves; ++half) {
-    const uint32_t destination = rings.a(stage) + half * Shape::kHalfABytes;
-    const int m = tile.m + 64 * half;
-    const int x = Shape::kTransposeA ? m : k;
-    const int y = Shape::kTransposeA ? tile.k_begin + k : m;
-    if (tile.shares_b) {
-      tma_load(destination, &p.a, barrier, x, y, 0);
-    } else if (half == rank) {
-      tma_load_multicast(destination, &p.a, barrier, x, y, 0, kBoth);
-    }
+  if (tile.shares_b) {
+    load_operand<Shape::kTransposeA>(rings.a(stage), a_halves == 2 ? &p.a : &p.a_half, barrier, tile.m,
+                                     tile.k_begin + k, 0, a_halves, p.whole_blocks, false);
+  } else if (rank < a_halves) {
+    load_operand<Shape::kTransposeA>(rings.a(stage) + rank * Shape::kHalfABytes, &p.a_half, barrier, tile.m + 64 * rank,
+                                     tile.k_begin + k, 0, 1, p.whole_blocks, true);
   }
   for (int half = 0; half < b_halves; ++half) {
     if (tile.shares_b && half != rank) continue;
-    const uint32_t destination = rings.b(stage) + half * Shape::kHalfBBytes;
-    const int n = tile.n + 128 * half;
-    const int z = Shape::kGroupsAlongK ? 0 : tile.group;
-    constexpr int kBoxes = Shape::kTransposeB ? 2 : 1;  // of 64 columns, or one of 128 rows
-#pragma unroll
-    for (int box = 0; box < kBoxes; ++box) {
-      const int x = Shape::kTransposeB ? n + 64 * box : k;
-      const int y = Shape::kTransposeB ? tile.k_begin + k : n;
-      const uint32_t target = destination + box * (Shape::kHalfBBytes / kBoxes);
-      if (tile.shares_b) {
-        tma_load_multicast(target, &p.b, barrier, x, y, z, kBoth);
-      } else {
-        tma_load(target, &p.b, barrier, x, y, z);
-      }
-    }
+    load_operand<Shape::kTransposeB>(rings.b(stage) + half * Shape::kHalfBBytes, &p.b, barrier, tile.n + 128 * half,
+                                     tile.k_begin + k, Shape::kGroupsAlongK ? 0 : tile.group, 2, p.whole_blocks,
+                                     tile.shares_b);
   }
-  if constexpr (Shape::kScaledA) tma_load(rings.scale(stage), &p.a_scale, barrier, tile.m / 4 * 4, k / 128, 0);
+  if constexpr (Shape::kScaledA) tma_load(rings.scale(stage), &p.a_scale, barrier, {tile.m / 4 * 4, k / 128, 0});
+}
+
+/// Lets cluster c of `clusters` start c / clusters of a tile's time late, where each has many of the `units`: the
+/// blocks would otherwise all add to the weight gradient at one time, and the memory would rest while they multiply.
+__device__ __forceinline__ void stagger(int units, int cluster, int clusters, int k_size) {
+  constexpr int kManyUnits = 16;
+  constexpr int64_t kSliceCycles = 1024, kStoreCycles = 8192;
+  if (units < kManyUnits * clusters) return;
+  const int64_t delay = (k_size / 64 * kSliceCycles + kStoreCycles) * cluster / clusters;
+  const int64_t start = clock64();
+  while (clock64() - start < delay) {
+  }
 }
 
 /// The producer warp: finds tiles, tells the consumers, keeps the stages full.
@@ -71,6 +94,9 @@ __device__ __forceinline__ void produce(const GroupedGemmParameters& p, const Ri
     }
     slot.advance();
     if (!more) break;
+    if constexpr (Shape::kGroupsAlongK) {
+      if (unit < clusters) stagger(walker.window_units(), unit, clusters, tile.k_size);
+    }
     if (lane == 0) {
       for (int k = 0; k < tile.k_size; k += Shape::kTileK) {
         mbarrier_wait(rings.empty(stage.index), stage.lap ^ 1);
@@ -79,6 +105,32 @@ __device__ __forceinline__ void produce(const GroupedGemmParameters& p, const Ri
       }
     }
     __syncwarp();
+  }
+}
+
+/// Fetches the tile of the weight gradient that the products will be added to into the second-level cache, spread over
+/// the second half of its slices; a warp that follows the stages as the consumers do.
+template <typename Shape>
+__device__ __forceinline__ void prefetch_output(const GroupedGemmParameters& p, const Rings<Shape>& rings, int lane) {
+  RingCursor<Shape::kStages> stage;
+  RingCursor<Shape::kTileSlots> slot;
+  while (true) {
+    const TileWork tile = next_tile(rings, slot, lane);
+    if (tile.group < 0) break;
+    const int column = lane % 8 * 32;  // a line of 128 bytes a lane, four rows at a time
+    const float* lines = static_cast<const float*>(p.output_rows) +
+                         (static_cast<int64_t>(tile.group) * p.m + tile.m) * p.n + tile.n + column;
+    const int rows = column < tile.n_valid ? tile.m_valid : 0;
+    const int slices = (tile.k_size + Shape::kTileK - 1) / Shape::kTileK;
+    int row = lane / 8;
+    for (int slice = 0; slice < slices; ++slice) {
+      mbarrier_wait(rings.full(stage.index), stage.lap);
+      release_stage(rings, stage.index, lane);
+      stage.advance();
+      const int end = min(rows, (2 * slice + 2 - slices) * kTileM / slices);
+      for (; row < end; row += 4) prefetch_line(lines + static_cast<int64_t>(row) * p.n);
+      __syncwarp();
+    }
   }
 }
 

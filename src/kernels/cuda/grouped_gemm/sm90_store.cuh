@@ -37,76 +37,117 @@ __device__ __forceinline__ uint32_t pack_bf16(float first, float second) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-/// Writes this warp's 16 rows of the tile as bf16, 64 columns at a time: registers to swizzled shared memory, then one
-/// TMA store; rows past the group's end belong to another group, so a slab that has such rows is written row by row.
-template <typename Shape>
-__device__ __forceinline__ void store_rows_bf16(const float* accumulators, const GroupedGemmParameters& p,
-                                                uint32_t staging, int m, int rows, int n, int n_valid, int lane) {
+/// This warp's 16 rows of a chunk as bf16, 64 columns, swizzled: lanes 0-15 address eight columns, lanes 16-31 the
+/// next.
+__device__ __forceinline__ void stage_bf16(const float* d, uint32_t rows, int lane) {
   const uint32_t row = lane % 16;
 #pragma unroll
-  for (int chunk = 0; chunk < kTileN / 64; ++chunk) {
-    if (64 * chunk < n_valid) {
-      const uint32_t buffer = staging + (chunk % Shape::kChunkBuffers) * Shape::kChunkBytes;
-      if (lane == 0) bulk_wait_read<Shape::kChunkBuffers - 1>();
-      __syncwarp();
-#pragma unroll
-      for (int pair = 0; pair < 4; ++pair) {  // 16 columns: lanes 0-15 address the first eight, lanes 16-31 the others
-        const float* d = accumulators + 32 * chunk + 8 * pair;
-        const uint32_t address = buffer + row * 128 + (((2 * pair + lane / 16) ^ (row % 8)) << 4);
-        asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-                     "r"(pack_bf16(d[0], d[1])), "r"(pack_bf16(d[2], d[3])), "r"(pack_bf16(d[4], d[5])),
-                     "r"(pack_bf16(d[6], d[7]))
-                     : "memory");
-      }
-      if (rows == 16) {
-        fence_async_shared();
-        __syncwarp();
-        if (lane == 0) tma_store(&p.output, buffer, n + 64 * chunk, m, 0);
-      } else {
-        __syncwarp();
-        __nv_bfloat16* output = static_cast<__nv_bfloat16*>(p.output_rows);
-#pragma unroll
-        for (int quarter = 0; quarter < 4; ++quarter) {
-          const int slab_row = 4 * quarter + lane / 8;
-          const int column = 64 * chunk + 8 * (lane % 8);
-          if (slab_row < rows && column < n_valid) {
-            const int4 value = load_shared(buffer + slab_row * 128 + (((lane % 8) ^ (slab_row % 8)) << 4));
-            *reinterpret_cast<int4*>(output + static_cast<int64_t>(m + slab_row) * p.n + n + column) = value;
-          }
-        }
-        __syncwarp();
-      }
-    }
-    // One group a chunk, empty or not, so that bulk_wait_read counts chunks.
-    if (lane == 0) bulk_commit();
+  for (int pair = 0; pair < 4; ++pair, d += 8) {
+    const uint32_t address = rows + row * 128 + (((2 * pair + lane / 16) ^ (row % 8)) << 4);
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+                 "r"(pack_bf16(d[0], d[1])), "r"(pack_bf16(d[2], d[3])), "r"(pack_bf16(d[4], d[5])),
+                 "r"(pack_bf16(d[6], d[7]))
+                 : "memory");
   }
 }
 
-/// Adds this warp's 16 rows of the tile to the fp32 output, 32 columns at a time; the output's bounds cut the tails.
-template <typename Shape>
-__device__ __forceinline__ void add_rows_fp32(const float* accumulators, const GroupedGemmParameters& p,
-                                              uint32_t staging, int group, int m, int n, int n_valid, int lane) {
+/// This warp's 16 rows of a chunk as fp32, 32 columns, swizzled. Odd rows write their blocks of eight columns in
+/// another order than even ones: then the four rows that write at a time meet in no bank.
+__device__ __forceinline__ void stage_fp32(const float* d, uint32_t rows, int lane) {
   const uint32_t row = lane / 4;
+  const bool odd = row % 2 != 0;
 #pragma unroll
-  for (int chunk = 0; chunk < kTileN / 32; ++chunk) {
-    if (32 * chunk < n_valid) {
-      const uint32_t buffer = staging + (chunk % Shape::kChunkBuffers) * Shape::kChunkBytes;
-      if (lane == 0) bulk_wait_read<Shape::kChunkBuffers - 1>();
-      __syncwarp();
+  for (int step = 0; step < 4; ++step) {
+    const float* even_block = d + 4 * step;
+    const float* odd_block = d + 4 * (step ^ 2);
+    const uint32_t block = odd ? step ^ 2 : step;
+    const uint32_t word = (((2 * block + lane % 4 / 2) ^ row) << 4) + lane % 2 * 8;
 #pragma unroll
-      for (int block = 0; block < 4; ++block) {  // 8 columns
-        const float* d = accumulators + 16 * chunk + 4 * block;
-        const uint32_t word = (((2 * block + (lane % 4) / 2) ^ row) << 4) + (lane % 2) * 8;
-        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(buffer + row * 128 + word), "f"(d[0]), "f"(d[1])
-                     : "memory");
-        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(buffer + (row + 8) * 128 + word), "f"(d[2]), "f"(d[3])
-                     : "memory");
+    for (int half = 0; half < 2; ++half) {
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(rows + (row + 8 * half) * 128 + word),
+                   "f"(odd ? odd_block[2 * half] : even_block[2 * half]),
+                   "f"(odd ? odd_block[2 * half + 1] : even_block[2 * half + 1])
+                   : "memory");
+    }
+  }
+}
+
+/// Writes the warpgroup's 64 rows of the tile as bf16, or adds them to the weight gradient in fp32: 128 bytes of each
+/// row at a time, registers to shared memory and from there one TMA box. Bounds cut the tails of a width and of the
+/// weight gradient.
+template <typename Shape>
+__device__ __forceinline__ void store_boxes(const float* accumulators, const GroupedGemmParameters& p, uint32_t staging,
+                                            int group, int m, int n, int n_valid, int thread) {
+  constexpr int kColumns = Shape::kGroupsAlongK ? 32 : 64;
+  const int lane = thread % 32;
+  const uint32_t warp_rows = thread / 32 % 4 * 16 * 128;
+  const bool elected = thread % 128 == 0;
+  const int barrier = 2 + thread / 128;
+#pragma unroll
+  for (int chunk = 0; chunk < kTileN / kColumns; ++chunk) {
+    if (kColumns * chunk < n_valid) {
+      const uint32_t buffer = staging + chunk % Shape::kChunkBuffers * Shape::kChunkBytes;
+      if (elected) bulk_wait_read<Shape::kChunkBuffers - 1>();
+      named_barrier_sync(barrier, 128);
+      const float* d = accumulators + kColumns / 2 * chunk;
+      if constexpr (Shape::kGroupsAlongK) {
+        stage_fp32(d, buffer + warp_rows, lane);
+      } else {
+        stage_bf16(d, buffer + warp_rows, lane);
       }
       fence_async_shared();
-      __syncwarp();
-      if (lane == 0) tma_reduce_add(&p.output, buffer, n + 32 * chunk, m, group);
+      named_barrier_sync(barrier, 128);
+      if (elected) {
+        if constexpr (Shape::kGroupsAlongK) {
+          tma_reduce_add(&p.output, buffer, n + kColumns * chunk, m, group);
+        } else {
+          tma_store(&p.output, buffer, n + kColumns * chunk, m, 0);
+        }
+      }
     }
-    if (lane == 0) bulk_commit();
+    // One group a chunk, empty or not, so that bulk_wait_read counts chunks.
+    if (elected) bulk_commit();
+  }
+}
+
+/// As store_boxes for bf16 where only `rows` of the 64 are the group's, and a box would overwrite another group's: each
+/// warp writes its own 16 rows, one by one.
+template <typename Shape>
+__device__ __forceinline__ void store_rows(const float* accumulators, const GroupedGemmParameters& p, uint32_t staging,
+                                           int m, int rows, int n, int n_valid, int thread) {
+  const int lane = thread % 32;
+  const int first_row = thread / 32 % 4 * 16;
+  const uint32_t column = lane % 8 * 8;
+  if (thread % 128 == 0) bulk_wait_read<0>();
+  named_barrier_sync(2 + thread / 128, 128);
+  __nv_bfloat16* output =
+      static_cast<__nv_bfloat16*>(p.output_rows) + static_cast<int64_t>(m + first_row) * p.n + n + column;
+#pragma unroll
+  for (int chunk = 0; chunk < kTileN / 64; ++chunk) {
+    if (64 * chunk >= n_valid) break;
+    const uint32_t buffer = staging + chunk % Shape::kChunkBuffers * Shape::kChunkBytes + first_row * 128;
+    stage_bf16(accumulators + 32 * chunk, buffer, lane);
+    __syncwarp();
+#pragma unroll
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      const int row = 4 * quarter + lane / 8;
+      if (first_row + row < rows && 64 * chunk + static_cast<int>(column) < n_valid) {
+        const int4 value = load_shared(buffer + row * 128 + ((lane % 8 ^ row % 8) << 4));
+        *reinterpret_cast<int4*>(output + static_cast<int64_t>(row) * p.n + 64 * chunk) = value;
+      }
+    }
+    __syncwarp();
+  }
+}
+
+/// The epilogue of a warpgroup whose first `rows` rows of the tile, at most 64, are to be stored.
+template <typename Shape>
+__device__ __forceinline__ void store_tile(const float* accumulators, const GroupedGemmParameters& p, uint32_t staging,
+                                           int group, int m, int rows, int n, int n_valid, int thread) {
+  if (Shape::kGroupsAlongK || rows == 64) {
+    store_boxes<Shape>(accumulators, p, staging, group, m, n, n_valid, thread);
+  } else {
+    store_rows<Shape>(accumulators, p, staging, m, rows, n, n_valid, thread);
   }
 }
 

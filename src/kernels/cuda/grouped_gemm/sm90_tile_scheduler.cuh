@@ -69,6 +69,9 @@ class TileWalker {
     return true;
   }
 
+  /// Units of the current window of 32 groups.
+  __device__ int window_units() const { return window_units_; }
+
  private:
   /// Loads the next window of 32 groups ahead of its use.
   __device__ void fetch_window() {

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <vector>
+
 #include "core/error.h"
 #include "kernels/cuda/error.h"
 
@@ -26,16 +28,26 @@ EncodeTiled find_encoder() {
 
 CUtensorMap make_tensor_map(const void* data, const TensorMapShape& shape) {
   static const EncodeTiled encode = find_encoder();
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(shape.width), static_cast<cuuint64_t>(shape.height),
-                               static_cast<cuuint64_t>(shape.depth)};
-  const cuuint64_t row_bytes = static_cast<cuuint64_t>(shape.row_stride) * shape.element_bytes;
-  const cuuint64_t strides[2] = {row_bytes, row_bytes * static_cast<cuuint64_t>(shape.height)};
-  const cuuint32_t box[3] = {static_cast<cuuint32_t>(shape.box_width), static_cast<cuuint32_t>(shape.box_height), 1};
-  const cuuint32_t element_strides[3] = {1, 1, 1};
+  const bool blocked = shape.box_blocks > 1;
+  const int64_t row_bytes = shape.row_stride * shape.element_bytes;
+  std::vector<cuuint64_t> sizes = {static_cast<cuuint64_t>(blocked ? shape.box_width : shape.width),
+                                   static_cast<cuuint64_t>(shape.height)};
+  std::vector<cuuint64_t> strides = {static_cast<cuuint64_t>(row_bytes)};
+  std::vector<cuuint32_t> box = {static_cast<cuuint32_t>(shape.box_width), static_cast<cuuint32_t>(shape.box_height)};
+  if (blocked) {
+    sizes.push_back(static_cast<cuuint64_t>(shape.width / shape.box_width));
+    strides.push_back(static_cast<cuuint64_t>(shape.box_width) * shape.element_bytes);
+    box.push_back(static_cast<cuuint32_t>(shape.box_blocks));
+  }
+  sizes.push_back(static_cast<cuuint64_t>(shape.depth));
+  strides.push_back(static_cast<cuuint64_t>(row_bytes * shape.height));
+  box.push_back(1);
+  const std::vector<cuuint32_t> element_strides(sizes.size(), 1);
   CUtensorMap map;
   const CUresult status =
-      encode(&map, shape.type, 3, const_cast<void*>(data), sizes, strides, box, element_strides,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, shape.swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+      encode(&map, shape.type, static_cast<cuuint32_t>(sizes.size()), const_cast<void*>(data), sizes.data(),
+             strides.data(), box.data(), element_strides.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
+             shape.swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   DT_CHECK(
       status == CUDA_SUCCESS,

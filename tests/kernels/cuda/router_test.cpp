@@ -112,11 +112,34 @@ TEST(CudaRouter, ForwardAndBackwardEqualTheCpu) {
   EXPECT_EQ(workspace.download(), std::vector<char>(kRouterWorkspaceBytes, 0));
 }
 
+const RouterOptions kDeepSeekV3{RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f};
+
+/// Routes `logits` [tokens, 256] as DeepSeek-V3 does, with and without keeping the scores; an empty bias is none.
+void expect_same_as_the_cpu(const std::vector<float>& logits, const std::vector<float>& bias, const std::string& what) {
+  const auto tokens = static_cast<int64_t>(logits.size()) / 256;
+  std::vector<int32_t> index(tokens * 8), counts(256);
+  std::vector<float> weight(tokens * 8), scores(tokens * 256);
+  cpu::route_tokens(index.data(), weight.data(), scores.data(), counts.data(), logits.data(),
+                    bias.empty() ? nullptr : bias.data(), tokens, kDeepSeekV3);
+  DeviceBuffer<char> workspace(std::vector<char>(kRouterWorkspaceBytes, 0));
+  DeviceBuffer<float> device_logits(logits), device_bias(bias), device_weight(tokens * 8), device_scores(tokens * 256);
+  DeviceBuffer<int32_t> device_index(tokens * 8), device_counts(256);
+  for (const bool with_scores : {true, false}) {
+    route_tokens(device_index.get(), device_weight.get(), with_scores ? device_scores.get() : nullptr,
+                 device_counts.get(), device_logits.get(), bias.empty() ? nullptr : device_bias.get(), tokens,
+                 kDeepSeekV3, workspace.get(), nullptr);
+    ASSERT_EQ(device_index.download(), index) << what;
+    ASSERT_TRUE(same_floats(device_weight.download(), weight)) << what;
+    ASSERT_TRUE(same_floats(device_scores.download(), scores)) << what;
+    ASSERT_EQ(device_counts.download(), counts) << what;
+  }
+  EXPECT_EQ(workspace.download(), std::vector<char>(kRouterWorkspaceBytes, 0)) << what;
+}
+
 /// DeepSeek-V3's experts are chosen by approximate ranks and again exactly where these are too close: rows and biases
 /// that put the ranks within a few units of each other, or break them, must not show.
 TEST(CudaRouter, RanksCloserThanTheirApproximationAreChosenExactly) {
   DT_SKIP_WITHOUT_GPU();
-  const RouterOptions options{RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f};
   const float infinity = std::numeric_limits<float>::infinity();
   const int64_t tokens = 3001;
   std::mt19937 random(5);
@@ -138,47 +161,89 @@ TEST(CudaRouter, RanksCloserThanTheirApproximationAreChosenExactly) {
     }
     if (t % 97 == 0) row[random() % 256] = std::nanf("");
   }
-  std::vector<std::vector<float>> biases(6, std::vector<float>(256));
+  std::vector<std::vector<float>> biases(9, std::vector<float>(256));
   for (int e = 0; e < 256; ++e) {
     biases[1][e] = 0.1f * normal(random);
     biases[2][e] = -3.0f + normal(random);
     biases[3][e] = 1e6f * normal(random);
+    biases[6][e] = 1e38f * normal(random);
+    biases[7][e] = 1e-38f * normal(random);
+    biases[8][e] = e % 2 == 0 ? 0.49999997f : -0.49999997f;  // 1 + 2 |bias| just below a power of two
   }
   biases[4] = biases[1];
   biases[4][17] = infinity;
   biases[4][40] = -infinity;
   biases[5] = biases[1];
   biases[5][200] = std::nanf("");
-  DeviceBuffer<char> workspace(std::vector<char>(kRouterWorkspaceBytes, 0));
-  DeviceBuffer<float> device_logits(logits), device_weight(tokens * 8), device_scores(tokens * 256);
-  DeviceBuffer<int32_t> device_index(tokens * 8), device_counts(256);
   for (const std::vector<float>& bias : biases) {
-    std::vector<int32_t> index(tokens * 8), counts(256);
-    std::vector<float> weight(tokens * 8), scores(tokens * 256);
-    cpu::route_tokens(index.data(), weight.data(), scores.data(), counts.data(), logits.data(), bias.data(), tokens,
-                      options);
-    DeviceBuffer<float> device_bias(bias);
-    for (const bool with_scores : {true, false}) {
-      route_tokens(device_index.get(), device_weight.get(), with_scores ? device_scores.get() : nullptr,
-                   device_counts.get(), device_logits.get(), device_bias.get(), tokens, options, workspace.get(),
-                   nullptr);
-      const std::string what = "bias " + std::to_string(&bias - biases.data());
-      ASSERT_EQ(device_index.download(), index) << what;
-      ASSERT_TRUE(same_floats(device_weight.download(), weight)) << what;
-      ASSERT_TRUE(same_floats(device_scores.download(), scores)) << what;
-      ASSERT_EQ(device_counts.download(), counts) << what;
+    expect_same_as_the_cpu(logits, bias, "bias " + std::to_string(&bias - biases.data()));
+  }
+}
+
+/// Every fill of a warp's four tokens, of the blocks, of their warps, and of the ring of logits with its refills.
+TEST(CudaRouter, AnyNumberOfTokens) {
+  DT_SKIP_WITHOUT_GPU();
+  unsigned seed = 100;
+  for (const int64_t tokens : {0, 1, 2, 3, 4, 5, 7, 131, 132, 133, 527, 528, 529, 2113, 8447, 8449, 16897, 50001}) {
+    std::mt19937 random(++seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> logits(tokens * 256), bias(tokens % 2 * 256);
+    for (float& value : logits) value = normal(random);
+    for (float& value : bias) value = 0.1f * normal(random);
+    expect_same_as_the_cpu(logits, bias, std::to_string(tokens) + " tokens");
+  }
+}
+
+TEST(CudaRouter, RowsThatTheApproximationCannotRank) {
+  DT_SKIP_WITHOUT_GPU();
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float nan = std::nanf("");
+  const int64_t tokens = 403;
+  std::mt19937 random(6);
+  std::normal_distribution<float> normal;
+  const auto rows = [&](const auto& value) {
+    std::vector<float> logits(tokens * 256);
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int e = 0; e < 256; ++e) logits[t * 256 + e] = value(t, e);
     }
+    return logits;
+  };
+  std::vector<float> bias(256), large_bias(256);
+  for (int e = 0; e < 256; ++e) {
+    bias[e] = 0.1f * normal(random);
+    large_bias[e] = 1e3f * normal(random);
+  }
+  // NaN and infinities everywhere; nothing else than them; saturated scores; the best in one group, in half of one, in
+  // eight neighbours; a NaN that the bias would make the best of its group.
+  const std::vector<std::vector<float>> cases = {
+      rows([&](int64_t, int) { return random() % 8 == 0   ? nan
+                                      : random() % 7 == 0 ? infinity
+                                                          : normal(random); }),
+      rows([&](int64_t, int) { return nan; }),
+      rows([&](int64_t, int) { return -infinity; }),
+      rows([&](int64_t, int e) { return e % 3 == 0 ? infinity : -infinity; }),
+      rows([&](int64_t, int) { return 50.0f * normal(random); }),
+      rows([&](int64_t t, int e) { return (e / 32 == t % 8 ? 6.0f : 0.0f) + normal(random); }),
+      rows([&](int64_t t, int e) { return (e / 16 == t % 16 ? 6.0f : 0.0f) + normal(random); }),
+      rows([&](int64_t t, int e) { return (e >= t % 249 && e < t % 249 + 8 ? 6.0f : 0.0f) + normal(random); }),
+      rows([&](int64_t t, int e) { return e == t % 256 ? nan : normal(random); }),
+      rows([&](int64_t, int e) { return e % 32 < 30 ? nan : normal(random); }),
+  };
+  for (const std::vector<float>& logits : cases) {
+    const std::string what = "case " + std::to_string(&logits - cases.data());
+    expect_same_as_the_cpu(logits, {}, what);
+    expect_same_as_the_cpu(logits, bias, what + ", bias");
+    expect_same_as_the_cpu(logits, large_bias, what + ", large bias");
   }
 }
 
 TEST(CudaRouter, AllTokensOnTheSameExperts) {
   DT_SKIP_WITHOUT_GPU();
-  const RouterOptions options{RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f};
   const int64_t tokens = 5000;
   DeviceBuffer<char> workspace(std::vector<char>(kRouterWorkspaceBytes, 0));
   DeviceBuffer<float> logits(std::vector<float>(tokens * 256, 0.0f)), weight(tokens * 8);
   DeviceBuffer<int32_t> index(tokens * 8), counts(256);
-  route_tokens(index.get(), weight.get(), nullptr, counts.get(), logits.get(), nullptr, tokens, options,
+  route_tokens(index.get(), weight.get(), nullptr, counts.get(), logits.get(), nullptr, tokens, kDeepSeekV3,
                workspace.get(), nullptr);
   std::vector<int32_t> expected(256, 0);
   for (int e = 0; e < 8; ++e) expected[e] = static_cast<int32_t>(tokens);
@@ -188,7 +253,6 @@ TEST(CudaRouter, AllTokensOnTheSameExperts) {
 
 TEST(CudaRouter, ReplaysFromAGraphWithTheSameBits) {
   DT_SKIP_WITHOUT_GPU();
-  const RouterOptions options{RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f};
   const int64_t tokens = 4000;
   const std::vector<float> logits = random_logits(tokens * 256, 77, false);
   DeviceBuffer<char> workspace(std::vector<char>(kRouterWorkspaceBytes, 0));
@@ -199,7 +263,7 @@ TEST(CudaRouter, ReplaysFromAGraphWithTheSameBits) {
   cudaGraphExec_t executable;
   DT_CUDA_CHECK(cudaStreamCreate(&stream));
   DT_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  route_tokens(index.get(), weight.get(), scores.get(), counts.get(), device_logits.get(), nullptr, tokens, options,
+  route_tokens(index.get(), weight.get(), scores.get(), counts.get(), device_logits.get(), nullptr, tokens, kDeepSeekV3,
                workspace.get(), stream);
   DT_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
   DT_CUDA_CHECK(cudaGraphInstantiate(&executable, graph, 0));

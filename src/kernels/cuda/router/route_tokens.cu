@@ -6,8 +6,8 @@
 #include "core/error.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/router/block_counts.cuh"
-#include "kernels/cuda/router/route_tokens_filtered.h"
 #include "kernels/cuda/router/router.h"
+#include "kernels/cuda/router/sm90_route_tokens_filtered.h"
 #include "kernels/cuda/router/token_choice.cuh"
 #include "kernels/cuda/router/token_row.cuh"
 
@@ -149,8 +149,8 @@ void launch_route_tokens(RouterArguments a, const RouterOptions& options, cudaSt
   int device = 0, multiprocessors = 0;
   DT_CUDA_CHECK(cudaGetDevice(&device));
   DT_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  if (can_filter_experts(a, sigmoid)) {
-    route_tokens_filtered(a, multiprocessors, stream);
+  if (sm90::can_filter_experts(a, sigmoid, device)) {
+    sm90::route_tokens_filtered(a, multiprocessors, stream);
   } else if (sigmoid) {
     launch_kind<true>(a, multiprocessors, stream);
   } else {

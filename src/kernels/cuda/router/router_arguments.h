@@ -5,14 +5,14 @@
 namespace deeptitan::cuda {
 
 struct RouterArguments {
+  const float* logits;  // what a kernel needs first comes first: constants are fetched in lines of 64 bytes
+  const float* bias;
+  int64_t tokens;
   int32_t* expert_index;
   float* expert_weight;
   float* scores;
   int32_t* counts;
-  const float* logits;
-  const float* bias;
   unsigned long long* workspace;  // [experts], the counts of the blocks that have finished
-  int64_t tokens;
   int experts;
   int top_k;
   int groups;  // 1 where all groups are kept

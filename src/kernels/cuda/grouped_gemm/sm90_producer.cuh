@@ -21,8 +21,8 @@ __device__ __forceinline__ void load_box(uint32_t destination, const CUtensorMap
   }
 }
 
-/// Loads `halves` x 64 of the output's rows or columns from `first`, 128 bytes along K from `k`, of a map with boxes of
-/// as many, unless they are transposed and blocks of 64 columns may be cut (whole_blocks false): then a box for each.
+/// Loads `halves` x 64 rows (of A) or columns (of B) of the output from `first`, and 128 bytes along K from `k`. The
+/// map's boxes hold as many; where they run along rows and blocks of 64 columns may be cut (whole_blocks false), 64.
 template <bool kTransposed>
 __device__ __forceinline__ void load_operand(uint32_t destination, const CUtensorMap* map, uint32_t barrier, int first,
                                              int k, int z, int halves, bool whole_blocks, bool to_both) {
@@ -62,13 +62,13 @@ __device__ __forceinline__ void load_slice(const GroupedGemmParameters& p, const
   if constexpr (Shape::kScaledA) tma_load(rings.scale(stage), &p.a_scale, barrier, {tile.m / 4 * 4, k / 128, 0});
 }
 
-/// Lets cluster c of `clusters` start c / clusters of a tile's time late, where each has many of the `units`: the
+/// Lets cluster c of `clusters` start c / clusters of a mean tile's time late, where each has many of the `units`: the
 /// blocks would otherwise all add to the weight gradient at one time, and the memory would rest while they multiply.
-__device__ __forceinline__ void stagger(int units, int cluster, int clusters, int k_size) {
+__device__ __forceinline__ void stagger(int units, int cluster, int clusters, int mean_rows) {
   constexpr int kManyUnits = 16;
   constexpr int64_t kSliceCycles = 1024, kStoreCycles = 8192;
   if (units < kManyUnits * clusters) return;
-  const int64_t delay = (k_size / 64 * kSliceCycles + kStoreCycles) * cluster / clusters;
+  const int64_t delay = (mean_rows / 64 * kSliceCycles + kStoreCycles) * cluster / clusters;
   const int64_t start = clock64();
   while (clock64() - start < delay) {
   }
@@ -84,6 +84,9 @@ __device__ __forceinline__ void produce(const GroupedGemmParameters& p, const Ri
   RingCursor<Shape::kStages> stage;
   RingCursor<Shape::kTileSlots> slot;
   Tile tile;
+  if constexpr (Shape::kGroupsAlongK) {
+    stagger(walker.window_units(), static_cast<int>(blockIdx.x / 2), clusters, p.rows / p.groups);
+  }
   for (int unit = blockIdx.x / 2;; unit += clusters) {
     const bool more = walker.find(unit, rank, tile);
     if (lane == 0) {
@@ -94,9 +97,6 @@ __device__ __forceinline__ void produce(const GroupedGemmParameters& p, const Ri
     }
     slot.advance();
     if (!more) break;
-    if constexpr (Shape::kGroupsAlongK) {
-      if (unit < clusters) stagger(walker.window_units(), unit, clusters, tile.k_size);
-    }
     if (lane == 0) {
       for (int k = 0; k < tile.k_size; k += Shape::kTileK) {
         mbarrier_wait(rings.empty(stage.index), stage.lap ^ 1);

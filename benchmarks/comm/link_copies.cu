@@ -9,6 +9,7 @@ namespace deeptitan {
 namespace {
 
 using cuda::BulkRing;
+using cuda::Chunks;
 using cuda::CopyRange;
 
 /// The part of a copy that falls to this block.
@@ -24,32 +25,41 @@ __global__ void __launch_bounds__(512) copy_by_threads_kernel(char* to, const ch
                             static_cast<int>(blockDim.x));
 }
 
-template <typename Ring>
+#if __CUDA_ARCH__ >= 900
+/// A walk (kernels/cuda/all_to_all/copy_bytes.cuh) over ranges `step` bytes apart, each `range.bytes` long or what is
+/// left of it.
+struct CopyWalk {
+  using Part = CopyRange;
+  CopyRange range;
+  int64_t at;
+  int64_t step;
+  int64_t end;
+
+  __device__ bool next(Part& part) {
+    if (at >= end) return false;
+    part = {range.to + at, range.from + at, min(range.bytes, end - at)};
+    at += step;
+    return true;
+  }
+  __device__ const char* source(const Part& part) const { return part.from; }
+  __device__ char* target(const Part& part) const { return part.to; }
+};
+#endif
+
+/// in_turn: chunks of the whole copy in turn over the blocks, so that all blocks work close together in memory.
+template <typename Ring, bool in_turn>
 __global__ void copy_in_bulk_kernel(char* to, const char* from, int64_t bytes) {
   extern __shared__ __align__(128) char shared[];
 #if __CUDA_ARCH__ >= 900
-  bool given = false;
-  Ring(shared).copy_all([&](CopyRange& range) {
-    range = share_of_block(to, from, bytes);
-    const bool first = !given;
-    given = true;
-    return first;
-  });
-#endif
-}
-
-/// Chunks of the whole copy in turn over the blocks, so that all blocks work close together in memory.
-template <typename Ring, int kChunk>
-__global__ void copy_in_turn_kernel(char* to, const char* from, int64_t bytes) {
-  extern __shared__ __align__(128) char shared[];
-#if __CUDA_ARCH__ >= 900
-  int64_t at = static_cast<int64_t>(blockIdx.x) * kChunk;
-  Ring(shared).copy_all([&](CopyRange& range) {
-    if (at >= bytes) return false;
-    range = {to + at, from + at, min(static_cast<int64_t>(kChunk), bytes - at)};
-    at += static_cast<int64_t>(gridDim.x) * kChunk;
-    return true;
-  });
+  constexpr int64_t kChunk = Ring::kChunkBytes;
+  const CopyRange share = share_of_block(to, from, bytes);
+  const CopyWalk walk = in_turn ? CopyWalk{{to, from, kChunk}, blockIdx.x * kChunk, gridDim.x * kChunk, bytes}
+                                : CopyWalk{share, 0, share.bytes, share.bytes};
+  Chunks<CopyWalk, Ring::kChunkBytes> loads(walk);
+  Chunks<CopyWalk, Ring::kChunkBytes> stores(walk);
+  Ring ring(shared);
+  ring.start(loads, stores);
+  ring.finish(loads, stores);
 #endif
 }
 
@@ -59,22 +69,13 @@ void copy_by_threads(char* to, const char* from, int64_t bytes, int blocks, cuda
   cuda::check_launch("copy_by_threads_kernel");
 }
 
-template <int kChunk, int kStages, int kInFlight>
+template <int kChunk, int kStages, int kInFlight, bool in_turn>
 void copy_in_bulk(char* to, const char* from, int64_t bytes, int blocks, cudaStream_t stream) {
   using Ring = BulkRing<kChunk, kStages, kInFlight>;
-  DT_CUDA_CHECK(cudaFuncSetAttribute(copy_in_bulk_kernel<Ring>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+  DT_CUDA_CHECK(cudaFuncSetAttribute(copy_in_bulk_kernel<Ring, in_turn>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      static_cast<int>(Ring::kBytes)));
-  copy_in_bulk_kernel<Ring><<<blocks, 1, Ring::kBytes, stream>>>(to, from, bytes);
+  copy_in_bulk_kernel<Ring, in_turn><<<blocks, 1, Ring::kBytes, stream>>>(to, from, bytes);
   cuda::check_launch("copy_in_bulk_kernel");
-}
-
-template <int kChunk, int kStages, int kInFlight>
-void copy_in_turn(char* to, const char* from, int64_t bytes, int blocks, cudaStream_t stream) {
-  using Ring = BulkRing<kChunk, kStages, kInFlight>;
-  DT_CUDA_CHECK(cudaFuncSetAttribute(copy_in_turn_kernel<Ring, kChunk>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     static_cast<int>(Ring::kBytes)));
-  copy_in_turn_kernel<Ring, kChunk><<<blocks, 1, Ring::kBytes, stream>>>(to, from, bytes);
-  cuda::check_launch("copy_in_turn_kernel");
 }
 
 #define DT_WAYS(name, launch)                                                      \
@@ -84,11 +85,11 @@ void copy_in_turn(char* to, const char* from, int64_t bytes, int blocks, cudaStr
 
 constexpr LinkCopyWay kWays[] = {
     DT_WAYS("threads, 8 loads", copy_by_threads<8>),
-    DT_WAYS("bulk 8 KiB x 8, 6 loading", (copy_in_bulk<8192, 8, 6>)),
-    DT_WAYS("bulk 16 KiB x 8, 6 loading", (copy_in_bulk<16384, 8, 6>)),
-    DT_WAYS("in turn 4 KiB x 16, 12 loading", (copy_in_turn<4096, 16, 12>)),
-    DT_WAYS("in turn 16 KiB x 8, 6 loading", (copy_in_turn<16384, 8, 6>)),
-    DT_WAYS("in turn 16 KiB x 8, 2 loading", (copy_in_turn<16384, 8, 2>)),
+    DT_WAYS("bulk 8 KiB x 8, 6 loading", (copy_in_bulk<8192, 8, 6, false>)),
+    DT_WAYS("bulk 16 KiB x 8, 6 loading", (copy_in_bulk<16384, 8, 6, false>)),
+    DT_WAYS("in turn 4 KiB x 16, 12 loading", (copy_in_bulk<4096, 16, 12, true>)),
+    DT_WAYS("in turn 16 KiB x 8, 6 loading", (copy_in_bulk<16384, 8, 6, true>)),
+    DT_WAYS("in turn 16 KiB x 8, 2 loading", (copy_in_bulk<16384, 8, 2, true>)),
 };
 
 __global__ void fill_hash_kernel(uint32_t* data, int64_t count, uint32_t seed) {

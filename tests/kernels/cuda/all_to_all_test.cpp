@@ -213,7 +213,7 @@ TEST(AllToAll, RankThatNeverComesEndsTheWait) {
   EXPECT_EQ(exchange.output(0, 0), std::vector<uint8_t>(exchange.output(0, 0).size(), 0xff));
 }
 
-/// The words that rank `source` would announce to rank 0 in the first exchange, put there by hand.
+/// The words that rank `source` would announce to rank 0 in the first exchange, of two blocks, put there by hand.
 void forge_splits(VirtualExchange& exchange, int n_ranks, int source, const std::vector<int64_t>& rows,
                   int64_t capacity) {
   const AllToAllArguments& a = exchange.arguments(0);
@@ -221,6 +221,7 @@ void forge_splits(VirtualExchange& exchange, int n_ranks, int source, const std:
   std::vector<uint64_t> words;
   for (const int64_t n : rows) words.push_back(uint64_t{1} << 32 | static_cast<uint64_t>(n));
   words.push_back(uint64_t{1} << 32 | static_cast<uint64_t>(capacity));
+  words.push_back(uint64_t{1} << 32 | 2);
   DT_CUDA_CHECK(cudaMemcpy(exchange.window_data(0) + a.pad.offset + layout.split_offset(1, source), words.data(),
                            words.size() * 8, cudaMemcpyHostToDevice));
 }
@@ -393,7 +394,7 @@ TEST(AllToAllArguments, MistakesAreNamed) {
 }
 
 TEST(AllToAllPad, HoldsWhatTheLayoutSays) {
-  // 2 x 2 sources of (2 + 1 + 3 -> 16) words, 2 finished words, 2 x 2 mailboxes of 32 words.
+  // 2 x 2 sources of (2 + 2 + 3 -> 16) words, 2 finished words, 2 x 2 mailboxes of 32 words.
   EXPECT_EQ(all_to_all_pad_bytes({0, 3, 128}, 2), 2 * 2 * 16 * 8 + 128 + 2 * 2 * 32 * 8);
   EXPECT_EQ(all_to_all_pad_bytes({0, 3, 0}, 1), 2 * 1 * 16 * 8 + 128);
   EXPECT_EQ(next_epoch(0), 1u);

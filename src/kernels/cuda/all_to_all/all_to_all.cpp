@@ -16,7 +16,7 @@ constexpr int64_t kBytesPerBlock = 16 << 10;
 constexpr int64_t kBulkBytes = 1 << 20;
 /// Largest row and mailbox: kernels count their words in 32 bits.
 constexpr int64_t kMostBytes = 1 << 30;
-/// Blocks that saturate the link: 64 pull 330 and push 358 GB/s on an H200, 132 push 361.
+/// Blocks that saturate the link: 32 pull 328 GB/s and push 351 on an H200, 132 push 360.
 constexpr int kDefaultBlocks = 132;
 
 void check_arguments(const AllToAllArguments& a) {
@@ -74,11 +74,14 @@ void all_to_all_v(const AllToAllArguments& a, cudaStream_t stream) {
   for (int k = 0; k < a.n_payloads; ++k) row_bytes += a.payloads[k].row_bytes;
   const int64_t most_bytes = a.capacity_rows * row_bytes;
   const int64_t wanted = (most_bytes + kBytesPerBlock - 1) / kBytesPerBlock;
-  const int most =
-      std::min(a.max_blocks == 0 ? kDefaultBlocks : a.max_blocks, device_attribute(cudaDevAttrMultiProcessorCount));
+  const int multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount);
+  const int most = std::min(a.max_blocks == 0 ? kDefaultBlocks : a.max_blocks, multiprocessors);
   const int blocks = static_cast<int>(std::clamp<int64_t>(wanted, 1, most));
   const bool hopper = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
-  launch_all_to_all_v(a, {blocks, hopper && most_bytes > kBulkBytes, hopper}, stream);
+  const RowCopies copies = !hopper || most_bytes <= kBulkBytes ? RowCopies::kThreads
+                           : blocks <= multiprocessors / 4     ? RowCopies::kBulkByFewBlocks
+                                                               : RowCopies::kBulk;
+  launch_all_to_all_v(a, {blocks, copies, hopper}, stream);
 }
 
 }  // namespace deeptitan::cuda

@@ -27,8 +27,8 @@ int64_t all_to_all_pad_bytes(const AllToAllPad& pad, int n_ranks);
 
 /// Counters of this rank for all exchanges over one pad; device memory, zero at first. Only the kernel writes it.
 struct AllToAllState {
-  uint32_t epoch;            // exchanges done so far
-  uint32_t blocks_finished;  // of the exchange under way
+  uint32_t epoch;           // exchanges done so far
+  uint32_t blocks_started;  // of the exchange under way
 };
 
 /// What an exchange found, in device memory of this rank.

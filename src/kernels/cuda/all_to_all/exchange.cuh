@@ -8,8 +8,8 @@
 
 // The all-to-all's protocol, run by all blocks of a launch. In the order of one block's program:
 //
-//   1. announce_splits: block 0 writes this rank's rows per destination, its capacity and the destination's group
-//      counts into every peer's pad.
+//   1. announce_splits: block 0 writes this rank's rows per destination, its capacity, its number of blocks and the
+//      destination's group counts into every peer's pad. Rows to be pushed begin to be loaded.
 //   2. send_messages: rows of pairs small enough for the mailbox are written into the peer's pad, a share per block.
 //   3. gather_splits: every block waits for all ranks' words and so knows the whole matrix of splits: where its rows
 //      begin at the far end and in its own memory, and whether any rank would overflow. All ranks see the same matrix,
@@ -17,23 +17,31 @@
 //   4. move_rows: rows of larger pairs, and this rank's own, are pulled out of their owners' memory or pushed into the
 //      outputs of their destinations.
 //   5. take_messages: mailbox rows for this rank are copied to the outputs.
-//   6. finish_exchange: the last block to get here tells the peers concerned that it has moved the rows, waits for
-//      those that move rows from or to this rank, and counts the epoch up.
+//   6. finish_exchange: every block tells the peers concerned that it has moved its rows. One block, the last to have
+//      started, waits until all blocks of the peers that move rows from or to this rank have said so, and counts the
+//      epoch up.
 //
 // Memory order. Rows and splits were written, and outputs were last used, by earlier kernels of the owner's stream, so
 // before every thread of its launch. If a peer may move rows of this rank, each thread of step 1 fences at system scope
-// before it stores a word, and each thread of step 3 fences after it has loaded the word: a release and an acquire
-// pattern that synchronise, and the __syncthreads that ends step 3 carries the order to the other threads of the block;
+// before it stores a word, and in step 3 a thread loads the word as an acquire: a release pattern and an acquire that
+// synchronise, and the __syncthreads that ends step 3 carries the order to the other threads of the block;
 // so the accesses of step 4 come after. Bulk copies act through the async proxy, hence the proxy fences around
-// them. In step 6 each block's accesses precede its __syncthreads, its thread 0's acquire-release count at device
-// scope, the last block's release store at system scope and the peer's acquire load. So pulled rows were read before
-// anything that their owner's later kernels write, and pushed rows are there before anything that the receiver's later
-// kernels read. Words of splits and mailbox carry their epoch beside the data (pad_layout.h): where only messages are
-// exchanged relaxed accesses are enough and the fences are left out.
+// them. In step 6 each block's accesses precede its __syncthreads and its release addition at system scope; the peer's
+// acquire load that sees the sum of all blocks synchronises with each, since an addition continues the release sequence
+// of those before it. So pulled rows were read before anything that their owner's later kernels write, and pushed rows
+// are there before anything that the receiver's later kernels read. Words of splits and mailbox carry their epoch
+// beside the data (pad_layout.h): where only messages are exchanged relaxed accesses are enough and the fences are left
+// out. Which it is is known to the sender from its splits, to the receiver from the words themselves: unless the launch
+// expects large pairs (Exchange::expects_large) it loads one word of each source a second time as an acquire.
 //
-// Signals are never cleared. A rank announces exchange e + 2 only after it has finished e + 1, for which it needed
-// every peer's splits of e + 1, which each peer sent after finishing e: so nobody still reads the words of exchange e
-// when those of e + 2, which lie in the same place, are written. Nobody is ever more than one exchange ahead.
+// Words of splits and mailbox are never cleared. A rank announces exchange e + 2 only after it has finished e + 1, for
+// which it needed every peer's splits of e + 1, which each peer sent after finishing e: so nobody still reads the words
+// of exchange e when those of e + 2, which lie in the same place, are written. Nobody is ever more than one exchange
+// ahead. The counts of step 6 are cleared by who waited for them: a peer adds to them again only once it has this
+// rank's splits of the next exchange.
+//
+// The epoch may be counted up once every block has read it. Blocks count themselves where they start, and the one that
+// completes the count does so at its end: nobody waits for that count.
 
 namespace deeptitan::cuda {
 
@@ -43,6 +51,7 @@ __device__ inline bool begin_exchange(const Exchange& x, const AllToAllArguments
   ExchangePlan& plan = x.plan;
   const int n_words =
       static_cast<int>((offsetof(AllToAllArguments, window) + offsetof(PeerWindow, base)) / 4) + 2 * x.n_ranks();
+#pragma unroll 1
   for (int i = x.thread(); i < n_words; i += x.n_threads()) {
     reinterpret_cast<uint32_t*>(&plan.arguments)[i] = reinterpret_cast<const uint32_t*>(&given)[i];
   }
@@ -51,6 +60,7 @@ __device__ inline bool begin_exchange(const Exchange& x, const AllToAllArguments
   // it wrote, and nothing that peers can see, may be touched before here.
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+  if (x.expects_large && x.block == 0 && x.first_announced() < x.n_ranks()) fence_system();
   bool failed = false;
   if (x.thread() == 0) {
     plan.epoch = next_epoch(given.state->epoch);
@@ -59,9 +69,11 @@ __device__ inline bool begin_exchange(const Exchange& x, const AllToAllArguments
   }
   // A warp adds up a destination's groups.
   int invalid = -1;
+#pragma unroll 1
   for (int q = x.warp(); q < x.n_ranks(); q += x.n_warps()) {
     int64_t sum = 0;
     bool valid = true;
+#pragma unroll 1
     for (int g = x.lane(); g < given.n_groups; g += 32) {
       const int64_t rows = Exchange::split(given, q * given.n_groups + g);
       valid = valid && rows >= 0 && rows <= INT32_MAX;
@@ -75,40 +87,66 @@ __device__ inline bool begin_exchange(const Exchange& x, const AllToAllArguments
     if (x.lane() == 0) plan.rows[given.window.rank][q] = static_cast<int32_t>(sum);
   }
   failed = __syncthreads_or(failed || invalid >= 0) != 0;
+  // The answer is not needed before the end, so a thread asks whose warp neither announces nor waits for splits, unless
+  // there are many ranks.
+  if (x.thread() == x.n_threads() / 2 - 32) {
+    uint32_t started = 0;
+    if (x.n_blocks > 1) {
+      asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;"
+                   : "=r"(started)
+                   : "l"(&x.arguments.state->blocks_started)
+                   : "memory");
+    }
+    plan.is_closing_block = started + 1 == static_cast<uint32_t>(x.n_blocks);
+  }
   if (invalid >= 0 && x.lane() == 0) report_wait_error(x.context(), WaitKind::kInvalidSplits, invalid);
-  if (failed) return false;
+  return !failed;
+}
 
+/// Where this rank's rows for each destination begin. All threads call it.
+__device__ inline void lay_out_own_rows(const Exchange& x) {
   const int t = x.thread();
   if (t < x.n_ranks()) {
-    const int32_t* own_rows = plan.rows[x.rank()];
     int64_t first = 0;
-    for (int q = 0; q < t; ++q) first += own_rows[q];
-    plan.own_first[t] = first;
-    // Nobody can push more than this rank has room for.
-    const bool moved =
-        t != x.rank() ? !x.is_message(own_rows[t]) : x.pushes() && !x.is_message(x.arguments.capacity_rows);
-    if (moved) atomicOr(&plan.flags, kMovedByPeers);
+#pragma unroll 1
+    for (int q = 0; q < t; ++q) first += x.plan.rows[x.rank()][q];
+    x.plan.own_first[t] = first;
   }
   __syncthreads();
-  return true;
 }
 
 __device__ inline uint64_t tag_word(uint32_t epoch, uint32_t value) {
   return static_cast<uint64_t>(epoch) << 32 | value;
 }
 
+/// Whether a peer may load from or store to this rank's memory.
+__device__ inline bool is_moved_by_peers(const Exchange& x) {
+  bool moved = false;
+#pragma unroll 1
+  for (int q = x.lane(); q < x.n_ranks(); q += 32) {
+    // Nobody can push more than this rank has room for.
+    moved = moved || (q != x.rank() ? !x.is_message(x.plan.rows[x.rank()][q])
+                                    : x.pushes() && !x.is_message(x.arguments.capacity_rows));
+  }
+  return __any_sync(0xffffffffu, moved) != 0;
+}
+
 /// Step 1, by block 0, a warp a peer.
 __device__ inline void announce_splits(const Exchange& x) {
   const AllToAllArguments& a = x.arguments;
-  if (x.warp() >= x.n_ranks()) return;
-  if ((x.plan.flags & kMovedByPeers) != 0) fence_system();
-  for (int peer = x.warp(); peer < x.n_ranks(); peer += x.n_warps()) {
+  if (x.first_announced() >= x.n_ranks()) return;
+  if (!x.expects_large && is_moved_by_peers(x)) fence_system();
+  const int first_group = PadLayout::first_group_word(x.n_ranks());
+#pragma unroll 1
+  for (int peer = x.first_announced(); peer < x.n_ranks(); peer += x.n_warps()) {
     if (peer == x.rank()) continue;
     uint64_t* words = x.pad<uint64_t>(peer, x.layout.split_offset(x.plan.epoch, x.rank()));
+#pragma unroll 1
     for (int word = x.lane(); word < x.announced_words(); word += 32) {
-      const int64_t value = word < x.n_ranks()    ? x.plan.rows[x.rank()][word]
-                            : word == x.n_ranks() ? a.capacity_rows
-                                                  : Exchange::split(a, peer * a.n_groups + word - x.n_ranks() - 1);
+      const int64_t value = word < x.n_ranks()        ? x.plan.rows[x.rank()][word]
+                            : word == x.n_ranks()     ? a.capacity_rows
+                            : word == x.n_ranks() + 1 ? x.n_blocks
+                                                      : Exchange::split(a, peer * a.n_groups + word - first_group);
       store_relaxed_system(words + word, tag_word(x.plan.epoch, static_cast<uint32_t>(value)));
     }
   }
@@ -124,6 +162,7 @@ __device__ inline void send_messages(const Exchange& x, int k) {
   const char* rows_begin = x.arguments.window.base[x.rank()] + payload.input_offset;
   const int step = x.n_blocks * x.n_threads();
   const int first = x.block * x.n_threads() + x.thread();
+#pragma unroll 1
   for (int away = 1; away < x.n_ranks(); ++away) {
     const int peer = x.rank() + away < x.n_ranks() ? x.rank() + away : x.rank() + away - x.n_ranks();
     const int rows = x.plan.rows[x.rank()][peer];
@@ -132,6 +171,7 @@ __device__ inline void send_messages(const Exchange& x, int k) {
     uint64_t* to = x.pad<uint64_t>(peer, x.layout.mailbox_offset(epoch, x.rank())) + x.message_start(k, rows);
     const int words = x.message_words(k, rows);
     if (payload.row_bytes % 8 == 0) {
+#pragma unroll 1
       for (int i = first; i < words / 2; i += kMessageUnroll * step) {
         uint2 pairs[kMessageUnroll];
 #pragma unroll
@@ -146,6 +186,7 @@ __device__ inline void send_messages(const Exchange& x, int k) {
         }
       }
     } else {
+#pragma unroll 1
       for (int i = first; i < words; i += step) {
         store_relaxed_system(to + i, tag_word(epoch, reinterpret_cast<const uint32_t*>(from)[i]));
       }
@@ -157,9 +198,11 @@ __device__ inline void send_messages(const Exchange& x, int k) {
 __device__ inline void report_overflow(const Exchange& x) {
   const AllToAllArguments& a = x.arguments;
   const ExchangePlan& plan = x.plan;
+#pragma unroll 1
   for (int i = x.thread(); i < x.n_ranks() * a.n_groups; i += x.n_threads()) x.set_output_split(i, 0);
   if (x.thread() != 0) return;
   int worst = -1;
+#pragma unroll 1
   for (int q = 0; q < x.n_ranks(); ++q) {
     if (plan.needed[q] > plan.capacity[q] && (worst < 0 || plan.needed[q] > plan.needed[worst])) worst = q;
   }
@@ -174,22 +217,26 @@ __device__ inline bool gather_splits(const Exchange& x) {
   ExchangePlan& plan = x.plan;
   const int n_ranks = x.n_ranks();
   const WaitContext context = x.context();
+  const int first_group = PadLayout::first_group_word(n_ranks);
   // Only block 0 reads the groups; the others need no more than the totals.
-  const int n_words = x.block == 0 ? x.announced_words() : n_ranks + 1;
+  const int n_words = x.block == 0 ? x.announced_words() : first_group;
   bool failed = false;
+#pragma unroll 1
   for (int source = x.warp(); source < n_ranks; source += x.n_warps()) {
     const bool is_own = source == x.rank();
     const uint64_t* words = x.pad<uint64_t>(x.rank(), x.layout.split_offset(context.epoch, source));
+#pragma unroll 1
     for (int word = x.lane(); word < n_words; word += 32) {
       int64_t value;
       if (is_own) {
-        value = word < n_ranks    ? plan.rows[source][word]
-                : word == n_ranks ? a.capacity_rows
-                                  : Exchange::split(a, source * a.n_groups + word - n_ranks - 1);
+        value = word < n_ranks        ? plan.rows[source][word]
+                : word == n_ranks     ? a.capacity_rows
+                : word == n_ranks + 1 ? x.n_blocks
+                                      : Exchange::split(a, source * a.n_groups + word - first_group);
       } else {
         uint64_t seen = 0;
         failed = failed || !wait_until(context, WaitKind::kSplits, source, [&] {
-                   seen = load_relaxed_system(words + word);
+                   seen = x.expects_large ? load_acquire_system(words + word) : load_relaxed_system(words + word);
                    return static_cast<uint32_t>(seen >> 32) == context.epoch;
                  });
         value = static_cast<int64_t>(seen & 0xffffffffu);
@@ -199,8 +246,10 @@ __device__ inline bool gather_splits(const Exchange& x) {
         if (a.n_groups == 1 && word == x.rank() && x.block == 0) x.set_output_split(source, value);
       } else if (word == n_ranks) {
         plan.capacity[source] = static_cast<int32_t>(value);
+      } else if (word == n_ranks + 1) {
+        plan.blocks[source] = static_cast<uint32_t>(value);
       } else {
-        x.set_output_split(source * a.n_groups + word - n_ranks - 1, value);
+        x.set_output_split(source * a.n_groups + word - first_group, value);
       }
     }
   }
@@ -211,6 +260,7 @@ __device__ inline bool gather_splits(const Exchange& x) {
     int64_t needed = 0;
     int64_t output_first = 0;
     int64_t far_first = 0;
+#pragma unroll 1
     for (int i = 0; i < n_ranks; ++i) {
       needed += plan.rows[i][t];
       if (i < t) output_first += plan.rows[i][x.rank()];
@@ -230,8 +280,12 @@ __device__ inline bool gather_splits(const Exchange& x) {
     if (flags != 0) atomicOr(&plan.flags, flags);
   }
   __syncthreads();
-  if ((plan.flags & kMovesOverLink) != 0) {
-    fence_system();  // of every thread that read words: with the relaxed load, an acquire pattern
+  if (!x.expects_large && (plan.flags & kMovesOverLink) != 0) {
+#pragma unroll 1
+    for (int source = t; source < n_ranks; source += x.n_threads()) {
+      if (source == x.rank()) continue;
+      load_acquire_system(x.pad<uint64_t>(x.rank(), x.layout.split_offset(context.epoch, source)));
+    }
     __syncthreads();
   }
   if ((plan.flags & kOverflows) == 0) return true;
@@ -246,6 +300,7 @@ __device__ inline bool take_messages(const Exchange& x, int k) {
   const uint32_t epoch = context.epoch;
   const int step = x.n_blocks * x.n_threads();
   const int first = x.block * x.n_threads() + x.thread();
+#pragma unroll 1
   for (int away = 1; away < x.n_ranks(); ++away) {
     const int peer = x.rank() + away < x.n_ranks() ? x.rank() + away : x.rank() + away - x.n_ranks();
     const int rows = x.plan.rows[peer][x.rank()];
@@ -254,6 +309,7 @@ __device__ inline bool take_messages(const Exchange& x, int k) {
     const uint64_t* from = x.pad<uint64_t>(x.rank(), x.layout.mailbox_offset(epoch, peer)) + x.message_start(k, rows);
     const int words = x.message_words(k, rows);
     if (payload.row_bytes % 8 == 0) {
+#pragma unroll 1
       for (int i = first; i < words / 2; i += kMessageUnroll * step) {
         uint64_t low[kMessageUnroll];
         uint64_t high[kMessageUnroll];
@@ -280,6 +336,7 @@ __device__ inline bool take_messages(const Exchange& x, int k) {
         }
       }
     } else {
+#pragma unroll 1
       for (int i = first; i < words; i += step) {
         uint64_t word = 0;
         const bool here = wait_until(context, WaitKind::kRows, peer, [&] {
@@ -294,42 +351,30 @@ __device__ inline bool take_messages(const Exchange& x, int k) {
   return true;
 }
 
-/// Step 6. `moved` is false for a thread to which nothing was exchanged or something failed.
+/// Step 6. `moved` is false for a thread to which nothing was exchanged or something failed. A block that failed sends
+/// no signal.
 __device__ inline void finish_exchange(const Exchange& x, bool moved) {
   const AllToAllArguments& a = x.arguments;
   ExchangePlan& plan = x.plan;
   moved = __syncthreads_and(moved) != 0;
-  if (x.n_blocks > 1) {
-    if (x.thread() == 0) {
-      uint32_t finished = 0;
-      asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], 1;"
-                   : "=r"(finished)
-                   : "l"(&a.state->blocks_finished)
-                   : "memory");
-      plan.is_last_block = finished + 1 == static_cast<uint32_t>(x.n_blocks);
-    }
-    __syncthreads();
-    if (!plan.is_last_block) return;
-  }
-
   if (moved && (plan.flags & kMovesOverLink) != 0 && (x.pushes() || a.source_reuse == SourceReuse::kAfterExchange)) {
     const WaitContext context = x.context();
+#pragma unroll 1
     for (int p = x.thread(); p < x.n_ranks(); p += x.n_threads()) {
-      const bool tell = p != x.rank() && !x.is_message(x.rows_to_move(p));
-      const bool wait = p != x.rank() && !x.is_message(x.rows_moved_by(p));
-      // Another block's failure is in the error word, written before that block's count.
-      if (!tell && !wait) continue;
-      if (load_relaxed_system(a.error) != 0) continue;
-      if (tell) store_release_system(x.pad<uint32_t>(p, x.layout.finished_offset(x.rank())), plan.epoch);
-      if (wait) {
-        const uint32_t* address = x.pad<uint32_t>(x.rank(), x.layout.finished_offset(p));
+      if (p == x.rank()) continue;
+      if (!x.is_message(x.rows_to_move(p))) {
+        add_release_system(x.pad<uint32_t>(p, x.layout.finished_offset(x.rank())), 1);
+      }
+      if (plan.is_closing_block != 0 && !x.is_message(x.rows_moved_by(p))) {
+        uint32_t* finished = x.pad<uint32_t>(x.rank(), x.layout.finished_offset(p));
         wait_until(context, x.pushes() ? WaitKind::kRows : WaitKind::kRelease, p,
-                   [&] { return static_cast<int32_t>(load_acquire_system(address) - plan.epoch) >= 0; });
+                   [&] { return load_acquire_system(finished) == plan.blocks[p]; });
+        store_relaxed_system(finished, 0u);
       }
     }
   }
-  if (x.thread() == 0) {
-    a.state->blocks_finished = 0;
+  if (plan.is_closing_block != 0 && x.thread() == 0) {
+    a.state->blocks_started = 0;
     a.state->epoch = plan.epoch;
   }
 }
@@ -338,20 +383,26 @@ __device__ inline void finish_exchange(const Exchange& x, bool moved) {
 template <typename Ring>
 __device__ void exchange_block(const AllToAllArguments& arguments, int block, int n_blocks, char* shared) {
   __shared__ ExchangePlan plan;
-  const Exchange x(arguments, plan, block, n_blocks);
+  const Exchange x(arguments, plan, block, n_blocks, !std::is_void_v<Ring>);
   const int n_payloads = arguments.n_payloads;
   bool moved = false;
   if (begin_exchange(x, arguments)) {
-    if (block == 0) announce_splits(x);
+    // Large pairs wait for the splits, messages for the rows that come with them.
+    constexpr bool kSplitsFirst = !std::is_void_v<Ring>;
+    if (kSplitsFirst && block == 0) announce_splits(x);
+    lay_out_own_rows(x);
+    if (!kSplitsFirst && block == 0) announce_splits(x);
+    RowMover<Ring> mover(x, shared);
+    mover.start();
+#pragma unroll 1
     for (int k = 0; k < n_payloads; ++k) send_messages(x, k);
     moved = gather_splits(x);
-  }
 #if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
-  if (moved) {
     // Rows first: messages arrive meanwhile.
-    if ((plan.flags & kMoves) != 0) move_rows<Ring>(x, shared);
+    mover.finish(moved && (plan.flags & kMoves) != 0);
+#pragma unroll 1
     for (int k = 0; k < n_payloads; ++k) moved = moved && take_messages(x, k);
   }
   finish_exchange(x, moved);

@@ -11,6 +11,7 @@ struct ExchangePlan {
   AllToAllArguments arguments;  // kernel parameters are slow to reach at first: all threads fetch them at once
   int32_t rows[kMaxPeerRanks][kMaxPeerRanks];  // rows[p][q]: rows that p sends q
   int32_t capacity[kMaxPeerRanks];             // rows that each rank can receive
+  uint32_t blocks[kMaxPeerRanks];              // with which each rank's launch runs
   int64_t own_first[kMaxPeerRanks];            // first row for each destination in this rank's memory
   int64_t far_first[kMaxPeerRanks];            // pull: first row for this rank in each source's memory;
                                                // push: first row of this rank in each destination's outputs
@@ -18,15 +19,14 @@ struct ExchangePlan {
   int64_t needed[kMaxPeerRanks];               // rows that each rank is to receive
   uint32_t epoch;
   uint32_t flags;  // of ExchangeFlag
-  int32_t is_last_block;
+  int32_t is_closing_block;
 };
 
 /// What the splits amount to for this rank.
 enum ExchangeFlag : uint32_t {
-  kMovedByPeers = 1,   // a peer may load from or store to this rank's memory
-  kMoves = 2,          // there are rows to move other than by mailbox, the rank's own included
-  kMovesOverLink = 4,  // and some of them between ranks, by this rank or a peer
-  kOverflows = 8,      // some rank has not room for its rows
+  kMoves = 1,          // there are rows to move other than by mailbox, the rank's own included
+  kMovesOverLink = 2,  // and some of them between ranks, by this rank or a peer
+  kOverflows = 4,      // some rank has not room for its rows
 };
 
 /// One thread's view of an exchange.
@@ -37,14 +37,16 @@ struct Exchange {
   int message_rows;  // most rows from one rank to another that go through the mailbox; both ends compute the same
   int block;
   int n_blocks;
+  bool expects_large;  // rows will be moved by or for peers, most likely: fence and acquire before that is certain
 
   /// `given` are the kernel's parameters; begin_exchange copies them into the plan.
-  __device__ Exchange(const AllToAllArguments& given, ExchangePlan& p, int block_index, int block_count)
+  __device__ Exchange(const AllToAllArguments& given, ExchangePlan& p, int block_index, int block_count, bool large)
       : arguments(p.arguments),
         plan(p),
         layout(given.pad, given.window.n_ranks),
         block(block_index),
-        n_blocks(block_count) {
+        n_blocks(block_count),
+        expects_large(large) {
     // The second payload of a message begins at an even word.
     const bool two = given.n_payloads == 2;
     const auto row_words =
@@ -59,9 +61,16 @@ struct Exchange {
   __device__ int warp() const { return thread() / 32; }
   __device__ int lane() const { return thread() % 32; }
   __device__ int n_warps() const { return n_threads() / 32; }
-  /// Words of splits that one rank tells another: its rows for every rank, its capacity, and the groups if there are
-  /// any.
-  __device__ int announced_words() const { return n_ranks() + 1 + (arguments.n_groups > 1 ? arguments.n_groups : 0); }
+  /// The first of the peers that a warp announces splits to: not the warps that add them up, where there are enough.
+  __device__ int first_announced() const {
+    const int shifted = warp() + n_warps() / 2;
+    return shifted < n_warps() ? shifted : shifted - n_warps();
+  }
+  /// Words of splits that one rank tells another: its rows for every rank, its capacity, its blocks, and the groups if
+  /// there are any.
+  __device__ int announced_words() const {
+    return PadLayout::first_group_word(n_ranks()) + (arguments.n_groups > 1 ? arguments.n_groups : 0);
+  }
   __device__ WaitContext context() const { return {arguments.error, arguments.timeout_ns, rank(), plan.epoch}; }
 
   /// The pad of rank `owner`, at `offset` of its layout.

@@ -4,10 +4,17 @@
 
 namespace deeptitan::cuda {
 
+/// How rows that do not go by mailbox are copied.
+enum class RowCopies {
+  kThreads,          // loads and stores of all threads
+  kBulk,             // Hopper's bulk copies
+  kBulkByFewBlocks,  // the same, with more bytes under way in a block
+};
+
 /// How all_to_all_v is launched.
 struct AllToAllLaunch {
   int blocks;
-  bool bulk;       // move rows with Hopper's bulk copies
+  RowCopies copies;
   bool dependent;  // prepare the launch while the kernel before it runs (compute capability 9.0 on)
 };
 

@@ -10,9 +10,10 @@ namespace deeptitan::cuda {
 /// chosen by the epoch's lowest bit.
 ///
 ///   splits    [2][source rank][split_words] uint64: epoch in the upper half, value in the lower.
-///             Words 0..R-1: rows for each destination; word R: rows the source can receive; then G words, the groups
-///             of the rank whose pad it is.
-///   finished  [peer] uint32: the last epoch in which the peer finished moving rows out of or into this rank's memory
+///             Words 0..R-1: rows for each destination; word R: rows the source can receive; word R+1: blocks of its
+///             launch; then G words, the groups of the rank whose pad it is.
+///   finished  [peer] uint32: blocks of the peer that have finished moving rows out of or into this rank's memory in
+///             the exchange under way; zero between exchanges
 ///   mailbox   [2][source rank][mailbox_bytes / 4] uint64: epoch in the upper half, four bytes of a row in the lower
 ///
 /// Because every 64-bit word carries its epoch, a reader needs no flag beside the data and the writer no fence: the
@@ -28,12 +29,15 @@ struct PadLayout {
   int64_t bytes;
 
   DT_HOST_DEVICE PadLayout(const AllToAllPad& pad, int ranks)
-      : n_ranks(ranks), split_words((ranks + 1 + pad.max_groups + 15) / 16 * 16), mailbox_words(pad.mailbox_bytes / 4) {
+      : n_ranks(ranks),
+        split_words((first_group_word(ranks) + pad.max_groups + 15) / 16 * 16),
+        mailbox_words(pad.mailbox_bytes / 4) {
     finished = 2 * static_cast<int64_t>(n_ranks) * split_words * 8;
     mailbox = finished + (n_ranks * 4 + 127) / 128 * 128;
     bytes = mailbox + 2 * static_cast<int64_t>(n_ranks) * mailbox_words * 8;
   }
 
+  static DT_HOST_DEVICE int first_group_word(int ranks) { return ranks + 2; }
   DT_HOST_DEVICE int64_t split_offset(uint32_t epoch, int source) const {
     return (static_cast<int64_t>(epoch & 1) * n_ranks + source) * split_words * 8;
   }

@@ -22,6 +22,11 @@ __device__ inline void store_relaxed_system(uint64_t* address, uint64_t value) {
 __device__ inline void store_relaxed_system(uint64_t* address, uint64_t first, uint64_t second) {
   asm volatile("st.relaxed.sys.v2.u64 [%0], {%1, %2};" ::"l"(address), "l"(first), "l"(second) : "memory");
 }
+/// Adds to the word, as a release; the sum has no use here, so nothing waits for it.
+__device__ inline void add_release_system(uint32_t* address, uint32_t value) {
+  asm volatile("red.release.sys.global.add.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(address)), "r"(value)
+               : "memory");
+}
 
 __device__ inline uint32_t load_relaxed_system(const uint32_t* address) {
   uint32_t value;
@@ -36,6 +41,11 @@ __device__ inline uint32_t load_acquire_system(const uint32_t* address) {
 __device__ inline uint64_t load_relaxed_system(const uint64_t* address) {
   uint64_t value;
   asm volatile("ld.relaxed.sys.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
+  return value;
+}
+__device__ inline uint64_t load_acquire_system(const uint64_t* address) {
+  uint64_t value;
+  asm volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
   return value;
 }
 /// Two neighbouring 64-bit words, as stored by the two-word store_relaxed_system.

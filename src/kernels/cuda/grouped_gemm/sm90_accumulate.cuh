@@ -3,6 +3,7 @@
 // The consumers' main loops: slices along K from the stages into accumulators in registers.
 
 #include <cstdint>
+#include <utility>
 
 #include "kernels/cuda/grouped_gemm/sm90_grouped_gemm.h"
 #include "kernels/cuda/grouped_gemm/sm90_kernel_shape.cuh"
@@ -72,48 +73,68 @@ __device__ __forceinline__ void accumulate_bf16(float* accumulators, const Rings
   release_stage(rings, previous, lane);
 }
 
-/// accumulators [64, 256] += scale x (this warpgroup's rows of the tile), e4m3. The tensor cores keep few bits of a sum
-/// of e4m3 products, so each 128 along K is summed apart and added in fp32, with its scales if it has them. While one
-/// warpgroup adds, the other's products run.
-template <typename Shape>
+/// Scales of a tile's weights: of each slice along K one for each block of 128 columns. A lane holds those of one slice
+/// in 32, so that a slice takes its own from another lane instead of from memory.
+template <int kBlocks>
+class WeightScales {
+ public:
+  __device__ WeightScales(const GroupedGemmParameters& p, int group, int n, int slices)
+      : slices_(slices), scales_(p.b_scales + (static_cast<int64_t>(group) * ((p.n + 127) / 128) + n / 128) * slices) {}
+
+  /// Loads those of slices `first` .. `first` + 31, `first` a multiple of 32.
+  __device__ void load(int first, int lane) {
+    const int slice = min(first + lane, slices_ - 1);
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) held_[block] = __ldg(scales_ + block * slices_ + slice);
+  }
+  __device__ float of(int block, int slice) const {
+    return __shfl_sync(~0u, held_[block], slice);
+  }
+
+ private:
+  int slices_;
+  const float* scales_;
+  float held_[kBlocks];
+};
+
+/// Calls visit with the numbers as constants, in order, while it returns true; whether every call did.
+template <typename Visit, int... kNumbers>
+__device__ __forceinline__ bool visit_while(const Visit& visit, std::integer_sequence<int, kNumbers...>) {
+  return (visit(std::integral_constant<int, kNumbers>{}) && ...);
+}
+
+/// accumulators [64, 128 kWaves] = scale x (this warpgroup's rows of the tile), e4m3. The tensor cores keep few bits of
+/// a sum of e4m3 products, so each slice of 128 along K is summed apart, a wave of 128 columns at a time, and added in
+/// fp32, with its scales if it has them. While one warpgroup adds, the other's products run. Both take about as long,
+/// so little may stand between a wave's additions and the next wave's products: each stage has code of its own, in
+/// which the operands' descriptors are constants but for the block's shared memory, and beside the products the next
+/// slice is awaited and this one's scales are fetched.
+template <typename Shape, int kWaves>
 __device__ __forceinline__ void accumulate_fp8(float* accumulators, const Rings<Shape>& rings,
                                                RingCursor<Shape::kStages>& stage, const GroupedGemmParameters& p,
-                                               int group, int m, int n, int n_valid, int warpgroup, int lane,
-                                               int thread) {
-  const int k_blocks = (p.k + 127) / 128;
-  const int n_blocks = (p.n + 127) / 128;
-  const int waves = n_valid > 128 ? 2 : 1;
-  const float* b_scale_0 = nullptr;
-  const float* b_scale_1 = nullptr;
-  float next_0 = 1.0f, next_1 = 1.0f;
-  if constexpr (Shape::kScaledA) {
-    b_scale_0 = p.b_scales + (static_cast<int64_t>(group) * n_blocks + n / 128) * k_blocks;
-    b_scale_1 = waves == 2 ? b_scale_0 + k_blocks : b_scale_0;
-    next_0 = __ldg(b_scale_0);
-    next_1 = __ldg(b_scale_1);
-  }
+                                               int group, int m, int n, int warpgroup, int lane, int thread) {
+  constexpr int kStages = Shape::kStages;
+  const unsigned slices = (p.k + 127) / 128;
+  const uint32_t descriptor = make_descriptor(rings.base, 0);
+  const uint32_t scale_offset = (m % 4 + (thread / 32) * 16 + lane / 4) * 4;
+  WeightScales<kWaves> b_scales(p, group, n, slices);
+  if constexpr (Shape::kScaledA) b_scales.load(0, lane);
 #pragma unroll
-  for (int i = 0; i < 128; ++i) accumulators[i] = 0.0f;
+  for (int i = 0; i < 64 * kWaves; ++i) accumulators[i] = 0.0f;
 
-  for (int block = 0; block < k_blocks; ++block) {
-    const float b_0 = next_0, b_1 = next_1;
-    if constexpr (Shape::kScaledA) {
-      const int next = min(block + 1, k_blocks - 1);
-      next_0 = __ldg(b_scale_0 + next);
-      next_1 = __ldg(b_scale_1 + next);
-    }
-    mbarrier_wait(rings.full(stage.index), stage.lap);
-    float a_low = 1.0f, a_high = 1.0f;  // scales of the two rows this thread holds
-    if constexpr (Shape::kScaledA) {
-      const int row = m % 4 + (thread / 32) * 16 + lane / 4;
-      a_low = load_shared_float(rings.scale(stage.index) + row * 4);
-      a_high = load_shared_float(rings.scale(stage.index) + (row + 8) * 4);
-    }
-    const uint32_t a = make_descriptor(rings.a(stage.index) + warpgroup * Shape::kHalfABytes, 0);
-    const uint32_t b = make_descriptor(rings.b(stage.index), 0);
+  mbarrier_wait(rings.full(stage.index), stage.lap);
+  unsigned left = slices;
+  // The slice in stage `number`, unless the tile begins in a later one; whether there are more.
+  const auto multiply_slice = [&](auto number) {
+    constexpr int kStage = decltype(number)::value;
+    constexpr int kNext = (kStage + 1) % kStages;
+    if (kStage < stage.index) return left > 0;
+    const uint32_t next_lap = kNext == 0 ? stage.lap ^ 1 : stage.lap;
+    const uint32_t a = descriptor + ((rings.a(kStage) - rings.base + warpgroup * Shape::kHalfABytes) >> 4);
+    const uint32_t b = descriptor + ((rings.b(kStage) - rings.base) >> 4);
+    float low[kWaves], high[kWaves];  // scales of the two rows this thread holds
 #pragma unroll
-    for (int wave = 0; wave < 2; ++wave) {
-      if (wave >= waves) break;
+    for (int wave = 0; wave < kWaves; ++wave) {
       float partial[64];
       pin_registers<64>(partial);
       wgmma_fence();
@@ -122,19 +143,32 @@ __device__ __forceinline__ void accumulate_fp8(float* accumulators, const Rings<
         wgmma_m64n128k32_e4m3(partial, a + step * 2, b + wave * (Shape::kHalfBBytes >> 4) + step * 2, step > 0);
       }
       wgmma_commit();
+      if (Shape::kScaledA && wave == 0) {
+        const float a_low = load_shared_float(rings.scale(kStage) + scale_offset);
+        const float a_high = load_shared_float(rings.scale(kStage) + scale_offset + 32);
+#pragma unroll
+        for (int block = 0; block < kWaves; ++block) {
+          const float b_scale = b_scales.of(block, slices - left);
+          low[block] = a_low * b_scale;
+          high[block] = a_high * b_scale;
+        }
+      }
+      if (wave == 0) --left;
+      if (wave == kWaves - 1 && left > 0) {
+        if (Shape::kScaledA && (slices - left) % 32 == 0) b_scales.load(slices - left, lane);
+        mbarrier_wait(rings.full(kNext), next_lap);
+      }
       wgmma_wait<0>();
       pin_registers<64>(partial);
-      if (wave == waves - 1) release_stage(rings, stage.index, lane);
+      if (wave == kWaves - 1) release_stage(rings, kStage, lane);
       float* sums = accumulators + 64 * wave;
-      const float low = a_low * (wave == 0 ? b_0 : b_1);
-      const float high = a_high * (wave == 0 ? b_0 : b_1);
 #pragma unroll
       for (int i = 0; i < 64; i += 4) {
         if constexpr (Shape::kScaledA) {
-          sums[i] = fmaf(low, partial[i], sums[i]);
-          sums[i + 1] = fmaf(low, partial[i + 1], sums[i + 1]);
-          sums[i + 2] = fmaf(high, partial[i + 2], sums[i + 2]);
-          sums[i + 3] = fmaf(high, partial[i + 3], sums[i + 3]);
+          sums[i] = fmaf(low[wave], partial[i], sums[i]);
+          sums[i + 1] = fmaf(low[wave], partial[i + 1], sums[i + 1]);
+          sums[i + 2] = fmaf(high[wave], partial[i + 2], sums[i + 2]);
+          sums[i + 3] = fmaf(high[wave], partial[i + 3], sums[i + 3]);
         } else {
           sums[i] += partial[i];
           sums[i + 1] += partial[i + 1];
@@ -142,8 +176,13 @@ __device__ __forceinline__ void accumulate_fp8(float* accumulators, const Rings<
           sums[i + 3] += partial[i + 3];
         }
       }
+      pin_registers<64>(sums);  // no addition slips behind the next wave's products, which need the registers
     }
-    stage.advance();
+    stage.index = kNext;
+    stage.lap = next_lap;
+    return left > 0;
+  };
+  while (visit_while(multiply_slice, std::make_integer_sequence<int, kStages>{})) {
   }
 }
 

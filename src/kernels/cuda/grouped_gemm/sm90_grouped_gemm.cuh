@@ -52,7 +52,11 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
     }
     const int computing_threads = m_valid > 64 ? Shape::kConsumerThreads : Shape::kConsumerThreads / 2;
     if constexpr (Shape::kFp8) {
-      accumulate_fp8(accumulators, rings, stage, p, group, m, n, n_valid, warpgroup, lane, thread);
+      if (n_valid > 128) {
+        accumulate_fp8<Shape, 2>(accumulators, rings, stage, p, group, m, n, warpgroup, lane, thread);
+      } else {
+        accumulate_fp8<Shape, 1>(accumulators, rings, stage, p, group, m, n, warpgroup, lane, thread);
+      }
       if constexpr (!Shape::kScaledA) scale_rowwise<Shape>(accumulators, p, group, m, m_valid, n, n_valid, warp, lane);
     } else if (n_valid > 128) {
       accumulate_bf16<Shape, 256>(accumulators, rings, stage, k_size, computing_threads, warpgroup, lane, thread);

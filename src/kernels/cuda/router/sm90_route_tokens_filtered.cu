@@ -95,13 +95,21 @@ __device__ void load_batch(BlockShared& shared, int slot, const float* logits, i
       : "memory");
 }
 
+/// __threadfence_block() without its sequential consistency.
+__device__ void fence_block() {
+  asm volatile("fence.acq_rel.cta;" ::: "memory");
+}
+
 /// Waits until the logits of the slot's use of this number are there.
-__device__ void wait_for_batch(BlockShared& shared, int slot, uint32_t use) {
-  const uint32_t refills = shared_address(&shared.refills[slot]);
-  uint32_t current;
-  do {
-    asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(current) : "r"(refills) : "memory");
-  } while (current != use);
+__device__ void wait_for_batch(BlockShared& shared, int slot, uint32_t use, int lane) {
+  if (use != 0) {
+    if (lane == 0) {
+      while (atomicAdd(&shared.refills[slot], 0u) != use) {
+      }
+      fence_block();
+    }
+    __syncwarp();
+  }
   mbarrier_wait(shared_address(&shared.full[slot]), use % 2);
 }
 
@@ -267,7 +275,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_filtered_kernel(Rout
   for (uint32_t batch; (batch = ticket * gridDim.x + blockIdx.x) < batches;) {
     const int slot = static_cast<int>(ticket % kSlots);
     const uint32_t use = ticket / kSlots;
-    wait_for_batch(shared, slot, use);
+    wait_for_batch(shared, slot, use, lane);
     float* const logits = shared.logits[slot];
     float* const row = logits + token * kExperts;
     const bool exists = batch < full_batches || token < tail;
@@ -331,8 +339,8 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_filtered_kernel(Rout
       if (later < batches) {
         if (kScores) bulk_wait_read<0>();
         load(later, slot);
-        asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(shared_address(&shared.refills[slot])), "r"(use + 1)
-                     : "memory");
+        fence_block();  // whoever sees the number sees the barrier's new phase
+        atomicExch(&shared.refills[slot], use + 1);
       }
       ticket = atomicAdd(&shared.next_ticket, 1u);
     }

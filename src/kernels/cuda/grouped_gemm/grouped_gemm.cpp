@@ -123,16 +123,24 @@ sm90::GroupedGemmParameters common_parameters(const GroupedGemmShape& shape, int
   return parameters;
 }
 
+using OperandMap = CUtensorMap (*)(const void* data, int64_t width, int64_t height, int64_t depth, int box_rows);
+
+/// The output [rows, width], bf16, and the operand A [rows, depth] that it is computed from.
+void set_rows(sm90::GroupedGemmParameters* parameters, bfloat16* output, int width, const void* a, int depth,
+              OperandMap a_map) {
+  parameters->a = a_map(a, depth, parameters->rows, 1, 128);
+  parameters->a_half = a_map(a, depth, parameters->rows, 1, 64);
+  parameters->output = bf16_map(output, width, parameters->rows, 1, 64);
+  parameters->output_rows = output;
+}
+
 /// output [T, width] = a [T, depth] x b[g]^T, b [E, width, depth], by an fp8 strategy.
 void multiply_fp8(GroupedGemmStrategy strategy, bfloat16* output, const GroupedGemmOperand& a,
                   const GroupedGemmOperand& b, const GroupedGemmShape& shape, int width, int depth,
                   const GroupedGemmOptions& options, cudaStream_t stream) {
   sm90::GroupedGemmParameters parameters = common_parameters(shape, 0, width, depth);
-  parameters.a = e4m3_map(a.data, depth, shape.rows, 1, 128);
-  parameters.a_half = e4m3_map(a.data, depth, shape.rows, 1, 64);
+  set_rows(&parameters, output, width, a.data, depth, e4m3_map);
   parameters.b = e4m3_map(b.data, depth, width, shape.groups, 128);
-  parameters.output = bf16_map(output, width, shape.rows, 1, 64);
-  parameters.output_rows = output;
   parameters.a_scales = a.scales;
   parameters.b_scales = b.scales;
   if (strategy == GroupedGemmStrategy::kFp8Rowwise) {
@@ -185,11 +193,8 @@ void grouped_gemm_forward(GroupedGemmStrategy strategy, bfloat16* output, const 
     multiply_fp8(strategy, output, activations, weights, shape, shape.n, shape.k, options, stream);
   } else {
     sm90::GroupedGemmParameters parameters = common_parameters(shape, 0, shape.n, shape.k);
-    parameters.a = bf16_map(activations.data, shape.k, shape.rows, 1, 128);
-    parameters.a_half = bf16_map(activations.data, shape.k, shape.rows, 1, 64);
+    set_rows(&parameters, output, shape.n, activations.data, shape.k, bf16_map);
     parameters.b = bf16_map(weights.data, shape.k, shape.n, shape.groups, 128);
-    parameters.output = bf16_map(output, shape.n, shape.rows, 1, 64);
-    parameters.output_rows = output;
     sm90::launch_bf16_forward(parameters, multiprocessors(options), stream);
   }
 }
@@ -209,11 +214,8 @@ void grouped_gemm_input_gradient(GroupedGemmStrategy strategy, bfloat16* input_g
   } else {
     sm90::GroupedGemmParameters parameters = common_parameters(shape, 0, shape.k, shape.n);
     parameters.whole_blocks = shape.k % 64 == 0;
-    parameters.a = bf16_map(output_gradient.data, shape.n, shape.rows, 1, 128);
-    parameters.a_half = bf16_map(output_gradient.data, shape.n, shape.rows, 1, 64);
+    set_rows(&parameters, input_gradient, shape.k, output_gradient.data, shape.n, bf16_map);
     parameters.b = transposed_map(weights.data, shape.k, shape.n, shape.groups, parameters.whole_blocks ? 2 : 1);
-    parameters.output = bf16_map(input_gradient, shape.k, shape.rows, 1, 64);
-    parameters.output_rows = input_gradient;
     sm90::launch_bf16_input_gradient(parameters, multiprocessors(options), stream);
   }
 }

@@ -7,8 +7,8 @@
 
 #include "kernels/cuda/grouped_gemm/sm90_grouped_gemm.h"
 #include "kernels/cuda/grouped_gemm/sm90_kernel_shape.cuh"
-#include "kernels/cuda/grouped_gemm/sm90_primitives.cuh"
 #include "kernels/cuda/grouped_gemm/sm90_wgmma.cuh"
+#include "kernels/cuda/sm90_primitives.cuh"
 
 namespace deeptitan::cuda::sm90 {
 

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/grouped_gemm/sm90_primitives.cuh"
 #include "kernels/cuda/grouped_gemm/sm90_tile_scheduler.cuh"
+#include "kernels/cuda/sm90_primitives.cuh"
 
 namespace deeptitan::cuda::sm90 {
 
@@ -95,27 +95,6 @@ __device__ __forceinline__ void release_stage(const Rings<Shape>& rings, int sta
   if (lane < 2) mbarrier_arrive_cluster(rings.empty(stage), lane);
 }
 
-__device__ __forceinline__ void store_shared(uint32_t address, int4 value) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y), "r"(value.z),
-               "r"(value.w)
-               : "memory");
-}
-
-__device__ __forceinline__ int4 load_shared(uint32_t address) {
-  int4 value;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
-__device__ __forceinline__ float load_shared_float(uint32_t address) {
-  float value;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
-  return value;
-}
-
 /// What the producer tells of a tile; members as in Tile. group < 0: there are no more.
 struct TileWork {
   int group, m, m_valid, n, n_valid, k_size;
@@ -128,8 +107,8 @@ __device__ __forceinline__ TileWork next_tile(const Rings<Shape>& rings, RingCur
   mbarrier_wait(rings.tile_full(slot.index), slot.lap);
   int4 first{}, second{};
   if (lane == 0) {
-    first = load_shared(rings.tile(slot.index));
-    second = load_shared(rings.tile(slot.index) + 16);
+    first = load_shared<int4>(rings.tile(slot.index));
+    second = load_shared<int4>(rings.tile(slot.index) + 16);
     mbarrier_arrive(rings.tile_empty(slot.index));
   }
   slot.advance();

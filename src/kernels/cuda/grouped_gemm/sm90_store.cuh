@@ -8,7 +8,7 @@
 
 #include "kernels/cuda/grouped_gemm/sm90_grouped_gemm.h"
 #include "kernels/cuda/grouped_gemm/sm90_kernel_shape.cuh"
-#include "kernels/cuda/grouped_gemm/sm90_primitives.cuh"
+#include "kernels/cuda/sm90_primitives.cuh"
 
 namespace deeptitan::cuda::sm90 {
 
@@ -132,7 +132,7 @@ __device__ __forceinline__ void store_rows(const float* accumulators, const Grou
     for (int quarter = 0; quarter < 4; ++quarter) {
       const int row = 4 * quarter + lane / 8;
       if (first_row + row < rows && 64 * chunk + static_cast<int>(column) < n_valid) {
-        const int4 value = load_shared(buffer + row * 128 + ((lane % 8 ^ row % 8) << 4));
+        const int4 value = load_shared<int4>(buffer + row * 128 + ((lane % 8 ^ row % 8) << 4));
         *reinterpret_cast<int4*>(output + static_cast<int64_t>(row) * p.n + 64 * chunk) = value;
       }
     }

@@ -15,12 +15,12 @@
 #include <algorithm>
 
 #include "kernels/cuda/error.h"
-#include "kernels/cuda/grouped_gemm/sm90_primitives.cuh"
 #include "kernels/cuda/router/block_counts.cuh"
 #include "kernels/cuda/router/packed_ranks.cuh"
 #include "kernels/cuda/router/sm90_route_tokens_filtered.h"
 #include "kernels/cuda/router/token_choice.cuh"
 #include "kernels/cuda/router/token_row.cuh"
+#include "kernels/cuda/sm90_primitives.cuh"
 
 namespace deeptitan::cuda::sm90 {
 
@@ -71,18 +71,6 @@ __device__ bool any_nan(float a, float b) {
   return any != 0;
 }
 
-/// The 16 bytes at a shared address.
-template <typename Four>
-__device__ Four load_four(uint32_t address) {
-  Four v;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(reinterpret_cast<uint32_t&>(v.x)), "=r"(reinterpret_cast<uint32_t&>(v.y)),
-                 "=r"(reinterpret_cast<uint32_t&>(v.z)), "=r"(reinterpret_cast<uint32_t&>(v.w))
-               : "r"(address)
-               : "memory");
-  return v;
-}
-
 /// Loads a batch into a ring slot. Logits are read once: as the first to evict they push out one another and not what
 /// else is in the second-level cache, whose writing back would take memory bandwidth.
 __device__ void load_batch(BlockShared& shared, int slot, const float* logits, int tokens, uint64_t evict_first) {
@@ -126,8 +114,8 @@ __device__ void rank_group(uint32_t (&v)[kGroupSize], float* logits, const uint3
   const uint32_t bias_address = shared_address(packed_bias + group * 4);
 #pragma unroll
   for (int j = 0; j < kGroupSize / 4; ++j) {
-    const auto x = load_four<float4>(logits_address ^ (j * 16));
-    const auto bias = load_four<uint4>(bias_address ^ (j * 16));
+    const auto x = load_shared<float4>(logits_address ^ (j * 16));
+    const auto bias = load_shared<uint4>(bias_address ^ (j * 16));
     const float4 score = {score_of<kScores>(x.x), score_of<kScores>(x.y), score_of<kScores>(x.z),
                           score_of<kScores>(x.w)};
     v[4 * j] = to_fixed_point(score.x, scale) * expert_unit + bias.x;

@@ -17,6 +17,31 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+/// The 16 bytes at a shared address, as four 32-bit members x, y, z, w.
+template <typename Four>
+__device__ __forceinline__ Four load_shared(uint32_t address) {
+  static_assert(sizeof(Four) == 16);
+  Four value;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(reinterpret_cast<uint32_t&>(value.x)), "=r"(reinterpret_cast<uint32_t&>(value.y)),
+                 "=r"(reinterpret_cast<uint32_t&>(value.z)), "=r"(reinterpret_cast<uint32_t&>(value.w))
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+__device__ __forceinline__ float load_shared_float(uint32_t address) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ void store_shared(uint32_t address, int4 value) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w)
+               : "memory");
+}
+
 __device__ __forceinline__ uint32_t cluster_rank() {
   uint32_t rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

@@ -19,6 +19,7 @@
 #include "tokenizer_command.h"
 #include "train_command.h"
 #include "usage_message.h"
+#include "version.h"
 
 namespace deeptitan {
 namespace {
@@ -28,7 +29,7 @@ constexpr int kExitUsage = 2;
 
 int run(int argc, char** argv) {
   CLI::App app("deeptitan trains and runs DeepSeek-V2 and V3 Mixture-of-Experts language models.", "deeptitan");
-  app.set_version_flag("--version", "deeptitan " DT_VERSION);
+  app.set_version_flag("--version", version_line);
   app.require_subcommand(1);
   app.formatter(std::make_shared<HelpFormatter>());  // commands inherit it
   add_train_command(app);

@@ -73,7 +73,7 @@ void grouped_product(ExecutionContext& ctx, const char* name, const Tensor& out,
 }  // namespace
 
 bool bfloat16_is_native() {
-  return std::string_view(cpu::panel_product_isa()) == "avx512_bf16";
+  return std::string_view(cpu::panel_isa().name) == "avx512_bf16";
 }
 
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace deeptitan::cpu {
 
@@ -39,21 +40,35 @@ struct PanelProduct {
 
 using PanelProductFunction = void (*)(const PanelProduct&);
 
-/// The product for the widest instruction set of this processor: AVX2, AVX-512, or AVX-512 with bf16.
-/// The environment variable DEEPTITAN_CPU_ISA (avx2, avx512, avx512_bf16) asks for a narrower one.
-PanelProductFunction panel_product();
+/// What an instruction set has of its own.
+struct PanelIsa {
+  const char* name;  // avx2, avx512 or avx512_bf16
+  PanelProductFunction product;
+  /// Its widest multiply-adds on registers alone, in one thread: the fastest that a product can be. Returns the
+  /// floating-point operations done (two a multiply-add). `sink` is 16 floats, read and overwritten.
+  int64_t (*peak_loop)(OperandType operands, int64_t steps, float* sink);
+};
 
-/// The name of the instruction set that panel_product() uses.
-const char* panel_product_isa();
+/// The instruction sets of this processor, the widest first.
+const std::vector<PanelIsa>& panel_isas();
+
+/// The one that products use: the widest, or the one that the environment variable DEEPTITAN_CPU_ISA names.
+const PanelIsa& panel_isa();
+inline PanelProductFunction panel_product() {
+  return panel_isa().product;
+}
 
 namespace avx2 {
 void panel_product(const PanelProduct& product);
-}
+int64_t peak_loop(OperandType operands, int64_t steps, float* sink);
+}  // namespace avx2
 namespace avx512 {
 void panel_product(const PanelProduct& product);
-}
+int64_t peak_loop(OperandType operands, int64_t steps, float* sink);
+}  // namespace avx512
 namespace avx512_bf16 {
 void panel_product(const PanelProduct& product);
-}
+int64_t peak_loop(OperandType operands, int64_t steps, float* sink);
+}  // namespace avx512_bf16
 
 }  // namespace deeptitan::cpu

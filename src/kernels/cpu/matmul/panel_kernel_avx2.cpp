@@ -7,6 +7,8 @@ namespace {
 
 constexpr int kLanes = 8;
 constexpr bool kStoresBfloat16 = false;
+constexpr bool kMultipliesBfloat16 = false;
+constexpr int kPeakSums = 12;
 constexpr int kRegisterRows = 2;  // 2 x 4 accumulators, with room for the operands in 16 registers
 
 using Vec = __m256;

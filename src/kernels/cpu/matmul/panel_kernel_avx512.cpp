@@ -8,6 +8,8 @@ namespace {
 #include "kernels/cpu/matmul/panel_vector_avx512.inl"
 
 constexpr bool kStoresBfloat16 = false;
+constexpr bool kMultipliesBfloat16 = false;
+constexpr int kPeakSums = 24;
 inline void store_bfloat16(uint16_t* /*c*/, const Vec* /*row*/) {}
 
 template <bool kBf16>

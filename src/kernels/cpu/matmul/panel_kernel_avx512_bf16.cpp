@@ -9,6 +9,8 @@ namespace {
 
 // Rounds to nearest, ties to even, as to_bfloat16 does; values too small for a normal bf16 become zero.
 constexpr bool kStoresBfloat16 = true;
+constexpr bool kMultipliesBfloat16 = true;
+constexpr int kPeakSums = 24;
 inline void store_bfloat16(uint16_t* c, const Vec* row) {
   _mm512_storeu_si512(c, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(row[1], row[0])));
 }

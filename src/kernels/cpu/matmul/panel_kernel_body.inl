@@ -1,6 +1,7 @@
 // The register tile of a panel product, written against a small vector vocabulary that each instruction set's file
-// defines before including this one: Vec (kLanes floats), zero(), load(), broadcast_word(), multiply_add<kBf16>(), and
-// where the chip rounds to bf16 itself, store_bfloat16() of a panel's row.
+// defines before including this one: Vec (kLanes floats), zero(), load(), broadcast_word(), multiply_add<kBf16>(),
+// kMultipliesBfloat16 (it takes one instruction for bf16), kPeakSums (independent sums that keep the multiply-add units
+// busy), and where the chip rounds to bf16 itself, store_bfloat16() of a panel's row.
 // Only these files are compiled for wider instruction sets; they define nothing that other files could link to.
 
 namespace {
@@ -129,7 +130,32 @@ inline void run(const PanelProduct& p) {
   }
 }
 
+template <bool kBf16>
+inline int64_t peak_loop(int64_t steps, float* sink) {
+  // Read from memory, so that nothing is known of the operands while compiling.
+  uint32_t words[kLanes];
+  for (int i = 0; i < kLanes; ++i) __builtin_memcpy(words + i, sink + i, sizeof words[i]);
+  const Operand left = broadcast_word(words);
+  const Operand right = load(words);
+  Vec sum[kPeakSums];
+  for (Vec& s : sum) s = zero();
+  for (int64_t step = 0; step < steps; ++step) {
+    for (Vec& s : sum) s = multiply_add<kBf16>(s, left, right);
+  }
+  for (int i = 1; i < kPeakSums; ++i) sum[0] = add(sum[0], sum[i]);
+  store(sink, sum[0]);
+  return steps * kPeakSums * kLanes * (kBf16 ? 4 : 2);
+}
+
 }  // namespace
+
+int64_t peak_loop(OperandType operands, int64_t steps, float* sink) {
+  // Without an instruction of its own, bf16 is multiplied as fp32: that is the peak of both.
+  if constexpr (kMultipliesBfloat16) {
+    if (operands == OperandType::kBfloat16) return peak_loop<true>(steps, sink);
+  }
+  return peak_loop<false>(steps, sink);
+}
 
 void panel_product(const PanelProduct& product) {
   if (product.operands == OperandType::kBfloat16) {

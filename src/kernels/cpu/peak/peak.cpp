@@ -1,18 +1,16 @@
 #include "kernels/cpu/peak/peak.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
-#include <unordered_map>
 #include <vector>
-
-#include <dnnl.hpp>
 
 #include "core/clock.h"
 
 namespace deeptitan::cpu {
 namespace {
 
-constexpr int64_t kSize = 1024;
+constexpr int64_t kPeakSteps = 200000;  // some milliseconds
 constexpr int64_t kBandwidthBytes = 256 << 20;
 
 // The best time of `run`, repeated for `seconds` and at least three times.
@@ -31,32 +29,19 @@ double best_time(double seconds, const Run& run) {
 }  // namespace
 
 double measure_matrix_peak(OperandType type, double seconds) {
-  const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-  dnnl::stream stream(engine);
-  using Desc = dnnl::memory::desc;
-  const auto dtype = type == OperandType::kBfloat16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
-  const Desc plain({kSize, kSize}, dtype, dnnl::memory::format_tag::ab);
-  const Desc packed({kSize, kSize}, dtype, dnnl::memory::format_tag::any);
-  const Desc result({kSize, kSize}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab);
-#if DNNL_VERSION_MAJOR >= 3
-  const dnnl::matmul::primitive_desc primitive(engine, plain, packed, result);
-#else
-  const dnnl::matmul::primitive_desc primitive(dnnl::matmul::desc(plain, packed, result), engine);
-#endif
-  dnnl::memory a(plain, engine);
-  dnnl::memory b(primitive.weights_desc(), engine);
-  dnnl::memory c(result, engine);
-  for (dnnl::memory* m : {&a, &b}) {
-    auto* bytes = static_cast<uint8_t*>(m->get_data_handle());
-    std::fill_n(bytes, m->get_desc().get_size(), uint8_t{0x3c});  // small normal numbers in either type
-  }
-  const dnnl::matmul matmul(primitive);
-  const std::unordered_map<int, dnnl::memory> arguments{{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, c}};
+  const PanelIsa& isa = panel_isa();
+  int64_t operations = 0;
   const double time = best_time(seconds, [&] {
-    matmul.execute(stream, arguments);
-    stream.wait();
+    int64_t done = 0;
+#pragma omp parallel reduction(+ : done)
+    {
+      float sink[16];
+      std::fill_n(sink, 16, std::bit_cast<float>(0x3c3c3c3cu));  // about 0.01, as one fp32 and as two bf16
+      done += isa.peak_loop(type, kPeakSteps, sink);
+    }
+    operations = done;
   });
-  return 2.0 * kSize * kSize * kSize / time;
+  return static_cast<double>(operations) / time;
 }
 
 double measure_read_bandwidth(double seconds) {

@@ -4,8 +4,9 @@
 
 namespace deeptitan::cpu {
 
-/// Floating-point operations a second of a large matrix product on all threads, the best of a few runs of oneDNN: the
-/// yardstick that training and generation are reported against, taken on this machine, now. Takes about `seconds`.
+/// Floating-point operations a second of the widest multiply-adds on registers, on all threads, the best of a few runs:
+/// what no product can exceed, and the yardstick that training and generation are reported against, taken on this
+/// machine, now. Takes about `seconds`.
 double measure_matrix_peak(OperandType type, double seconds);
 
 /// Bytes a second that all threads read from memory, the best of a few passes over a buffer larger than the caches.

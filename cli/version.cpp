@@ -1,0 +1,20 @@
+#include "version.h"
+
+#include <fmt/format.h>
+
+#include "commit.h"
+#include "kernels/cpu/matmul/panel_kernel.h"
+
+namespace deeptitan {
+
+std::string version_line() {
+#ifdef DT_CUDA
+  const char* cuda = "with CUDA";
+#else
+  const char* cuda = "without CUDA";
+#endif
+  return fmt::format("deeptitan {} ({}; CPU kernels for avx2, avx512, avx512_bf16, here {}; {})", DT_VERSION, DT_COMMIT,
+                     cpu::panel_isa().name, cuda);
+}
+
+}  // namespace deeptitan

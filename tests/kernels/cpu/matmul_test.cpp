@@ -126,6 +126,30 @@ TYPED_TEST(Matmul, GroupsWithEmptyOnes) {
   EXPECT_LT(relative_error(c, expected), rounding_tolerance<TypeParam>());
 }
 
+// Rows of 1100 are multiplied 64 at a time: groups of a part of such a chunk, of several chunks, and of none.
+TYPED_TEST(Matmul, GroupsLongerThanAChunkOfRows) {
+  const Shape s{0, 1100, 70};
+  const std::vector<int32_t> sizes = {3, 150, 0, 57, 24};
+  std::vector<int32_t> offset = {0};
+  for (int32_t size : sizes) offset.push_back(offset.back() + size);
+  const auto a = random_normal<TypeParam>(offset.back() * s.contracted, 1);
+  std::vector<uint32_t> packed;
+  std::vector<double> expected;
+  for (size_t g = 0; g < sizes.size(); ++g) {
+    const auto w = random_normal<TypeParam>(s.columns * s.contracted, static_cast<uint32_t>(10 + g));
+    const auto one = pack(w, s);
+    packed.insert(packed.end(), one.begin(), one.end());
+    const std::vector<TypeParam> part(a.begin() + offset[g] * s.contracted, a.begin() + offset[g + 1] * s.contracted);
+    const auto c = reference(part, w, Shape{sizes[g], s.contracted, s.columns});
+    expected.insert(expected.end(), c.begin(), c.end());
+  }
+  auto c = random_normal<float>(offset.back() * s.columns, 5);
+  for (size_t i = 0; i < c.size(); ++i) expected[i] += static_cast<double>(c[i]);
+  grouped_matmul(MatmulOutput<float>{c.data(), s.columns, true}, a.data(), s.contracted, packed.data(), offset.data(),
+                 static_cast<int64_t>(sizes.size()), s.contracted, s.columns);
+  EXPECT_LT(relative_error(c, expected), rounding_tolerance<float>());
+}
+
 TYPED_TEST(Matmul, PackDirectIsPackTransposedOfTheTranspose) {
   const int64_t contracted = 37;
   const int64_t columns = 45;

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include "checkpoint/convert_directory.h"
 #include "checkpoint/model_directory.h"
 #include "generate/model_fixture.h"
 #include "model/deepseek/checkpoint.h"
@@ -168,6 +169,36 @@ TEST(InferenceEngine, WeightsComeAlikeFromADirectoryATrainedModelAndASeed) {
     from_training.load(drawn.model);
     EXPECT_EQ(copy(from_training.prefill(tokens)), expected);
   }
+}
+
+// Wider than a block of 128, so that blocks have edges. What fp8 blocks mean is what conversion to fp32 writes out.
+TEST(InferenceEngine, AnFp8DirectoryGivesTheLogitsOfItsValues) {
+  ModelConfig config = testing::tiny_v3();
+  config.hidden_size = 144;
+  config.intermediate_size = 136;
+  const DrawnModel drawn(config);
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder.path() / "fp32");
+  save_model(folder.path() / "fp32", drawn.model, DType::kF32);
+  const auto convert = [&](const char* from, const char* to, DType dtype) {
+    ConvertOptions options;
+    options.dtype = dtype;
+    convert_directory(folder.path() / from, folder.path() / to, options);
+  };
+  convert("fp32", "fp8", DType::kF8E4M3);
+  convert("fp8", "widened", DType::kF32);
+  const std::vector<int32_t> tokens = random_tokens(config, 20, 5);
+  const auto logits_of = [&](const char* name) {
+    InferenceEngine engine(config, {});
+    engine.allocate();
+    engine.load(ModelDirectory(folder.path() / name));
+    return copy(engine.prefill(tokens));
+  };
+  const std::vector<float> found = logits_of("fp8");
+  EXPECT_EQ(found, logits_of("widened"));
+  const double distance = relative_error(found, logits_of("fp32"));
+  EXPECT_GT(distance, 1e-3) << "the weights were not rounded to fp8";
+  EXPECT_LT(distance, 0.3);
 }
 
 TEST(InferenceEngine, RefusesWhatDoesNotFit) {

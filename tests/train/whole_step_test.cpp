@@ -36,7 +36,8 @@ TrainingEngineOptions options_of(int64_t length, int64_t sequences, double max_n
   return options;
 }
 
-StepResult run_step(TrainingEngine& engine, int64_t number, double learning_rate, const std::vector<PackedBatch>& batches) {
+StepResult run_step(TrainingEngine& engine, int64_t number, double learning_rate,
+                    const std::vector<PackedBatch>& batches) {
   int64_t targets = 0;
   for (const PackedBatch& batch : batches) targets += batch.target_count;
   engine.begin_step(number, learning_rate, targets, static_cast<int64_t>(batches.size()));
@@ -88,7 +89,7 @@ Outcome three_steps(const ModelConfig& config, DType compute, int threads) {
   Outcome outcome;
   for (int64_t number = 1; number <= 3; ++number) {
     const StepResult r = run_step(*engine, number, 0.01,
-                              {random_batch(config, 3, 60, 10 + number), random_batch(config, 3, 60, 20 + number)});
+                                  {random_batch(config, 3, 60, 10 + number), random_batch(config, 3, 60, 20 + number)});
     outcome.numbers.insert(outcome.numbers.end(), {r.loss, r.mtp_loss, r.gradient_norm});
   }
   outcome.values = of_all_parameters(*engine, [](const Parameter& p) { return p.value; });
@@ -123,7 +124,8 @@ TEST(WholeStep, AGradientLongerThanMaxNormIsScaledToIt) {
   const auto expect_scale = [&](double max_norm, double expected) {
     options.max_norm = max_norm;
     const auto engine = drawn_engine(config, options);
-    EXPECT_EQ(run_step(*engine, 1, 0.01, {batch}).gradient_norm, norm) << "the norm before clipping is what is reported";
+    EXPECT_EQ(run_step(*engine, 1, 0.01, {batch}).gradient_norm, norm)
+        << "the norm before clipping is what is reported";
     const auto& parameters = engine->model().parameters().all();
     for (size_t i = 0; i < parameters.size(); ++i) {
       if (!parameters[i].gradient.defined()) continue;

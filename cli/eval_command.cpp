@@ -17,6 +17,7 @@
 #include "generate/evaluate.h"
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
+#include "generate/token_pair.h"
 #include "option_checks.h"
 #include "standard_output.h"
 #include "valid_text.h"
@@ -69,38 +70,17 @@ void print_score(const TextScore& score, bool as_json) {
                  .dump());
 }
 
-struct Pair {
-  std::vector<int32_t> context;
-  std::vector<int32_t> continuation;
-};
-
-// The two texts are encoded as one, and cut where the context's own tokens end: so evaluation harnesses do it.
-Pair encode_pair(const Tokenizer& tokenizer, const Json& json, const std::string& where) {
+// A line of --pairs.
+TokenPair parse_pair(const Tokenizer& tokenizer, const Json& json, const std::string& where) {
   const bool well_formed = json.is_object() && json.contains("context") && json["context"].is_string() &&
                            json.contains("continuation") && json["continuation"].is_string();
   DT_CHECK_USAGE(well_formed, "{}: expected an object with the texts context and continuation", where);
-  std::string context = json["context"].get<std::string>();
-  std::string continuation = json["continuation"].get<std::string>();
-  DT_CHECK_USAGE(!continuation.empty(), "{}: the continuation is empty", where);
-  // Tokens begin with their space, so a space at the context's end belongs to what follows.
-  const size_t end = context.find_last_not_of(' ') + 1;
-  continuation.insert(0, context, end);
-  context.resize(end);
-  Pair pair{encode_prompt(tokenizer, context), {}};
-  if (context.empty()) {
-    pair.continuation = tokenizer.encode(continuation, {.add_special_tokens = false});
-    return pair;
-  }
-  std::vector<int32_t> whole = encode_prompt(tokenizer, context + continuation);
-  const size_t cut = std::min(pair.context.size(), whole.size() - 1);
-  pair.context.assign(whole.begin(), whole.begin() + static_cast<int64_t>(cut));
-  pair.continuation.assign(whole.begin() + static_cast<int64_t>(cut), whole.end());
-  return pair;
+  return encode_pair(tokenizer, json["context"].get<std::string>(), json["continuation"].get<std::string>(), where);
 }
 
-std::vector<Pair> read_pairs(const Tokenizer& tokenizer, const std::string& path) {
+std::vector<TokenPair> read_pairs(const Tokenizer& tokenizer, const std::string& path) {
   const std::string text = read_file(path);
-  std::vector<Pair> pairs;
+  std::vector<TokenPair> pairs;
   size_t line_number = 0;
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find('\n', begin), text.size());
@@ -108,8 +88,8 @@ std::vector<Pair> read_pairs(const Tokenizer& tokenizer, const std::string& path
     begin = end + 1;
     ++line_number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    pairs.push_back(encode_pair(tokenizer, Json::parse(line, nullptr, /*allow_exceptions=*/false),
-                                fmt::format("{} line {}", path, line_number)));
+    pairs.push_back(parse_pair(tokenizer, Json::parse(line, nullptr, /*allow_exceptions=*/false),
+                               fmt::format("{} line {}", path, line_number)));
   }
   DT_CHECK_USAGE(!pairs.empty(), "{}: holds no pairs; expected a JSON object a line", path);
   return pairs;
@@ -121,12 +101,12 @@ void run_eval(const EvalArguments& arguments) {
   const int64_t longest = arguments.context > 0 ? arguments.context : files.config.max_position_embeddings;
 
   if (!arguments.pairs.empty()) {
-    const std::vector<Pair> pairs = read_pairs(files.tokenizer, arguments.pairs);
+    const std::vector<TokenPair> pairs = read_pairs(files.tokenizer, arguments.pairs);
     int64_t needed = 1;
-    for (const Pair& p : pairs) needed = std::max<int64_t>(needed, p.context.size() + p.continuation.size());
+    for (const TokenPair& p : pairs) needed = std::max<int64_t>(needed, p.context.size() + p.continuation.size());
     options.context_length = std::min(longest, needed);
     const auto engine = load_engine(files, options);
-    for (const Pair& p : pairs) {
+    for (const TokenPair& p : pairs) {
       const ContinuationScore score = score_continuation(*engine, p.context, p.continuation);
       print_line(Json{{"logprob", score.logprob}, {"is_greedy", score.is_greedy}}.dump());
     }

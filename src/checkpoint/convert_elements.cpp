@@ -167,6 +167,31 @@ void quantize(const std::byte* weights, int64_t rows, int64_t columns, uint8_t* 
   }
 }
 
+/// NaN and infinity are the elements whose exponent's bits are all set.
+template <typename Bits>
+int64_t first_with_exponent(const std::byte* elements, Bits exponent, int64_t count) {
+  constexpr int64_t kPiece = 1 << 16;
+  int64_t first = count;
+#pragma omp parallel for schedule(static) reduction(min : first) if (count > kPiece)
+  for (int64_t begin = 0; begin < count; begin += kPiece) {
+    const int64_t end = std::min(begin + kPiece, count);
+    const auto is_set = [&](int64_t i) {
+      Bits bits;
+      std::memcpy(&bits, elements + i * static_cast<int64_t>(sizeof bits), sizeof bits);
+      return (bits & exponent) == exponent;
+    };
+    // Without an early exit, so that the loop vectorises; the place is looked for where there is one.
+    bool any = false;
+    for (int64_t i = begin; i < end; ++i) any |= is_set(i);
+    for (int64_t i = begin; any && i < end; ++i) {
+      if (!is_set(i)) continue;
+      first = std::min(first, i);
+      break;
+    }
+  }
+  return first == count ? -1 : first;
+}
+
 }  // namespace
 
 void convert_elements(const void* source, DType from, void* destination, DType to, int64_t count) {
@@ -210,6 +235,18 @@ void quantize_float8_blocks(const void* weights, DType from, int64_t rows, int64
       return quantize<bfloat16>(in, rows, columns, values, scale_inv);
     default:
       fail("fp8 blocks can be quantised from f32 or bf16, not from {}", dtype_name(from));
+  }
+}
+
+int64_t first_not_finite(const void* elements, DType dtype, int64_t count) {
+  const auto* bytes = static_cast<const std::byte*>(elements);
+  switch (dtype) {
+    case DType::kF32:
+      return first_with_exponent<uint32_t>(bytes, 0x7f800000u, count);
+    case DType::kBF16:
+      return first_with_exponent<uint16_t>(bytes, 0x7f80u, count);
+    default:
+      fail("elements of f32 or bf16 can be checked to be finite, not of {}", dtype_name(dtype));
   }
 }
 

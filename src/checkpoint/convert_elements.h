@@ -29,4 +29,8 @@ void dequantize_float8_blocks(const void* values, const void* scale_inv, int64_t
 void quantize_float8_blocks(const void* weights, DType from, int64_t rows, int64_t columns, uint8_t* values,
                             float* scale_inv);
 
+/// The place of the first of `count` elements (f32 or bf16, not necessarily aligned) that is NaN or infinite; -1 where
+/// all are finite. Runs on all OpenMP threads. Throws Error for other dtypes.
+int64_t first_not_finite(const void* elements, DType dtype, int64_t count);
+
 }  // namespace deeptitan

@@ -5,9 +5,24 @@
 #include <numbers>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "core/error.h"
+#include "generate/not_finite.h"
 
 namespace deeptitan {
+
+namespace {
+
+// `logprob` is that of `id`, the token at `place` of its text, found in a forward of `inputs`.
+void check_finite(InferenceEngine& engine, std::span<const int32_t> inputs, double logprob, int64_t place, int32_t id) {
+  if (std::isfinite(logprob)) return;
+  explain_not_finite(
+      engine, inputs,
+      NotFinite(fmt::format("the log-probability of token {} at place {} is not finite ({})", id, place, logprob)));
+}
+
+}  // namespace
 
 TextScore score_text(InferenceEngine& engine, const Tokenizer& tokenizer, std::vector<int32_t> token_ids) {
   const auto count = static_cast<int64_t>(token_ids.size());
@@ -30,7 +45,10 @@ TextScore score_text(InferenceEngine& engine, const Tokenizer& tokenizer, std::v
     engine.truncate(0);
     engine.score(ids.subspan(begin, length), std::span(targets).first(length), std::span(logprobs).first(length),
                  std::span(likeliest).first(length));
-    for (; scored <= end; ++scored) result.logprobs[scored] = logprobs[scored - 1 - begin];
+    for (; scored <= end; ++scored) {
+      result.logprobs[scored] = logprobs[scored - 1 - begin];
+      check_finite(engine, ids.subspan(begin, length), result.logprobs[scored], scored, ids[scored]);
+    }
   }
 
   double nats = 0;
@@ -67,6 +85,7 @@ ContinuationScore score_continuation(InferenceEngine& engine, std::span<const in
 
   ContinuationScore result{.is_greedy = true, .tokens = wanted};
   for (size_t i = first; i < ids.size(); ++i) {
+    check_finite(engine, std::span(ids).first(inputs), logprobs[i - 1], static_cast<int64_t>(i), ids[i]);
     result.logprob += logprobs[i - 1];
     result.is_greedy = result.is_greedy && likeliest[i - 1] == ids[i];
   }

@@ -21,7 +21,8 @@ struct TextScore {
 
 /// Scores every token but the first. A text longer than the context goes through windows of the context's length that
 /// advance by half of it (by at least one token): a token's logprob comes from the first window it stands in, so that
-/// behind the first window each sees at least half a context before it. Throws a usage error for fewer than two tokens.
+/// behind the first window each sees at least half a context before it. Throws a usage error for fewer than two tokens,
+/// and Error that names the place where a log-probability is not finite.
 TextScore score_text(InferenceEngine& engine, const Tokenizer& tokenizer, std::vector<int32_t> token_ids);
 
 /// How probable a continuation is.
@@ -32,7 +33,8 @@ struct ContinuationScore {
 };
 
 /// Scores `continuation` behind `context` (which must hold at least one token). What is longer than the engine's
-/// context loses tokens at the front. Throws a usage error where the continuation is empty or does not itself fit.
+/// context loses tokens at the front. Throws a usage error where the continuation is empty or does not itself fit, and
+/// Error that names the place where a log-probability is not finite.
 ContinuationScore score_continuation(InferenceEngine& engine, std::span<const int32_t> context,
                                      std::span<const int32_t> continuation);
 

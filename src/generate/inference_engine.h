@@ -77,6 +77,8 @@ class InferenceEngine {
 
   /// While set, time and floating-point operations are kept by op; nullptr ends it.
   void set_profile(OpProfile* profile) { ctx_.profile = profile; }
+  /// While true, the first op whose output is not finite throws Error that names it.
+  void set_check_finite(bool on) { ctx_.check_finite = on; }
 
  private:
   void take_memory();

@@ -4,14 +4,32 @@
 #include <cmath>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "core/error.h"
 #include "core/random.h"
+#include "generate/not_finite.h"
 
 namespace deeptitan {
 namespace {
 
 bool likelier(const Candidate& a, const Candidate& b) {
   return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+}
+
+// A distribution that holds a NaN has no order and no sum, whatever is drawn from it.
+void check_finite(std::span<const float> logits, size_t position) {
+  size_t count = 0;
+  size_t first = 0;
+  for (size_t id = logits.size(); id-- > 0;) {
+    if (std::isfinite(logits[id])) continue;
+    ++count;
+    first = id;
+  }
+  if (count == 0) return;
+  throw NotFinite(
+      fmt::format("the logits for the token at place {} are not finite: {} of {}, the first for token {} ({})",
+                  position, count, logits.size(), first, logits[first]));
 }
 
 }  // namespace
@@ -32,6 +50,7 @@ Sampler::Sampler(const SamplingOptions& options, std::vector<bool> can_be_sample
 }
 
 std::span<const Candidate> Sampler::distribution(std::span<const float> logits, std::span<const int32_t> earlier) {
+  check_finite(logits, earlier.size());
   if (options_.repetition_penalty != 1.0) {
     const auto penalty = static_cast<float>(options_.repetition_penalty);
     penalized_.assign(logits.begin(), logits.end());

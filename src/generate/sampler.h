@@ -36,7 +36,8 @@ class Sampler {
 
   /// The distribution that sample draws from: the tokens with a probability above zero, which sum to 1. Likeliest first
   /// (the lower id first where equal) where a filter needs that order, else by id. At temperature 0, one token.
-  /// Valid until the next call. `earlier` are the tokens of the sequence so far, for the repetition penalty.
+  /// Valid until the next call. `earlier` are the tokens of the sequence so far, for the repetition penalty. Throws
+  /// NotFinite that names the place and the first such token where a logit is not finite.
   std::span<const Candidate> distribution(std::span<const float> logits, std::span<const int32_t> earlier);
 
   /// The token at place `position` of its sequence.

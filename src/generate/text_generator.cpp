@@ -7,6 +7,7 @@
 
 #include "core/clock.h"
 #include "core/error.h"
+#include "generate/not_finite.h"
 #include "generate/stop_strings.h"
 
 namespace deeptitan {
@@ -20,6 +21,15 @@ std::vector<bool> decodable_ids(const Tokenizer& tokenizer) {
 
 double rate(int64_t tokens, double seconds) {
   return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+}
+
+int32_t next_token(InferenceEngine& engine, Sampler& sampler, std::span<const float> logits,
+                   std::span<const int32_t> sequence) {
+  try {
+    return sampler.sample(logits, sequence, static_cast<int64_t>(sequence.size()));
+  } catch (const NotFinite& found) {
+    explain_not_finite(engine, sequence, found);
+  }
 }
 
 }  // namespace
@@ -86,14 +96,19 @@ Generation TextGenerator::generate(std::span<const int32_t> prompt, const Genera
     return result;
   }
   while (true) {
-    const int32_t id = sampler.sample(logits, sequence, static_cast<int64_t>(sequence.size()));
+    const int32_t id = next_token(engine_, sampler, logits, sequence);
     sequence.push_back(id);
     result.tokens.push_back(id);
     if (std::binary_search(end_ids_.begin(), end_ids_.end(), id)) {
       result.reason = StopReason::kEndOfText;
       break;
     }
-    give_out(stops.push(decoder.push(id)));
+    // A special token may end the text, though it is no part of it.
+    if (options.skip_special_tokens && tokenizer_.is_special_token(id)) {
+      give_out(stops.push_hidden(tokenizer_.token_bytes(id)));
+    } else {
+      give_out(stops.push(decoder.push(id)));
+    }
     if (stops.found()) {
       result.reason = StopReason::kStopString;
       break;

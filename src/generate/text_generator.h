@@ -16,7 +16,7 @@ namespace deeptitan {
 struct GenerationOptions {
   int64_t max_new_tokens = 256;
   SamplingOptions sampling = {};
-  std::vector<std::string> stop = {};      // strings that end the text; they are not part of it
+  std::vector<std::string> stop = {};      // strings that end the text, special tokens' among them; no part of it
   bool skip_special_tokens = true;         // leave special tokens out of the text
   std::function<bool()> interrupted = {};  // asked before each forward: true ends the generation
 };

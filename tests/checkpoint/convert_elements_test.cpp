@@ -160,5 +160,21 @@ TEST(QuantizeFloat8Blocks, ZerosTinyInfiniteAndNan) {
             "fp8 blocks can be quantised from f32 or bf16, not from f16");
 }
 
+TEST(FirstNotFinite, FindsTheFirstWhereverItStands) {
+  std::vector<float> values(200000, 1e38f);
+  std::vector<bfloat16> halves(values.size(), bfloat16{0x7f7f});
+  EXPECT_EQ(first_not_finite(values.data(), DType::kF32, 200000), -1);
+  EXPECT_EQ(first_not_finite(halves.data(), DType::kBF16, 200000), -1);
+  EXPECT_EQ(first_not_finite(values.data(), DType::kF32, 0), -1);
+  for (const int64_t place : {199999, 131072, 65535, 3, 0}) {
+    values[place] = place % 2 == 0 ? -INFINITY : NAN;
+    halves[place] = to_bfloat16(values[place]);
+    EXPECT_EQ(first_not_finite(values.data(), DType::kF32, 200000), place);
+    EXPECT_EQ(first_not_finite(halves.data(), DType::kBF16, 200000), place);
+  }
+  expect_runtime_error([&] { first_not_finite(values.data(), DType::kI32, 1); },
+                       "elements of f32 or bf16 can be checked to be finite, not of i32");
+}
+
 }  // namespace
 }  // namespace deeptitan

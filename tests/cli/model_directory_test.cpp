@@ -3,8 +3,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "cli/program.h"
 #include "core/file.h"
@@ -101,6 +103,44 @@ TEST_F(DamagedModel, ATensorOfAnotherTypeIsNamed) {
       {model_.string() + ": tensor model.norm.weight is i32; the model needs f32, bf16, f16, f64 or f8_e4m3"});
 }
 
+TEST_F(DamagedModel, AValueThatIsNotFiniteIsNamedByEveryCommand) {
+  const std::string text = sample_->run("finite.txt").string(), pairs = sample_->run("finite.jsonl").string();
+  std::ofstream(text) << "And the king saw the river.\n";
+  std::ofstream(pairs) << R"({"context": "And the", "continuation": " king"})"
+                       << "\n";
+  const std::string model = model_.string();
+  const std::vector<std::vector<std::string>> commands = {
+      {"generate", "--model", model, "--prompt", "And", "--max-new-tokens", "2"},
+      {"generate", "--model", model, "--prompt", "And", "--max-new-tokens", "2", "--temperature", "0"},
+      {"generate", "--model", model, "--prompt", "And", "--max-new-tokens", "2", "--top-k", "5"},
+      {"eval", "--model", model, "--text", text},
+      {"eval", "--model", model, "--text", text, "--json"},
+      {"eval", "--model", model, "--pairs", pairs},
+  };
+  const std::string whole = weights();
+  const float bad[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                       -std::numeric_limits<float>::infinity()};
+  int kind = 0;
+  for (const std::string name :
+       {"model.norm.weight", "lm_head.weight", "model.layers.1.mlp.experts.7.up_proj.weight"}) {
+    std::string bytes = whole;
+    uint64_t header = 0;
+    std::memcpy(&header, whole.data(), sizeof header);
+    const auto entries = nlohmann::json::parse(whole.substr(8, header));
+    const size_t begin = 8 + header + entries.at(name).at("data_offsets").at(0).get<size_t>();
+    std::memcpy(bytes.data() + begin + 4 * 5, &bad[kind++], 4);
+    write_weights(bytes);
+    const std::string place = name == "model.norm.weight" ? "place 5" : "row 0, column 5";
+    for (const std::vector<std::string>& command : commands) {
+      const Outcome outcome = run_program(command);
+      EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
+      EXPECT_EQ(outcome.out, "");
+      EXPECT_NE(outcome.err.find("tensor " + name + " is not finite: "), std::string::npos) << outcome.err;
+      EXPECT_NE(outcome.err.find(" at " + place), std::string::npos) << outcome.err;
+    }
+  }
+}
+
 TEST_F(DamagedModel, AnotherShapeIsNamed) {
   replace("config.json", "\"intermediate_size\": 96", "\"intermediate_size\": 64");
   expect_failure({"tensor model.layers.0.mlp.", "the model needs "});
@@ -128,6 +168,36 @@ TEST_F(DamagedModel, APromptLongerThanTheContextIsRefused) {
   EXPECT_NE(outcome.err.find(" tokens and the model's context 32; shorten it to leave room for an answer"),
             std::string::npos)
       << outcome.err;
+}
+
+TEST_F(DamagedModel, APipedPromptIsThePrompt) {
+  const auto arguments = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"generate",      "--model", model_.string(), "--max-new-tokens", "6",
+                                    "--temperature", "0"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  const std::string expected = run_program(arguments({"--prompt", "And the king"})).out;
+  EXPECT_NE(expected, run_program(arguments({"--prompt", ""})).out);
+  const std::vector<std::vector<std::string>> ways = {{}, {"--prompt", "-"}, {"-"}, {"--prompt-file", "-"}};
+  for (const std::vector<std::string>& way : ways) {
+    const Outcome outcome = run_program(arguments(way), {.input = "And the king"});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(outcome.out, expected);
+  }
+  EXPECT_EQ(run_program(arguments({"And the king"})).out, expected);
+  const std::string file = sample_->run("prompt.txt").string();
+  std::ofstream(file) << "And the king";
+  EXPECT_EQ(run_program(arguments({"--prompt-file", file})).out, expected);
+  for (const std::vector<std::string>& way : {std::vector<std::string>{"--prompt", "a"}, {"--prompt-file", file}}) {
+    const Outcome both = run_program(arguments(way), {.input = "And the king"});
+    EXPECT_EQ(both.exit_code, 2);
+    EXPECT_EQ(both.out, "");
+    EXPECT_NE(both.err.find("and another comes through standard input; leave one out"), std::string::npos) << both.err;
+  }
+  const Outcome nothing = run_program(arguments({}));
+  EXPECT_EQ(nothing.exit_code, 0);
+  EXPECT_NE(nothing.err.find("the prompt is empty: the text begins from nothing"), std::string::npos) << nothing.err;
 }
 
 TEST_F(DamagedModel, TextThatIsNotUtf8IsReplacedAndCounted) {

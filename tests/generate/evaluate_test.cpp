@@ -105,6 +105,22 @@ TEST_F(EvaluateTest, ATokenOutsideTheVocabularyIsRefusedWhereverItStands) {
   }
 }
 
+TEST_F(EvaluateTest, WhatOverflowsIsAnErrorThatNamesPlaceAndOp) {
+  testing::DrawnModel drawn(config_);
+  const Tensor norm = drawn.model.parameters().find("model.norm.weight")->value;
+  std::fill_n(norm.data<float>(), norm.numel(), 3e38f);
+  InferenceEngine engine(config_, {});
+  engine.allocate();
+  engine.load(drawn.model);
+  const std::vector<int32_t> ids = {5, 6, 7, 8, 9};
+  const std::string of_text = message_of([&] { score_text(engine, tokenizer_, ids); });
+  EXPECT_TRUE(of_text.starts_with("the log-probability of token 6 at place 1 is not finite (")) << of_text;
+  EXPECT_NE(of_text.find(" gave a value that is not finite in its output "), std::string::npos) << of_text;
+  const std::string of_pair =
+      message_of([&] { score_continuation(engine, std::span(ids).first(3), std::span(ids).subspan(3)); });
+  EXPECT_TRUE(of_pair.starts_with("the log-probability of token 8 at place 3 is not finite (")) << of_pair;
+}
+
 TEST_F(EvaluateTest, ATextWithNothingToPredictIsRefused) {
   const auto engine = drawn_engine(config_);
   expect_usage_error([&] { score_text(*engine, tokenizer_, {3}); },

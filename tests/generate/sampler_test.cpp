@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "support/compare.h"
@@ -140,6 +141,32 @@ TEST(Sampler, TemperatureZeroTakesTheLikeliestThatCanBeDecoded) {
   Sampler penalized({.temperature = 0, .repetition_penalty = 2}, {true, true, true, true, false});
   const std::vector<int32_t> earlier = {1};
   EXPECT_EQ(penalized.sample(logits, earlier, 0), 3);
+}
+
+TEST(Sampler, LogitsThatAreNotFiniteAreRefusedByEverySampler) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const SamplingOptions& options : {SamplingOptions{},
+                                         {.temperature = 0},
+                                         {.top_k = 3},
+                                         {.top_p = 0.5},
+                                         {.min_p = 0.1},
+                                         {.repetition_penalty = 2}}) {
+    for (const float bad : {nan, infinity, -infinity}) {
+      std::vector<float> logits = testing::random_normal<float>(100, 5, 2.0);
+      logits[70] = logits[99] = bad;  // the last cannot be decoded
+      std::vector<bool> allowed(100, true);
+      allowed[99] = false;
+      Sampler sampler(options, allowed);
+      expect_runtime_error(
+          [&] {
+            sampler.sample(logits, std::vector<int32_t>{1, 2, 3}, 3);
+          },
+          fmt::format("the logits for the token at place 3 are not finite: 2 of 100, the first for "
+                      "token 70 ({})",
+                      bad));
+    }
+  }
 }
 
 TEST(Sampler, RefusesOptionsOutOfRange) {

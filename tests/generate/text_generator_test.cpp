@@ -82,6 +82,45 @@ TEST_F(TextGeneratorTest, NothingOfAStopStringIsGivenOut) {
   EXPECT_EQ(result.text, text.substr(0, text.find(options.stop[0])));
 }
 
+TEST_F(TextGeneratorTest, ASpecialTokensTextEndsTheText) {
+  const auto engine = drawn_engine(config_);
+  // Nearly uniform, so that a special token comes soon.
+  GenerationOptions options{.max_new_tokens = 400, .sampling = {.temperature = 50}};
+  std::vector<int32_t> tokens;
+  auto special = tokens.end();
+  while (special == tokens.end()) {
+    ++options.sampling.seed;
+    tokens = generate(*engine, "a", options).tokens;
+    special = std::find_if(tokens.begin(), tokens.end(), [&](int32_t id) { return tokenizer_.is_special_token(id); });
+  }
+  const std::vector<int32_t> before(tokens.begin(), special);
+  for (const size_t cut : {size_t{0}, size_t{4}}) {  // the whole text of it, and a part (without "<｜")
+    options.stop = {std::string(tokenizer_.token_bytes(*special).substr(cut))};
+    const Generation result = generate(*engine, "a", options);
+    EXPECT_EQ(result.reason, StopReason::kStopString);
+    EXPECT_EQ(result.tokens.size(), before.size() + 1);
+    StreamingDecoder decoder(tokenizer_);
+    std::string text;
+    for (const int32_t id : before) text += decoder.push(id);
+    EXPECT_EQ(result.text, text);
+  }
+}
+
+TEST_F(TextGeneratorTest, WhatOverflowsIsAnErrorThatNamesTheOp) {
+  testing::DrawnModel drawn(config_);
+  const Tensor norm = drawn.model.parameters().find("model.norm.weight")->value;
+  std::fill_n(norm.data<float>(), norm.numel(), 3e38f);
+  InferenceEngine engine(config_, {});
+  engine.allocate();
+  engine.load(drawn.model);
+  TextGenerator generator(engine, tokenizer_, {});
+  const std::vector<int32_t> prompt = encode_prompt(tokenizer_, "a");
+  const std::string message = message_of([&] { generator.generate(prompt, {}, [](std::string_view) {}); });
+  EXPECT_TRUE(message.starts_with("the logits for the token at place 2 are not finite: ")) << message;
+  EXPECT_NE(message.find(". First: "), std::string::npos) << message;
+  EXPECT_NE(message.find(" gave a value that is not finite in its output "), std::string::npos) << message;
+}
+
 TEST_F(TextGeneratorTest, AFullContextEndsTheText) {
   const auto engine = drawn_engine(config_, {.context_length = 12});
   const Generation result = generate(*engine, "a", {.max_new_tokens = 1000, .sampling = {.seed = 4}});

@@ -50,10 +50,26 @@ void check_names(const ModelDirectory& directory, const DeepseekModel& model) {
            directory.path().string(), unknown.front(), unknown.size());
 }
 
+// One NaN or infinity makes every answer a wrong one, or only those that meet its row or expert.
+void check_finite(const ModelDirectory& directory, const std::string& name, const Tensor& value) {
+  const int64_t place = first_not_finite(value.raw(), value.dtype(), value.numel());
+  if (place < 0) return;
+  const std::string where = value.rank() == 2
+                                ? fmt::format("row {}, column {}", place / value.size(1), place % value.size(1))
+                                : fmt::format("place {}", place);
+  const double found = value.dtype() == DType::kF32 ? value.data<float>()[place]
+                                                    : static_cast<double>(to_float(value.data<bfloat16>()[place]));
+  fail(
+      "{}: tensor {} is not finite: {} at {}, as {}; the model was damaged or its training diverged, use an earlier "
+      "checkpoint or download it again",
+      directory.path().string(), name, found, where, dtype_name(value.dtype()));
+}
+
 void read_value(const ModelDirectory& directory, const Parameter& p) {
   const std::vector<std::string> names = p.file_names();
   for (size_t e = 0; e < names.size(); ++e) {
     read_tensor(directory, names[e], p.part_shape(), p.value.dtype(), p.parts[e].raw());
+    check_finite(directory, names[e], p.parts[e]);
   }
 }
 
@@ -85,12 +101,14 @@ void load_for_inference(ExecutionContext& ctx, const ModelDirectory& directory, 
       if (direct) {
         p.parts.emplace_back(const_cast<std::byte*>(entry.data), entry.dtype, Tensor::Shape{shape[0], shape[1]});
         directory.prefetch(entry);
+        check_finite(directory, names[e], p.parts.back());
         continue;
       }
       const DType dtype = model.options().compute;
       staged[e].resize(static_cast<size_t>(element_count(shape)) * dtype_size(dtype));
       read_tensor(directory, names[e], shape, dtype, staged[e].data());
       p.parts.emplace_back(staged[e].data(), dtype, Tensor::Shape{shape[0], shape[1]});
+      check_finite(directory, names[e], p.parts.back());
     }
     model.parameters().refresh(ctx, p);
     p.parts.clear();

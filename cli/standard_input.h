@@ -1,0 +1,16 @@
+#pragma once
+
+#include <string>
+
+namespace deeptitan {
+
+/// Whether standard input is a keyboard.
+bool standard_input_is_terminal();
+
+/// Whether bytes wait in standard input, a pipe or a file, that nothing has read. Never waits.
+bool standard_input_holds_text();
+
+/// All of standard input, to its end. Throws Error where it cannot be read.
+std::string read_standard_input();
+
+}  // namespace deeptitan

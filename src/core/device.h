@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 namespace deeptitan {
 
 enum class DeviceKind { kCpu, kCuda };
@@ -10,5 +12,11 @@ struct Device {
   int index = 0;
   bool operator==(const Device&) const = default;
 };
+
+/// "cpu", "cuda:0", ..., as on the command line.
+std::string device_name(Device device);
+
+/// Throws a usage error: a CUDA device was asked for `what`, and this build has no CUDA.
+[[noreturn]] void fail_without_cuda(const std::string& what, Device device);
 
 }  // namespace deeptitan

@@ -58,11 +58,17 @@ bool Tensor::same_shape(const Tensor& other) const {
 std::string Tensor::describe() const {
   std::string text = fmt::format("{} [", dtype_name(dtype_));
   for (int i = 0; i < rank_; ++i) text += fmt::format("{}{}", i == 0 ? "" : ", ", shape_[i]);
-  return text + "]";
+  text += "]";
+  return device_.kind == DeviceKind::kCpu ? text : text + " on " + device_name(device_);
 }
 
 void Tensor::check_dtype(DType wanted) const {
   DT_CHECK(dtype_ == wanted, "expected a tensor of {}, found {}", dtype_name(wanted), describe());
+}
+
+void Tensor::fail_host(const char* name, DType wanted) const {
+  DT_CHECK(dtype_ == wanted, "{}: expected {}, found {}", name, dtype_name(wanted), describe());
+  fail("{}: the CPU cannot read {}; copy it to the host's memory first", name, describe());
 }
 
 void check_contiguous(const char* op, std::initializer_list<Tensor> tensors) {

@@ -56,11 +56,20 @@ class Tensor {
   /// Bytes of a contiguous tensor.
   int64_t bytes() const;
 
+  /// The address, for kernels: it may lie in any memory.
   void* raw() const { return data_; }
-  /// The elements; throws unless the dtype is T's.
+  /// The same as the dtype's pointer; throws unless the dtype is T's.
   template <typename T>
-  T* data() const {
+  T* raw() const {
     check_dtype(DTypeOf<T>::value);
+    return static_cast<T*>(data_);
+  }
+  /// The elements, to be read and written by the CPU. Throws, naming the tensor (`name` says what it is), unless its
+  /// dtype is T's and the CPU can reach it.
+  template <typename T>
+  T* host(const char* name = "a tensor") const {
+    if (dtype_ != DTypeOf<T>::value || device_.kind != DeviceKind::kCpu) [[unlikely]]
+      fail_host(name, DTypeOf<T>::value);
     return static_cast<T*>(data_);
   }
 
@@ -72,11 +81,12 @@ class Tensor {
   Tensor reshape(Shape shape) const;
 
   bool same_shape(const Tensor& other) const;
-  /// "bf16 [2048, 256]", for messages.
+  /// "bf16 [2048, 256]", for messages; with " on cuda:0" where it lies on a GPU.
   std::string describe() const;
 
  private:
   void check_dtype(DType wanted) const;
+  [[noreturn]] void fail_host(const char* name, DType wanted) const;
 
   void* data_ = nullptr;
   DType dtype_ = DType::kF32;

@@ -111,7 +111,7 @@ void InferenceEngine::allocate() {
   take_memory();
   // One sequence owns all pages, in their order; its tokens see the same table.
   const int64_t pages = page_table_.size(1);
-  for (int64_t i = 0; i < page_table_.numel(); ++i) page_table_.data<int32_t>()[i] = static_cast<int32_t>(i % pages);
+  for (int64_t i = 0; i < page_table_.numel(); ++i) page_table_.host<int32_t>()[i] = static_cast<int32_t>(i % pages);
   tokens_.reserve(options_.context_length);
 }
 
@@ -143,13 +143,13 @@ BatchLayout InferenceEngine::lay_out(int64_t first, int64_t count, int64_t seque
 void InferenceEngine::fill_inputs(std::span<const int32_t> tokens, int64_t first) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const auto place = static_cast<int32_t>(first + static_cast<int64_t>(i));
-    token_ids_.data<int32_t>()[i] = tokens[i];
-    positions_.data<int32_t>()[i] = place;
-    cache_slot_.data<int32_t>()[i] = place;
-    visible_.data<int32_t>()[i] = place + 1;
+    token_ids_.host<int32_t>()[i] = tokens[i];
+    positions_.host<int32_t>()[i] = place;
+    cache_slot_.host<int32_t>()[i] = place;
+    visible_.host<int32_t>()[i] = place + 1;
   }
-  document_offset_.data<int32_t>()[0] = 0;
-  document_offset_.data<int32_t>()[1] = static_cast<int32_t>(tokens.size());
+  document_offset_.host<int32_t>()[0] = 0;
+  document_offset_.host<int32_t>()[1] = static_cast<int32_t>(tokens.size());
 }
 
 void InferenceEngine::forward_last_logits(const BatchLayout& batch) {
@@ -185,7 +185,7 @@ std::span<const float> InferenceEngine::prefill(std::span<const int32_t> tokens)
     tokens_.insert(tokens_.end(), part.begin(), part.end());
     tokens = tokens.subspan(part.size());
   }
-  return {logits_.data<float>(), static_cast<size_t>(logits_.size(1))};
+  return {logits_.host<float>(), static_cast<size_t>(logits_.size(1))};
 }
 
 void InferenceEngine::score(std::span<const int32_t> tokens, std::span<const int32_t> targets,
@@ -202,11 +202,11 @@ void InferenceEngine::score(std::span<const int32_t> tokens, std::span<const int
     const size_t count = std::min<size_t>(tokens.size() - first, options_.prefill_chunk);
     const auto rows = static_cast<int64_t>(count);
     fill_inputs(tokens.subspan(first, count), length());
-    std::copy_n(targets.data() + first, count, targets_.data<int32_t>());
+    std::copy_n(targets.data() + first, count, targets_.host<int32_t>());
     forward_logprobs(lay_out(length(), rows, whole), logprobs_.rows(0, rows), likeliest_.rows(0, rows),
                      targets_.rows(0, rows));
-    std::copy_n(logprobs_.data<float>(), count, logprobs.data() + first);
-    std::copy_n(likeliest_.data<int32_t>(), count, likeliest.data() + first);
+    std::copy_n(logprobs_.host<float>(), count, logprobs.data() + first);
+    std::copy_n(likeliest_.host<int32_t>(), count, likeliest.data() + first);
     tokens_.insert(tokens_.end(), tokens.begin() + static_cast<int64_t>(first),
                    tokens.begin() + static_cast<int64_t>(first + count));
     first += count;

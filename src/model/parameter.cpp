@@ -151,7 +151,7 @@ void draw_initial_values(const ParameterSpec& spec, uint64_t seed, double range,
 }
 
 void ParameterList::initialize(uint64_t seed, double range) {
-  for (Parameter& p : parameters_) draw_initial_values(p.spec, seed, range, p.value.data<float>());
+  for (Parameter& p : parameters_) draw_initial_values(p.spec, seed, range, p.value.host<float>());
 }
 
 Parameter* ParameterList::find(std::string_view name) {

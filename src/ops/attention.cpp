@@ -16,11 +16,11 @@ using Element = std::remove_pointer_t<T>;
 template <typename T>
 cpu::AttentionInputs<T> inputs_of(const Tensor& query, const Tensor& key_value, const Tensor& key_rope,
                                   const Documents& documents, const AttentionShape& shape) {
-  return {.query = query.data<T>(),
-          .key_value = key_value.data<T>(),
-          .key_rope = key_rope.data<T>(),
+  return {.query = query.host<T>(),
+          .key_value = key_value.host<T>(),
+          .key_rope = key_rope.host<T>(),
           .ld_key_rope = key_rope.stride(),
-          .document_offset = documents.offset.data<int32_t>(),
+          .document_offset = documents.offset.host<int32_t>(),
           .documents = documents.offset.size(0) - 1,
           .longest = documents.longest,
           .heads = shape.heads,
@@ -60,8 +60,8 @@ void rope_rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t 
   if (!op.launch()) return;
   for_activation_type("rope_rotate", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::rope_rotate(x.data<T>() + first, x.stride(), heads, width, dim, cos.data<float>(), sin.data<float>(),
-                     positions.data<int32_t>(), x.size(0), inverse,
+    cpu::rope_rotate(x.host<T>() + first, x.stride(), heads, width, dim, cos.host<float>(), sin.host<float>(),
+                     positions.host<int32_t>(), x.size(0), inverse,
                      halves ? cpu::RopePairs::kHalves : cpu::RopePairs::kNeighbours);
   });
   op.check({x});
@@ -81,7 +81,7 @@ void attention(ExecutionContext& ctx, const Tensor& out, const Tensor& log_sum_e
   if (!op.launch()) return;
   for_activation_type("attention", query, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::attention_forward(out.data<T>(), log_sum_exp.defined() ? log_sum_exp.data<float>() : nullptr,
+    cpu::attention_forward(out.host<T>(), log_sum_exp.defined() ? log_sum_exp.host<float>() : nullptr,
                            inputs_of<T>(query, key_value, key_rope, documents, shape), scratch);
   });
   op.check({out});
@@ -103,8 +103,8 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
   for_activation_type("attention_backward", query, [&](auto* element) {
     using T = Element<decltype(element)>;
     cpu::attention_backward(
-        cpu::AttentionGradients<T>{d_query.data<T>(), d_key_value.data<T>(), d_key_rope.data<T>(), d_key_rope.stride()},
-        d_out.data<T>(), out.data<T>(), log_sum_exp.data<float>(),
+        cpu::AttentionGradients<T>{d_query.host<T>(), d_key_value.host<T>(), d_key_rope.host<T>(), d_key_rope.stride()},
+        d_out.host<T>(), out.host<T>(), log_sum_exp.host<float>(),
         inputs_of<T>(query, key_value, key_rope, documents, shape), scratch);
   });
   op.check({d_query, d_key_value, d_key_rope});
@@ -129,13 +129,13 @@ void latent_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& qu
   if (!op.launch()) return;
   for_activation_type("latent_attention", query, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::latent_attention(out.data<T>(),
-                          cpu::LatentAttentionInputs<T>{.query = query.data<T>(),
-                                                        .cache = cache.data<T>(),
-                                                        .page_table = entries.page_table.data<int32_t>(),
+    cpu::latent_attention(out.host<T>(),
+                          cpu::LatentAttentionInputs<T>{.query = query.host<T>(),
+                                                        .cache = cache.host<T>(),
+                                                        .page_table = entries.page_table.host<int32_t>(),
                                                         .page_table_stride = entries.page_table.stride(),
                                                         .page_size = cache.size(1),
-                                                        .visible = entries.visible.data<int32_t>(),
+                                                        .visible = entries.visible.host<int32_t>(),
                                                         .tokens = tokens,
                                                         .most_visible = entries.most_visible,
                                                         .heads = heads,
@@ -160,12 +160,12 @@ void write_latent_cache(ExecutionContext& ctx, const Tensor& cache, const Tensor
   for_activation_type("write_latent_cache", cache, [&](auto* element) {
     using T = Element<decltype(element)>;
     for (int64_t t = 0; t < tokens; ++t) {
-      const int64_t entry = slot.data<int32_t>()[t];
+      const int64_t entry = slot.host<int32_t>()[t];
       DT_CHECK(0 <= entry && entry < entries, "cache slot {} of token {} is outside the {} cached entries", entry, t,
                entries);
-      T* row = cache.data<T>() + entry * width;
-      std::memcpy(row, latent.data<T>() + t * latent.stride(), latent.size(1) * sizeof(T));
-      std::memcpy(row + latent.size(1), key_rope.data<T>() + t * key_rope.stride(), key_rope.size(1) * sizeof(T));
+      T* row = cache.host<T>() + entry * width;
+      std::memcpy(row, latent.host<T>() + t * latent.stride(), latent.size(1) * sizeof(T));
+      std::memcpy(row + latent.size(1), key_rope.host<T>() + t * key_rope.stride(), key_rope.size(1) * sizeof(T));
     }
   });
 }

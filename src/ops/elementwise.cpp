@@ -17,7 +17,7 @@ using Element = std::remove_pointer_t<T>;
 
 void check_ids(const Tensor& ids, int64_t vocab) {
   for (int64_t t = 0; t < ids.size(0); ++t) {
-    const int32_t id = ids.data<int32_t>()[t];
+    const int32_t id = ids.host<int32_t>()[t];
     DT_CHECK(0 <= id && id < vocab, "token id {} at place {} is outside the embedding's {} rows", id, t, vocab);
   }
 }
@@ -32,7 +32,7 @@ void add(ExecutionContext& ctx, const Tensor& out, const Tensor& a, const Tensor
   if (!op.launch()) return;
   for_activation_type("add", out, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::add(out.data<T>(), a.data<T>(), b.data<T>(), out.numel());
+    cpu::add(out.host<T>(), a.host<T>(), b.host<T>(), out.numel());
   });
   op.check({out});
 }
@@ -47,10 +47,10 @@ void convert(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
       using In = Element<decltype(in_type)>;
       if constexpr (std::is_same_v<Out, In>) {
         for (int64_t r = 0; r < x.size(0); ++r) {
-          std::memcpy(out.data<Out>() + r * out.stride(), x.data<In>() + r * x.stride(), x.size(1) * sizeof(In));
+          std::memcpy(out.host<Out>() + r * out.stride(), x.host<In>() + r * x.stride(), x.size(1) * sizeof(In));
         }
       } else {
-        cpu::convert(out.data<Out>(), out.stride(), x.data<In>(), x.stride(), x.size(0), x.size(1));
+        cpu::convert(out.host<Out>(), out.stride(), x.host<In>(), x.stride(), x.size(0), x.size(1));
       }
     });
   });
@@ -62,7 +62,7 @@ void fill_zero(ExecutionContext& ctx, const Tensor& x) {
   if (!op.launch()) return;
   for_activation_type("fill_zero", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::fill_zero(x.data<T>(), x.numel());
+    cpu::fill_zero(x.host<T>(), x.numel());
   });
 }
 
@@ -75,7 +75,7 @@ void swiglu(ExecutionContext& ctx, const Tensor& out, const Tensor& gate, const 
   if (!op.launch()) return;
   for_activation_type("swiglu", gate, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::swiglu(out.data<T>(), gate.data<T>(), up.data<T>(), gate.stride(), gate.size(0), gate.size(1));
+    cpu::swiglu(out.host<T>(), gate.host<T>(), up.host<T>(), gate.stride(), gate.size(0), gate.size(1));
   });
   op.check({out});
 }
@@ -90,8 +90,8 @@ void swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& 
   if (!op.launch()) return;
   for_activation_type("swiglu_backward", gate, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::swiglu_backward(d_gate.data<T>(), d_up.data<T>(), d_gate.stride(), d_out.data<T>(), gate.data<T>(),
-                         up.data<T>(), gate.stride(), gate.size(0), gate.size(1));
+    cpu::swiglu_backward(d_gate.host<T>(), d_up.host<T>(), d_gate.stride(), d_out.host<T>(), gate.host<T>(),
+                         up.host<T>(), gate.stride(), gate.size(0), gate.size(1));
   });
   op.check({d_gate, d_up});
 }
@@ -110,7 +110,7 @@ void embedding(ExecutionContext& ctx, const Tensor& out, const Tensor& table, co
       if constexpr (std::is_same_v<Out, float> && std::is_same_v<Table, bfloat16>) {
         fail_unsupported("embedding into f32", table);
       } else {
-        cpu::embedding_gather(out.data<Out>(), table.data<Table>(), ids.data<int32_t>(), ids.size(0), table.size(1));
+        cpu::embedding_gather(out.host<Out>(), table.host<Table>(), ids.host<int32_t>(), ids.size(0), table.size(1));
       }
     });
   });
@@ -125,7 +125,7 @@ void embedding_backward(ExecutionContext& ctx, const Tensor& d_table, const Tens
   if (!op.launch()) return;
   for_activation_type("embedding_backward", d_out, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::embedding_scatter_add(d_table.data<float>(), d_out.data<T>(), ids.data<int32_t>(), ids.size(0),
+    cpu::embedding_scatter_add(d_table.host<float>(), d_out.host<T>(), ids.host<int32_t>(), ids.size(0),
                                d_table.size(1));
   });
   op.check({d_table});

@@ -44,8 +44,8 @@ void packed_product(ExecutionContext& ctx, const char* name, const Tensor& out, 
   for_product_types(name, x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;
     using Out = Element<decltype(out_type)>;
-    cpu::matmul(cpu::MatmulOutput<Out>{out.data<Out>(), out.stride(), accumulate}, x.data<In>(), x.stride(),
-                packed.data<uint32_t>(), rows, contracted, columns);
+    cpu::matmul(cpu::MatmulOutput<Out>{out.host<Out>(), out.stride(), accumulate}, x.host<In>(), x.stride(),
+                packed.host<uint32_t>(), rows, contracted, columns);
   });
   op.check({out});
 }
@@ -64,8 +64,8 @@ void grouped_product(ExecutionContext& ctx, const char* name, const Tensor& out,
   for_product_types(name, x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;
     using Out = Element<decltype(out_type)>;
-    cpu::grouped_matmul(cpu::MatmulOutput<Out>{out.data<Out>(), out.stride(), accumulate}, x.data<In>(), x.stride(),
-                        packed.data<uint32_t>(), group_offset.data<int32_t>(), weight.groups(), contracted, columns);
+    cpu::grouped_matmul(cpu::MatmulOutput<Out>{out.host<Out>(), out.stride(), accumulate}, x.host<In>(), x.stride(),
+                        packed.host<uint32_t>(), group_offset.host<int32_t>(), weight.groups(), contracted, columns);
   });
   op.check({out});
 }
@@ -108,14 +108,14 @@ void refresh_prepared_weight(ExecutionContext& ctx, PreparedWeight& weight) {
       const int64_t block = task % blocks;
       const int64_t row = block * block_rows;
       const Tensor& master = weight.parts[g];
-      const T* source = master.data<T>();
+      const T* source = master.host<T>();
       if (weight.forward.defined()) {
-        uint32_t* packed = weight.forward.data<uint32_t>() + g * weight.forward.stride();
+        uint32_t* packed = weight.forward.host<uint32_t>() + g * weight.forward.stride();
         cpu::pack_transposed(packed + cpu::packed_words(type, k, row), source + row * master.stride(), master.stride(),
                              k, std::min(block_rows, n - row), type);
       }
       if (weight.backward_input.defined()) {
-        cpu::pack_direct_block(weight.backward_input.data<uint32_t>() + g * weight.backward_input.stride(), source,
+        cpu::pack_direct_block(weight.backward_input.host<uint32_t>() + g * weight.backward_input.stride(), source,
                                master.stride(), n, k, type, block);
       }
     }
@@ -143,8 +143,8 @@ void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const
   if (!op.launch()) return;
   for_activation_type("linear_backward_weight", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::weight_gradient(d_weight.data<float>(), d_out.data<T>(), d_out.stride(), x.data<T>(), x.stride(), rows,
-                         d_weight.size(0), d_weight.size(1), words.data<uint32_t>());
+    cpu::weight_gradient(d_weight.host<float>(), d_out.host<T>(), d_out.stride(), x.host<T>(), x.stride(), rows,
+                         d_weight.size(0), d_weight.size(1), words.host<uint32_t>());
   });
   op.check({d_weight});
 }
@@ -177,8 +177,8 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
   if (!op.launch()) return;
   for_activation_type("grouped_linear_backward_weight", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::grouped_weight_gradient(d_weight.data<float>(), d_out.data<T>(), d_out.stride(), x.data<T>(), x.stride(),
-                                 group_offset.data<int32_t>(), groups, n, k, words.data<uint32_t>());
+    cpu::grouped_weight_gradient(d_weight.host<float>(), d_out.host<T>(), d_out.stride(), x.host<T>(), x.stride(),
+                                 group_offset.host<int32_t>(), groups, n, k, words.host<uint32_t>());
   });
   op.check({d_weight});
 }
@@ -199,8 +199,8 @@ void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_s
     using Out = Element<decltype(out_type)>;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t h = 0; h < heads; ++h) {
-      cpu::matmul(cpu::MatmulOutput<Out>{out.data<Out>() + h * out_head_stride, out.stride(), false},
-                  x.data<In>() + h * x_head_stride, x.stride(), packed.data<uint32_t>() + h * packed.stride(), rows,
+      cpu::matmul(cpu::MatmulOutput<Out>{out.host<Out>() + h * out_head_stride, out.stride(), false},
+                  x.host<In>() + h * x_head_stride, x.stride(), packed.host<uint32_t>() + h * packed.stride(), rows,
                   contracted, columns);
     }
   });
@@ -212,7 +212,7 @@ void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
   if (!op.launch()) return;
   for_activation_type("add_bias", out, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::add_bias(out.data<T>(), out.stride(), bias.data<float>(), out.size(0), out.size(1));
+    cpu::add_bias(out.host<T>(), out.stride(), bias.host<float>(), out.size(0), out.size(1));
   });
   op.check({out});
 }
@@ -223,7 +223,7 @@ void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias, const Tensor
   if (!op.launch()) return;
   for_activation_type("add_bias_backward", d_out, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::add_bias_backward(d_bias.data<float>(), d_out.data<T>(), d_out.stride(), d_out.size(0), d_out.size(1));
+    cpu::add_bias_backward(d_bias.host<float>(), d_out.host<T>(), d_out.stride(), d_out.size(0), d_out.size(1));
   });
   op.check({d_bias});
 }

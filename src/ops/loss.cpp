@@ -14,13 +14,13 @@ void softmax_cross_entropy(ExecutionContext& ctx, const Tensor& loss, const Tens
   OpScope op(ctx, "softmax_cross_entropy", 0);
   if (!op.launch()) return;
   if (!d_logits.defined()) {
-    cpu::softmax_cross_entropy(loss.data<float>(), static_cast<float*>(nullptr), 0, logits.data<float>(),
-                               logits.stride(), targets.data<int32_t>(), 0.0f, rows, vocab);
+    cpu::softmax_cross_entropy(loss.host<float>(), static_cast<float*>(nullptr), 0, logits.host<float>(),
+                               logits.stride(), targets.host<int32_t>(), 0.0f, rows, vocab);
   } else {
     for_activation_type("softmax_cross_entropy", d_logits, [&](auto* element) {
       using T = std::remove_pointer_t<decltype(element)>;
-      cpu::softmax_cross_entropy(loss.data<float>(), d_logits.data<T>(), d_logits.stride(), logits.data<float>(),
-                                 logits.stride(), targets.data<int32_t>(), static_cast<float>(gradient_scale), rows,
+      cpu::softmax_cross_entropy(loss.host<float>(), d_logits.host<T>(), d_logits.stride(), logits.host<float>(),
+                                 logits.stride(), targets.host<int32_t>(), static_cast<float>(gradient_scale), rows,
                                  vocab);
     });
   }
@@ -33,8 +33,8 @@ void token_logprobs(ExecutionContext& ctx, const Tensor& logprob, const Tensor& 
   check_tensor(targets, "targets", DType::kI32, {logits.size(0)});
   OpScope op(ctx, "token_logprobs", 0);
   if (!op.launch()) return;
-  cpu::token_logprobs(logprob.data<float>(), argmax.defined() ? argmax.data<int32_t>() : nullptr, logits.data<float>(),
-                      logits.stride(), targets.data<int32_t>(), logits.size(0), logits.size(1));
+  cpu::token_logprobs(logprob.host<float>(), argmax.defined() ? argmax.host<int32_t>() : nullptr, logits.host<float>(),
+                      logits.stride(), targets.host<int32_t>(), logits.size(0), logits.size(1));
 }
 
 }  // namespace deeptitan

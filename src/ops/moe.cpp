@@ -23,8 +23,8 @@ void check_routing(const Routing& r, const RouterOptions& o) {
 }
 
 RowMap row_map(const SlotOrder& order, int64_t tokens) {
-  return {.row_of_slot = order.row_of_slot.data<int32_t>(),
-          .slot_of_row = order.slot_of_row.data<int32_t>(),
+  return {.row_of_slot = order.row_of_slot.host<int32_t>(),
+          .slot_of_row = order.slot_of_row.host<int32_t>(),
           .tokens = tokens,
           .rows = order.slot_of_row.size(0),
           .top_k = static_cast<int>(order.row_of_slot.size(0) / tokens)};
@@ -38,8 +38,8 @@ void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits, 
   check_tensor(logits, "logits", DType::kF32, {routing.scores.size(0), options.experts});
   OpScope op(ctx, "route", 0);
   if (!op.launch()) return;
-  cpu::route_tokens(routing.expert_index.data<int32_t>(), routing.expert_weight.data<float>(),
-                    routing.scores.data<float>(), routing.counts.data<int32_t>(), logits.data<float>(),
+  cpu::route_tokens(routing.expert_index.host<int32_t>(), routing.expert_weight.host<float>(),
+                    routing.scores.host<float>(), routing.counts.host<int32_t>(), logits.host<float>(),
                     data_or_null(bias), logits.size(0), options);
   op.check({routing.expert_weight});
 }
@@ -49,9 +49,9 @@ void route_as_recorded(ExecutionContext& ctx, const Routing& routing, const Tens
   check_routing(routing, options);
   OpScope op(ctx, "route", 0);
   if (!op.launch()) return;
-  cpu::route_tokens_to_given_experts(routing.expert_weight.data<float>(), routing.scores.data<float>(),
-                                     routing.counts.data<int32_t>(), logits.data<float>(),
-                                     routing.expert_index.data<int32_t>(), logits.size(0), options);
+  cpu::route_tokens_to_given_experts(routing.expert_weight.host<float>(), routing.scores.host<float>(),
+                                     routing.counts.host<int32_t>(), logits.host<float>(),
+                                     routing.expert_index.host<int32_t>(), logits.size(0), options);
   op.check({routing.expert_weight});
 }
 
@@ -60,8 +60,8 @@ void route_backward(ExecutionContext& ctx, const Tensor& d_logits, const Tensor&
   check_routing(routing, options);
   OpScope op(ctx, "route_backward", 0);
   if (!op.launch()) return;
-  cpu::route_tokens_backward(d_logits.data<float>(), d_weight.data<float>(), data_or_null(d_scores),
-                             routing.scores.data<float>(), routing.expert_index.data<int32_t>(), d_logits.size(0),
+  cpu::route_tokens_backward(d_logits.host<float>(), d_weight.host<float>(), data_or_null(d_scores),
+                             routing.scores.host<float>(), routing.expert_index.host<int32_t>(), d_logits.size(0),
                              options);
   op.check({d_logits});
 }
@@ -72,23 +72,23 @@ void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tens
   check_routing(routing, options);
   OpScope op(ctx, "sequence_auxiliary_loss", 0);
   if (!op.launch()) return;
-  cpu::sequence_auxiliary_loss(loss_sum, data_or_null(d_scores), routing.scores.data<float>(),
-                               routing.expert_index.data<int32_t>(),
-                               SequenceOffsets{sequence_offset.data<int32_t>(), sequence_offset.size(0) - 1}, options,
+  cpu::sequence_auxiliary_loss(loss_sum, data_or_null(d_scores), routing.scores.host<float>(),
+                               routing.expert_index.host<int32_t>(),
+                               SequenceOffsets{sequence_offset.host<int32_t>(), sequence_offset.size(0) - 1}, options,
                                AuxiliaryLossScale{static_cast<float>(alpha), static_cast<float>(gradient_scale)});
 }
 
 void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& counts) {
   check_tensor(load, "load", DType::kI32, {counts.size(0)});
   OpScope op(ctx, "accumulate_counts", 0);
-  if (op.launch()) cpu::accumulate_counts(load.data<int32_t>(), counts.data<int32_t>(), counts.size(0));
+  if (op.launch()) cpu::accumulate_counts(load.host<int32_t>(), counts.host<int32_t>(), counts.size(0));
 }
 
 void update_router_bias(ExecutionContext& ctx, const Tensor& bias, const Tensor& load, double speed) {
   check_tensor(bias, "bias", DType::kF32, {load.size(0)});
   OpScope op(ctx, "update_router_bias", 0);
   if (!op.launch() || ctx.state->valid == 0) return;
-  cpu::update_router_bias(bias.data<float>(), load.data<int32_t>(), load.size(0), static_cast<float>(speed));
+  cpu::update_router_bias(bias.host<float>(), load.host<int32_t>(), load.size(0), static_cast<float>(speed));
 }
 
 void copy(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
@@ -105,9 +105,9 @@ void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& ro
   check_tensor(order.group_offset, "group_offset", DType::kI32, {experts + 1});
   OpScope op(ctx, "sort_slots", 0);
   if (!op.launch()) return;
-  cpu::sort_slots(order.row_of_slot.data<int32_t>(), order.slot_of_row.data<int32_t>(),
-                  order.group_offset.data<int32_t>(), routing.expert_index.data<int32_t>(),
-                  routing.counts.data<int32_t>(),
+  cpu::sort_slots(order.row_of_slot.host<int32_t>(), order.slot_of_row.host<int32_t>(),
+                  order.group_offset.host<int32_t>(), routing.expert_index.host<int32_t>(),
+                  routing.counts.host<int32_t>(),
                   SlotSortShape{.slots = slots,
                                 .experts = static_cast<int>(experts),
                                 .alignment = 1,
@@ -121,7 +121,7 @@ void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, con
   if (!op.launch()) return;
   for_activation_type("permute_rows", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::permute_rows(out.data<T>(), x.data<T>(), row_map(order, x.size(0)), x.size(1));
+    cpu::permute_rows(out.host<T>(), x.host<T>(), row_map(order, x.size(0)), x.size(1));
   });
   op.check({out});
 }
@@ -134,7 +134,7 @@ void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, c
   if (!op.launch()) return;
   for_activation_type("unpermute_rows", y, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::unpermute_rows(out.data<T>(), y.data<T>(), data_or_null(weight), addend.defined() ? addend.data<T>() : nullptr,
+    cpu::unpermute_rows(out.host<T>(), y.host<T>(), data_or_null(weight), addend.defined() ? addend.host<T>() : nullptr,
                         row_map(order, out.size(0)), out.size(1));
   });
   op.check({out});
@@ -149,8 +149,8 @@ void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Ten
   if (!op.launch()) return;
   for_activation_type("unpermute_rows_backward", y, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::unpermute_rows_backward(d_y.data<T>(), d_weight.data<float>(), d_out.data<T>(), y.data<T>(),
-                                 weight.data<float>(), row_map(order, d_out.size(0)), y.size(1));
+    cpu::unpermute_rows_backward(d_y.host<T>(), d_weight.host<float>(), d_out.host<T>(), y.host<T>(),
+                                 weight.host<float>(), row_map(order, d_out.size(0)), y.size(1));
   });
   op.check({d_y, d_weight});
 }

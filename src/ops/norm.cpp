@@ -19,7 +19,7 @@ void rms_norm(ExecutionContext& ctx, const Tensor& out, const Tensor& rstd, cons
   if (!op.launch()) return;
   for_activation_type("rms_norm", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::rms_norm(out.data<T>(), out.stride(), data_or_null(rstd), x.data<T>(), x.stride(), weight.data<float>(),
+    cpu::rms_norm(out.host<T>(), out.stride(), data_or_null(rstd), x.host<T>(), x.stride(), weight.host<float>(),
                   x.size(0), x.size(1), static_cast<float>(epsilon));
   });
   op.check({out});
@@ -34,7 +34,7 @@ void add_rms_norm(ExecutionContext& ctx, const Tensor& sum, const Tensor& out, c
   if (!op.launch()) return;
   for_activation_type("add_rms_norm", a, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::add_rms_norm(sum.data<T>(), out.data<T>(), data_or_null(rstd), a.data<T>(), b.data<T>(), weight.data<float>(),
+    cpu::add_rms_norm(sum.host<T>(), out.host<T>(), data_or_null(rstd), a.host<T>(), b.host<T>(), weight.host<float>(),
                       a.size(0), a.size(1), static_cast<float>(epsilon));
   });
   op.check({sum, out});
@@ -47,8 +47,8 @@ void rms_norm_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Ten
   if (!op.launch()) return;
   for_activation_type("rms_norm_backward_input", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::rms_norm_backward_input(d_x.data<T>(), d_x.stride(), d_out.data<T>(), d_out.stride(), x.data<T>(), x.stride(),
-                                 rstd.data<float>(), weight.data<float>(), x.size(0), x.size(1), accumulate);
+    cpu::rms_norm_backward_input(d_x.host<T>(), d_x.stride(), d_out.host<T>(), d_out.stride(), x.host<T>(), x.stride(),
+                                 rstd.host<float>(), weight.host<float>(), x.size(0), x.size(1), accumulate);
   });
   op.check({d_x});
 }
@@ -63,8 +63,8 @@ void rms_norm_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, con
   if (!op.launch()) return;
   for_activation_type("rms_norm_backward_weight", x, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cpu::rms_norm_backward_weight(d_weight.data<float>(), d_out.data<T>(), d_out.stride(), x.data<T>(), x.stride(),
-                                  rstd.data<float>(), x.size(0), x.size(1), partial.data<float>());
+    cpu::rms_norm_backward_weight(d_weight.host<float>(), d_out.host<T>(), d_out.stride(), x.host<T>(), x.stride(),
+                                  rstd.host<float>(), x.size(0), x.size(1), partial.host<float>());
   });
   op.check({d_weight});
 }

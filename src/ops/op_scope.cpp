@@ -28,7 +28,7 @@ void OpScope::check(std::initializer_list<Tensor> outputs) const {
     for_activation_type(name_, output, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
       for (int64_t r = 0; r < rows; ++r)
-        finite = finite && cpu::all_finite(output.data<T>() + r * output.stride(), count);
+        finite = finite && cpu::all_finite(output.host<T>() + r * output.stride(), count);
     });
     DT_CHECK(finite, "{} gave a value that is not finite in its output {}", name_, output.describe());
   }

@@ -38,7 +38,7 @@ class OpScope {
 
 /// What a kernel takes for an fp32 tensor that may be left out.
 inline float* data_or_null(const Tensor& tensor) {
-  return tensor.defined() ? tensor.data<float>() : nullptr;
+  return tensor.defined() ? tensor.host<float>() : nullptr;
 }
 
 /// Calls `body` with a null pointer of the tensor's element type, float or bfloat16: the CPU's activation types.

@@ -16,8 +16,8 @@ void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& 
   check_contiguous("adamw_update", {parameter, first_moment, second_moment, gradient});
   OpScope op(ctx, "adamw_update", 0);
   if (!op.launch() || ctx.state->valid == 0) return;
-  cpu::adamw_update(parameter.data<float>(), first_moment.data<float>(), second_moment.data<float>(),
-                    gradient.data<float>(), parameter.numel(), ctx.state->learning_rate, weight_decay,
+  cpu::adamw_update(parameter.host<float>(), first_moment.host<float>(), second_moment.host<float>(),
+                    gradient.host<float>(), parameter.numel(), ctx.state->learning_rate, weight_decay,
                     ctx.state->gradient_scale, ctx.state->step,
                     cpu::AdamWOptions{settings.beta1, settings.beta2, settings.epsilon});
   op.check({parameter});
@@ -25,12 +25,12 @@ void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& 
 
 double sum_of_squares(ExecutionContext& ctx, const Tensor& x) {
   OpScope op(ctx, "sum_of_squares", 0);
-  return op.launch() ? cpu::sum_of_squares(x.data<float>(), x.numel()) : 0.0;
+  return op.launch() ? cpu::sum_of_squares(x.host<float>(), x.numel()) : 0.0;
 }
 
 double sum_fixed_order(ExecutionContext& ctx, const Tensor& x) {
   OpScope op(ctx, "sum_fixed_order", 0);
-  return op.launch() ? cpu::sum_fixed_order(x.data<float>(), x.numel()) : 0.0;
+  return op.launch() ? cpu::sum_fixed_order(x.host<float>(), x.numel()) : 0.0;
 }
 
 }  // namespace deeptitan

@@ -92,7 +92,7 @@ void TrainingEngine::allocate() {
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
   for (int64_t s = 0; s <= options_.sequences; ++s) {
-    sequence_offset_.data<int32_t>()[s] = static_cast<int32_t>(s * options_.seq_len);
+    sequence_offset_.host<int32_t>()[s] = static_cast<int32_t>(s * options_.seq_len);
   }
 }
 
@@ -121,7 +121,7 @@ void TrainingEngine::load_batch(const PackedBatch& batch) {
            "expected a batch of {} sequences of {} tokens, found {} of {}", options_.sequences, options_.seq_len,
            batch.sequences, batch.sequence_length);
   const auto fill = [](const Tensor& to, const std::vector<int32_t>& from) {
-    std::memcpy(to.data<int32_t>(), from.data(), from.size() * sizeof(int32_t));
+    std::memcpy(to.host<int32_t>(), from.data(), from.size() * sizeof(int32_t));
   };
   fill(token_ids_, batch.tokens);
   fill(targets_, batch.targets);
@@ -129,7 +129,7 @@ void TrainingEngine::load_batch(const PackedBatch& batch) {
   fill(document_offset_, batch.document_offsets);
   layout_.documents.offset = document_offset_.rows(0, static_cast<int64_t>(batch.document_offsets.size()));
   const auto size = static_cast<size_t>(tokens);
-  shift_targets(batch, {next_ids_.data<int32_t>(), size}, {next_targets_.data<int32_t>(), size});
+  shift_targets(batch, {next_ids_.host<int32_t>(), size}, {next_targets_.host<int32_t>(), size});
 }
 
 void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches) {
@@ -191,14 +191,14 @@ std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics() {
   std::vector<MoeLayerMetrics> metrics;
   for (const auto& [layer, experts] : model_.expert_layers()) {
     const Tensor load = statistics_.expert_load(layer);
-    const int32_t* count = load.data<int32_t>();
+    const int32_t* count = load.host<int32_t>();
     const int64_t n = load.numel();
     const double mean = static_cast<double>(std::accumulate(count, count + n, int64_t{0})) / static_cast<double>(n);
     MoeLayerMetrics entry{.layer = layer};
     entry.load_max_over_mean = mean == 0 ? 0.0 : *std::max_element(count, count + n) / mean;
     entry.experts_without_tokens = std::count(count, count + n, 0);
     if (const Parameter* bias = experts->router_bias()) {
-      const auto [low, high] = std::minmax_element(bias->value.data<float>(), bias->value.data<float>() + n);
+      const auto [low, high] = std::minmax_element(bias->value.host<float>(), bias->value.host<float>() + n);
       entry.bias_range = *high - *low;
     }
     if (options_.auxiliary_weight > 0) {
@@ -230,10 +230,10 @@ std::vector<float> TrainingEngine::next_token_logits(std::span<const int32_t> to
   layout.token_ids = token_ids_.rows(0, count);
   layout.positions = positions_.rows(0, count);
   layout.documents.offset = document_offset_.rows(0, 2);
-  std::copy(tokens.begin(), tokens.end(), token_ids_.data<int32_t>());
-  std::iota(positions_.data<int32_t>(), positions_.data<int32_t>() + count, 0);
-  document_offset_.data<int32_t>()[0] = 0;
-  document_offset_.data<int32_t>()[1] = static_cast<int32_t>(count);
+  std::copy(tokens.begin(), tokens.end(), token_ids_.host<int32_t>());
+  std::iota(positions_.host<int32_t>(), positions_.host<int32_t>() + count, 0);
+  document_offset_.host<int32_t>()[0] = 0;
+  document_offset_.host<int32_t>()[1] = static_cast<int32_t>(count);
   ArenaScope workspace(*workspace_);
   const Tensor hidden = workspace.take(options_.compute, {count, model_.config().hidden_size});
   model_.forward_hidden(ctx_, ForwardContext{.batch = layout}, hidden);

@@ -85,7 +85,7 @@ TEST(ModelCheckpoint, NextTokenPredictionModuleIsLoadedOrLeft) {
   load_for_training(directory, without.model);
   Parameter* join = with.model.parameters().find("model.layers.1.eh_proj.weight");
   ASSERT_NE(join, nullptr);
-  EXPECT_NE(join->value.data<float>()[0], 0.0f);
+  EXPECT_NE(join->value.host<float>()[0], 0.0f);
   EXPECT_EQ(without.model.parameters().find("model.layers.1.eh_proj.weight"), nullptr);
 }
 

@@ -110,10 +110,10 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
   for (Arena* arena : {&weights, &activations, &workspace}) arena->allocate();
   take_memory();
   load_for_inference(ctx, ModelDirectory(golden.folder()), model);
-  std::copy(tokens.begin(), tokens.end(), layout.token_ids.data<int32_t>());
-  std::iota(layout.positions.data<int32_t>(), layout.positions.data<int32_t>() + length, 0);
-  layout.documents.offset.data<int32_t>()[0] = 0;
-  layout.documents.offset.data<int32_t>()[1] = static_cast<int32_t>(length);
+  std::copy(tokens.begin(), tokens.end(), layout.token_ids.host<int32_t>());
+  std::iota(layout.positions.host<int32_t>(), layout.positions.host<int32_t>() + length, 0);
+  layout.documents.offset.host<int32_t>()[0] = 0;
+  layout.documents.offset.host<int32_t>()[1] = static_cast<int32_t>(length);
   run();
   return logits;
 }
@@ -149,7 +149,7 @@ TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay)
   TrainingOutcome outcome;
   for (const Parameter& p : engine.model().parameters().all()) {
     if (!p.gradient.defined()) continue;
-    outcome.gradients[p.spec.name].assign(p.gradient.data<float>(), p.gradient.data<float>() + p.numel());
+    outcome.gradients[p.spec.name].assign(p.gradient.host<float>(), p.gradient.host<float>() + p.numel());
   }
   const StepResult result = engine.finish_step();
   outcome.loss = result.loss;

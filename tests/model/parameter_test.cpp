@@ -35,7 +35,7 @@ TEST(ParameterList, ExpertsAreOneParameterOfManyTensors) {
   Arena arena("values");
   bind(list, arena);
   ASSERT_EQ(experts->parts.size(), 3u);
-  EXPECT_EQ(experts->parts[2].data<float>(), experts->value.data<float>() + 2 * 35);
+  EXPECT_EQ(experts->parts[2].host<float>(), experts->value.host<float>() + 2 * 35);
 
   const Parameter* plain = list.declare(matrix("norm.weight", {5}));
   EXPECT_FALSE(plain->stacked());
@@ -89,7 +89,7 @@ TEST(ParameterList, InitialValuesBelongToTheName) {
     Arena arena("values");
     bind(list, arena);
     list.initialize(seed, 0.02);
-    const float* first = list.find("b")->value.data<float>();
+    const float* first = list.find("b")->value.host<float>();
     return std::vector<float>(first, first + 2000);
   };
   const std::vector<float> values = values_of({"a", "b"}, 1);

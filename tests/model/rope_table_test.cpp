@@ -20,8 +20,8 @@ struct Table {
     table.plan(arena);
     table.fill(length);
   }
-  float cos(int64_t position, int64_t i) const { return table.cos().data<float>()[position * table.cos().size(1) + i]; }
-  float sin(int64_t position, int64_t i) const { return table.sin().data<float>()[position * table.sin().size(1) + i]; }
+  float cos(int64_t position, int64_t i) const { return table.cos().host<float>()[position * table.cos().size(1) + i]; }
+  float sin(int64_t position, int64_t i) const { return table.sin().host<float>()[position * table.sin().size(1) + i]; }
   // The frequency of a pair, from its angle at position 1 (which is below pi).
   double frequency(int64_t i) const { return std::atan2(sin(1, i), cos(1, i)); }
 };

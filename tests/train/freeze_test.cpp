@@ -42,7 +42,7 @@ using Values = std::map<std::string, std::vector<float>>;
 Values values_of(TrainingEngine& engine) {
   Values values;
   for (const Parameter& p : engine.model().parameters().all()) {
-    values[p.spec.name].assign(p.value.data<float>(), p.value.data<float>() + p.numel());
+    values[p.spec.name].assign(p.value.host<float>(), p.value.host<float>() + p.numel());
   }
   return values;
 }
@@ -110,7 +110,7 @@ TEST(Freeze, TheOthersGetTheSameGradientsAndTheNormIsTheirs) {
     if (other.frozen) continue;
     EXPECT_EQ(std::memcmp(all[i].gradient.raw(), other.gradient.raw(), all[i].gradient.bytes()), 0) << all[i].spec.name;
     for (int64_t e = 0; e < all[i].numel(); ++e) {
-      const double g = all[i].gradient.data<float>()[e];
+      const double g = all[i].gradient.host<float>()[e];
       squares += g * g;
     }
   }

@@ -70,7 +70,7 @@ void expect_gradients(const ModelConfig& config) {
       gradients.emplace_back();
       continue;
     }
-    gradients.emplace_back(p.gradient.data<float>(), p.gradient.data<float>() + p.numel());
+    gradients.emplace_back(p.gradient.host<float>(), p.gradient.host<float>() + p.numel());
   }
   size_t index = 0;
   for (Parameter& p : engine->model().parameters().all()) {
@@ -90,10 +90,10 @@ void expect_gradients(const ModelConfig& config) {
       slope += direction[i] * gradient[i];
     }
     const double step = std::min(0.02, 2e-3 / std::abs(slope));
-    const std::vector<float> saved(p.value.data<float>(), p.value.data<float>() + p.numel());
+    const std::vector<float> saved(p.value.host<float>(), p.value.host<float>() + p.numel());
     const auto loss_at = [&](double t) {
       for (size_t i = 0; i < saved.size(); ++i)
-        p.value.data<float>()[i] = static_cast<float>(saved[i] + t * direction[i]);
+        p.value.host<float>()[i] = static_cast<float>(saved[i] + t * direction[i]);
       engine->refresh();
       return total_loss(*engine, batch);
     };
@@ -114,7 +114,7 @@ std::vector<float> all_gradients(TrainingEngine& engine) {
   std::vector<float> result;
   for (const Parameter& p : engine.model().parameters().all()) {
     if (p.gradient.defined())
-      result.insert(result.end(), p.gradient.data<float>(), p.gradient.data<float>() + p.numel());
+      result.insert(result.end(), p.gradient.host<float>(), p.gradient.host<float>() + p.numel());
   }
   return result;
 }
@@ -229,16 +229,16 @@ TEST(TrainingEngine, AStepThatIsNotFiniteChangesNothing) {
   const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
   Parameter* broken = engine->model().parameters().find("model.layers.1.mlp.shared_experts.up_proj.weight");
   ASSERT_NE(broken, nullptr);
-  broken->value.data<float>()[0] = INFINITY;
+  broken->value.host<float>()[0] = INFINITY;
   engine->refresh();
   const Parameter& watched = engine->model().parameters().all().front();
-  const std::vector<float> before(watched.value.data<float>(), watched.value.data<float>() + watched.numel());
+  const std::vector<float> before(watched.value.host<float>(), watched.value.host<float>() + watched.numel());
   engine->begin_step(1, 0.1, batch.target_count, 1);
   engine->add_microbatch(batch);
   EXPECT_FALSE(engine->finish_step().finite);
-  EXPECT_EQ(0, std::memcmp(before.data(), watched.value.data<float>(), before.size() * sizeof(float)));
+  EXPECT_EQ(0, std::memcmp(before.data(), watched.value.host<float>(), before.size() * sizeof(float)));
   for (const auto& [layer, experts] : engine->model().expert_layers()) {
-    EXPECT_EQ(experts->router_bias()->value.data<float>()[0], 0.0f) << layer;
+    EXPECT_EQ(experts->router_bias()->value.host<float>()[0], 0.0f) << layer;
   }
 
   engine->set_check_finite(true);
@@ -259,14 +259,14 @@ TEST(TrainingEngine, RouterBiasMovesTowardsBalanceAndOnlyInTraining) {
   const auto [layer, experts] = engine->model().expert_layers().front();
   const Parameter* bias = experts->router_bias();
   engine->evaluate(batch);
-  for (int64_t e = 0; e < 8; ++e) EXPECT_EQ(bias->value.data<float>()[e], 0.0f);
+  for (int64_t e = 0; e < 8; ++e) EXPECT_EQ(bias->value.host<float>()[e], 0.0f);
   engine->begin_step(1, 0.0, batch.target_count, 1);
   engine->add_microbatch(batch);
   engine->evaluate(batch);  // a validation in the middle of a step counts nothing
   engine->finish_step();
   double sum = 0;
   for (int64_t e = 0; e < 8; ++e) {
-    const float value = bias->value.data<float>()[e];
+    const float value = bias->value.host<float>()[e];
     EXPECT_TRUE(value == 0.25f || value == -0.25f || value == 0.0f) << value;
     sum += std::abs(value);
   }

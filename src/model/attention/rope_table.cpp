@@ -71,8 +71,8 @@ void RopeTable::fill(int64_t length) {
     for (int64_t i = 0; i < half; ++i) {
       // Angles as the reference forms them: frequency and product rounded to fp32.
       const float angle = static_cast<float>(p) * static_cast<float>(frequency[i]);
-      cos_.data<float>()[p * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)) * factor);
-      sin_.data<float>()[p * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * factor);
+      cos_.host<float>()[p * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)) * factor);
+      sin_.host<float>()[p * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * factor);
     }
   }
 }

@@ -78,8 +78,8 @@ std::unique_ptr<DeepseekModel::TrainingRecord> DeepseekModel::make_training_reco
   const int64_t gradients = arenas.gradients.mark();
   const int64_t saved = arenas.saved.mark();
   const auto add = [&](auto& list, const auto& layer) {
-    arenas.gradients.release(gradients);
-    if (options_.recompute_layers) arenas.saved.release(saved);
+    arenas.gradients.share_from(gradients);
+    if (options_.recompute_layers) arenas.saved.share_from(saved);
     list.push_back(layer.make_record(arenas, tokens));
   };
   for (const auto& layer : layers_) add(record->layers, *layer);

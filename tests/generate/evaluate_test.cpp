@@ -108,7 +108,7 @@ TEST_F(EvaluateTest, ATokenOutsideTheVocabularyIsRefusedWhereverItStands) {
 TEST_F(EvaluateTest, WhatOverflowsIsAnErrorThatNamesPlaceAndOp) {
   testing::DrawnModel drawn(config_);
   const Tensor norm = drawn.model.parameters().find("model.norm.weight")->value;
-  std::fill_n(norm.data<float>(), norm.numel(), 3e38f);
+  std::fill_n(norm.host<float>(), norm.numel(), 3e38f);
   InferenceEngine engine(config_, {});
   engine.allocate();
   engine.load(drawn.model);

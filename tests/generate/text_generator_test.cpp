@@ -109,7 +109,7 @@ TEST_F(TextGeneratorTest, ASpecialTokensTextEndsTheText) {
 TEST_F(TextGeneratorTest, WhatOverflowsIsAnErrorThatNamesTheOp) {
   testing::DrawnModel drawn(config_);
   const Tensor norm = drawn.model.parameters().find("model.norm.weight")->value;
-  std::fill_n(norm.data<float>(), norm.numel(), 3e38f);
+  std::fill_n(norm.host<float>(), norm.numel(), 3e38f);
   InferenceEngine engine(config_, {});
   engine.allocate();
   engine.load(drawn.model);

@@ -57,8 +57,8 @@ void check_finite(const ModelDirectory& directory, const std::string& name, cons
   const std::string where = value.rank() == 2
                                 ? fmt::format("row {}, column {}", place / value.size(1), place % value.size(1))
                                 : fmt::format("place {}", place);
-  const double found = value.dtype() == DType::kF32 ? value.data<float>()[place]
-                                                    : static_cast<double>(to_float(value.data<bfloat16>()[place]));
+  const double found = value.dtype() == DType::kF32 ? value.host<float>()[place]
+                                                    : static_cast<double>(to_float(value.host<bfloat16>()[place]));
   fail(
       "{}: tensor {} is not finite: {} at {}, as {}; the model was damaged or its training diverged, use an earlier "
       "checkpoint or download it again",

@@ -46,7 +46,7 @@ StepResult run_step(TrainingEngine& engine, int64_t number, double learning_rate
 }
 
 std::vector<float> elements(const Tensor& tensor) {
-  return {tensor.host<float>(), tensor.data<float>() + tensor.numel()};
+  return {tensor.host<float>(), tensor.host<float>() + tensor.numel()};
 }
 
 template <typename TensorOf>

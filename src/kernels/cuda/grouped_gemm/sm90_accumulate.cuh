@@ -13,7 +13,9 @@
 namespace deeptitan::cuda::sm90 {
 
 /// Clears rows `valid`.. of the 64 rows along K of a stage, for operands whose rows run along K; the first `threads`
-/// consumer threads, which are those that compute.
+/// consumer threads, which are those that compute: both warpgroups or the first alone. Each kind meets at a barrier of
+/// its own, the first alone at the one that its epilogue has: where a tile has one warpgroup's rows, the other may be
+/// ahead, waiting for the first at the next tile, and a barrier met with two counts is an illegal instruction.
 template <typename Shape>
 __device__ __forceinline__ void clear_rows(const Rings<Shape>& rings, int stage, int valid, int threads, int thread) {
   constexpr int kBoxBytes = 64 * 128;
@@ -26,7 +28,7 @@ __device__ __forceinline__ void clear_rows(const Rings<Shape>& rings, int stage,
     }
   }
   fence_async_shared();
-  named_barrier_sync(1, threads);
+  named_barrier_sync(threads == Shape::kConsumerThreads ? kAllConsumersBarrier : kWarpgroupBarrier, threads);
 }
 
 /// accumulators [64, kN] = this warpgroup's rows of the tile, bf16. One slice stays in flight while the next is

@@ -9,6 +9,10 @@
 
 namespace deeptitan::cuda::sm90 {
 
+/// Named barriers of a block: one that both consumer warpgroups meet at, and one of each warpgroup w, + w.
+inline constexpr int kAllConsumersBarrier = 1;
+inline constexpr int kWarpgroupBarrier = 2;
+
 enum class Product { kBf16Forward, kBf16InputGradient, kBf16WeightGradient, kFp8Rowwise, kFp8Blockwise };
 
 /// Sizes that follow from the kind of product and how shared memory is split between the pipeline and the epilogue.

@@ -82,7 +82,7 @@ __device__ __forceinline__ void store_boxes(const float* accumulators, const Gro
   const int lane = thread % 32;
   const uint32_t warp_rows = thread / 32 % 4 * 16 * 128;
   const bool elected = thread % 128 == 0;
-  const int barrier = 2 + thread / 128;
+  const int barrier = kWarpgroupBarrier + thread / 128;
 #pragma unroll
   for (int chunk = 0; chunk < kTileN / kColumns; ++chunk) {
     if (kColumns * chunk < n_valid) {
@@ -119,7 +119,7 @@ __device__ __forceinline__ void store_rows(const float* accumulators, const Grou
   const int first_row = thread / 32 % 4 * 16;
   const uint32_t column = lane % 8 * 8;
   if (thread % 128 == 0) bulk_wait_read<0>();
-  named_barrier_sync(2 + thread / 128, 128);
+  named_barrier_sync(kWarpgroupBarrier + thread / 128, 128);
   __nv_bfloat16* output =
       static_cast<__nv_bfloat16*>(p.output_rows) + static_cast<int64_t>(m + first_row) * p.n + n + column;
 #pragma unroll

@@ -71,6 +71,12 @@ __device__ bool any_nan(float a, float b) {
   return any != 0;
 }
 
+/// Arrivals on a slot's barrier: one says how many bytes come. With scores every lane that has read and written in the
+/// slot arrives itself. The order would hold without, by the __syncwarp before the one arrival, but racecheck takes an
+/// arrival for its own thread's alone.
+template <bool kScores>
+constexpr uint32_t kSlotArrivals = kScores ? kWarp : 1;
+
 /// Loads a batch into a ring slot. Logits are read once: as the first to evict they push out one another and not what
 /// else is in the second-level cache, whose writing back would take memory bandwidth.
 __device__ void load_batch(BlockShared& shared, int slot, const float* logits, int tokens, uint64_t evict_first) {
@@ -229,12 +235,21 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_filtered_kernel(Rout
   };
   if (lane == 0) {
 #pragma unroll
-    for (int s = 0; s < kSlots; s += kWarps) mbarrier_init(shared_address(&shared.full[s + warp]), 1);
+    for (int s = 0; s < kSlots; s += kWarps) {
+      mbarrier_init(shared_address(&shared.full[s + warp]), kSlotArrivals<kScores>);
+    }
     mbarrier_init_fence();
 #pragma unroll
     for (int s = 0; s < kSlots; s += kWarps) {
       const uint32_t batch = (s + warp) * gridDim.x + blockIdx.x;
       if (batch < batches) load(batch, s + warp);
+    }
+  }
+  __syncwarp();
+  if (kScores && lane != 0) {
+#pragma unroll
+    for (int s = 0; s < kSlots; s += kWarps) {
+      if ((s + warp) * gridDim.x + blockIdx.x < batches) mbarrier_arrive(shared_address(&shared.full[s + warp]));
     }
   }
   float bias[kExperts / kWarp] = {};
@@ -315,6 +330,8 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_filtered_kernel(Rout
 
     if (kScores) fence_async_shared();
     __syncwarp();
+    const uint32_t later = batch + kSlots * gridDim.x;
+    if (kScores && lane != 0 && later < batches) mbarrier_arrive(shared_address(&shared.full[slot]));
     if (lane == 0) {
       if (kScores) {
         asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(
@@ -323,7 +340,6 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_filtered_kernel(Rout
                      : "memory");
         bulk_commit();
       }
-      const uint32_t later = batch + kSlots * gridDim.x;
       if (later < batches) {
         if (kScores) bulk_wait_read<0>();
         load(later, slot);

@@ -1,10 +1,10 @@
-# The CUDA side of the build. Machine code for sm_80 (any chip from Ampere on) and for sm_90a (Hopper's own
-# instructions); no PTX, so that nothing is compiled when the program starts.
+# The CUDA side of the build. Machine code for sm_80 (which all chips before Hopper's successors run) and for sm_90a
+# (Hopper's own instructions); PTX for compute_80, which the driver of a later chip compiles when the program starts.
 if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS /usr/local/cuda/bin/nvcc)
   set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)
 endif()
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
+  set(CMAKE_CUDA_ARCHITECTURES 80 90a-real)
 endif()
 enable_language(CUDA)
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 13.0)

@@ -15,7 +15,7 @@ void check_cuda(int status, const char* call, const char* file, int line) {
 void check_launch(const char* kernel) {
   const cudaError_t error = cudaGetLastError();
   DT_CHECK(error == cudaSuccess,
-           "the launch of {} failed: {} ({}); this build holds machine code for sm_80 and sm_90a alone", kernel,
+           "the launch of {} failed: {} ({}); this build runs on compute capability 8.0 and newer", kernel,
            cudaGetErrorString(error), cudaGetErrorName(error));
 }
 

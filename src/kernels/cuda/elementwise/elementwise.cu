@@ -1,0 +1,93 @@
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/elementwise/elementwise.h"
+#include "kernels/cuda/error.h"
+
+namespace deeptitan::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) add_kernel(T* out, const T* a, const T* b, int64_t n) {
+  for (int64_t i = first_element(); i < n; i += element_stride()) {
+    store_rounded(out + i, to_float(a[i]) + to_float(b[i]));
+  }
+}
+
+template <typename T>
+void launch_add(T* out, const T* a, const T* b, int64_t n, cudaStream_t stream) {
+  if (n <= 0) return;
+  add_kernel<<<blocks_for<kThreads>(n), kThreads, 0, stream>>>(out, a, b, n);
+  check_launch("add_kernel");
+}
+
+template <typename Out, typename In>
+__global__ void __launch_bounds__(kThreads)
+    convert_kernel(Out* out, int64_t ld_out, const In* in, int64_t ld_in, int64_t rows, int64_t columns) {
+  for (int64_t i = first_element(); i < rows * columns; i += element_stride()) {
+    const int64_t row = i / columns;
+    const int64_t column = i % columns;
+    if constexpr (sizeof(Out) == sizeof(In)) {
+      out[row * ld_out + column] = in[row * ld_in + column];
+    } else {
+      store_rounded(out + row * ld_out + column, to_float(in[row * ld_in + column]));
+    }
+  }
+}
+
+template <typename Out, typename In>
+void launch_convert(Out* out, int64_t ld_out, const In* in, int64_t ld_in, int64_t rows, int64_t columns,
+                    cudaStream_t stream) {
+  if (rows <= 0 || columns <= 0) return;
+  convert_kernel<<<blocks_for<kThreads>(rows * columns), kThreads, 0, stream>>>(out, ld_out, in, ld_in, rows, columns);
+  check_launch("convert_kernel");
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) find_not_finite_kernel(int32_t* not_finite, const T* x, int64_t n) {
+  bool found = false;
+  for (int64_t i = first_element(); i < n; i += element_stride()) found |= !isfinite(to_float(x[i]));
+  if (found) *not_finite = 1;  // whoever writes writes the same
+}
+
+template <typename T>
+void launch_find_not_finite(int32_t* not_finite, const T* x, int64_t n, cudaStream_t stream) {
+  if (n <= 0) return;
+  find_not_finite_kernel<<<blocks_for<kThreads>(n), kThreads, 0, stream>>>(not_finite, x, n);
+  check_launch("find_not_finite_kernel");
+}
+
+}  // namespace
+
+void add(float* out, const float* a, const float* b, int64_t n, cudaStream_t stream) {
+  launch_add(out, a, b, n, stream);
+}
+void add(bfloat16* out, const bfloat16* a, const bfloat16* b, int64_t n, cudaStream_t stream) {
+  launch_add(out, a, b, n, stream);
+}
+
+void convert(bfloat16* out, int64_t ld_out, const float* in, int64_t ld_in, int64_t rows, int64_t columns,
+             cudaStream_t stream) {
+  launch_convert(out, ld_out, in, ld_in, rows, columns, stream);
+}
+void convert(float* out, int64_t ld_out, const bfloat16* in, int64_t ld_in, int64_t rows, int64_t columns,
+             cudaStream_t stream) {
+  launch_convert(out, ld_out, in, ld_in, rows, columns, stream);
+}
+void convert(float* out, int64_t ld_out, const float* in, int64_t ld_in, int64_t rows, int64_t columns,
+             cudaStream_t stream) {
+  launch_convert(out, ld_out, in, ld_in, rows, columns, stream);
+}
+void convert(bfloat16* out, int64_t ld_out, const bfloat16* in, int64_t ld_in, int64_t rows, int64_t columns,
+             cudaStream_t stream) {
+  launch_convert(out, ld_out, in, ld_in, rows, columns, stream);
+}
+
+void find_not_finite(int32_t* not_finite, const float* x, int64_t n, cudaStream_t stream) {
+  launch_find_not_finite(not_finite, x, n, stream);
+}
+void find_not_finite(int32_t* not_finite, const bfloat16* x, int64_t n, cudaStream_t stream) {
+  launch_find_not_finite(not_finite, x, n, stream);
+}
+
+}  // namespace deeptitan::cuda

@@ -1,0 +1,153 @@
+#include "kernels/cpu/loss/cross_entropy.h"
+
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/error.h"
+#include "kernels/cuda/loss/cross_entropy.h"
+
+namespace deeptitan::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int32_t kIgnored = cpu::kIgnoredTarget;
+
+/// The row's largest logit, and the sum of exp(logit - largest); the whole block.
+struct RowSum {
+  float max;
+  float sum;
+};
+__device__ RowSum sum_row(const float* row, int64_t vocab, float* shared) {
+  float max = -INFINITY;
+  for (int64_t v = threadIdx.x; v < vocab; v += kThreads) max = row[v] > max || row[v] != row[v] ? row[v] : max;
+  max = block_max<kThreads>(max, shared);
+  float sum = 0;
+  for (int64_t v = threadIdx.x; v < vocab; v += kThreads) sum += expf(row[v] - max);
+  return {max, block_sum<kThreads>(sum, shared)};
+}
+
+/// A block a row.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    softmax_cross_entropy_kernel(float* loss, T* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
+                                 const int32_t* targets, float grad_scale, int64_t vocab) {
+  __shared__ float shared[kWarps];
+  const int64_t r = blockIdx.x;
+  const int32_t target = targets[r];
+  T* d_row = d_logits == nullptr ? nullptr : d_logits + r * ld_d_logits;
+  if (target == kIgnored) {
+    if (threadIdx.x == 0) loss[r] = 0.0f;
+    for (int64_t v = threadIdx.x; d_row != nullptr && v < vocab; v += kThreads) store_rounded(d_row + v, 0.0f);
+    return;
+  }
+  const float* row = logits + r * ld_logits;
+  const bool known = 0 <= target && target < vocab;
+  const float target_logit = known ? row[target] : NAN;
+  const RowSum s = sum_row(row, vocab, shared);  // its barriers stand before any write to d_row, which may be row
+  if (threadIdx.x == 0) loss[r] = static_cast<float>(log(static_cast<double>(s.sum))) + (s.max - target_logit);
+  if (d_row == nullptr) return;
+  const float factor = grad_scale / s.sum;
+  for (int64_t v = threadIdx.x; v < vocab; v += kThreads) {
+    const float e = expf(row[v] - s.max);
+    // Taken from the float probability, not from its rounding: a probability near 1 leaves little.
+    store_rounded(d_row + v, v == target ? (e / s.sum - 1.0f) * grad_scale : e * factor);
+  }
+}
+
+template <typename T>
+void launch_cross_entropy(float* loss, T* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
+                          const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream) {
+  if (rows <= 0) return;
+  softmax_cross_entropy_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
+      loss, d_logits, ld_d_logits, logits, ld_logits, targets, grad_scale, vocab);
+  check_launch("softmax_cross_entropy_kernel");
+}
+
+/// A block a row.
+__global__ void __launch_bounds__(kThreads)
+    token_logprobs_kernel(float* logprob, int32_t* argmax, const float* logits, int64_t ld_logits,
+                          const int32_t* targets, int64_t vocab) {
+  __shared__ float shared[kWarps];
+  __shared__ int32_t shared_index[kWarps];
+  const int64_t r = blockIdx.x;
+  const float* row = logits + r * ld_logits;
+  const int32_t target = targets[r];
+  const RowSum s = sum_row(row, vocab, shared);
+  if (argmax != nullptr) {
+    int32_t lowest = static_cast<int32_t>(vocab);
+    for (int64_t v = threadIdx.x; v < vocab; v += kThreads) {
+      if (row[v] == s.max) {
+        lowest = static_cast<int32_t>(v);
+        break;
+      }
+    }
+    lowest = block_reduce<kThreads>(lowest, shared_index, [](int32_t a, int32_t b) { return a < b ? a : b; });
+    if (threadIdx.x == 0) argmax[r] = lowest < vocab ? lowest : 0;  // none equals a NaN
+  }
+  if (threadIdx.x != 0) return;
+  if (target == kIgnored) {
+    logprob[r] = 0.0f;
+  } else {
+    const float logit = 0 <= target && target < vocab ? row[target] : NAN;
+    logprob[r] = (logit - s.max) - static_cast<float>(log(static_cast<double>(s.sum)));
+  }
+}
+
+/// partial[b] = the sum over the b-th part of x.
+template <bool kSquared>
+__global__ void __launch_bounds__(kThreads) sum_parts_kernel(double* partial, const float* x, int64_t n) {
+  __shared__ double shared[kWarps];
+  const int64_t part = (n + gridDim.x - 1) / gridDim.x;
+  const int64_t begin = blockIdx.x * part;
+  const int64_t end = begin + part < n ? begin + part : n;
+  double sum = 0;
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    const double value = x[i];
+    sum += kSquared ? value * value : value;
+  }
+  sum = block_sum<kThreads>(sum, shared);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+static_assert(kSumWorkspace == kThreads, "a thread a part");
+__global__ void __launch_bounds__(kThreads) add_parts_kernel(double* sum, const double* partial) {
+  __shared__ double shared[kWarps];
+  const double total = block_sum<kThreads>(partial[threadIdx.x], shared);
+  if (threadIdx.x == 0) *sum = total;
+}
+
+template <bool kSquared>
+void launch_sum(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream) {
+  sum_parts_kernel<kSquared><<<static_cast<unsigned>(kSumWorkspace), kThreads, 0, stream>>>(workspace, x, n);
+  check_launch("sum_parts_kernel");
+  add_parts_kernel<<<1, kThreads, 0, stream>>>(sum, workspace);
+  check_launch("add_parts_kernel");
+}
+
+}  // namespace
+
+void softmax_cross_entropy(float* loss, float* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
+                           const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream) {
+  launch_cross_entropy(loss, d_logits, ld_d_logits, logits, ld_logits, targets, grad_scale, rows, vocab, stream);
+}
+void softmax_cross_entropy(float* loss, bfloat16* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
+                           const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream) {
+  launch_cross_entropy(loss, d_logits, ld_d_logits, logits, ld_logits, targets, grad_scale, rows, vocab, stream);
+}
+
+void token_logprobs(float* logprob, int32_t* argmax, const float* logits, int64_t ld_logits, const int32_t* targets,
+                    int64_t rows, int64_t vocab, cudaStream_t stream) {
+  if (rows <= 0) return;
+  token_logprobs_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(logprob, argmax, logits, ld_logits,
+                                                                             targets, vocab);
+  check_launch("token_logprobs_kernel");
+}
+
+void sum_fixed_order(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream) {
+  launch_sum<false>(sum, x, n, workspace, stream);
+}
+
+void sum_of_squares(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream) {
+  launch_sum<true>(sum, x, n, workspace, stream);
+}
+
+}  // namespace deeptitan::cuda

@@ -1,0 +1,34 @@
+#pragma once
+
+// The losses on the GPU, any size; kernels/cpu/loss/cross_entropy.h says what each function computes. All pointers are
+// device pointers. Deterministic; nothing is allocated, waited for or read back. A target outside the vocabulary cannot
+// be reported from here: its row's loss becomes NaN.
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "core/bfloat16.h"
+
+namespace deeptitan::cuda {
+
+/// As cpu::softmax_cross_entropy; a float d_logits may be logits.
+void softmax_cross_entropy(float* loss, float* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
+                           const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream);
+void softmax_cross_entropy(float* loss, bfloat16* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
+                           const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream);
+
+/// As cpu::token_logprobs; argmax may be null.
+void token_logprobs(float* logprob, int32_t* argmax, const float* logits, int64_t ld_logits, const int32_t* targets,
+                    int64_t rows, int64_t vocab, cudaStream_t stream);
+
+/// Doubles of workspace that sum_fixed_order and sum_of_squares need.
+inline constexpr int64_t kSumWorkspace = 256;
+
+/// *sum = the sum of x [n], in double and in an order that n alone decides. Two launches.
+void sum_fixed_order(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream);
+
+/// *sum = the sum of x[i]^2, likewise.
+void sum_of_squares(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream);
+
+}  // namespace deeptitan::cuda

@@ -1,0 +1,187 @@
+#include "kernels/cuda/attention/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "core/error.h"
+#include "kernels/cuda/typed_elements.h"
+
+namespace deeptitan::cuda {
+namespace {
+
+// The CPU's fp32 kernels over the same values are the reference, also of bf16: what is left is the rounding of results.
+template <typename T>
+constexpr double kTolerance = std::is_same_v<T, float> ? 3e-6 : 4e-3;
+
+template <typename T>
+std::vector<float> widen(const std::vector<T>& x) {
+  std::vector<float> wide(x.size());
+  for (size_t i = 0; i < x.size(); ++i) wide[i] = to_float(x[i]);
+  return wide;
+}
+
+template <typename T>
+double relative_to_f32(const std::vector<T>& a, const std::vector<float>& b) {
+  return relative_difference(widen(a), b);
+}
+
+struct Case {
+  std::vector<int32_t> offset;
+  int64_t heads, nope, rope, value;
+};
+
+template <typename T>
+cpu::AttentionInputs<T> inputs_of(const Case& c, const T* query, const T* key_value, const T* key_rope,
+                                  const int32_t* offset) {
+  int64_t longest = 0;
+  for (size_t d = 0; d + 1 < c.offset.size(); ++d) {
+    longest = std::max<int64_t>(longest, c.offset[d + 1] - c.offset[d]);
+  }
+  return {query,   key_value, key_rope, c.rope + 3, offset,  static_cast<int64_t>(c.offset.size()) - 1,
+          longest, c.heads,   c.nope,   c.rope,     c.value, 0.3f};
+}
+
+template <typename T>
+class PlainAttention : public OverElementTypes<T> {};
+TYPED_TEST_SUITE(PlainAttention, ElementTypes, ElementName);
+
+TYPED_TEST(PlainAttention, ForwardAndBackwardOfPackedDocuments) {
+  using T = TypeParam;
+  for (const Case& c : {Case{{0, 1}, 1, 2, 2, 2}, Case{{0, 5, 6, 6, 71}, 3, 8, 4, 6}, Case{{0, 64, 129}, 2, 16, 8, 32},
+                        Case{{0, 200}, 1, 64, 32, 64}, Case{{0, 0, 90}, 2, 128, 64, 128}}) {
+    const int64_t tokens = c.offset.back();
+    const int64_t key = c.nope + c.rope, ld_rope = c.rope + 3;
+    const auto query = random_elements<T>(tokens * c.heads * key, 60);
+    const auto key_value = random_elements<T>(tokens * c.heads * (c.nope + c.value), 61);
+    const auto key_rope = random_elements<T>(tokens * ld_rope, 62);
+    const auto d_out = random_elements<T>(tokens * c.heads * c.value, 63);
+
+    const auto wide_query = widen(query), wide_key_value = widen(key_value), wide_key_rope = widen(key_rope);
+    const auto wide_d_out = widen(d_out);
+    const auto in = inputs_of(c, wide_query.data(), wide_key_value.data(), wide_key_rope.data(), c.offset.data());
+    std::vector<float> out(d_out.size()), statistics(tokens * c.heads), d_query(query.size());
+    std::vector<float> d_key_value(key_value.size()), d_key_rope(key_rope.size(), 0.0f);
+    std::vector<char> scratch(
+        std::max(cpu::attention_forward_workspace(in.longest, c.nope, c.rope, c.value, 4),
+                 cpu::attention_backward_workspace(tokens, in.longest, c.heads, c.nope, c.rope, c.value, 4)));
+    cpu::attention_forward(out.data(), statistics.data(), in, scratch.data());
+    cpu::attention_backward(
+        cpu::AttentionGradients<float>{d_query.data(), d_key_value.data(), d_key_rope.data(), ld_rope},
+        wide_d_out.data(), out.data(), statistics.data(), in, scratch.data());
+
+    DeviceBuffer<T> device_query(query), device_key_value(key_value), device_key_rope(key_rope), device_d_out(d_out);
+    DeviceBuffer<T> device_out(d_out.size()), device_d_query(query.size()), device_d_key_value(key_value.size());
+    DeviceBuffer<T> device_d_key_rope(std::vector<T>(key_rope.size(), T{}));
+    DeviceBuffer<float> device_statistics(statistics.size());
+    DeviceBuffer<int32_t> offset(c.offset);
+    DeviceBuffer<char> workspace(attention_backward_workspace(tokens, c.heads, c.rope));
+    const auto device_in =
+        inputs_of<T>(c, device_query.get(), device_key_value.get(), device_key_rope.get(), offset.get());
+    cuda::attention_forward(device_out.get(), device_statistics.get(), device_in, tokens, nullptr);
+    cuda::attention_backward(cpu::AttentionGradients<T>{device_d_query.get(), device_d_key_value.get(),
+                                                  device_d_key_rope.get(), ld_rope},
+                       device_d_out.get(), device_out.get(), device_statistics.get(), device_in, tokens,
+                       workspace.get(), nullptr);
+    SCOPED_TRACE(testing::Message() << tokens << " tokens, " << c.heads << " heads of " << key << " and " << c.value);
+    EXPECT_LT(relative_to_f32(device_out.download(), out), kTolerance<T>);
+    EXPECT_LT(relative_difference(device_statistics.download(), statistics), 3e-6);
+    if (tokens > 1) {  // a single token's softmax is 1 whatever the query
+      EXPECT_LT(relative_to_f32(device_d_query.download(), d_query), 3 * kTolerance<T>);
+    }
+    EXPECT_LT(relative_to_f32(device_d_key_value.download(), d_key_value), 3 * kTolerance<T>);
+    if (tokens > 1) EXPECT_LT(relative_to_f32(device_d_key_rope.download(), d_key_rope), 3 * kTolerance<T>);
+  }
+}
+
+TYPED_TEST(PlainAttention, RowsOfNoDocumentAreZeros) {
+  using T = TypeParam;
+  const Case c{{0, 3}, 2, 4, 2, 4};
+  constexpr int64_t kTokens = 5;
+  DeviceBuffer<T> query(kTokens * 2 * 6), key_value(kTokens * 2 * 8), key_rope(kTokens * 5), out(kTokens * 2 * 4);
+  query.upload(random_elements<T>(3 * 2 * 6, 64));  // NaN behind the document
+  key_value.upload(random_elements<T>(3 * 2 * 8, 65));
+  key_rope.upload(random_elements<T>(3 * 5, 66));
+  DeviceBuffer<int32_t> offset(c.offset);
+  cuda::attention_forward(out.get(), static_cast<float*>(nullptr),
+                    inputs_of<T>(c, query.get(), key_value.get(), key_rope.get(), offset.get()), kTokens, nullptr);
+  const std::vector<float> rows = widen(out.download());
+  for (int64_t i = 0; i < kTokens * 8; ++i) {
+    if (i < 3 * 8) {
+      EXPECT_TRUE(std::isfinite(rows[i])) << i;
+    } else {
+      EXPECT_EQ(rows[i], 0.0f) << i;
+    }
+  }
+}
+
+TYPED_TEST(PlainAttention, LatentOverPages) {
+  using T = TypeParam;
+  constexpr int64_t kHeads = 3, kLatent = 70, kRope = 12, kWidth = kLatent + kRope, kPageSize = 7, kPages = 60;
+  const std::vector<int32_t> visible = {1, 33, 0, 128, 301, 7};
+  const auto tokens = static_cast<int64_t>(visible.size());
+  constexpr int64_t kTable = 45;
+  std::vector<int32_t> table(tokens * kTable);
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(random_bits(67, i) % kPages);
+  const auto query = random_elements<T>(tokens * kHeads * kWidth, 68);
+  const auto cache = random_elements<T>(kPages * kPageSize * kWidth, 69);
+  const auto wide_query = widen(query), wide_cache = widen(cache);
+  const auto inputs = [&]<typename U>(const U* q, const U* entries, const int32_t* pages, const int32_t* seen) {
+    return cpu::LatentAttentionInputs<U>{.query = q,
+                                         .cache = entries,
+                                         .page_table = pages,
+                                         .page_table_stride = kTable,
+                                         .page_size = kPageSize,
+                                         .visible = seen,
+                                         .tokens = tokens,
+                                         .most_visible = 301,
+                                         .heads = kHeads,
+                                         .latent_dim = kLatent,
+                                         .rope_dim = kRope,
+                                         .scale = 0.1f};
+  };
+  std::vector<float> expected(tokens * kHeads * kLatent);
+  std::vector<char> scratch(cpu::latent_attention_workspace(tokens, 301, kHeads, kLatent, kRope));
+  cpu::latent_attention(expected.data(), inputs(wide_query.data(), wide_cache.data(), table.data(), visible.data()),
+                        scratch.data());
+  DeviceBuffer<T> device_query(query), device_cache(cache), out(tokens * kHeads * kLatent);
+  DeviceBuffer<int32_t> device_table(table), device_visible(visible);
+  cuda::latent_attention(out.get(),
+                   inputs(static_cast<const T*>(device_query.get()), static_cast<const T*>(device_cache.get()),
+                          device_table.get(), device_visible.get()),
+                   nullptr);
+  EXPECT_LT(relative_to_f32(out.download(), expected), kTolerance<T>);
+}
+
+TYPED_TEST(PlainAttention, WritesTheCacheAndSkipsPadding) {
+  using T = TypeParam;
+  constexpr int64_t kEntries = 12, kLatent = 9, kRope = 4, kWidth = kLatent + kRope, kTokens = 5, kLd = 17;
+  const auto rows = random_elements<T>(kTokens * kLd, 70);
+  auto expected = random_elements<T>(kEntries * kWidth, 71);
+  const std::vector<int32_t> slots = {3, -1, 11, 0, kEntries};
+  DeviceBuffer<T> cache(expected), device_rows(rows);
+  DeviceBuffer<int32_t> device_slots(slots);
+  for (int64_t t = 0; t < kTokens; ++t) {
+    if (slots[t] >= 0 && slots[t] < kEntries) std::copy_n(&rows[t * kLd], kWidth, &expected[slots[t] * kWidth]);
+  }
+  write_latent_cache<T>(cache.get(), kEntries, device_slots.get(), device_rows.get(), kLd, kLatent,
+                        device_rows.get() + kLatent, kLd, kRope, kTokens, nullptr);
+  EXPECT_TRUE(same_bytes(cache.download(), expected));
+}
+
+TEST(PlainAttentionErrors, NameAHeadThatIsTooWide) {
+  DT_SKIP_WITHOUT_GPU();
+  cpu::AttentionInputs<float> in{};
+  in.heads = 1, in.nope_dim = 4000, in.value_dim = 4000;
+  try {
+    cuda::attention_forward(static_cast<float*>(nullptr), nullptr, in, 1, nullptr);
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "attention: a head of these widths needs 128000 bytes of shared memory a block, and 49152 are there");
+  }
+}
+
+}  // namespace
+}  // namespace deeptitan::cuda

@@ -1,0 +1,72 @@
+#include "kernels/cuda/embedding/embedding.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "kernels/cpu/embedding/embedding.h"
+#include "kernels/cuda/typed_elements.h"
+
+namespace deeptitan::cuda {
+namespace {
+
+constexpr int64_t kVocab = 53, kDim = 301;
+
+/// Ids with many repetitions, some of them far apart.
+std::vector<int32_t> draw_ids(int64_t tokens) {
+  std::vector<int32_t> ids(tokens);
+  for (int64_t t = 0; t < tokens; ++t) ids[t] = static_cast<int32_t>(random_bits(20, t) % (t % 3 == 0 ? kVocab : 3));
+  return ids;
+}
+
+template <typename T>
+class Embedding : public OverElementTypes<T> {};
+TYPED_TEST_SUITE(Embedding, ElementTypes, ElementName);
+
+TYPED_TEST(Embedding, GatherHasTheBitsOfTheCpu) {
+  using T = TypeParam;
+  const std::vector<int32_t> ids = draw_ids(700);
+  DeviceBuffer<int32_t> device_ids(ids);
+  const auto check = [&](auto* table_type) {
+    using Table = std::remove_pointer_t<decltype(table_type)>;
+    const auto table = random_elements<Table>(kVocab * kDim, 21);
+    std::vector<T> expected(700 * kDim);
+    cpu::embedding_gather(expected.data(), table.data(), ids.data(), 700, kDim);
+    DeviceBuffer<Table> device_table(table);
+    DeviceBuffer<T> out(700 * kDim);
+    embedding_gather(out.get(), device_table.get(), device_ids.get(), 700, kVocab, kDim, nullptr);
+    EXPECT_TRUE(same_bytes(out.download(), expected));
+  };
+  check(static_cast<T*>(nullptr));
+  if constexpr (std::is_same_v<T, bfloat16>) check(static_cast<float*>(nullptr));
+}
+
+TYPED_TEST(Embedding, GatherOfAnUnknownIdIsNaN) {
+  using T = TypeParam;
+  DeviceBuffer<T> table(random_elements<T>(kVocab * kDim, 22)), out(3 * kDim);
+  DeviceBuffer<int32_t> ids(std::vector<int32_t>{-1, 5, kVocab});
+  embedding_gather(out.get(), table.get(), ids.get(), 3, kVocab, kDim, nullptr);
+  const std::vector<T> rows = out.download();
+  for (int64_t i = 0; i < kDim; ++i) {
+    EXPECT_TRUE(std::isnan(to_float(rows[i])) && std::isnan(to_float(rows[2 * kDim + i])));
+    EXPECT_FALSE(std::isnan(to_float(rows[kDim + i])));
+  }
+}
+
+TYPED_TEST(Embedding, ScatterAddHasTheBitsOfTheCpu) {
+  using T = TypeParam;
+  for (const int64_t tokens : {1, 255, 1000}) {
+    const std::vector<int32_t> ids = draw_ids(tokens);
+    const auto d_out = random_elements<T>(tokens * kDim, 23);
+    auto expected = random_elements<float>(kVocab * kDim, 24);
+    DeviceBuffer<float> table(expected);
+    DeviceBuffer<T> device_d_out(d_out);
+    DeviceBuffer<int32_t> device_ids(ids);
+    cpu::embedding_scatter_add(expected.data(), d_out.data(), ids.data(), tokens, kDim);
+    embedding_scatter_add(table.get(), device_d_out.get(), device_ids.get(), tokens, kVocab, kDim, nullptr);
+    EXPECT_TRUE(same_bytes(table.download(), expected)) << tokens;
+  }
+}
+
+}  // namespace
+}  // namespace deeptitan::cuda

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -12,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "checkpoint/manifest.h"
 #include "core/error.h"
 #include "core/file.h"
 
@@ -19,6 +21,8 @@ namespace deeptitan {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int kMostTries = 1000;
 
 // ".NAME.incomplete-PID-N" is being written or removed, ".NAME.replaced-PID-N" waits for its replacement.
 constexpr std::string_view kIncomplete = ".incomplete-";
@@ -46,12 +50,13 @@ enum class LockOutcome {
   kLocked,
   kBusy,         // a living process holds it, or it has gone
   kUnsupported,  // the file system cannot lock directories (NFS)
+  kUnopened,     // it is there and cannot be opened: no descriptors left, no permission; errno says why
 };
 
 /// Opens and locks the directory; the descriptor holds the lock and is -1 without one.
 LockOutcome lock_directory(const fs::path& directory, int& descriptor) {
   descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return LockOutcome::kBusy;
+  if (descriptor < 0) return errno == ENOENT ? LockOutcome::kBusy : LockOutcome::kUnopened;
   LockOutcome outcome = LockOutcome::kLocked;
   struct stat opened, named;
   if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
@@ -107,7 +112,8 @@ void recover_directories(const fs::path& parent) {
       int lock = -1;
       const LockOutcome outcome = lock_directory(leftover, lock);
       const std::string name = marked_name(leftover.filename().string(), kReplaced);
-      if (outcome != LockOutcome::kBusy && !name.empty() && !fs::exists(parent / name)) {
+      const bool dead = outcome == LockOutcome::kLocked || outcome == LockOutcome::kUnsupported;
+      if (dead && !name.empty() && !fs::exists(parent / name)) {
         rename_path(leftover, parent / name);
       } else if (outcome == LockOutcome::kLocked) {
         remove_leftover(leftover);  // without locks nobody can tell it from what a living process writes: it stays
@@ -117,8 +123,31 @@ void recover_directories(const fs::path& parent) {
   }
 }
 
+void check_removable(const fs::path& directory) {
+  if (const std::optional<fs::path> foreign = foreign_entry(directory)) {
+    fail("{} would be removed, and deeptitan did not write it, or it was changed since; move it away",
+         foreign->string());
+  }
+}
+
+fs::path set_aside(const fs::path& directory) {
+  const fs::path target = absolute_target(directory);
+  for (int i = 1; i <= kMostTries; ++i) {
+    const fs::path aside = target.parent_path() / fmt::format("set-aside-{}-{}", i, target.filename().string());
+    if (::renameat2(AT_FDCWD, target.c_str(), AT_FDCWD, aside.c_str(), RENAME_NOREPLACE) == 0) return aside;
+    const bool unsupported = errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP;
+    if (unsupported && !fs::exists(fs::symlink_status(aside))) {
+      rename_path(target, aside);
+      return aside;
+    }
+    if (!unsupported && errno != EEXIST) fail_file(fmt::format("rename {} to", target.string()), aside, errno);
+  }
+  fail("{} was set aside {} times already; move those directories away", target.string(), kMostTries);
+}
+
 void remove_directory(const fs::path& directory) {
   const fs::path target = absolute_target(directory);
+  check_removable(target);
   const fs::path leaving = sibling(target, kIncomplete);
   rename_path(target, leaving);
   sync_directory(target.parent_path());
@@ -135,14 +164,23 @@ AtomicDirectory::AtomicDirectory(const fs::path& target, AtomicDirectoryOptions 
   recover_directories(target_.parent_path());
   DT_CHECK(!fs::exists(target_) || fs::is_directory(target_), "{} is a file, expected a directory or nothing",
            target_.string());
-  while (true) {
+  check_removable(target_);
+  for (int i = 0; i < kMostTries; ++i) {
     temporary_ = sibling(target_, kIncomplete);
     if (::mkdir(temporary_.c_str(), 0777) != 0) {
       if (errno == EEXIST) continue;
       fail_file("create", temporary_, errno);
     }
-    if (lock_directory(temporary_, lock_) != LockOutcome::kBusy) return;
+    const LockOutcome outcome = lock_directory(temporary_, lock_);
+    if (outcome == LockOutcome::kUnopened) {
+      const int error_number = errno;
+      ::rmdir(temporary_.c_str());
+      fail_file("open", temporary_, error_number);
+    }
+    if (outcome != LockOutcome::kBusy) return;
   }
+  fail("{} tries to make a folder beside {} came to nothing; does another program remove them?", kMostTries,
+       target_.string());
 }
 
 AtomicDirectory::~AtomicDirectory() {
@@ -181,6 +219,7 @@ void AtomicDirectory::commit() {
   DT_CHECK(!committed_, "{} was committed already", target_.string());
   sync_tree(temporary_);
   step_done(CommitStep::kSynced);
+  check_removable(target_);
   if (fs::exists(target_)) {
     replace_target();
   } else {

@@ -23,13 +23,14 @@ struct AtomicDirectoryOptions {
 /// A directory that appears in its place whole or not at all.
 ///
 /// Files are written into path(), a hidden sibling of the target; commit() syncs them and renames it into place,
-/// replacing what is there. Without commit() (an exception, a full disk) the destructor removes it and the target stays
-/// as it was. After a kill or a power cut the target is the old one or the new one, never a mixture; the leftover is
-/// removed by the next AtomicDirectory or recover_directories in the same parent.
+/// replacing what is there where that is a directory of this program (check_removable). Without commit() (an exception,
+/// a full disk) the destructor removes it and the target stays as it was. After a kill or a power cut the target is the
+/// old one or the new one, never a mixture; the leftover is removed by the next AtomicDirectory or recover_directories
+/// in the same parent.
 class AtomicDirectory {
  public:
   /// Creates the temporary directory, and the target's parents if they are missing. Throws Error if the target exists
-  /// and is not a directory, or nothing can be created there.
+  /// and is not a directory of this program's, or nothing can be created and opened there.
   explicit AtomicDirectory(const std::filesystem::path& target, AtomicDirectoryOptions options = {});
   ~AtomicDirectory();
   AtomicDirectory(const AtomicDirectory&) = delete;
@@ -56,7 +57,15 @@ class AtomicDirectory {
 /// cannot lock directories (NFS), where the two look alike. Does nothing if `parent` does not exist.
 void recover_directories(const std::filesystem::path& parent);
 
-/// Removes a directory so that it disappears from its place in one step, whatever happens during the removal.
+/// Throws Error, naming the first such file, if the directory holds anything that its manifest does not list as it is:
+/// what the program did not write is never removed.
+void check_removable(const std::filesystem::path& directory);
+
+/// Renames a directory that may not be removed to "set-aside-N-NAME" beside it, and returns that.
+std::filesystem::path set_aside(const std::filesystem::path& directory);
+
+/// Removes a directory so that it disappears from its place in one step, whatever happens during the removal. Throws
+/// Error as check_removable does.
 void remove_directory(const std::filesystem::path& directory);
 
 }  // namespace deeptitan

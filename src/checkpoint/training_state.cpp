@@ -10,6 +10,7 @@
 #include "checkpoint/atomic_directory.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/log.h"
 
 namespace deeptitan {
 namespace {
@@ -178,7 +179,14 @@ void remove_old_checkpoints(const fs::path& folder, int64_t keep) {
   DT_CHECK(keep >= 1, "at least 1 checkpoint must be kept, found {}", keep);
   const std::vector<CheckpointEntry> checkpoints = list_checkpoints(folder);
   const auto count = static_cast<int64_t>(checkpoints.size());
-  for (int64_t i = 0; i + keep < count; ++i) remove_directory(checkpoints[static_cast<size_t>(i)].path);
+  for (int64_t i = 0; i + keep < count; ++i) {
+    const fs::path& path = checkpoints[static_cast<size_t>(i)].path;
+    try {
+      remove_directory(path);
+    } catch (const Error& error) {
+      log_warning(fmt::format("{}; the checkpoint is kept as {}", error.what(), set_aside(path).string()));
+    }
+  }
 }
 
 }  // namespace deeptitan

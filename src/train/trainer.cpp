@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/atomic_directory.h"
+#include "checkpoint/manifest.h"
 #include "checkpoint/model_directory.h"
 #include "checkpoint/training_state.h"
 #include "config/run_config_toml.h"
@@ -31,6 +32,7 @@
 #include "train/memory_advice.h"
 #include "train/metrics_writer.h"
 #include "train/progress_line.h"
+#include "train/run_folder.h"
 #include "train/tensorboard_writer.h"
 #include "train/training_checkpoint.h"
 
@@ -43,30 +45,12 @@ double wall_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-// The files of a run's folder.
-struct RunFolder {
-  fs::path root;
-  fs::path config() const { return root / "config.toml"; }
-  fs::path metrics() const { return root / "metrics.jsonl"; }
-  fs::path tensorboard() const { return root / "tensorboard"; }
-  fs::path checkpoints() const { return root / "checkpoints"; }
-  fs::path loss_svg() const { return root / "loss.svg"; }
-  fs::path model() const { return root / "model"; }
-  fs::path bad_batch(int64_t step) const { return root / fmt::format("bad-batch-step-{}.json", step); }
-
-  bool holds_a_run() const { return fs::exists(config()) || fs::exists(metrics()) || fs::exists(checkpoints()); }
-  void clear() const {
-    for (const fs::path& path : {config(), metrics(), tensorboard(), checkpoints(), loss_svg(), model()})
-      fs::remove_all(path);
-  }
-};
-
 class Trainer {
  public:
   Trainer(const RunConfig& config, const TrainerOptions& options)
       : config_(config),
         options_(options),
-        folder_{config.job.dump_folder},
+        folder_(config.job.dump_folder),
         schedule_(config),
         exported_{.dtype = config.checkpoint.export_dtype == ExportDtype::kFloat32 ? DType::kF32 : DType::kBF16} {}
 
@@ -108,21 +92,26 @@ class Trainer {
 // Which checkpoint to begin from, and whether the folder may be used at all.
 void Trainer::find_start() {
   const ResumeMode mode = options_.replay_step ? ResumeMode::kLatest : options_.resume;
-  const std::string folder = folder_.root.string();
+  const std::string folder = folder_.root().string();
+  if (!options_.replay_step) {
+    folder_.lock();
+    folder_.check_inputs(config_);
+  }
   if (mode == ResumeMode::kNew) {
-    DT_CHECK_USAGE(!folder_.holds_a_run(),
+    DT_CHECK_USAGE(!folder_.holds_a_run() && list_checkpoints(folder_.checkpoints()).empty(),
                    "{} holds a run already; go on with it (--resume auto), replace it (--overwrite), or name another "
                    "folder (--job.dump_folder)",
                    folder);
+    folder_.check_free(/*resuming=*/false);
     return;
   }
-  if (mode == ResumeMode::kOverwrite) return;
+  if (mode == ResumeMode::kOverwrite) return folder_.check_clearable();
   std::vector<CheckpointEntry> checkpoints = list_checkpoints(folder_.checkpoints());
   if (options_.replay_step) {
     DT_CHECK_USAGE(*options_.replay_step >= 1, "--replay-step {}: steps count from 1", *options_.replay_step);
     std::erase_if(checkpoints, [&](const CheckpointEntry& c) { return c.step >= *options_.replay_step; });
     if (!checkpoints.empty()) start_ = checkpoints.back();
-    DT_CHECK_USAGE(folder_.holds_a_run(), "{} holds no run to replay a step of", folder);
+    DT_CHECK_USAGE(start_ || folder_.holds_a_run(), "{} holds no run to replay a step of", folder);
     return;
   }
   if (mode == ResumeMode::kStep) {
@@ -130,6 +119,7 @@ void Trainer::find_start() {
     DT_CHECK_USAGE(!checkpoints.empty(), "{} has no checkpoint of step {}", folder_.checkpoints().string(),
                    options_.resume_step);
   }
+  folder_.check_free(/*resuming=*/!checkpoints.empty());
   if (!checkpoints.empty()) {
     start_ = checkpoints.back();
     return;
@@ -244,14 +234,6 @@ StepMetrics Trainer::run_step(int64_t step) {
 }
 
 void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
-  nlohmann::json kept = nlohmann::json::array();
-  for (const PackedBatch& b : batches_) {
-    kept.push_back({{"sequences", b.sequences},
-                    {"sequence_length", b.sequence_length},
-                    {"tokens", b.tokens},
-                    {"targets", b.targets}});
-  }
-  write_file(folder_.bad_batch(step), nlohmann::json{{"step", step}, {"microbatches", kept}}.dump());
   std::string first = "no op's output, only their sum";
   engine_->set_check_finite(true);
   try {
@@ -261,10 +243,9 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
   }
   const auto checkpoint = latest_checkpoint(folder_.checkpoints());
   fail(
-      "step {}: loss {}, gradient norm {}: not finite. First: {}. The batch is in {}; {}; repeat the step with "
-      "--replay-step {}, or go on "
+      "step {}: loss {}, gradient norm {}: not finite. First: {}; {}; repeat the step with --replay-step {}, or go on "
       "without such steps with --training.loss_not_finite skip",
-      step, result.loss, result.gradient_norm, first, folder_.bad_batch(step).string(),
+      step, result.loss, result.gradient_norm, first,
       checkpoint ? "the last good checkpoint is " + checkpoint->path.string()
                  : std::string("there is no checkpoint yet"),
       step);
@@ -306,8 +287,10 @@ void Trainer::save() {
 }
 
 void Trainer::export_final_model() {
+  make_way(folder_.model());
   AtomicDirectory directory(folder_.model());
   export_model(directory.path(), *engine_, exported_);
+  write_manifest(directory.path(), progress_.step);
   directory.commit();
 }
 
@@ -365,12 +348,15 @@ TrainingOutcome Trainer::run() {
     return {.step = *options_.replay_step, .interrupted = false, .model_folder = ""};
   }
   if (options_.resume == ResumeMode::kOverwrite) folder_.clear();
-  fs::create_directories(folder_.checkpoints());
+  folder_.claim(start_.has_value());
   write_file(folder_.config(), progress_.config);
 
   MetricsWriter metrics_file(folder_.metrics(), progress_.step);
   std::optional<TensorboardWriter> tensorboard;
-  if (config_.metrics.enable_tensorboard) tensorboard.emplace(folder_.tensorboard(), progress_.step + 1, wall_time());
+  if (config_.metrics.enable_tensorboard) {
+    tensorboard.emplace(folder_.tensorboard(), progress_.step + 1, wall_time());
+    folder_.record(tensorboard->path());
+  }
   const bool bf16 = engine_->options().compute == DType::kBF16;
   const double peak = cpu::measure_matrix_peak(bf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat, 0.3);
   const ModelSize size = count_parameters(model_config_);
@@ -379,7 +365,7 @@ TrainingOutcome Trainer::run() {
   progress.message(fmt::format(
       "{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned; matrix peak {:.0f} GFLOP/s",
       size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(), bf16 ? "bf16" : "fp32",
-      folder_.root.string(), format_bytes(engine_->plan().total()), peak / 1e9));
+      folder_.root().string(), format_bytes(engine_->plan().total()), peak / 1e9));
   if (const int64_t frozen = count_frozen(engine_->model().parameters()); frozen > 0) {
     progress.message(fmt::format("{} parameters are frozen", frozen));
   }
@@ -414,8 +400,8 @@ TrainingOutcome Trainer::run() {
     progress.message(fmt::format("interrupted: step {} is saved; go on with --resume auto", progress_.step));
     return outcome;
   }
-  draw_loss_curve(progress);
   export_final_model();
+  draw_loss_curve(progress);
   outcome.model_folder = folder_.model().string();
   return outcome;
 }

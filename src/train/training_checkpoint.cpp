@@ -3,8 +3,11 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/atomic_directory.h"
+#include "checkpoint/manifest.h"
 #include "checkpoint/training_state.h"
+#include "core/error.h"
 #include "core/file.h"
+#include "core/log.h"
 #include "model/deepseek/checkpoint.h"
 
 namespace deeptitan {
@@ -57,8 +60,17 @@ void export_model(const std::filesystem::path& directory, TrainingEngine& engine
   if (how.tokenizer != nullptr) how.tokenizer->save(directory);
 }
 
+void make_way(const std::filesystem::path& target) {
+  try {
+    check_removable(target);
+  } catch (const Error& error) {
+    log_warning(fmt::format("{}; it is kept as {}", error.what(), set_aside(target).string()));
+  }
+}
+
 void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,
                      const ModelExport& how, int64_t keep) {
+  make_way(folder / checkpoint_name(progress.step));
   AtomicDirectory directory(folder / checkpoint_name(progress.step));
   export_model(directory.path(), engine, how);
   const std::vector<StateTensor> tensors = state_tensors(engine);
@@ -70,6 +82,7 @@ void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress
   metadata.set_text("data_position", progress.data.to_json());
   metadata.set_text("config", progress.config);
   writer.finish(metadata);
+  write_manifest(directory.path(), progress.step);
   directory.commit();
   remove_old_checkpoints(folder, keep);
 }

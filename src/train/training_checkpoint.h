@@ -30,6 +30,10 @@ struct ModelExport {
 /// generation_config.json. The directory must exist.
 void export_model(const std::filesystem::path& directory, TrainingEngine& engine, const ModelExport& how);
 
+/// Sets a directory aside, and says so, that holds what the program did not write, so that nobody's work is removed and
+/// the run's is not lost for want of a place.
+void make_way(const std::filesystem::path& target);
+
 /// Writes checkpoint `progress.step` into `folder`, whole or not at all: the model's directory, and beside it the state
 /// from which training goes on with the same bits. Removes all but the last `keep` checkpoints afterwards.
 void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,

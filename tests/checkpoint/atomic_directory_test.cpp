@@ -3,10 +3,13 @@
 #include <csignal>
 #include <set>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include "checkpoint/manifest.h"
 #include "checkpoint/safetensors_writer.h"
 #include "core/file.h"
 #include "support/expect_error.h"
@@ -21,6 +24,7 @@ void write_pair(const fs::path& directory, const std::string& text) {
   write_file(directory / "first", text);
   fs::create_directory(directory / "below");
   write_file(directory / "below" / "second", text);
+  write_manifest(directory, 0);
 }
 
 /// The text that both files hold; fails the test if the directory is a mixture.
@@ -89,6 +93,59 @@ TEST(AtomicDirectory, RefusesAFileInItsPlace) {
   write_file(parent / "model", "a file");
   EXPECT_EQ(message_of([&] { AtomicDirectory directory(parent / "model"); }),
             (parent / "model").string() + " is a file, expected a directory or nothing");
+}
+
+TEST(AtomicDirectory, ReplacesAndRemovesOnlyWhatItsManifestLists) {
+  const TemporaryFolder parent;
+  const fs::path target = parent / "model";
+  fs::create_directory(target);
+  write_pair(target, "old");
+  const auto refused = [&](const fs::path& foreign) {
+    const std::string message =
+        foreign.string() + " would be removed, and deeptitan did not write it, or it was changed since; move it away";
+    EXPECT_EQ(message_of([&] { remove_directory(target); }), message);
+    EXPECT_EQ(message_of([&] { AtomicDirectory directory(target); }), message);
+    EXPECT_EQ(names_in(parent.path()), std::set<std::string>{"model"});
+  };
+  for (const char* name : {"precious", "below/precious"}) {
+    write_file(target / name, "mine");
+    refused(target / name);
+    fs::remove(target / name);
+  }
+  write_file(target / "first", "new");  // as long as the old one
+  refused(target / "first");
+  write_file(target / "first", "old");
+  fs::create_symlink("/", target / "link");
+  refused(target / "link");
+  fs::remove(target / "link");
+  {
+    AtomicDirectory directory(target);  // a file that comes while the new one is written
+    write_pair(directory.path(), "new");
+    write_file(target / "precious", "mine");
+    EXPECT_NE(message_of([&] { directory.commit(); }).find("precious would be removed"), std::string::npos);
+  }
+  EXPECT_EQ(read_pair(target), "old");
+  EXPECT_EQ(set_aside(target), parent / "set-aside-1-model");
+  EXPECT_EQ(read_file(parent / "set-aside-1-model/precious"), "mine");
+}
+
+TEST(AtomicDirectory, AFolderThatCannotBeOpenedIsAnError) {
+  const TemporaryFolder parent;
+  const fs::path report = parent / "report";
+  const int status = status_of_child([&] {
+    const int free_descriptor = ::open("/", O_RDONLY);
+    ::close(free_descriptor);
+    write_file(report, "");
+    const File kept = File::open(report);
+    const rlimit limit = {static_cast<rlim_t>(free_descriptor) + 1, static_cast<rlim_t>(free_descriptor) + 1};
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    ::alarm(20);
+    const std::string message = message_of([&] { AtomicDirectory directory(parent / "model"); });
+    const ssize_t ignored = ::write(1, message.data(), 0);
+    ::_exit(ignored == 0 && message.find("Too many open files") != std::string::npos ? 0 : 3);
+  });
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(names_in(parent.path()), std::set<std::string>{"report"});
 }
 
 TEST(AtomicDirectory, KilledAtAnyStepLeavesTheOldOrTheNewOne) {

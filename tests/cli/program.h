@@ -32,6 +32,7 @@ class Program {
 
   /// Reads until standard output holds `text` or ends; returns whether it does.
   bool wait_for_output(const std::string& text);
+  pid_t pid() const { return pid_; }
   void send_signal(int number) const { ::kill(pid_, number); }
   /// Reads to the end and waits for the process.
   Outcome finish();

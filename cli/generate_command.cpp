@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include "chat/chat_template.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -22,7 +23,6 @@
 #include "sampling_options.h"
 #include "standard_input.h"
 #include "standard_output.h"
-#include "tokenizer/chat_template.h"
 #include "valid_text.h"
 
 namespace deeptitan {

@@ -15,13 +15,13 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include "chat/chat_template.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "option_checks.h"
 #include "standard_output.h"
 #include "tokenizer/bpe_trainer.h"
-#include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 #include "valid_text.h"
 

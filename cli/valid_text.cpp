@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 
 #include "core/log.h"
-#include "tokenizer/utf8.h"
+#include "core/utf8.h"
 
 namespace deeptitan {
 

@@ -8,8 +8,8 @@
 
 #include "config/nearest_name.h"
 #include "core/error.h"
+#include "core/utf8.h"
 #include "data/mapped_file.h"
-#include "tokenizer/utf8.h"
 
 namespace deeptitan {
 

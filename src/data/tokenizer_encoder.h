@@ -2,8 +2,8 @@
 
 #include <memory>
 
+#include "chat/chat_template.h"
 #include "data/text_encoder.h"
-#include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
 namespace deeptitan {

@@ -5,9 +5,9 @@
 #include <string_view>
 #include <vector>
 
+#include "chat/chat_template.h"
+#include "chat/thinking_splitter.h"
 #include "generate/text_generator.h"
-#include "generate/thinking_splitter.h"
-#include "tokenizer/chat_template.h"
 
 namespace deeptitan {
 

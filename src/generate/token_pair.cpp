@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "generate/text_generator.h"
-#include "tokenizer/utf8.h"
 
 namespace deeptitan {
 namespace {

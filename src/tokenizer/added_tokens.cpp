@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "core/utf8.h"
 #include "tokenizer/code_point_set.h"
-#include "tokenizer/utf8.h"
 
 namespace deeptitan {
 namespace {

@@ -7,9 +7,9 @@
 #include <utf8proc.h>
 
 #include "core/error.h"
+#include "core/utf8.h"
 #include "tokenizer/code_point_set.h"
 #include "tokenizer/unicode_additions.h"
-#include "tokenizer/utf8.h"
 
 namespace deeptitan {
 namespace {

@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "core/error.h"
-#include "tokenizer/jinja.h"
+#include "jinja/template.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace deeptitan;

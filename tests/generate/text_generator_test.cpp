@@ -5,9 +5,9 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include "core/utf8.h"
 #include "generate/model_fixture.h"
 #include "support/expect_error.h"
-#include "tokenizer/utf8.h"
 
 namespace deeptitan {
 namespace {

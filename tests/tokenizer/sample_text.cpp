@@ -2,7 +2,7 @@
 
 #include <string_view>
 
-#include "tokenizer/utf8.h"
+#include "core/utf8.h"
 
 namespace deeptitan {
 namespace {

@@ -1,4 +1,4 @@
-"""Renders chat templates with jinja2 as transformers configures it, for tests/tokenizer/jinja_test.cpp.
+"""Renders chat templates with jinja2 as transformers configures it, for tests/jinja/template_test.cpp.
 
     python3 tests/golden/chat_templates/make.py
     python3 tests/golden/chat_templates/make.py --published DIR --out FILE

@@ -1,4 +1,4 @@
-"""Writes src/tokenizer/jinja_unicode_tables.cpp: what Python's str methods know of each character.
+"""Writes src/jinja/unicode_tables.cpp: what Python's str methods know of each character.
 
 Run from the repository root:  python3 tests/golden/chat_templates/make_unicode_tables.py
 The tables are those of the Python that runs it (3.11: Unicode 14.0), because jinja2 renders with them.
@@ -70,7 +70,7 @@ def main():
         "// Written by tests/golden/chat_templates/make_unicode_tables.py from Unicode "
         + unicodedata.unidata_version
         + ". Do not edit.\n// clang-format off\n"
-        '#include "tokenizer/jinja_unicode_tables.h"\n\nnamespace deeptitan::jinja {\n\n'
+        '#include "jinja/unicode_tables.h"\n\nnamespace deeptitan::jinja {\n\n'
     )
     text += range_table("NotPrintable", lambda c: not c.isprintable())
     text += range_table("Alpha", str.isalpha)
@@ -83,7 +83,7 @@ def main():
     text += case_tables("ToUpper", str.upper)
     text += case_tables("ToTitle", str.title)
     text += "}  // namespace deeptitan::jinja\n// clang-format on\n"
-    pathlib.Path("src/tokenizer/jinja_unicode_tables.cpp").write_text(text, encoding="utf-8")
+    pathlib.Path("src/jinja/unicode_tables.cpp").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,287 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include <fmt/format.h>
+
+#include "jinja/builtins.h"
+#include "jinja/interpreter.h"
+#include "jinja/operators.h"
+#include "jinja/text.h"
+#include "jinja/unicode.h"
+
+// Filters over text and numbers (jinja2/filters.py), tojson as transformers overrides it, and the table of all filters.
+
+namespace deeptitan::jinja {
+namespace {
+
+// The subject as text, charged for what the filter will read and make of it.
+std::string subject_text(Interpreter& interpreter, const Value& subject) {
+  std::string text = to_text(subject, interpreter.budget());
+  interpreter.budget().charge(static_cast<int64_t>(text.size()) * 4);
+  return text;
+}
+
+template <std::string (*kConvert)(std::string_view)>
+Value convert(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments none("this filter", arguments, {});
+  return kConvert(subject_text(interpreter, subject));
+}
+
+// Upper-cases the first character of each run between spaces, hyphens and opening brackets; the rest becomes lower
+// case.
+std::string title_words(std::string_view text) {
+  const auto separates = [](char32_t c) {
+    return is_space(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<';
+  };
+  const std::u32string in = decode_utf8(text);
+  std::string out;
+  for (size_t i = 0; i < in.size();) {
+    size_t end = i;
+    while (end < in.size() && separates(in[end]) == separates(in[i])) ++end;
+    out += to_upper(encode_utf8(in.substr(i, 1))) + to_lower(encode_utf8(in.substr(i + 1, end - i - 1)));
+    i = end;
+  }
+  return out;
+}
+
+Value trim(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("trim", arguments, {"chars"});
+  const std::string text = subject_text(interpreter, subject);
+  const std::string* set = nullptr;
+  if (bound.get(0) != nullptr && !bound[0].is_none()) {
+    set = &require_string(bound[0], "the characters to trim");
+    interpreter.budget().charge(static_cast<int64_t>(set->size()) * static_cast<int64_t>(text.size() + 1));
+  }
+  return strip_right(strip_left(text, set), set);
+}
+
+Value replace(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("replace", arguments, {"old", "new", "count"}, 2);
+  Budget& budget = interpreter.budget();
+  const int64_t count = bound.get(2) == nullptr || bound[2].is_none() ? -1 : require_int(bound[2], "count");
+  return replace_text(to_text(subject, budget), to_text(bound[0], budget), to_text(bound[1], budget), count, budget);
+}
+
+Value center(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("center", arguments, {"width"});
+  return pad_center(subject_text(interpreter, subject), bound.int_or(0, 80), " ", interpreter.budget());
+}
+
+// A text, or so many spaces.
+std::string indentation_of(const Value& value, const char* what, Budget& budget) {
+  if (value.is_string()) return value.as_string();
+  const int64_t count = std::max<int64_t>(require_int(value, what), 0);
+  budget.charge(count);
+  return std::string(static_cast<size_t>(count), ' ');
+}
+
+Value indent(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("indent", arguments, {"width", "first", "blank"});
+  Budget& budget = interpreter.budget();
+  const std::string indentation = indentation_of(bound.get(0) == nullptr ? Value(4) : bound[0], "width", budget);
+  // jinja2 adds a line end before it splits, so that a last empty line is kept.
+  const std::vector<std::string> lines = split_lines(require_string(subject, "what to indent") + '\n', false, budget);
+  std::string out;
+  if (bound.bool_or(1, false)) out = indentation;
+  for (size_t i = 0; i < lines.size(); ++i) {
+    budget.charge(static_cast<int64_t>(indentation.size() + lines[i].size()) + 1);
+    if (i > 0) out += '\n';
+    if (i > 0 && (bound.bool_or(2, false) || !lines[i].empty())) out += indentation;
+    out += lines[i];
+  }
+  return out;
+}
+
+Value wordcount(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments none("wordcount", arguments, {});
+  int64_t words = 0;
+  bool inside = false;
+  for (char32_t c : decode_utf8(subject_text(interpreter, subject))) {
+    const bool letter = c == '_' || is_alphanumeric(c);
+    words += static_cast<int64_t>(letter && !inside);
+    inside = letter;
+  }
+  return words;
+}
+
+Value string(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments none("string", arguments, {});
+  return to_text(subject, interpreter.budget());
+}
+
+Value length(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments none("length", arguments, {});
+  if (subject.is_string()) interpreter.budget().charge(static_cast<int64_t>(subject.as_string().size()));
+  return length_of(subject);
+}
+
+Value default_value(Interpreter& /*interpreter*/, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("default", arguments, {"default_value", "boolean"});
+  if (!subject.is_undefined() && !(bound.bool_or(1, false) && !subject.truthy())) return subject;
+  return bound.get(0) == nullptr ? Value("") : bound[0];
+}
+
+int64_t truncate(double value) {
+  if (std::isinf(value)) throw Failure("cannot convert float infinity to integer");
+  if (std::abs(value) >= 9223372036854775808.0) {
+    throw Failure("an integer result does not fit 64 bits; longer ones are not supported");
+  }
+  return static_cast<int64_t>(value);
+}
+
+Value to_int(Interpreter& /*interpreter*/, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("int", arguments, {"default", "base"});
+  Value otherwise = bound.get(0) == nullptr ? Value(0) : bound[0];
+  if (subject.is_undefined()) throw Failure(subject.undefined_message());
+  if (subject.is_int()) return subject.as_int();
+  if (subject.is_float()) return std::isnan(subject.as_float()) ? otherwise : Value(truncate(subject.as_float()));
+  if (!subject.is_string()) return otherwise;
+  const int64_t base = bound.int_or(1, 10);
+  if (base != 0 && (base < 2 || base > 36)) return otherwise;
+  if (const std::optional<int64_t> value = parse_int(subject.as_string(), static_cast<int>(base))) return *value;
+  const std::optional<double> value = parse_float(subject.as_string());
+  return !value.has_value() || !std::isfinite(*value) ? otherwise : Value(truncate(*value));
+}
+
+Value to_float(Interpreter& /*interpreter*/, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("float", arguments, {"default"});
+  Value otherwise = bound.get(0) == nullptr ? Value(0.0) : bound[0];
+  if (subject.is_undefined()) throw Failure(subject.undefined_message());
+  if (subject.is_number()) return subject.as_float();
+  if (!subject.is_string()) return otherwise;
+  const std::optional<double> value = parse_float(subject.as_string());
+  return value.has_value() ? Value(*value) : otherwise;
+}
+
+Value absolute(Interpreter& /*interpreter*/, const Value& subject, const Arguments& arguments) {
+  const BoundArguments none("abs", arguments, {});
+  if (!subject.is_number()) throw Failure(fmt::format("bad operand type for abs(): '{}'", subject.type_name()));
+  if (subject.is_float()) return std::abs(subject.as_float());
+  return subject.as_int() < 0 ? negate(subject) : positive(subject);
+}
+
+// Half to even on the exact decimal value, as Python's round.
+double round_decimal(double value, int64_t digits) {
+  if (!std::isfinite(value) || digits > 323) return value;
+  if (digits >= 0) return std::strtod(fmt::format("{:.{}f}", value, static_cast<int>(digits)).c_str(), nullptr);
+  if (digits < -308) return std::copysign(0.0, value);
+  const double unit = std::pow(10.0, static_cast<double>(-digits));
+  return std::nearbyint(value / unit) * unit;
+}
+
+int64_t round_integer(int64_t value, int64_t digits) {
+  if (digits >= 0) return value;
+  if (digits < -18) return 0;
+  int64_t unit = 1;
+  for (int64_t i = 0; i < -digits; ++i) unit *= 10;
+  const int64_t rest = modulo(Value(value), Value(unit)).as_int();
+  const int64_t down = value - rest;
+  const bool up = rest * 2 > unit || (rest * 2 == unit && (down / unit) % 2 != 0);
+  return up ? down + unit : down;
+}
+
+Value round_number(Interpreter& /*interpreter*/, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("round", arguments, {"precision", "method"});
+  const int64_t digits = bound.int_or(0, 0);
+  const std::string method = bound.get(1) == nullptr ? "common" : require_string(bound[1], "the method of round");
+  if (subject.is_undefined()) throw Failure(subject.undefined_message());
+  if (!subject.is_number()) throw Failure(fmt::format("round needs a number, not '{}'", subject.type_name()));
+  if (method == "common") {
+    if (subject.is_int()) return round_integer(subject.as_int(), digits);
+    return round_decimal(subject.as_float(), digits);
+  }
+  if (method != "ceil" && method != "floor") throw Failure("method must be common, ceil or floor");
+  const Value unit = power(Value(10), Value(digits));
+  const double scaled = subject.as_float() * unit.as_float();
+  return (method == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / unit.as_float();
+}
+
+Value tojson(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("tojson", arguments, {"ensure_ascii", "indent", "separators", "sort_keys"});
+  JsonOptions options;
+  options.ensure_ascii = bound.bool_or(0, false);
+  options.sort_keys = bound.bool_or(3, false);
+  if (bound.get(1) != nullptr && !bound[1].is_none()) {
+    options.indent = indentation_of(bound[1], "indent", interpreter.budget());
+    options.item_separator = std::string(1, ',');
+  }
+  if (bound.get(2) != nullptr && !bound[2].is_none()) {
+    const std::vector<Value> pair = iterate(bound[2], interpreter.budget());
+    if (pair.size() != 2) throw Failure("separators must be two texts, the one between items and the one after a key");
+    options.item_separator = require_string(pair[0], "the separator between items");
+    options.key_separator = require_string(pair[1], "the separator after a key");
+  }
+  return to_json(subject, options, interpreter.budget());
+}
+
+Value attribute(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments bound("attr", arguments, {"name"}, 1);
+  const std::string& name = require_string(bound[0], "the name of an attribute");
+  if (subject.is_undefined()) throw Failure(subject.undefined_message());
+  const std::unique_ptr<Value> found = python_attribute(subject, name, interpreter.budget());
+  return found == nullptr
+             ? Value::undefined(fmt::format("'{} object' has no attribute '{}'", subject.type_name(), name))
+             : *found;
+}
+
+struct NamedFilter {
+  std::string_view name;
+  Filter filter;
+};
+
+constexpr NamedFilter kFilters[] = {
+    {"abs", absolute},
+    {"attr", attribute},
+    {"capitalize", convert<capitalize>},
+    {"center", center},
+    {"count", length},
+    {"d", default_value},
+    {"default", default_value},
+    {"dictsort", filter_dictsort},
+    {"first", filter_first},
+    {"float", to_float},
+    {"indent", indent},
+    {"int", to_int},
+    {"items", filter_items},
+    {"join", filter_join},
+    {"last", filter_last},
+    {"length", length},
+    {"list", filter_list},
+    {"lower", convert<to_lower>},
+    {"map", filter_map},
+    {"max", filter_max},
+    {"min", filter_min},
+    {"reject", filter_reject},
+    {"rejectattr", filter_rejectattr},
+    {"replace", replace},
+    {"reverse", filter_reverse},
+    {"round", round_number},
+    {"select", filter_select},
+    {"selectattr", filter_selectattr},
+    {"sort", filter_sort},
+    {"string", string},
+    {"sum", filter_sum},
+    {"title", convert<title_words>},
+    {"tojson", tojson},
+    {"trim", trim},
+    {"unique", filter_unique},
+    {"upper", convert<to_upper>},
+    {"wordcount", wordcount},
+};
+
+}  // namespace
+
+Filter find_filter(std::string_view name) {
+  const auto* found =
+      std::find_if(std::begin(kFilters), std::end(kFilters), [&](const NamedFilter& row) { return row.name == name; });
+  return found == std::end(kFilters) ? nullptr : found->filter;
+}
+
+std::vector<std::string_view> filter_names() {
+  std::vector<std::string_view> names;
+  for (const NamedFilter& row : kFilters) names.push_back(row.name);
+  return names;
+}
+
+}  // namespace deeptitan::jinja

@@ -1,0 +1,421 @@
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "core/utf8.h"
+#include "jinja/builtins.h"
+#include "jinja/interpreter.h"
+#include "jinja/operators.h"
+#include "jinja/text.h"
+#include "jinja/unicode.h"
+
+// Methods of Python's str. Searches go through memmem, whose time is linear whatever the text.
+
+namespace deeptitan::jinja {
+namespace {
+
+constexpr size_t kNotFound = std::string_view::npos;
+
+size_t find_bytes(std::string_view text, std::string_view wanted, size_t from = 0) {
+  if (from > text.size()) return kNotFound;
+  const void* found = memmem(text.data() + from, text.size() - from, wanted.data(), wanted.size());
+  return found == nullptr ? kNotFound : static_cast<size_t>(static_cast<const char*>(found) - text.data());
+}
+
+size_t find_bytes_from_end(std::string_view text, std::string_view wanted) {
+  const std::string reversed_text(text.rbegin(), text.rend());
+  const std::string reversed_wanted(wanted.rbegin(), wanted.rend());
+  const size_t found = find_bytes(reversed_text, reversed_wanted);
+  return found == kNotFound ? kNotFound : text.size() - found - wanted.size();
+}
+
+// The part of a text that optional start and end arguments leave, and how many characters stand before it.
+struct Window {
+  std::string_view text;
+  int64_t before = 0;
+  bool empty_range = false;  // start lies behind end: nothing is found, not even the empty text
+};
+
+Window window_of(const std::string& text, const Value* start, const Value* end) {
+  const bool has_start = start != nullptr && !start->is_none();
+  const bool has_end = end != nullptr && !end->is_none();
+  if (!has_start && !has_end) return {text, 0, false};
+  const auto size = static_cast<int64_t>(character_count(text));
+  const auto position = [&](const Value& value) {
+    const int64_t index = require_int(value, "a bound");
+    return index < 0 ? std::max<int64_t>(index < -size ? 0 : index + size, 0) : index;
+  };
+  const int64_t first = has_start ? position(*start) : 0;
+  const int64_t last = has_end ? std::min(position(*end), size) : size;
+  if (first > last) return {{}, first, true};
+  const size_t from = byte_offset(text, static_cast<size_t>(first));
+  const size_t to = byte_offset(text, static_cast<size_t>(last));
+  return {std::string_view(text).substr(from, to - from), first, false};
+}
+
+// The methods charge the text they read before they read it.
+const std::string& charged(Interpreter& interpreter, const Value& self) {
+  interpreter.budget().charge(static_cast<int64_t>(self.as_string().size()) * 4 + 8);
+  return self.as_string();
+}
+
+void no_arguments(const Arguments& arguments) {
+  const BoundArguments none("this method", arguments, {});
+}
+
+template <std::string (*kConvert)(std::string_view)>
+Value convert_self(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  no_arguments(arguments);
+  return kConvert(charged(interpreter, self));
+}
+
+template <bool (*kPredicate)(char32_t)>
+Value check_all(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  no_arguments(arguments);
+  return all_characters(charged(interpreter, self), kPredicate);
+}
+
+template <bool (*kPredicate)(std::string_view)>
+Value check_text(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  no_arguments(arguments);
+  return kPredicate(charged(interpreter, self));
+}
+
+Value is_ascii(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  no_arguments(arguments);
+  const std::string& text = charged(interpreter, self);
+  return std::all_of(text.begin(), text.end(), [](char byte) { return static_cast<unsigned char>(byte) < 0x80; });
+}
+
+template <bool kLeft, bool kRight>
+Value strip(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("strip", arguments, {"chars"});
+  std::string_view text = charged(interpreter, self);
+  const std::string* set = nullptr;
+  if (bound.get(0) != nullptr && !bound[0].is_none()) {
+    set = &require_string(bound[0], "the characters to strip");
+    interpreter.budget().charge(static_cast<int64_t>(set->size()) * static_cast<int64_t>(text.size() + 1));
+  }
+  if (kLeft) text = strip_left(text, set);
+  if (kRight) text = strip_right(text, set);
+  return text;
+}
+
+enum class Search { kFind, kIndex };
+
+template <bool kFromEnd, Search kSearch>
+Value search(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("find", arguments, {"sub", "start", "end"}, 1);
+  const std::string& wanted = require_string(bound[0], "what to find");
+  const Window window = window_of(charged(interpreter, self), bound.get(1), bound.get(2));
+  const size_t found = window.empty_range ? kNotFound
+                       : kFromEnd         ? find_bytes_from_end(window.text, wanted)
+                                          : find_bytes(window.text, wanted);
+  if (found == kNotFound) {
+    if (kSearch == Search::kIndex) throw Failure("substring not found");
+    return -1;
+  }
+  return window.before + static_cast<int64_t>(character_count(window.text.substr(0, found)));
+}
+
+Value count(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("count", arguments, {"sub", "start", "end"}, 1);
+  const std::string& wanted = require_string(bound[0], "what to count");
+  const Window window = window_of(charged(interpreter, self), bound.get(1), bound.get(2));
+  if (window.empty_range) return 0;
+  if (wanted.empty()) return static_cast<int64_t>(character_count(window.text)) + 1;
+  int64_t total = 0;
+  for (size_t at = find_bytes(window.text, wanted); at != kNotFound;
+       at = find_bytes(window.text, wanted, at + wanted.size())) {
+    ++total;
+  }
+  return total;
+}
+
+template <bool kEnd>
+Value affix(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound(kEnd ? "endswith" : "startswith", arguments, {"affix", "start", "end"}, 1);
+  const Window window = window_of(charged(interpreter, self), bound.get(1), bound.get(2));
+  const auto matches = [&](const Value& value) {
+    const std::string& text = require_string(value, kEnd ? "the argument of endswith" : "the argument of startswith");
+    return !window.empty_range && (kEnd ? window.text.ends_with(text) : window.text.starts_with(text));
+  };
+  const Sequence* several = bound[0].as_sequence();
+  if (several == nullptr || several->kind != SequenceKind::kTuple) return matches(bound[0]);
+  return std::any_of(several->items.begin(), several->items.end(), matches);
+}
+
+template <bool kEnd>
+Value remove_affix(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("removeprefix", arguments, {"affix"}, 1);
+  std::string_view text = charged(interpreter, self);
+  const std::string& removed = require_string(bound[0], "the text to remove");
+  if (kEnd && text.ends_with(removed)) text.remove_suffix(removed.size());
+  if (!kEnd && text.starts_with(removed)) text.remove_prefix(removed.size());
+  return text;
+}
+
+Value replace_in_self(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("replace", arguments, {"old", "new", "count"}, 2);
+  return replace_text(self.as_string(), require_string(bound[0], "the text to replace"),
+                      require_string(bound[1], "the replacement"), bound.int_or(2, -1), interpreter.budget());
+}
+
+Value join(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("join", arguments, {"iterable"}, 1);
+  std::string out;
+  bool first = true;
+  for (const Value& item : iterate(bound[0], interpreter.budget())) {
+    const std::string& part = require_string(item, "each item of join");
+    interpreter.budget().charge(static_cast<int64_t>(part.size() + self.as_string().size()));
+    if (!first) out += self.as_string();
+    out += part;
+    first = false;
+  }
+  return out;
+}
+
+std::vector<Value> split_at_whitespace(std::string_view text, int64_t limit, bool from_end) {
+  std::vector<Value> parts;
+  while (true) {
+    text = from_end ? strip_right(text) : strip_left(text);
+    if (text.empty()) break;
+    if (limit == 0) {
+      parts.emplace_back(text);
+      break;
+    }
+    --limit;
+    size_t cut = 0;
+    if (from_end) {
+      cut = text.size();
+      while (cut > 0) {
+        size_t start = cut - 1;
+        while (start > 0 && (static_cast<unsigned char>(text[start]) & 0xC0) == 0x80) --start;
+        if (is_space(read_utf8_unit(text.substr(start)).code_point)) break;
+        cut = start;
+      }
+      parts.emplace_back(text.substr(cut));
+      text = text.substr(0, cut);
+    } else {
+      while (cut < text.size()) {
+        const Utf8Unit unit = read_utf8_unit(text.substr(cut));
+        if (is_space(unit.code_point)) break;
+        cut += unit.length;
+      }
+      parts.emplace_back(text.substr(0, cut));
+      text = text.substr(cut);
+    }
+  }
+  if (from_end) std::reverse(parts.begin(), parts.end());
+  return parts;
+}
+
+std::vector<Value> split_at(std::string_view text, std::string_view separator, int64_t limit, bool from_end) {
+  std::vector<size_t> cuts;
+  if (from_end) {
+    const std::string reversed_text(text.rbegin(), text.rend());
+    const std::string reversed_separator(separator.rbegin(), separator.rend());
+    for (size_t at = find_bytes(reversed_text, reversed_separator);
+         at != kNotFound && static_cast<int64_t>(cuts.size()) != limit;
+         at = find_bytes(reversed_text, reversed_separator, at + separator.size())) {
+      cuts.push_back(text.size() - at - separator.size());
+    }
+    std::reverse(cuts.begin(), cuts.end());
+  } else {
+    for (size_t at = find_bytes(text, separator); at != kNotFound && static_cast<int64_t>(cuts.size()) != limit;
+         at = find_bytes(text, separator, at + separator.size())) {
+      cuts.push_back(at);
+    }
+  }
+  std::vector<Value> parts;
+  size_t start = 0;
+  for (size_t cut : cuts) {
+    parts.emplace_back(text.substr(start, cut - start));
+    start = cut + separator.size();
+  }
+  parts.emplace_back(text.substr(start));
+  return parts;
+}
+
+template <bool kFromEnd>
+Value split(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("split", arguments, {"sep", "maxsplit"});
+  // A part costs far more than its letters, and there can be as many parts as letters.
+  interpreter.budget().charge(static_cast<int64_t>(self.as_string().size()) * 32);
+  const std::string& text = charged(interpreter, self);
+  const int64_t limit = bound.int_or(1, -1);
+  if (bound.get(0) == nullptr || bound[0].is_none()) return Value::list(split_at_whitespace(text, limit, kFromEnd));
+  const std::string& separator = require_string(bound[0], "the separator of split");
+  if (separator.empty()) throw Failure("empty separator");
+  return Value::list(split_at(text, separator, limit, kFromEnd));
+}
+
+template <bool kFromEnd>
+Value partition(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("partition", arguments, {"sep"}, 1);
+  const std::string& separator = require_string(bound[0], "the separator of partition");
+  if (separator.empty()) throw Failure("empty separator");
+  const std::string& text = charged(interpreter, self);
+  const size_t at = kFromEnd ? find_bytes_from_end(text, separator) : find_bytes(text, separator);
+  if (at == kNotFound) {
+    return kFromEnd ? Value::tuple({"", "", text}) : Value::tuple({text, "", ""});
+  }
+  return Value::tuple({text.substr(0, at), separator, text.substr(at + separator.size())});
+}
+
+Value splitlines(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("splitlines", arguments, {"keepends"});
+  std::vector<Value> lines;
+  for (std::string& line : split_lines(self.as_string(), bound.bool_or(0, false), interpreter.budget())) {
+    lines.emplace_back(std::move(line));
+  }
+  return Value::list(std::move(lines));
+}
+
+std::string padding(int64_t characters, const std::string& fill, Budget& budget) {
+  std::string out;
+  if (characters <= 0) return out;
+  budget.charge(std::min(characters, INT64_MAX / 8) * static_cast<int64_t>(fill.size()));
+  for (int64_t i = 0; i < characters; ++i) out += fill;
+  return out;
+}
+
+std::string fill_of(const BoundArguments& bound) {
+  if (bound.get(1) == nullptr) return " ";
+  const std::string& fill = require_string(bound[1], "the fill character");
+  if (character_count(fill) != 1) throw Failure("the fill character must be exactly one character long");
+  return fill;
+}
+
+enum class Side { kLeft, kRight, kBoth };
+
+template <Side kTextSide>
+Value justify(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("justify", arguments, {"width", "fillchar"}, 1);
+  const std::string& text = charged(interpreter, self);
+  const int64_t width = require_int(bound[0], "the width");
+  if (kTextSide == Side::kBoth) return pad_center(text, width, fill_of(bound), interpreter.budget());
+  const std::string pad =
+      padding(width - static_cast<int64_t>(character_count(text)), fill_of(bound), interpreter.budget());
+  return kTextSide == Side::kLeft ? text + pad : pad + text;
+}
+
+Value zfill(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
+  const BoundArguments bound("zfill", arguments, {"width"}, 1);
+  const std::string& text = charged(interpreter, self);
+  const std::string pad = padding(require_int(bound[0], "the width") - static_cast<int64_t>(character_count(text)), "0",
+                                  interpreter.budget());
+  const size_t sign = !text.empty() && (text[0] == '-' || text[0] == '+') ? 1 : 0;
+  return text.substr(0, sign) + pad + text.substr(sign);
+}
+
+constexpr Method kMethods[] = {
+    {"capitalize", convert_self<capitalize>},
+    {"center", justify<Side::kBoth>},
+    {"count", count},
+    {"endswith", affix<true>},
+    {"find", search<false, Search::kFind>},
+    {"index", search<false, Search::kIndex>},
+    {"isalnum", check_all<is_alphanumeric>},
+    {"isalpha", check_all<is_alpha>},
+    {"isascii", is_ascii},
+    {"isdecimal", check_all<is_decimal>},
+    {"isdigit", check_all<is_digit>},
+    {"islower", check_text<is_lower_text>},
+    {"isnumeric", check_all<is_numeric>},
+    {"isspace", check_all<is_space>},
+    {"isupper", check_text<is_upper_text>},
+    {"join", join},
+    {"ljust", justify<Side::kLeft>},
+    {"lower", convert_self<to_lower>},
+    {"lstrip", strip<true, false>},
+    {"partition", partition<false>},
+    {"removeprefix", remove_affix<false>},
+    {"removesuffix", remove_affix<true>},
+    {"replace", replace_in_self},
+    {"rfind", search<true, Search::kFind>},
+    {"rindex", search<true, Search::kIndex>},
+    {"rjust", justify<Side::kRight>},
+    {"rpartition", partition<true>},
+    {"rsplit", split<true>},
+    {"rstrip", strip<false, true>},
+    {"split", split<false>},
+    {"splitlines", splitlines},
+    {"startswith", affix<false>},
+    {"strip", strip<true, true>},
+    {"swapcase", convert_self<swap_case>},
+    {"title", convert_self<to_title>},
+    {"upper", convert_self<to_upper>},
+    {"zfill", zfill},
+};
+
+}  // namespace
+
+Function::Body find_string_method(std::string_view name) {
+  for (const Method& method : kMethods) {
+    if (method.name == name) return method.body;
+  }
+  return nullptr;
+}
+
+std::string replace_text(std::string_view text, std::string_view from, std::string_view to, int64_t count,
+                         Budget& budget) {
+  budget.charge(static_cast<int64_t>(text.size()));
+  std::string out;
+  size_t done = 0;
+  const auto copy_until = [&](size_t end, size_t skip) {
+    budget.charge(static_cast<int64_t>(end - done + to.size()) + 32);
+    out.append(text.substr(done, end - done));
+    out.append(to);
+    done = end + skip;
+  };
+  if (from.empty()) {
+    // The replacement stands before each character and at the end.
+    for (size_t at = 0; count != 0; --count) {
+      copy_until(at, 0);
+      if (at == text.size()) break;
+      at += read_utf8_unit(text.substr(at)).length;
+    }
+  } else {
+    for (size_t at = find_bytes(text, from); at != kNotFound && count != 0;
+         at = find_bytes(text, from, done), --count) {
+      copy_until(at, from.size());
+    }
+  }
+  out.append(text.substr(done));
+  return out;
+}
+
+std::string pad_center(std::string_view text, int64_t width, const std::string& fill, Budget& budget) {
+  const int64_t missing = width - static_cast<int64_t>(character_count(text));
+  if (missing <= 0) return std::string(text);
+  // Python's rule for an odd rest: the left side gets it if the width is odd.
+  const int64_t left = missing / 2 + (missing & width & 1);
+  return padding(left, fill, budget) + std::string(text) + padding(missing - left, fill, budget);
+}
+
+std::vector<std::string> split_lines(std::string_view text, bool keep_ends, Budget& budget) {
+  budget.charge(static_cast<int64_t>(text.size()) * 32);
+  const auto ends_line = [](char32_t c) {
+    return (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
+  };
+  std::vector<std::string> lines;
+  size_t start = 0;
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Unit unit = read_utf8_unit(text.substr(at));
+    size_t next = at + unit.length;
+    if (ends_line(unit.code_point)) {
+      if (unit.code_point == '\r' && next < text.size() && text[next] == '\n') ++next;
+      lines.emplace_back(text.substr(start, (keep_ends ? next : at) - start));
+      start = next;
+    }
+    at = next;
+  }
+  if (start < text.size()) lines.emplace_back(text.substr(start));
+  return lines;
+}
+
+}  // namespace deeptitan::jinja

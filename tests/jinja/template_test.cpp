@@ -1,0 +1,245 @@
+#include "jinja/template.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <string>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/utf8.h"
+#include "jinja/unicode.h"
+
+namespace deeptitan::jinja {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json read_cases(const std::string& path) {
+  std::ifstream file(path);
+  EXPECT_TRUE(file.good()) << path;
+  return Json::parse(file);
+}
+
+const Json& golden() {
+  static const Json cases = read_cases(std::string(DT_TEST_DATA_DIR) + "/golden/chat_templates/cases.json");
+  return cases;
+}
+
+// The clock of the fixtures: Sunday, 9 March 2025, 07:05:03.
+RenderOptions golden_options() {
+  RenderOptions options;
+  options.now = [] {
+    std::tm time{};
+    time.tm_year = 125;
+    time.tm_mon = 2;
+    time.tm_mday = 9;
+    time.tm_hour = 7;
+    time.tm_min = 5;
+    time.tm_sec = 3;
+    time.tm_wday = 0;
+    time.tm_yday = 67;
+    return time;
+  };
+  return options;
+}
+
+std::string render(const std::string& source, const std::string& variables = "{}", const RenderOptions& options = {}) {
+  const Value value = value_from_json(variables, "variables");
+  return Template(source, "template").render(*value.as_dict(), options);
+}
+
+std::string error_of(const std::string& source, const std::string& variables = "{}",
+                     const RenderOptions& options = {}) {
+  try {
+    return "no error, but: " + render(source, variables, options);
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+void expect_same(const Json& fixture, const Json& one) {
+  SCOPED_TRACE(one["name"].get<std::string>());
+  Json variables = one["variables"];
+  std::string source;
+  if (one.contains("family")) {
+    source = fixture["families"][one["family"].get<std::string>()].get<std::string>();
+    variables["messages"] = fixture["conversations"][variables["messages"].get<std::string>()];
+  } else {
+    source = one["template"].get<std::string>();
+  }
+  if (one.contains("expected")) {
+    std::string rendered;
+    EXPECT_NO_THROW(rendered = render(source, variables.dump(), golden_options()));
+    EXPECT_EQ(rendered, one["expected"].get<std::string>());
+    return;
+  }
+  const std::string error = error_of(source, variables.dump(), golden_options());
+  EXPECT_EQ(error.find("no error"), std::string::npos) << error << "\nexpected " << one["error"];
+  if (one["line"] != 0) {
+    const std::string place = fmt::format("template line {}: ", one["line"].get<int>());
+    EXPECT_EQ(error.substr(0, place.size()), place) << error << "\nexpected " << one["error"];
+  }
+}
+
+TEST(Jinja, EqualsJinja2OnEveryCase) {
+  ASSERT_GE(golden()["cases"].size(), 400U);
+  for (const Json& one : golden()["cases"]) expect_same(golden(), one);
+}
+
+TEST(Jinja, EqualsJinja2OnPublishedTemplates) {
+  const char* path = std::getenv("DT_PUBLISHED_CHAT_TEMPLATES");
+  if (path == nullptr) {
+    GTEST_SKIP()
+        << "set DT_PUBLISHED_CHAT_TEMPLATES to a file that tests/golden/chat_templates/make.py --published wrote";
+  }
+  const Json fixture = read_cases(path);
+  for (const Json& one : fixture["cases"]) expect_same(fixture, one);
+}
+
+uint32_t crc32(std::string_view bytes) {
+  uint32_t crc = 0xFFFFFFFF;
+  for (char byte : bytes) {
+    crc ^= static_cast<unsigned char>(byte);
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0xEDB88320U & (0U - (crc & 1U)));
+  }
+  return ~crc;
+}
+
+TEST(JinjaUnicode, EveryCharacterIsWhatPythonTakesItFor) {
+  const auto checksum = [](const std::function<std::string(char32_t)>& convert) {
+    std::string all;
+    for (char32_t c = 0; c < 0x110000; ++c) {
+      if (c < 0xD800 || c >= 0xE000) all += convert(c);
+    }
+    return crc32(all);
+  };
+  const auto check = [&](const char* name, bool (*predicate)(char32_t)) {
+    EXPECT_EQ(checksum([&](char32_t c) { return predicate(c) ? "1" : "0"; }), golden()["characters"][name]) << name;
+  };
+  const auto convert = [&](const char* name, std::string (*mapping)(std::string_view)) {
+    EXPECT_EQ(checksum([&](char32_t c) { return mapping(encode_utf8(std::u32string(1, c))); }),
+              golden()["characters"][name])
+        << name;
+  };
+  check("isprintable", is_printable);
+  check("isalpha", is_alpha);
+  check("isdecimal", is_decimal);
+  check("isdigit", is_digit);
+  check("isnumeric", is_numeric);
+  check("islower", is_lowercase);
+  check("isupper", is_uppercase);
+  check("isspace", is_space);
+  check("isalnum", is_alphanumeric);
+  convert("lower", to_lower);
+  convert("upper", to_upper);
+  convert("title", to_title);
+}
+
+TEST(Jinja, WhatIsNotSupportedIsAnErrorWithItsLine) {
+  EXPECT_EQ(error_of("a\n{% extends 'x' %}"), "template line 2: the tag 'extends' is not supported in chat templates");
+  EXPECT_EQ(error_of("{% do x %}"), "template line 1: the tag 'do' is not supported in chat templates");
+  EXPECT_EQ(error_of("\n\n{% for x in y recursive %}{% endfor %}"),
+            "template line 3: recursive loops are not supported; use a macro that calls itself");
+  EXPECT_EQ(error_of("{% if x %}{% bad %}"),
+            "template line 1: unknown tag 'bad'; expected elif or else or endif first");
+  EXPECT_EQ(error_of("{% set x = 1 | safe %}"),
+            "template line 1: the filter 'safe' is supported only as the last filter of a print statement");
+  EXPECT_EQ(error_of("\n{{ '%s' % 1 }}"), "template line 2: formatting with % is not supported; join the parts with ~");
+  EXPECT_EQ(error_of("{{ 'a'.format(1) }}"),
+            "template line 1: 'format' of 'str' is not supported in chat templates here");
+  EXPECT_EQ(error_of("{{ 9223372036854775807 + 1 }}"),
+            "template line 1: an integer result does not fit 64 bits; longer ones are not supported");
+  EXPECT_EQ(error_of("{{ 99999999999999999999 }}"),
+            "template line 1: the integer 99999999999999999999 does not fit 64 bits; longer ones are not supported");
+  EXPECT_EQ(error_of("{{ [1] | map('upper') }}"),
+            "template line 1: a value of type 'generator' cannot be printed; print what it gives instead");
+  EXPECT_EQ(
+      error_of("{{ '\\ud800' }}"),
+      "template line 1: surrogates (\\ud800 to \\udfff) are not supported in strings; write the character itself");
+  EXPECT_TRUE(
+      error_of("{{ 1 | pprint }}").starts_with("template line 1: there is no filter 'pprint'; there are abs, attr, "));
+  EXPECT_TRUE(
+      error_of("{{ 1 is escaped }}").starts_with("template line 1: there is no test 'escaped'; there are !=, <, "));
+}
+
+TEST(Jinja, RefusesATemplateThatIsNotUtf8) {
+  EXPECT_EQ(error_of("a\xFF"), "template: the template is not UTF-8; save it as UTF-8");
+}
+
+TEST(Jinja, HostileTemplatesEnd) {
+  const auto ends = [](const std::string& source, const std::string& message) {
+    const std::string error = error_of(source);
+    EXPECT_NE(error.find(message), std::string::npos) << source.substr(0, 100) << "\n" << error;
+  };
+  ends("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+       "loops run more than 1000000 times");
+  ends("{{ 'x' * 10000000000 }}", "more work than the limit");
+  ends("{{ [1] * 10000000000 }}", "more work than the limit");
+  ends("{{ 'x'.ljust(10000000000) }}", "more work than the limit");
+  ends("{{ 'x'.center(9223372036854775807) }}", "more work than the limit");
+  ends("{{ 'a\nb' | indent(10000000000) }}", "more work than the limit");
+  ends("{% set ns = namespace(s='xxxxxxxxxxxxxxxx') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+       "more work than the limit");
+  ends("{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s.replace('x', 'xx') %}{% endfor %}",
+       "more work than the limit");
+  // A list that holds itself twice, forty times over, is small, but not once it is printed or compared.
+  const std::string twice =
+      "{% set ns = namespace(a=[]) %}{% for i in range(40) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}";
+  ends(twice + "{{ ns.a }}", "more work than the limit");
+  ends(twice + "{{ ns.a | tojson }}", "more work than the limit");
+  ends(twice +
+           "{% set b = namespace(a=[]) %}{% for i in range(40) %}{% set b.a = [b.a, b.a] %}{% endfor %}{{ ns.a == b.a "
+           "}}",
+       "more work than the limit");
+  ends("{% set ns = namespace(a=()) %}{% for i in range(40) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}{{ {ns.a: 1} }}",
+       "a tuple used as a key is too large");
+  ends("{% set ns = namespace(a=[]) %}{% for i in range(1000) %}{% set ns.a = [ns.a] %}{% endfor %}",
+       "lists and dicts are nested more than 200 deep");
+  ends("{% for i in range(100000) %}" + std::string(1000, 'x') + "{% endfor %}",
+       "longer than the limit of 67108864 bytes");
+  ends("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nested more than 400 deep");
+  ends("{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}", "nested more than 400 deep");
+  ends("{{ " + std::string(5000, '(') + "1" + std::string(5000, ')') + " }}", "nested more than 100 deep");
+  ends("{{ " + std::string(5000, '-') + "1 }}", "nested more than 100 deep");
+  std::string nested;
+  std::string sum = "1";
+  std::string filters = "'a'";
+  for (int i = 0; i < 5000; ++i) {
+    nested += "{% if 1 %}";
+    sum += " + 1";
+    filters += " | upper";
+  }
+  ends(nested, "nested more than 100 deep");
+  ends("{{ " + sum + " }}", "more than 300 operators in a row");
+  ends("{{ " + filters + " }}", "too many filters in a row");
+}
+
+TEST(Jinja, NamespacesAndMacrosThatHoldEachOtherAreFreed) {
+  EXPECT_EQ(render("{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}{{ a.b.a.b is defined }}"),
+            "True");
+  EXPECT_EQ(render("{% set ns = namespace(f=none) %}{% for i in range(2000) %}{% set g = ns.f %}"
+                   "{% macro f() %}{{ i }}{% endmacro %}{% set ns.f = f %}{% endfor %}{{ ns.f() }}"),
+            "1999");
+}
+
+TEST(Jinja, OneTemplateRendersManyTimes) {
+  const Template counted(
+      "{% set ns = namespace(n=0) %}{% for x in xs %}{% set ns.n = ns.n + x %}{% endfor %}{{ ns.n }}", "t");
+  const Value variables = value_from_json(R"({"xs": [1, 2]})", "variables");
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(counted.render(*variables.as_dict()), "3");
+}
+
+TEST(Jinja, JsonKeepsTheOrderOfKeysAndSaysWhereItIsWrong) {
+  EXPECT_EQ(render("{{ d }}", R"({"d": {"z": 1, "a": [true, null, 1.5, "x"], "z": 2}})"),
+            "{'z': 2, 'a': [True, None, 1.5, 'x']}");
+  EXPECT_THROW(value_from_json("{", "messages.json"), Error);
+  EXPECT_THROW(value_from_json("[18446744073709551615]", "messages.json"), Error);
+  EXPECT_THROW(value_from_json(std::string(1000, '['), "messages.json"), Error);
+}
+
+}  // namespace
+}  // namespace deeptitan::jinja

@@ -7,6 +7,9 @@
 #include <fmt/format.h>
 
 #include "core/file.h"
+#ifdef DT_CUDA
+#include "core/cuda_device.h"
+#endif
 
 namespace deeptitan {
 
@@ -32,7 +35,14 @@ MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas) {
   return plan;
 }
 
-int64_t available_memory() {
+int64_t available_memory(Device device) {
+  if (device.kind == DeviceKind::kCuda) {
+#ifdef DT_CUDA
+    return cuda::free_bytes(device.index);
+#else
+    fail_without_cuda("memory", device);
+#endif
+  }
   std::ifstream file("/proc/meminfo");
   int64_t kilobytes = 0;
   for (std::string line; std::getline(file, line);) {

@@ -80,10 +80,9 @@ TYPED_TEST(PlainAttention, ForwardAndBackwardOfPackedDocuments) {
     const auto device_in =
         inputs_of<T>(c, device_query.get(), device_key_value.get(), device_key_rope.get(), offset.get());
     cuda::attention_forward(device_out.get(), device_statistics.get(), device_in, tokens, nullptr);
-    cuda::attention_backward(cpu::AttentionGradients<T>{device_d_query.get(), device_d_key_value.get(),
-                                                  device_d_key_rope.get(), ld_rope},
-                       device_d_out.get(), device_out.get(), device_statistics.get(), device_in, tokens,
-                       workspace.get(), nullptr);
+    cuda::attention_backward(
+        cpu::AttentionGradients<T>{device_d_query.get(), device_d_key_value.get(), device_d_key_rope.get(), ld_rope},
+        device_d_out.get(), device_out.get(), device_statistics.get(), device_in, tokens, workspace.get(), nullptr);
     SCOPED_TRACE(testing::Message() << tokens << " tokens, " << c.heads << " heads of " << key << " and " << c.value);
     EXPECT_LT(relative_to_f32(device_out.download(), out), kTolerance<T>);
     EXPECT_LT(relative_difference(device_statistics.download(), statistics), 3e-6);
@@ -105,7 +104,8 @@ TYPED_TEST(PlainAttention, RowsOfNoDocumentAreZeros) {
   key_rope.upload(random_elements<T>(3 * 5, 66));
   DeviceBuffer<int32_t> offset(c.offset);
   cuda::attention_forward(out.get(), static_cast<float*>(nullptr),
-                    inputs_of<T>(c, query.get(), key_value.get(), key_rope.get(), offset.get()), kTokens, nullptr);
+                          inputs_of<T>(c, query.get(), key_value.get(), key_rope.get(), offset.get()), kTokens,
+                          nullptr);
   const std::vector<float> rows = widen(out.download());
   for (int64_t i = 0; i < kTokens * 8; ++i) {
     if (i < 3 * 8) {
@@ -119,39 +119,66 @@ TYPED_TEST(PlainAttention, RowsOfNoDocumentAreZeros) {
 TYPED_TEST(PlainAttention, LatentOverPages) {
   using T = TypeParam;
   constexpr int64_t kHeads = 3, kLatent = 70, kRope = 12, kWidth = kLatent + kRope, kPageSize = 7, kPages = 60;
-  const std::vector<int32_t> visible = {1, 33, 0, 128, 301, 7};
-  const auto tokens = static_cast<int64_t>(visible.size());
-  constexpr int64_t kTable = 45;
-  std::vector<int32_t> table(tokens * kTable);
+  // A fresh sequence, one token behind many, one without rows, several rows behind some; then two rows of padding.
+  const std::vector<int32_t> query_offset = {0, 40, 41, 41, 50}, cached_length = {0, 300, 5, 33};
+  constexpr int64_t kTokens = 52, kTable = 45, kSequences = 4;
+  std::vector<int32_t> table(kSequences * kTable);
   for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(random_bits(67, i) % kPages);
-  const auto query = random_elements<T>(tokens * kHeads * kWidth, 68);
+  const auto query = random_elements<T>(kTokens * kHeads * kWidth, 68);
   const auto cache = random_elements<T>(kPages * kPageSize * kWidth, 69);
-  const auto wide_query = widen(query), wide_cache = widen(cache);
-  const auto inputs = [&]<typename U>(const U* q, const U* entries, const int32_t* pages, const int32_t* seen) {
-    return cpu::LatentAttentionInputs<U>{.query = q,
-                                         .cache = entries,
-                                         .page_table = pages,
-                                         .page_table_stride = kTable,
-                                         .page_size = kPageSize,
-                                         .visible = seen,
-                                         .tokens = tokens,
-                                         .most_visible = 301,
-                                         .heads = kHeads,
-                                         .latent_dim = kLatent,
-                                         .rope_dim = kRope,
-                                         .scale = 0.1f};
-  };
-  std::vector<float> expected(tokens * kHeads * kLatent);
-  std::vector<char> scratch(cpu::latent_attention_workspace(tokens, 301, kHeads, kLatent, kRope));
-  cpu::latent_attention(expected.data(), inputs(wide_query.data(), wide_cache.data(), table.data(), visible.data()),
-                        scratch.data());
-  DeviceBuffer<T> device_query(query), device_cache(cache), out(tokens * kHeads * kLatent);
-  DeviceBuffer<int32_t> device_table(table), device_visible(visible);
+  std::vector<float> expected(kTokens * kHeads * kLatent, 0.0f);
+  for (int64_t s = 0; s < kSequences; ++s) {
+    for (int64_t t = query_offset[s]; t < query_offset[s + 1]; ++t) {
+      const int64_t visible = cached_length[s] + t - query_offset[s] + 1;
+      const auto entry = [&](int64_t i) {
+        return &cache[(table[s * kTable + i / kPageSize] * kPageSize + i % kPageSize) * kWidth];
+      };
+      for (int64_t h = 0; h < kHeads; ++h) {
+        std::vector<double> weight(visible), out(kLatent);
+        double sum = 0;
+        for (int64_t i = 0; i < visible; ++i) {
+          double score = 0;
+          for (int64_t j = 0; j < kWidth; ++j) {
+            score += static_cast<double>(to_float(query[(t * kHeads + h) * kWidth + j])) * to_float(entry(i)[j]);
+          }
+          sum += weight[i] = std::exp(0.1 * score);
+        }
+        for (int64_t i = 0; i < visible; ++i) {
+          for (int64_t j = 0; j < kLatent; ++j) out[j] += weight[i] / sum * to_float(entry(i)[j]);
+        }
+        for (int64_t j = 0; j < kLatent; ++j) {
+          expected[(t * kHeads + h) * kLatent + j] = static_cast<float>(out[j]);
+        }
+      }
+    }
+  }
+  DeviceBuffer<T> device_query(query), device_cache(cache), out(kTokens * kHeads * kLatent);
+  DeviceBuffer<int32_t> offset(query_offset), cached(cached_length), device_table(table);
   cuda::latent_attention(out.get(),
-                   inputs(static_cast<const T*>(device_query.get()), static_cast<const T*>(device_cache.get()),
-                          device_table.get(), device_visible.get()),
-                   nullptr);
+                         LatentRows<T>{.query = device_query.get(),
+                                       .cache = device_cache.get(),
+                                       .rows = {offset.get(), kSequences, 0, kTokens},
+                                       .cached_length = cached.get(),
+                                       .page_table = device_table.get(),
+                                       .page_table_stride = kTable,
+                                       .page_size = kPageSize,
+                                       .tokens = kTokens,
+                                       .heads = kHeads,
+                                       .latent_dim = kLatent,
+                                       .rope_dim = kRope,
+                                       .scale = 0.1f},
+                         nullptr);
   EXPECT_LT(relative_to_f32(out.download(), expected), kTolerance<T>);
+
+  // Of sequences with 9 to 39 rows there is one, the last; padding is cleared, the others are left alone.
+  const std::vector<T> rows = random_elements<T>(kTokens * 7, 72);
+  std::vector<T> chosen = random_elements<T>(kTokens * 7, 73);
+  DeviceBuffer<T> device_rows(rows), device_chosen(chosen);
+  cuda::copy_sequence_rows(device_chosen.get(), device_rows.get(), 7, kTokens, {offset.get(), kSequences, 9, 39},
+                           nullptr);
+  std::copy(rows.begin() + 41 * 7, rows.begin() + 50 * 7, chosen.begin() + 41 * 7);
+  std::fill(chosen.begin() + 50 * 7, chosen.end(), T{});
+  EXPECT_TRUE(same_bytes(device_chosen.download(), chosen));
 }
 
 TYPED_TEST(PlainAttention, WritesTheCacheAndSkipsPadding) {

@@ -43,8 +43,8 @@ TYPED_TEST(CrossEntropy, LossAndGradient) {
                           device_targets.get(), 0.25f, rows, vocab, nullptr);
     EXPECT_LT(relative_difference(device_loss.download(), loss), 2e-6);
     EXPECT_LT(relative_difference(device_d_logits.download(), d_logits), kOrderOfSums<T>);
-    softmax_cross_entropy(device_loss.get(), static_cast<T*>(nullptr), 0, device_logits.get(), ld,
-                          device_targets.get(), 0.25f, rows, vocab, nullptr);
+    softmax_cross_entropy(device_loss.get(), static_cast<T*>(nullptr), 0, device_logits.get(), ld, device_targets.get(),
+                          0.25f, rows, vocab, nullptr);
     EXPECT_LT(relative_difference(device_loss.download(), loss), 2e-6) << "without gradient";
     if constexpr (std::is_same_v<T, float>) {
       softmax_cross_entropy(device_loss.get(), device_logits.get(), ld, device_logits.get(), ld, device_targets.get(),

@@ -1,5 +1,6 @@
-// Grouped products over drawn widths, group counts, sizes, gaps and tails. Shapes are too many and too large for a whole
-// reference on the host, so some rows of each group are compared, all columns of them: the first, the last, some between.
+// Grouped products over drawn widths, group counts, sizes, gaps and tails. Shapes are too many and too large for a
+// whole reference on the host, so some rows of each group are compared, all columns of them: the first, the last, some
+// between.
 
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
@@ -39,8 +40,7 @@ struct Case {
 
   std::string describe() const {
     std::string text = "n = " + std::to_string(n) + ", k = " + std::to_string(k) + ", " +
-                       std::to_string(groups.sizes.size()) + " groups, " + std::to_string(groups.rows) +
-                       " rows, sizes";
+                       std::to_string(groups.sizes.size()) + " groups, " + std::to_string(groups.rows) + " rows, sizes";
     for (size_t g = 0; g < std::min<size_t>(groups.sizes.size(), 40); ++g) {
       text += " " + std::to_string(groups.sizes[g]);
     }
@@ -218,8 +218,14 @@ TEST_P(GroupedGemmRandom, WeightGradientWhoseLastTileRowIsHalf) {
   struct Widths {
     int n, k, groups;
   };
-  for (const auto& [n, k, groups] : {Widths{2192, 1040, 5}, {2192, 1056, 5}, {1040, 128, 100}, {912, 592, 160},
-                                     {2192, 352, 33}, {2320, 1008, 5}, {64, 1024, 300}, {3136, 1056, 16}}) {
+  for (const auto& [n, k, groups] : {Widths{2192, 1040, 5},
+                                     {2192, 1056, 5},
+                                     {1040, 128, 100},
+                                     {912, 592, 160},
+                                     {2192, 352, 33},
+                                     {2320, 1008, 5},
+                                     {64, 1024, 300},
+                                     {3136, 1056, 16}}) {
     const Case c = make_case(n, k, groups, 400 + groups);
     SCOPED_TRACE(c.describe());
     check_weight_gradient(c);

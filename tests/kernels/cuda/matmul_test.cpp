@@ -59,19 +59,43 @@ class PlainProduct : public OverElementTypes<T> {
  protected:
   template <typename Out>
   void check_directions() {
-    for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {1, 200, 65}, {65, 63, 17},
-                                                                     {130, 70, 33}, {64, 64, 16}, {7, 300, 0}}) {
+    for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{
+             {1, 1, 1}, {1, 200, 65}, {65, 63, 17}, {130, 70, 33}, {64, 64, 16}, {7, 300, 0}}) {
       for (const bool accumulate : {false, true}) {
         const int64_t ld_x = k + 5, ld_y = n + 3;
         SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k << (accumulate ? " added" : ""));
-        check(StridedProduct<T, Out>{.c_row = ld_y, .a_row = ld_x, .a_step = 1, .b_step = 1, .b_column = k, .rows = m,
-                                     .steps = k, .columns = n, .batches = 1, .accumulate = accumulate},
+        check(StridedProduct<T, Out>{.c_row = ld_y,
+                                     .a_row = ld_x,
+                                     .a_step = 1,
+                                     .b_step = 1,
+                                     .b_column = k,
+                                     .rows = m,
+                                     .steps = k,
+                                     .columns = n,
+                                     .batches = 1,
+                                     .accumulate = accumulate},
               m * ld_x, n * k, m * ld_y);
-        check(StridedProduct<T, Out>{.c_row = ld_x, .a_row = ld_y, .a_step = 1, .b_step = k, .b_column = 1, .rows = m,
-                                     .steps = n, .columns = k, .batches = 1, .accumulate = accumulate},
+        check(StridedProduct<T, Out>{.c_row = ld_x,
+                                     .a_row = ld_y,
+                                     .a_step = 1,
+                                     .b_step = k,
+                                     .b_column = 1,
+                                     .rows = m,
+                                     .steps = n,
+                                     .columns = k,
+                                     .batches = 1,
+                                     .accumulate = accumulate},
               m * ld_y, n * k, m * ld_x);
-        check(StridedProduct<T, Out>{.c_row = k, .a_row = 1, .a_step = ld_y, .b_step = ld_x, .b_column = 1, .rows = n,
-                                     .steps = m, .columns = k, .batches = 1, .accumulate = accumulate},
+        check(StridedProduct<T, Out>{.c_row = k,
+                                     .a_row = 1,
+                                     .a_step = ld_y,
+                                     .b_step = ld_x,
+                                     .b_column = 1,
+                                     .rows = n,
+                                     .steps = m,
+                                     .columns = k,
+                                     .batches = 1,
+                                     .accumulate = accumulate},
               m * ld_y, m * ld_x, n * k + 1);
       }
     }
@@ -91,17 +115,44 @@ TYPED_TEST(PlainProduct, GroupsOfRowsAndOfSteps) {
   const std::vector<int32_t> offset = {0, 3, 3, 70, 71, 200, 200};
   constexpr int64_t kGroups = 6, kRows = 200, kN = 75, kK = 41;
   for (const bool accumulate : {false, true}) {
-    check(StridedProduct<T, T>{.c_row = kN, .a_row = kK, .a_step = 1, .b_step = 1, .b_column = kK, .b_batch = kN * kK,
-                               .rows = kRows, .steps = kK, .columns = kN, .batches = kGroups,
-                               .groups = ProductGroups::kRows, .accumulate = accumulate},
+    check(StridedProduct<T, T>{.c_row = kN,
+                               .a_row = kK,
+                               .a_step = 1,
+                               .b_step = 1,
+                               .b_column = kK,
+                               .b_batch = kN * kK,
+                               .rows = kRows,
+                               .steps = kK,
+                               .columns = kN,
+                               .batches = kGroups,
+                               .groups = ProductGroups::kRows,
+                               .accumulate = accumulate},
           kRows * kK, kGroups * kN * kK, kRows * kN, offset);
-    check(StridedProduct<T, T>{.c_row = kK, .a_row = kN, .a_step = 1, .b_step = kK, .b_column = 1, .b_batch = kN * kK,
-                               .rows = kRows, .steps = kN, .columns = kK, .batches = kGroups,
-                               .groups = ProductGroups::kRows, .accumulate = accumulate},
+    check(StridedProduct<T, T>{.c_row = kK,
+                               .a_row = kN,
+                               .a_step = 1,
+                               .b_step = kK,
+                               .b_column = 1,
+                               .b_batch = kN * kK,
+                               .rows = kRows,
+                               .steps = kN,
+                               .columns = kK,
+                               .batches = kGroups,
+                               .groups = ProductGroups::kRows,
+                               .accumulate = accumulate},
           kRows * kN, kGroups * kN * kK, kRows * kK, offset);
-    check(StridedProduct<T, float>{.c_row = kK, .c_batch = kN * kK, .a_row = 1, .a_step = kN, .b_step = kK,
-                                   .b_column = 1, .rows = kN, .steps = kRows, .columns = kK, .batches = kGroups,
-                                   .groups = ProductGroups::kSteps, .accumulate = accumulate},
+    check(StridedProduct<T, float>{.c_row = kK,
+                                   .c_batch = kN * kK,
+                                   .a_row = 1,
+                                   .a_step = kN,
+                                   .b_step = kK,
+                                   .b_column = 1,
+                                   .rows = kN,
+                                   .steps = kRows,
+                                   .columns = kK,
+                                   .batches = kGroups,
+                                   .groups = ProductGroups::kSteps,
+                                   .accumulate = accumulate},
           kRows * kN, kRows * kK, kGroups * kN * kK, offset);
   }
 }
@@ -109,9 +160,18 @@ TYPED_TEST(PlainProduct, GroupsOfRowsAndOfSteps) {
 TYPED_TEST(PlainProduct, HeadsAreBatchesOfColumns) {
   using T = TypeParam;
   constexpr int64_t kRows = 21, kHeads = 5, kWide = 50, kN = 33, kK = 40;  // heads of 50, of which 40 or 33 are read
-  check(StridedProduct<T, T>{.c_row = kHeads * kN, .c_batch = kN, .a_row = kHeads * kWide, .a_step = 1,
-                             .a_batch = kWide, .b_step = 1, .b_column = kK, .b_batch = kN * kK, .rows = kRows,
-                             .steps = kK, .columns = kN, .batches = kHeads},
+  check(StridedProduct<T, T>{.c_row = kHeads * kN,
+                             .c_batch = kN,
+                             .a_row = kHeads * kWide,
+                             .a_step = 1,
+                             .a_batch = kWide,
+                             .b_step = 1,
+                             .b_column = kK,
+                             .b_batch = kN * kK,
+                             .rows = kRows,
+                             .steps = kK,
+                             .columns = kN,
+                             .batches = kHeads},
         kRows * kHeads * kWide, kHeads * kN * kK, kRows * kHeads * kN);
 }
 

@@ -67,8 +67,8 @@ TYPED_TEST(RmsNorm, AddsTheResidualFirst) {
   cpu::add_rms_norm(sum.data(), out.data(), rstd.data(), a.data(), b.data(), weight.data(), kRows, kDim, kEpsilon);
   DeviceBuffer<T> device_a(a), device_b(b), device_out(kRows * kDim);
   DeviceBuffer<float> device_weight(weight), device_rstd(kRows);
-  add_rms_norm(device_a.get(), device_out.get(), device_rstd.get(), device_a.get(), device_b.get(),
-               device_weight.get(), kRows, kDim, kEpsilon, nullptr);
+  add_rms_norm(device_a.get(), device_out.get(), device_rstd.get(), device_a.get(), device_b.get(), device_weight.get(),
+               kRows, kDim, kEpsilon, nullptr);
   EXPECT_TRUE(same_bytes(device_a.download(), sum));
   EXPECT_LT(relative_difference(device_out.download(), out), kOrderOfSums<T>);
   EXPECT_LT(relative_difference(device_rstd.download(), rstd), 1e-6);

@@ -50,7 +50,7 @@ void launch_swiglu_backward(T* d_gate, T* d_up, int64_t ld_d, const T* d_out, co
                             int64_t ld_gate_up, int64_t rows, int64_t width, cudaStream_t stream) {
   if (rows <= 0 || width <= 0) return;
   swiglu_backward_kernel<<<blocks_for<kThreads>(rows * width), kThreads, 0, stream>>>(d_gate, d_up, ld_d, d_out, gate,
-                                                                                     up, ld_gate_up, rows, width);
+                                                                                      up, ld_gate_up, rows, width);
   check_launch("swiglu_backward_kernel");
 }
 

@@ -16,6 +16,32 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int64_t kMostSharedBytes = 48 * 1024;  // what a block of any chip has without asking
 
+/// Which of `count` documents holds the token, document d holding offset[d] up to offset[d + 1]; -1: none.
+__device__ int64_t find_document(const int32_t* offset, int64_t count, int64_t token) {
+  // The last document that begins at or before the token; empty ones lie before it.
+  int64_t low = 0, high = count;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (offset[middle] <= token) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low == 0 || token >= offset[low] ? -1 : low - 1;
+}
+
+constexpr int64_t kPadding = -1;
+constexpr int64_t kNotMeant = -2;
+
+/// The sequence that holds a token, kPadding or kNotMeant.
+__device__ int64_t find_sequence(const SequenceRows& rows, int64_t token) {
+  const int64_t sequence = find_document(rows.query_offset, rows.sequences, token);
+  if (sequence < 0) return kPadding;
+  const int64_t count = rows.query_offset[sequence + 1] - rows.query_offset[sequence];
+  return rows.least <= count && count <= rows.most ? sequence : kNotMeant;
+}
+
 /// One row of one head: which token, head and document, and where its elements lie.
 template <typename T>
 struct Row {
@@ -26,19 +52,10 @@ struct Row {
 
   __device__ Row(const cpu::AttentionInputs<T>& in, int64_t index)
       : token(index / in.heads), head(index % in.heads), first(token), end(token) {
-    // The last document that begins at or before the token; empty ones lie before it.
-    int64_t low = 0, high = in.documents;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (in.document_offset[middle] <= token) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    if (low == 0 || token >= in.document_offset[low]) return;
-    first = in.document_offset[low - 1];
-    end = in.document_offset[low];
+    const int64_t document = find_document(in.document_offset, in.documents, token);
+    if (document < 0) return;
+    first = in.document_offset[document];
+    end = in.document_offset[document + 1];
   }
 };
 
@@ -203,7 +220,7 @@ __global__ void __launch_bounds__(kThreads)
 
 /// One warp's part of a query's entries: those of chunks warp, warp + kWarps, ... of 32.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) latent_attention_kernel(T* out, cpu::LatentAttentionInputs<T> in) {
+__global__ void __launch_bounds__(kThreads) latent_attention_kernel(T* out, LatentRows<T> in) {
   extern __shared__ float shared[];
   __shared__ float maxima[kWarps];
   __shared__ float sums[kWarps];
@@ -217,8 +234,9 @@ __global__ void __launch_bounds__(kThreads) latent_attention_kernel(T* out, cpu:
   for (int64_t j = threadIdx.x; j < width; j += kThreads) query[j] = to_float(in.query[index * width + j]);
   for (int64_t j = lane; j < in.latent_dim; j += kWarp) weighted[j] = 0;
   __syncthreads();
-  const int64_t visible = in.visible[token];
-  const int32_t* pages = in.page_table + token * in.page_table_stride;
+  const int64_t sequence = find_sequence(in.rows, token);
+  const int64_t visible = sequence < 0 ? 0 : in.cached_length[sequence] + token - in.rows.query_offset[sequence] + 1;
+  const int32_t* pages = in.page_table + sequence * in.page_table_stride;
   SoftmaxState state;
   for (int64_t begin = warp * kWarp; begin < visible; begin += kThreads) {
     const int64_t end = begin + kWarp < visible ? begin + kWarp : visible;
@@ -253,6 +271,17 @@ __global__ void __launch_bounds__(kThreads) latent_attention_kernel(T* out, cpu:
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
+    copy_sequence_rows_kernel(T* out, const T* in, int64_t width, SequenceRows rows) {
+  const int64_t token = blockIdx.x;
+  const int64_t sequence = find_sequence(rows, token);
+  if (sequence == kNotMeant) return;
+  for (int64_t j = threadIdx.x; j < width; j += kThreads) {
+    out[token * width + j] = sequence == kPadding ? T{} : in[token * width + j];
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
     write_latent_cache_kernel(T* cache, int64_t entries, const int32_t* slot, const T* latent, int64_t ld_latent,
                               int64_t latent_dim, const T* key_rope, int64_t ld_key_rope, int64_t rope_dim) {
   const int64_t token = blockIdx.x;
@@ -271,8 +300,9 @@ unsigned blocks_of_rows(int64_t rows) {
 /// Bytes of shared memory for so many floats.
 size_t shared_bytes(const char* kernel, int64_t floats) {
   const int64_t bytes = floats * static_cast<int64_t>(sizeof(float));
-  DT_CHECK(bytes <= kMostSharedBytes, "{}: a head of these widths needs {} bytes of shared memory a block, and {} are there",
-           kernel, bytes, kMostSharedBytes);
+  DT_CHECK(bytes <= kMostSharedBytes,
+           "{}: a head of these widths needs {} bytes of shared memory a block, and {} are there", kernel, bytes,
+           kMostSharedBytes);
   return static_cast<size_t>(bytes);
 }
 
@@ -306,10 +336,10 @@ void attention_backward(const cpu::AttentionGradients<T>& gradients, const T* d_
   row_dots_kernel<<<blocks_of_rows(rows), kThreads, 0, stream>>>(delta, d_out, out, rows, in.value_dim);
   check_launch("row_dots_kernel");
   attention_backward_query_kernel<<<blocks_of_rows(rows), kThreads, bytes, stream>>>(gradients, d_out, log_sum_exp,
-                                                                                    delta, in, rows);
+                                                                                     delta, in, rows);
   check_launch("attention_backward_query_kernel");
-  attention_backward_key_kernel<<<blocks_of_rows(rows), kThreads, bytes, stream>>>(
-      gradients, d_key_rope, d_out, log_sum_exp, delta, in, rows);
+  attention_backward_key_kernel<<<blocks_of_rows(rows), kThreads, bytes, stream>>>(gradients, d_key_rope, d_out,
+                                                                                   log_sum_exp, delta, in, rows);
   check_launch("attention_backward_key_kernel");
   if (in.rope_dim == 0) return;
   sum_heads_kernel<<<blocks_for<kThreads>(tokens * in.rope_dim), kThreads, 0, stream>>>(
@@ -318,13 +348,21 @@ void attention_backward(const cpu::AttentionGradients<T>& gradients, const T* d_
 }
 
 template <typename T>
-void latent_attention(T* out, const cpu::LatentAttentionInputs<T>& in, cudaStream_t stream) {
+void latent_attention(T* out, const LatentRows<T>& in, cudaStream_t stream) {
   const int64_t rows = in.tokens * in.heads;
   if (rows <= 0) return;
   const int64_t floats = in.latent_dim + in.rope_dim + kWarps * in.latent_dim;
   latent_attention_kernel<<<static_cast<unsigned>(rows), kThreads, shared_bytes("latent_attention", floats), stream>>>(
       out, in);
   check_launch("latent_attention_kernel");
+}
+
+template <typename T>
+void copy_sequence_rows(T* out, const T* in, int64_t width, int64_t tokens, const SequenceRows& rows,
+                        cudaStream_t stream) {
+  if (tokens <= 0) return;
+  copy_sequence_rows_kernel<<<static_cast<unsigned>(tokens), kThreads, 0, stream>>>(out, in, width, rows);
+  check_launch("copy_sequence_rows_kernel");
 }
 
 template <typename T>
@@ -337,12 +375,13 @@ void write_latent_cache(T* cache, int64_t entries, const int32_t* slot, const T*
   check_launch("write_latent_cache_kernel");
 }
 
-#define DT_INSTANTIATE(T)                                                                                            \
-  template void attention_forward(T*, float*, const cpu::AttentionInputs<T>&, int64_t, cudaStream_t);                \
-  template void attention_backward(const cpu::AttentionGradients<T>&, const T*, const T*, const float*,              \
-                                   const cpu::AttentionInputs<T>&, int64_t, void*, cudaStream_t);                    \
-  template void latent_attention(T*, const cpu::LatentAttentionInputs<T>&, cudaStream_t);                            \
-  template void write_latent_cache(T*, int64_t, const int32_t*, const T*, int64_t, int64_t, const T*, int64_t,       \
+#define DT_INSTANTIATE(T)                                                                                      \
+  template void attention_forward(T*, float*, const cpu::AttentionInputs<T>&, int64_t, cudaStream_t);          \
+  template void attention_backward(const cpu::AttentionGradients<T>&, const T*, const T*, const float*,        \
+                                   const cpu::AttentionInputs<T>&, int64_t, void*, cudaStream_t);              \
+  template void latent_attention(T*, const LatentRows<T>&, cudaStream_t);                                      \
+  template void copy_sequence_rows(T*, const T*, int64_t, int64_t, const SequenceRows&, cudaStream_t);         \
+  template void write_latent_cache(T*, int64_t, const int32_t*, const T*, int64_t, int64_t, const T*, int64_t, \
                                    int64_t, int64_t, cudaStream_t);
 DT_INSTANTIATE(float)
 DT_INSTANTIATE(bfloat16)

@@ -27,9 +27,42 @@ void attention_backward(const cpu::AttentionGradients<T>& gradients, const T* d_
                         const float* log_sum_exp, const cpu::AttentionInputs<T>& inputs, int64_t tokens,
                         void* workspace, cudaStream_t stream);
 
-/// As cpu::latent_attention. inputs.most_visible is not read. One launch, without workspace.
+/// Rows of a batch: sequence s holds the rows query_offset[s] up to query_offset[s + 1]. Meant are those of sequences
+/// with `least` to `most` of them; rows that no sequence holds are padding.
+struct SequenceRows {
+  const int32_t* query_offset;  // [sequences + 1]
+  int64_t sequences;
+  int64_t least;
+  int64_t most;
+};
+
+/// Attention of a batch's rows over the latents that their sequences have cached: row i of sequence s sees its first
+/// cached_length[s] + i + 1 entries, of which entry j is row j % page_size of page page_table[s, j / page_size].
 template <typename T>
-void latent_attention(T* out, const cpu::LatentAttentionInputs<T>& inputs, cudaStream_t stream);
+struct LatentRows {
+  const T* query;  // [tokens, H, L + Dr]: the nope query times the key projection, then the roped part
+  const T* cache;  // pages of [page_size, L + Dr]: latent, then roped key
+  SequenceRows rows;
+  const int32_t* cached_length;  // [sequences]
+  const int32_t* page_table;     // [sequences, page_table_stride]
+  int64_t page_table_stride;
+  int64_t page_size;
+  int64_t tokens;
+  int64_t heads;
+  int64_t latent_dim;
+  int64_t rope_dim;
+  float scale;
+};
+
+/// out[t, h, :] = sum_i softmax_i(scale * q[t, h] . entry_i) latent_i over the entries that t sees; zeros in the rows
+/// that are not meant. One launch, without workspace.
+template <typename T>
+void latent_attention(T* out /* [tokens, H, L] */, const LatentRows<T>& inputs, cudaStream_t stream);
+
+/// out = in, [tokens, width], in the rows that are meant; zeros where padding; the others are left alone.
+template <typename T>
+void copy_sequence_rows(T* out, const T* in, int64_t width, int64_t tokens, const SequenceRows& rows,
+                        cudaStream_t stream);
 
 /// cache[slot[t]] = (latent[t], key_rope[t]): cache [entries, L + Dr], slot [tokens], latent [tokens, L] and key_rope
 /// [tokens, Dr] with ld_* elements from row to row. Slots outside the cache (-1: padding) write nothing.

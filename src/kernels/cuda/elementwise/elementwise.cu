@@ -44,16 +44,21 @@ void launch_convert(Out* out, int64_t ld_out, const In* in, int64_t ld_in, int64
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) find_not_finite_kernel(int32_t* not_finite, const T* x, int64_t n) {
+__global__ void __launch_bounds__(kThreads)
+    find_not_finite_kernel(int32_t* not_finite, const T* x, int64_t ld, int64_t rows, int64_t columns) {
   bool found = false;
-  for (int64_t i = first_element(); i < n; i += element_stride()) found |= !isfinite(to_float(x[i]));
+  for (int64_t i = first_element(); i < rows * columns; i += element_stride()) {
+    found |= !isfinite(to_float(x[i / columns * ld + i % columns]));
+  }
   if (found) *not_finite = 1;  // whoever writes writes the same
 }
 
 template <typename T>
-void launch_find_not_finite(int32_t* not_finite, const T* x, int64_t n, cudaStream_t stream) {
-  if (n <= 0) return;
-  find_not_finite_kernel<<<blocks_for<kThreads>(n), kThreads, 0, stream>>>(not_finite, x, n);
+void launch_find_not_finite(int32_t* not_finite, const T* x, int64_t ld, int64_t rows, int64_t columns,
+                            cudaStream_t stream) {
+  if (rows <= 0 || columns <= 0) return;
+  find_not_finite_kernel<<<blocks_for<kThreads>(rows * columns), kThreads, 0, stream>>>(not_finite, x, ld, rows,
+                                                                                        columns);
   check_launch("find_not_finite_kernel");
 }
 
@@ -83,11 +88,13 @@ void convert(bfloat16* out, int64_t ld_out, const bfloat16* in, int64_t ld_in, i
   launch_convert(out, ld_out, in, ld_in, rows, columns, stream);
 }
 
-void find_not_finite(int32_t* not_finite, const float* x, int64_t n, cudaStream_t stream) {
-  launch_find_not_finite(not_finite, x, n, stream);
+void find_not_finite(int32_t* not_finite, const float* x, int64_t ld, int64_t rows, int64_t columns,
+                     cudaStream_t stream) {
+  launch_find_not_finite(not_finite, x, ld, rows, columns, stream);
 }
-void find_not_finite(int32_t* not_finite, const bfloat16* x, int64_t n, cudaStream_t stream) {
-  launch_find_not_finite(not_finite, x, n, stream);
+void find_not_finite(int32_t* not_finite, const bfloat16* x, int64_t ld, int64_t rows, int64_t columns,
+                     cudaStream_t stream) {
+  launch_find_not_finite(not_finite, x, ld, rows, columns, stream);
 }
 
 }  // namespace deeptitan::cuda

@@ -26,8 +26,11 @@ void convert(float* out, int64_t ld_out, const float* in, int64_t ld_in, int64_t
 void convert(bfloat16* out, int64_t ld_out, const bfloat16* in, int64_t ld_in, int64_t rows, int64_t columns,
              cudaStream_t stream);
 
-/// *not_finite = 1 where an element of x [n] is infinite or NaN, else it is left as it is.
-void find_not_finite(int32_t* not_finite, const float* x, int64_t n, cudaStream_t stream);
-void find_not_finite(int32_t* not_finite, const bfloat16* x, int64_t n, cudaStream_t stream);
+/// *not_finite = 1 where an element of x [rows, columns] (ld elements from row to row) is infinite or NaN, else it is
+/// left as it is.
+void find_not_finite(int32_t* not_finite, const float* x, int64_t ld, int64_t rows, int64_t columns,
+                     cudaStream_t stream);
+void find_not_finite(int32_t* not_finite, const bfloat16* x, int64_t ld, int64_t rows, int64_t columns,
+                     cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

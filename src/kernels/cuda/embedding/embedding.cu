@@ -59,7 +59,7 @@ void launch_scatter_add(float* d_table, const T* d_out, const int32_t* ids, int6
                         cudaStream_t stream) {
   if (tokens <= 0 || dim <= 0) return;
   embedding_scatter_add_kernel<<<static_cast<unsigned>(tokens), kThreads, 0, stream>>>(d_table, d_out, ids, tokens,
-                                                                                      vocab, dim);
+                                                                                       vocab, dim);
   check_launch("embedding_scatter_add_kernel");
 }
 

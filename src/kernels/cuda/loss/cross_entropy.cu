@@ -138,7 +138,7 @@ void token_logprobs(float* logprob, int32_t* argmax, const float* logits, int64_
                     int64_t rows, int64_t vocab, cudaStream_t stream) {
   if (rows <= 0) return;
   token_logprobs_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(logprob, argmax, logits, ld_logits,
-                                                                             targets, vocab);
+                                                                              targets, vocab);
   check_launch("token_logprobs_kernel");
 }
 

@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(kThreads) multiply_strided_kernel(const Stride
   const Input* b = p.b + batch * p.b_batch + first_step * p.b_step + column * p.b_column;
   const int thread_row = static_cast<int>(threadIdx.x) / 16 * kEach;
   const int thread_column = static_cast<int>(threadIdx.x) % 16 * kEach;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kTile; row < rows; row += static_cast<int64_t>(gridDim.x) * kTile) {
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * kTile; row < rows;
+       row += static_cast<int64_t>(gridDim.x) * kTile) {
     const Input* a = p.a + batch * p.a_batch + first_step * p.a_step + (first_row + row) * p.a_row;
     float sum[kEach][kEach] = {};
     for (int64_t k = 0; k < steps; k += kSteps) {

@@ -42,8 +42,8 @@ template <typename T>
 void launch_rms_norm(T* out, int64_t ld_out, float* rstd, const T* x, int64_t ld_x, const float* weight, int64_t rows,
                      int64_t dim, float epsilon, cudaStream_t stream) {
   if (rows <= 0 || dim <= 0) return;
-  rms_norm_kernel<T, false><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-      out, ld_out, nullptr, rstd, x, ld_x, nullptr, weight, dim, epsilon);
+  rms_norm_kernel<T, false><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(out, ld_out, nullptr, rstd, x, ld_x,
+                                                                                  nullptr, weight, dim, epsilon);
   check_launch("rms_norm_kernel");
 }
 
@@ -52,7 +52,7 @@ void launch_add_rms_norm(T* sum_out, T* normed_out, float* rstd, const T* a, con
                          int64_t rows, int64_t dim, float epsilon, cudaStream_t stream) {
   if (rows <= 0 || dim <= 0) return;
   rms_norm_kernel<T, true><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(normed_out, dim, sum_out, rstd, a, dim,
-                                                                                b, weight, dim, epsilon);
+                                                                                 b, weight, dim, epsilon);
   check_launch("rms_norm_kernel");
 }
 

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+// What the CUDA runtime says of this host's GPUs; compiled only with DT_CUDA.
+
+namespace deeptitan::cuda {
+
+/// The least compute capability, major part, that this build's kernels run on.
+inline constexpr int kLeastMajor = 8;
+
+/// How many GPUs there are; where there is none, why.
+struct DeviceCount {
+  int devices = 0;
+  std::string problem;
+};
+DeviceCount count_devices();
+
+struct DeviceProperties {
+  std::string name;
+  int major = 0;  // of the compute capability
+  int minor = 0;
+  int64_t bytes = 0;  // of memory, in all
+};
+DeviceProperties device_properties(int device);
+
+/// Bytes that the device can give now.
+int64_t free_bytes(int device);
+
+/// Makes a device the one that this thread's launches and allocations go to.
+void use_device(int device);
+
+/// Copies between any two memories after all that was launched before, and waits for it.
+void copy(void* to, const void* from, int64_t bytes);
+
+/// Zeroes device memory, likewise.
+void clear(void* memory, int64_t bytes);
+
+/// Waits for everything launched on the current device; throws what a kernel left behind.
+void synchronize();
+
+}  // namespace deeptitan::cuda

@@ -1,0 +1,67 @@
+#include "core/device_choice.h"
+
+#include <charconv>
+#include <cstddef>
+
+#include "core/error.h"
+#ifdef DT_CUDA
+#include "core/cuda_device.h"
+#endif
+
+namespace deeptitan {
+namespace {
+
+#ifdef DT_CUDA
+// Why GPU `index` cannot be used; empty where it can.
+std::string problem_of(int index) {
+  const cuda::DeviceCount found = cuda::count_devices();
+  if (!found.problem.empty()) return found.problem;
+  if (index >= found.devices) {
+    return fmt::format("this host has {} {}, cuda:0{}", found.devices, found.devices == 1 ? "GPU" : "GPUs",
+                       found.devices == 1 ? "" : fmt::format(" to cuda:{}", found.devices - 1));
+  }
+  const cuda::DeviceProperties gpu = cuda::device_properties(index);
+  if (gpu.major < cuda::kLeastMajor) {
+    return fmt::format("{} has compute capability {}.{}, and {}.0 or newer is needed", gpu.name, gpu.major, gpu.minor,
+                       cuda::kLeastMajor);
+  }
+  return "";
+}
+
+std::string describe(int index) {
+  const cuda::DeviceProperties gpu = cuda::device_properties(index);
+  return fmt::format("cuda:{}, {} with {:.1f} GB of memory, compute capability {}.{}", index, gpu.name,
+                     static_cast<double>(gpu.bytes) * 1e-9, gpu.major, gpu.minor);
+}
+#else
+std::string problem_of(int /*index*/) {
+  return "this build of deeptitan has no CUDA; build with -DDT_CUDA=ON";
+}
+std::string describe(int /*index*/) {
+  return "";
+}
+#endif
+
+}  // namespace
+
+DeviceChoice choose_device(std::string_view word) {
+  if (word == "cpu") return {{}, "the CPU"};
+  if (word == "auto") {
+    const std::string problem = problem_of(0);
+    if (problem.empty()) return {{DeviceKind::kCuda, 0}, describe(0)};
+    return {{}, "the CPU: " + problem};
+  }
+  int index = 0;
+  bool known = word == "cuda";
+  if (word.starts_with("cuda:")) {
+    const char* end = word.data() + word.size();
+    const auto [stop, error] = std::from_chars(word.data() + 5, end, index);
+    known = error == std::errc{} && stop == end && index >= 0;
+  }
+  DT_CHECK_USAGE(known, "device = {}: use cpu, cuda, cuda:N (a GPU by its number) or auto", word);
+  const std::string problem = problem_of(index);
+  DT_CHECK_USAGE(problem.empty(), "device = {}: {}; use cpu, or auto for a GPU where one is usable", word, problem);
+  return {{DeviceKind::kCuda, index}, describe(index)};
+}
+
+}  // namespace deeptitan

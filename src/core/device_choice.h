@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "core/device.h"
+
+namespace deeptitan {
+
+/// A device for a command to run on, and what to tell the user about it.
+struct DeviceChoice {
+  Device device;
+  std::string description;  // "cuda:0, NVIDIA H100 80GB HBM3, driver 580.159.04 ..."; "the CPU: no NVIDIA driver ..."
+};
+
+/// The device that "cpu", "cuda" (the first GPU), "cuda:N" or "auto" (the first usable GPU, else the CPU) means. A GPU
+/// is usable with compute capability 8.0 or newer and a driver for this build's CUDA. Throws a usage error for other
+/// words, and where the GPU asked for by name cannot be used: no CUDA in this build, no driver, too old a driver, no
+/// GPU, no GPU of that number, too old a GPU.
+DeviceChoice choose_device(std::string_view word);
+
+}  // namespace deeptitan

@@ -23,7 +23,8 @@ Json ops_of(const OpProfile& profile) {
     ops.push_back({{"op", name},
                    {"share", entry.seconds / total},
                    {"calls", entry.calls},
-                   {"gflops", entry.flops / std::max(1e-12, entry.seconds) / 1e9}});
+                   {"gflops", entry.flops / std::max(1e-12, entry.seconds) / 1e9},
+                   {"gigabytes", entry.bytes / std::max(1e-12, entry.seconds) / 1e9}});
   }
   return ops;
 }
@@ -40,10 +41,11 @@ void print_report(const Json& report, bool as_json) {
                  : value.is_string()     ? value.get<std::string>()
                                          : value.dump());
   }
-  fmt::print("\n{:<32} {:>7} {:>8} {:>9}\n", "op", "share", "calls", "GFLOP/s");
+  fmt::print("\n{:<32} {:>7} {:>8} {:>9} {:>7}\n", "op", "share", "calls", "GFLOP/s", "GB/s");
   for (const Json& op : report["ops"]) {
-    fmt::print("{:<32} {:>6.1f}% {:>8} {:>9.0f}\n", op["op"].get<std::string>(), 100 * op["share"].get<double>(),
-               op["calls"].get<int64_t>(), op["gflops"].get<double>());
+    fmt::print("{:<32} {:>6.1f}% {:>8} {:>9.0f} {:>7.1f}\n", op["op"].get<std::string>(),
+               100 * op["share"].get<double>(), op["calls"].get<int64_t>(), op["gflops"].get<double>(),
+               op["gigabytes"].get<double>());
   }
 }
 

@@ -2,27 +2,10 @@
 
 #include <cstring>
 
-#include <cuda_runtime.h>
-
-#include "core/error.h"
+#include "core/cuda_check.h"
 
 namespace deeptitan::cuda {
 namespace {
-
-// Makes a device current for a scope.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device) {
-    const cudaError_t status = cudaGetDevice(&before_) == cudaSuccess ? cudaSetDevice(device) : cudaErrorNoDevice;
-    DT_CHECK(status == cudaSuccess, "cuda:{} cannot be used: {}", device, cudaGetErrorString(status));
-  }
-  ~CurrentDevice() { cudaSetDevice(before_); }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
- private:
-  int before_ = 0;
-};
 
 void check(cudaError_t status, const std::string& owner, const char* kind, int device, int64_t bytes) {
   if (status == cudaSuccess) return;

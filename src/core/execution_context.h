@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <string>
 
 #include "core/arena.h"
 #include "core/device.h"
+#include "core/op_profile.h"
+#include "core/stream.h"
 
 namespace deeptitan {
 
@@ -18,23 +18,14 @@ struct StepState {
   int32_t valid = 1;            // 0: something in this step is not finite; AdamW and the router-bias update do nothing
 };
 
-/// Time, floating-point operations and calls of each op, where somebody wants to know.
-struct OpProfile {
-  struct Entry {
-    double seconds = 0;
-    double flops = 0;
-    int64_t calls = 0;
-  };
-  std::map<std::string, Entry> entries;
-};
-
 /// Goes into every op: where it runs and what it may use.
 struct ExecutionContext {
   Device device;
-  void* stream = nullptr;      // of the device; the CPU has none
+  Stream compute;              // ops run here
+  Stream communication;        // what goes to other ranks, beside it
   Arena* workspace = nullptr;  // a stack: an op gives back what it took
   StepState* state = nullptr;
-  OpProfile* profile = nullptr;  // nullptr: nothing is timed
+  OpProfile* profile = nullptr;  // nullptr: nothing is counted or timed
   bool planning = false;         // ops check and count workspace, but launch nothing
   bool check_finite = false;     // ops look at every output and throw, naming the op, at the first that is not finite
 };

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "model/parameter.h"
-#include "ops/norm.h"
+#include "ops/rms_norm.h"
 
 namespace deeptitan {
 

@@ -11,9 +11,6 @@ namespace deeptitan {
 namespace {
 
 template <typename T>
-using Element = std::remove_pointer_t<T>;
-
-template <typename T>
 cpu::AttentionInputs<T> inputs_of(const Tensor& query, const Tensor& key_value, const Tensor& key_rope,
                                   const Documents& documents, const AttentionShape& shape) {
   return {.query = query.host<T>(),

@@ -12,9 +12,6 @@
 namespace deeptitan {
 namespace {
 
-template <typename T>
-using Element = std::remove_pointer_t<T>;
-
 void check_ids(const Tensor& ids, int64_t vocab) {
   for (int64_t t = 0; t < ids.size(0); ++t) {
     const int32_t id = ids.host<int32_t>()[t];
@@ -108,7 +105,7 @@ void embedding(ExecutionContext& ctx, const Tensor& out, const Tensor& table, co
       using Out = Element<decltype(out_type)>;
       using Table = Element<decltype(table_type)>;
       if constexpr (std::is_same_v<Out, float> && std::is_same_v<Table, bfloat16>) {
-        fail_unsupported("embedding into f32", table);
+        fail("embedding: a table of bf16 is not read into f32");
       } else {
         cpu::embedding_gather(out.host<Out>(), table.host<Table>(), ids.host<int32_t>(), ids.size(0), table.size(1));
       }

@@ -28,9 +28,6 @@ void for_product_types(const char* op, const Tensor& operand, const Tensor& resu
                       [&](auto* in) { for_activation_type(op, result, [&](auto* out) { body(in, out); }); });
 }
 
-template <typename T>
-using Element = std::remove_pointer_t<T>;
-
 // out (+)= x * B for a packed B [contracted, columns].
 void packed_product(ExecutionContext& ctx, const char* name, const Tensor& out, const Tensor& x, const Tensor& packed,
                     const PreparedWeight& weight, int64_t contracted, int64_t columns, bool accumulate) {

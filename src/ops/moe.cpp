@@ -11,9 +11,6 @@
 namespace deeptitan {
 namespace {
 
-template <typename T>
-using Element = std::remove_pointer_t<T>;
-
 void check_routing(const Routing& r, const RouterOptions& o) {
   const int64_t tokens = r.expert_index.size(0);
   check_tensor(r.expert_index, "expert_index", DType::kI32, {tokens, o.top_k});

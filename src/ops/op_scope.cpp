@@ -1,42 +1,89 @@
 #include "ops/op_scope.h"
 
-#include "core/clock.h"
+#include <algorithm>
+
 #include "core/error.h"
-#include "kernels/cpu/optimizer/adamw.h"
+#include "kernels/cpu/elementwise/finite.h"
 
 namespace deeptitan {
+namespace {
 
-OpScope::OpScope(ExecutionContext& ctx, const char* name, double flops) : ctx_(ctx), name_(name), flops_(flops) {
-  if (ctx_.profile != nullptr && !ctx_.planning) start_ = monotonic_seconds();
+double bytes_of(OpScope::Tensors tensors) {
+  double sum = 0;
+  for (const Tensor* tensor : tensors) sum += tensor->defined() ? static_cast<double>(tensor->bytes()) : 0.0;
+  return sum;
 }
 
-OpScope::~OpScope() {
-  if (ctx_.profile == nullptr || ctx_.planning) return;
-  OpProfile::Entry& entry = ctx_.profile->entries[name_];
-  entry.seconds += monotonic_seconds() - start_;
-  entry.flops += flops_;
-  ++entry.calls;
+bool all_finite(const Tensor& tensor) {
+  if (tensor.dtype() == DType::kBF16)
+    return cpu::rows_finite(tensor.host<bfloat16>(), tensor.stride(), tensor.size(0), tensor.row_numel());
+  if (tensor.dtype() == DType::kF32)
+    return cpu::rows_finite(tensor.host<float>(), tensor.stride(), tensor.size(0), tensor.row_numel());
+  return true;
+}
+
+}  // namespace
+
+OpScope::OpScope(ExecutionContext& ctx, const char* name, Tensors outputs, Tensors inputs, const OpCost& cost)
+    : ctx_(ctx), name_(name) {
+  DT_CHECK(outputs.size() <= kMostOutputs, "{} has {} outputs; OpScope holds {}", name, outputs.size(), kMostOutputs);
+  std::copy(outputs.begin(), outputs.end(), outputs_.begin());
+  if (ctx_.planning) check_devices(outputs, inputs);
+  if (ctx_.profile != nullptr) [[unlikely]]
+    begin_profile(outputs, inputs, cost);
+}
+
+void OpScope::begin_profile(Tensors outputs, Tensors inputs, const OpCost& cost) {
+  cost_ = cost;
+  if (cost.bytes == OpCost::kEachTensorOnce) cost_.bytes = bytes_of(outputs) + bytes_of(inputs);
+  if (ctx_.planning) return;
+  begin_ = Event(ctx_.device);
+  begin_.record(ctx_.compute);
+}
+
+void OpScope::end_profile() {
+  Event end = ctx_.planning ? Event() : Event(ctx_.device);
+  if (!ctx_.planning) end.record(ctx_.compute);
+  ctx_.profile->add(name_, cost_.flops, cost_.bytes, begin_, end);
+}
+
+void OpScope::check_devices(Tensors outputs, Tensors inputs) const {
+  for (const Tensors& tensors : {outputs, inputs}) {
+    for (const Tensor* tensor : tensors) {
+      DT_CHECK(!tensor->defined() || tensor->device() == ctx_.device, "{}: expected tensors on {}, found {}{}", name_,
+               device_name(ctx_.device), tensor->describe(),
+               tensor->device().kind == DeviceKind::kCpu ? " on cpu" : "");
+    }
+  }
+}
+
+void OpScope::check_finite() const {
+  if (ctx_.device.kind != DeviceKind::kCpu) return;
+  for (const Tensor* output : outputs_) {
+    DT_CHECK(output == nullptr || !output->defined() || all_finite(*output),
+             "{} gave a value that is not finite in its output {}", name_, output->describe());
+  }
 }
 
 void OpScope::check(std::initializer_list<Tensor> outputs) const {
   if (!ctx_.check_finite) return;
   for (const Tensor& output : outputs) {
-    if (!output.defined()) continue;
-    const int64_t rows = output.contiguous() ? 1 : output.size(0);
-    const int64_t count = output.numel() / rows;
-    bool finite = true;
-    for_activation_type(name_, output, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      for (int64_t r = 0; r < rows; ++r)
-        finite = finite && cpu::all_finite(output.host<T>() + r * output.stride(), count);
-    });
-    DT_CHECK(finite, "{} gave a value that is not finite in its output {}", name_, output.describe());
+    DT_CHECK(!output.defined() || all_finite(output), "{} gave a value that is not finite in its output {}", name_,
+             output.describe());
   }
 }
 
-void fail_unsupported(const char* op, const Tensor& tensor) {
-  fail("{} has no kernel for {} on {}", op, tensor.describe(),
-       tensor.device().kind == DeviceKind::kCpu ? "the CPU" : "a GPU");
+void OpScope::fail_without_form() const {
+#ifdef DT_CUDA
+  fail("{} has no kernel for {}; use cpu", name_, device_name(ctx_.device));
+#else
+  fail_without_cuda(name_, ctx_.device);
+#endif
+}
+
+void check_activation_type(const char* name, const Tensor& tensor) {
+  DT_CHECK(tensor.dtype() == DType::kF32 || tensor.dtype() == DType::kBF16, "{}: expected f32 or bf16, found {}", name,
+           tensor.describe());
 }
 
 }  // namespace deeptitan

@@ -2,6 +2,7 @@
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
+#include "ops/op_scope.h"
 
 // Root-mean-square normalisation (Zhang and Sennrich 2019). T rows, D columns. x may be a slice of columns.
 
@@ -26,5 +27,10 @@ void rms_norm_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [T, D] 
 void rms_norm_backward_weight(ExecutionContext& ctx, const Tensor& d_weight /* f32 [D] */,
                               const Tensor& d_out /* [T, D] */, const Tensor& x /* [T, D] */,
                               const Tensor& rstd /* f32 [T] */);
+
+DT_OP_FORMS(rms_norm);
+DT_OP_FORMS(add_rms_norm);
+DT_OP_FORMS(rms_norm_backward_input);
+DT_OP_FORMS(rms_norm_backward_weight);
 
 }  // namespace deeptitan

@@ -1,0 +1,83 @@
+#include "core/stream.h"
+
+#include <cstring>
+
+#include "core/clock.h"
+#ifdef DT_CUDA
+#include "core/cuda_stream.h"
+#endif
+
+namespace deeptitan {
+namespace {
+
+bool is_cpu(Device device) {
+  return device.kind == DeviceKind::kCpu;
+}
+
+}  // namespace
+
+#ifdef DT_CUDA
+
+Stream::Stream(Device device)
+    : device_(device), native_(is_cpu(device) ? nullptr : cuda::make_stream(device.index)) {}
+
+void Stream::copy(void* to, const void* from, int64_t bytes) const {
+  if (native_ != nullptr) return cuda::copy(to, from, bytes, native());
+  std::memcpy(to, from, bytes);
+}
+
+void Stream::synchronize() const {
+  if (native_ != nullptr) cuda::synchronize_stream(native());
+}
+
+Event::Event(Device device) : device_(device), native_(is_cpu(device) ? nullptr : cuda::make_event(device.index)) {}
+
+void Event::record(const Stream& stream) {
+  if (native_ != nullptr) return cuda::record_event(native_.get(), stream.native());
+  time_ = monotonic_seconds();
+}
+
+void Event::make_wait(const Stream& stream) const {
+  if (native_ != nullptr) cuda::make_wait(native_.get(), stream.native());
+}
+
+void Event::synchronize() const {
+  if (native_ != nullptr) cuda::synchronize_event(native_.get());
+}
+
+double Event::seconds_since(const Event& earlier) const {
+  if (native_ != nullptr) return cuda::seconds_between(earlier.native_.get(), native_.get());
+  return time_ - earlier.time_;
+}
+
+#else
+
+Stream::Stream(Device device) : device_(device) {
+  if (!is_cpu(device)) fail_without_cuda("a stream", device);
+}
+
+void Stream::copy(void* to, const void* from, int64_t bytes) const {
+  std::memcpy(to, from, bytes);
+}
+
+void Stream::synchronize() const {}
+
+Event::Event(Device device) : device_(device) {
+  if (!is_cpu(device)) fail_without_cuda("an event", device);
+}
+
+void Event::record(const Stream& /*stream*/) {
+  time_ = monotonic_seconds();
+}
+
+void Event::make_wait(const Stream& /*stream*/) const {}
+
+void Event::synchronize() const {}
+
+double Event::seconds_since(const Event& earlier) const {
+  return time_ - earlier.time_;
+}
+
+#endif
+
+}  // namespace deeptitan

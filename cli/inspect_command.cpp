@@ -36,7 +36,7 @@ std::string millions(double count) {
 }
 
 void print_shapes(const ModelConfig& config) {
-  const DeepseekModel model(config, {.use = ModelUse::kTraining, .max_positions = 1});
+  const DeepseekModel model(config, {.max_positions = 1});
   fmt::print("\n{:<58} {:>20} {:>12}\n", "parameter", "shape", "elements");
   for (const Parameter& p : model.parameters().all()) {
     std::string shape;

@@ -49,7 +49,8 @@ void list_files(const fs::path& directory, const std::string& prefix, std::vecto
 }
 
 std::string manifest_text(int64_t step, const std::map<std::string, FileDigest>& files) {
-  std::string text = fmt::format("{{\n  \"format\": \"{}\",\n  \"version\": {},\n  \"hash\": \"XXH3-128\",\n", kFormat, kVersion);
+  std::string text =
+      fmt::format("{{\n  \"format\": \"{}\",\n  \"version\": {},\n  \"hash\": \"XXH3-128\",\n", kFormat, kVersion);
   text += fmt::format("  \"step\": {},\n  \"files\": {{\n", step);
   size_t left = files.size();
   for (const auto& [name, file] : files) {
@@ -112,10 +113,11 @@ Manifest read_manifest(const fs::path& directory) {
                              digest_of(std::string_view(text).substr(0, line)),
            "{} is damaged: its last line is not the digest of the lines above", path.string());
   const ordered_json json = ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
-  DT_CHECK(json.is_object() && json.contains("format") && json["format"] == kFormat, "{} is not a manifest of deeptitan",
-           path.string());
-  DT_CHECK(json["version"] == kVersion, "{} has format version {}, this program reads {}; use the program that wrote it",
-           path.string(), json["version"].dump(), kVersion);
+  DT_CHECK(json.is_object() && json.contains("format") && json["format"] == kFormat,
+           "{} is not a manifest of deeptitan", path.string());
+  DT_CHECK(json["version"] == kVersion,
+           "{} has format version {}, this program reads {}; use the program that wrote it", path.string(),
+           json["version"].dump(), kVersion);
   Manifest manifest;
   manifest.step = json.at("step").get<int64_t>();
   for (const auto& [name, file] : json.at("files").items()) {

@@ -20,8 +20,8 @@ struct Manifest {
 
 inline constexpr std::string_view kManifestFile = "manifest.json";
 
-/// Writes the manifest of all files below `directory`. `known` are the digests of files that were hashed while they were
-/// written; the others are read.
+/// Writes the manifest of all files below `directory`. `known` are the digests of files that were hashed while they
+/// were written; the others are read.
 void write_manifest(const std::filesystem::path& directory, int64_t step, std::map<std::string, FileDigest> known = {});
 
 /// Throws Error, naming the manifest, if it is missing, altered or of another format version.

@@ -18,8 +18,7 @@ bool is_cpu(Device device) {
 
 #ifdef DT_CUDA
 
-Stream::Stream(Device device)
-    : device_(device), native_(is_cpu(device) ? nullptr : cuda::make_stream(device.index)) {}
+Stream::Stream(Device device) : device_(device), native_(is_cpu(device) ? nullptr : cuda::make_stream(device.index)) {}
 
 void Stream::copy(void* to, const void* from, int64_t bytes) const {
   if (native_ != nullptr) return cuda::copy(to, from, bytes, native());

@@ -41,8 +41,7 @@ DType parse_compute_dtype(std::string_view word) {
 
 InferenceEngine::InferenceEngine(const ModelConfig& config, const InferenceOptions& options)
     : options_(complete(options, config)),
-      model_(config,
-             {.use = ModelUse::kInference, .compute = options_.compute, .max_positions = options_.context_length}) {
+      model_(config, {.training = false, .compute = options_.compute, .max_positions = options_.context_length}) {
   const auto arena = [&](const char* name) {
     arenas_.push_back(std::make_unique<Arena>(name));
     return arenas_.back().get();
@@ -116,7 +115,8 @@ void InferenceEngine::allocate() {
 }
 
 void InferenceEngine::load(const ModelDirectory& directory) {
-  load_for_inference(ctx_, directory, model_);
+  // Only models in training keep it.
+  load_weights(ctx_, std::shared_ptr<const ModelDirectory>(std::shared_ptr<void>(), &directory), model_);
 }
 
 void InferenceEngine::load(const DeepseekModel& trained) {
@@ -124,7 +124,7 @@ void InferenceEngine::load(const DeepseekModel& trained) {
 }
 
 void InferenceEngine::initialize(uint64_t seed) {
-  draw_weights(ctx_, seed, model_);
+  model_.parameters().load(ctx_, std::make_shared<DrawnValues>(seed, model_.config().initializer_range));
 }
 
 BatchLayout InferenceEngine::lay_out(int64_t first, int64_t count, int64_t sequence_length) const {

@@ -1,58 +1,48 @@
 #include "generate/inference_weights.h"
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "checkpoint/convert_elements.h"
 #include "core/error.h"
-#include "core/random.h"
 
 namespace deeptitan {
 namespace {
 
-// Gives a parameter the fp32 values `parts`, one matrix or vector an expert, and prepares what is made from it. Nothing
-// refers to `parts` afterwards.
-void fill(ExecutionContext& ctx, ParameterList& list, Parameter& parameter, const std::vector<Tensor>& parts) {
-  if (!parameter.spec.direct) {
-    parameter.parts = parts;
-    list.refresh(ctx, parameter);
-    parameter.parts.clear();
-    return;
+// What another model's parameters of the same names hold.
+class ValuesOfModel final : public ParameterSource {
+ public:
+  explicit ValuesOfModel(const ParameterList& list) : list_(list) {}
+
+  void read(const Parameter& parameter, const FileTensor& tensor, DType dtype, void* values) const override {
+    std::vector<float> staged;
+    const float* from = list_.values(same(parameter), tensor, staged);
+    convert_elements(from, DType::kF32, values, dtype, tensor.numel());
   }
-  for (size_t i = 0; i < parts.size(); ++i) {
-    convert_elements(parts[i].raw(), DType::kF32, parameter.parts[i].raw(), parameter.value.dtype(), parts[i].numel());
+  Tensor view(const Parameter& parameter, const FileTensor& tensor) const override {
+    const Tensor& value = same(parameter).value;
+    if (!value.defined() || value.dtype() != DType::kF32 || tensor.shape.size() != 2) return {};
+    return Tensor(value.host<float>() + tensor.offset, DType::kF32, {tensor.shape[0], tensor.shape[1]});
   }
-  list.refresh(ctx, parameter);
-}
+
+ private:
+  const Parameter& same(const Parameter& parameter) const {
+    const std::deque<Parameter>& all = list_.all();
+    const auto found =
+        std::find_if(all.begin(), all.end(), [&](const Parameter& p) { return p.spec.name == parameter.spec.name; });
+    DT_CHECK(found != all.end() && found->shape == parameter.shape,
+             "the model in training has no parameter {} of the same shape", parameter.spec.name);
+    return *found;
+  }
+
+  const ParameterList& list_;
+};
 
 }  // namespace
 
 void copy_weights(ExecutionContext& ctx, const DeepseekModel& trained, DeepseekModel& model) {
-  const std::deque<Parameter>& sources = trained.parameters().all();
-  for (Parameter& p : model.parameters().all()) {
-    const auto source =
-        std::find_if(sources.begin(), sources.end(), [&](const Parameter& s) { return s.spec.name == p.spec.name; });
-    DT_CHECK(source != sources.end() && source->spec.shape == p.spec.shape,
-             "the model in training has no parameter {} of the same shape", p.spec.name);
-    fill(ctx, model.parameters(), p, source->parts);
-  }
-}
-
-void draw_weights(ExecutionContext& ctx, uint64_t seed, DeepseekModel& model) {
-  std::vector<float> values;
-  for (Parameter& p : model.parameters().all()) {
-    values.resize(p.numel());
-    draw_initial_values(p.spec, seed, model.config().initializer_range, values.data());
-    const std::vector<int64_t> shape = p.part_shape();
-    const int64_t count = p.stacked() ? p.spec.shape[0] : 1;
-    std::vector<Tensor> parts;
-    for (int64_t i = 0; i < count; ++i) {
-      float* part = values.data() + i * (p.numel() / count);
-      parts.push_back(shape.size() == 1 ? Tensor(part, DType::kF32, {shape[0]})
-                                        : Tensor(part, DType::kF32, {shape[0], shape[1]}));
-    }
-    fill(ctx, model.parameters(), p, parts);
-  }
+  model.parameters().load(ctx, std::make_shared<ValuesOfModel>(trained.parameters()));
 }
 
 }  // namespace deeptitan

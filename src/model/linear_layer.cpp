@@ -20,11 +20,11 @@ LinearLayer::LinearLayer(ParameterList& parameters, const std::string& name, int
                                 .weight_decay = false,
                                 .direct = true});
   }
-  weight_ = parameters.prepare(parameter_, options.operand, parameters.use() == ModelUse::kTraining);
+  weight_ = parameters.prepare(parameter_, options.operand);
 }
 
 LinearLayer::LinearLayer(ParameterList& parameters, Parameter* weight, DType operand)
-    : parameter_(weight), weight_(parameters.prepare(weight, operand, parameters.use() == ModelUse::kTraining)) {}
+    : parameter_(weight), weight_(parameters.prepare(weight, operand)) {}
 
 void LinearLayer::forward(ExecutionContext& ctx, const Tensor& out, const Tensor& x) const {
   linear(ctx, out, x, *weight_);

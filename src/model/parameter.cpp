@@ -1,13 +1,20 @@
 #include "model/parameter.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <numeric>
 #include <utility>
 
+#include "checkpoint/convert_elements.h"
 #include "core/error.h"
 #include "core/random.h"
 
 namespace deeptitan {
 namespace {
+
+int64_t product_of(const std::vector<int64_t>& extents) {
+  return std::accumulate(extents.begin(), extents.end(), int64_t{1}, std::multiplies<>());
+}
 
 Tensor take(Arena& arena, DType dtype, const std::vector<int64_t>& shape) {
   switch (shape.size()) {
@@ -22,54 +29,141 @@ Tensor take(Arena& arena, DType dtype, const std::vector<int64_t>& shape) {
   }
 }
 
-// The matrices of a value: one an expert, or the whole.
-std::vector<Tensor> parts_of(const Parameter& parameter) {
-  const Tensor& value = parameter.value;
-  if (!parameter.stacked()) return {value};
-  std::vector<Tensor> parts;
-  for (int64_t e = 0; e < value.size(0); ++e) {
-    const Tensor part = value.rows(e, e + 1);
-    parts.push_back(value.rank() == 3 ? part.reshape({value.size(1), value.size(2)}) : part.reshape({value.size(1)}));
+std::vector<Tensor> bands_of(const Tensor& matrix, const HeadRows& rows) {
+  std::vector<Tensor> bands;
+  for (int64_t h = 0; h < rows.heads; ++h) {
+    const int64_t first = h * rows.stride + rows.first;
+    bands.push_back(matrix.rows(first, first + rows.count));
   }
-  return parts;
+  return bands;
+}
+
+void* element_at(const Tensor& value, int64_t offset) {
+  return static_cast<std::byte*>(value.raw()) + offset * static_cast<int64_t>(dtype_size(value.dtype()));
+}
+
+std::string with_expert(const std::string& pattern, int64_t expert) {
+  const size_t place = pattern.find("{}");
+  if (place == std::string::npos) return pattern;
+  return pattern.substr(0, place) + std::to_string(expert) + pattern.substr(place + 2);
+}
+
+// A matrix whose second layout is smaller than this is kept in both: making it anew for each backward would show.
+constexpr int64_t kLargeMatrix = 1 << 20;
+
+BackwardLayout backward_layout(bool training, const Parameter& parameter, const PreparedWeight& weight) {
+  if (!training) return BackwardLayout::kNone;
+  if (parameter.residency != Residency::kTrained) return BackwardLayout::kDerived;
+  const bool large = !parameter.stacked() && weight.outputs * weight.inputs >= kLargeMatrix;
+  return large ? BackwardLayout::kDerived : BackwardLayout::kKept;
 }
 
 }  // namespace
 
+int64_t FileTensor::numel() const {
+  return product_of(shape);
+}
+
 int64_t Parameter::numel() const {
-  int64_t product = 1;
-  for (const int64_t extent : spec.shape) product *= extent;
-  return product;
+  return product_of(shape);
+}
+
+std::vector<FileTensor> Parameter::file_tensors() const {
+  const size_t row_dimension = stacked() ? 1 : 0;
+  const int64_t row_elements =
+      product_of({spec.shape.begin() + static_cast<std::ptrdiff_t>(row_dimension) + 1, spec.shape.end()});
+  const int64_t stack_elements = row_elements * spec.shape[row_dimension];
+  std::vector<FileTensor> tensors;
+  for (int64_t e = 0; e < (stacked() ? owned.count : 1); ++e) {
+    int64_t row = 0;
+    for (const ParameterPiece& piece : spec.pieces) {
+      FileTensor tensor;
+      tensor.name = with_expert(piece.name, owned.first + e);
+      tensor.shape.assign(spec.shape.begin() + static_cast<std::ptrdiff_t>(row_dimension), spec.shape.end());
+      tensor.shape[0] = piece.rows;
+      tensor.offset = e * stack_elements + row * row_elements;
+      tensor.stream = piece.name;
+      tensor.first_index = (owned.first + e) * piece.rows * row_elements;
+      tensors.push_back(std::move(tensor));
+      row += piece.rows;
+    }
+  }
+  return tensors;
 }
 
 std::vector<std::string> Parameter::file_names() const {
-  const size_t place = spec.name.find("{}");
-  if (place == std::string::npos) return {spec.name};
   std::vector<std::string> names;
-  for (int64_t e = 0; e < spec.shape[0]; ++e) {
-    names.push_back(spec.name.substr(0, place) + std::to_string(e) + spec.name.substr(place + 2));
+  for (int64_t e = 0; e < (stacked() ? spec.shape[0] : 1); ++e) {
+    for (const ParameterPiece& piece : spec.pieces) names.push_back(with_expert(piece.name, e));
   }
   return names;
 }
 
-std::vector<int64_t> Parameter::part_shape() const {
-  return stacked() ? std::vector<int64_t>(spec.shape.begin() + 1, spec.shape.end()) : spec.shape;
+Tensor ParameterSource::view(const Parameter& /*parameter*/, const FileTensor& /*tensor*/) const {
+  return {};
+}
+
+void ParameterSource::release(const Parameter& /*parameter*/, const FileTensor& /*tensor*/) const {}
+
+void DrawnValues::read(const Parameter& parameter, const FileTensor& tensor, DType dtype, void* values) const {
+  std::vector<float> rounded;
+  float* drawn = static_cast<float*>(values);
+  if (dtype != DType::kF32) {
+    rounded.resize(tensor.numel());
+    drawn = rounded.data();
+  }
+  switch (parameter.spec.initialization) {
+    case Initialization::kNormal:
+      fill_normal(drawn, tensor.numel(), random_key(tensor.stream, seed_), static_cast<float>(range_),
+                  static_cast<uint64_t>(tensor.first_index));
+      break;
+    case Initialization::kOnes:
+      std::fill_n(drawn, tensor.numel(), 1.0f);
+      break;
+    case Initialization::kZeros:
+      std::fill_n(drawn, tensor.numel(), 0.0f);
+      break;
+  }
+  if (dtype != DType::kF32) convert_elements(drawn, DType::kF32, values, dtype, tensor.numel());
 }
 
 Parameter* ParameterList::declare(ParameterSpec spec) {
   DT_CHECK(find(spec.name) == nullptr, "parameter {} is declared twice", spec.name);
-  parameters_.push_back(Parameter{.spec = std::move(spec), .value = {}, .gradient = {}, .parts = {}});
+  Parameter p{.spec = std::move(spec), .owned = {}, .shape = {}, .value = {}, .gradient = {}};
+  p.shape = p.spec.shape;
+  const size_t row_dimension = p.stacked() ? 1 : 0;
+  if (p.spec.pieces.empty()) p.spec.pieces = {{p.spec.name, p.spec.shape[row_dimension]}};
+  int64_t rows = 0;
+  for (const ParameterPiece& piece : p.spec.pieces) rows += piece.rows;
+  DT_CHECK(rows == p.spec.shape[row_dimension], "parameter {} has {} rows, its pieces have {}", p.spec.name,
+           p.spec.shape[row_dimension], rows);
+  if (p.stacked()) {
+    const int64_t all = p.spec.shape[0];
+    p.owned = {experts_.first, experts_.count < 0 ? all - experts_.first : experts_.count};
+    DT_CHECK(0 <= p.owned.first && 0 <= p.owned.count && p.owned.first + p.owned.count <= all,
+             "experts {} to {} were asked for; {} has experts 0 to {}", p.owned.first,
+             p.owned.first + p.owned.count - 1, p.spec.name, all - 1);
+    p.shape[0] = p.owned.count;
+  }
+  const Residency unprepared = p.spec.direct || !p.spec.trained ? Residency::kDirect : Residency::kPreparedOnly;
+  p.residency = training_ && p.spec.trained ? Residency::kTrained : unprepared;
+  parameters_.push_back(std::move(p));
   return &parameters_.back();
 }
 
-PreparedWeight* ParameterList::prepare(const Parameter* parameter, DType operand, bool for_backward_input) {
+void ParameterList::freeze(Parameter& parameter) {
+  parameter.frozen = true;
+  if (parameter.residency != Residency::kTrained) return;
+  parameter.residency = parameter.spec.direct ? Residency::kDirect : Residency::kFrozenPrepared;
+}
+
+PreparedWeight* ParameterList::prepare(const Parameter* parameter, DType operand) {
+  const auto& shape = parameter->shape;
   PreparedWeight weight;
-  const auto& shape = parameter->spec.shape;
+  weight.groups = shape.size() == 3 ? shape[0] : 1;
   weight.outputs = shape[shape.size() - 2];
   weight.inputs = shape.back();
   weight.operand = operand;
-  weight.for_backward_input = for_backward_input;
-  weight.parts.resize(shape.size() == 3 ? shape[0] : 1);
   prepared_.push_back({parameter, {}, std::move(weight)});
   return &prepared_.back().weight;
 }
@@ -77,81 +171,132 @@ PreparedWeight* ParameterList::prepare(const Parameter* parameter, DType operand
 PreparedWeight* ParameterList::prepare_heads(const Parameter* parameter, DType operand, const HeadRows& rows,
                                              bool transposed) {
   PreparedWeight weight;
+  weight.groups = rows.heads;
   weight.outputs = rows.count;
-  weight.inputs = parameter->spec.shape[1];
+  weight.inputs = parameter->shape[1];
   weight.operand = operand;
   weight.for_forward = !transposed;
-  weight.for_backward_input = transposed;
-  weight.parts.resize(rows.heads);
+  weight.backward_layout = transposed ? BackwardLayout::kKept : BackwardLayout::kNone;
   prepared_.push_back({parameter, rows, std::move(weight)});
   return &prepared_.back().weight;
 }
 
 void ParameterList::plan_values(Arena& arena) {
   for (Parameter& p : parameters_) {
-    if (use_ == ModelUse::kInference && !p.spec.direct) continue;
-    const bool vector = p.spec.shape.size() == 1;
-    p.value = take(arena, use_ == ModelUse::kTraining || vector ? DType::kF32 : compute_, p.spec.shape);
-    p.parts = parts_of(p);
+    const bool vector = p.shape.size() == 1;
+    if (p.residency == Residency::kTrained || (p.residency == Residency::kDirect && vector)) {
+      p.value = take(arena, DType::kF32, p.shape);
+    } else if (p.residency == Residency::kDirect) {
+      p.value = take(arena, compute_, p.shape);
+    }
   }
 }
 
 void ParameterList::plan_gradients(Arena& arena) {
   for (Parameter& p : parameters_) {
-    if (p.spec.trained && !p.frozen) p.gradient = take(arena, DType::kF32, p.spec.shape);
+    if (p.residency == Residency::kTrained) p.gradient = take(arena, DType::kF32, p.shape);
   }
 }
 
 void ParameterList::plan_prepared(Arena& arena) {
-  for (Prepared& p : prepared_) plan_prepared_weight(p.weight, arena);
+  for (Prepared& p : prepared_) {
+    if (p.rows.heads == 0) p.weight.backward_layout = backward_layout(training_, *p.parameter, p.weight);
+    plan_prepared_weight(p.weight, arena);
+  }
 }
 
-void ParameterList::bind(Prepared& p) {
-  const std::vector<Tensor>& parts = p.parameter->parts;
-  DT_CHECK(!parts.empty(), "parameter {} has no value yet", p.parameter->spec.name);
-  if (p.rows.heads == 0) {
-    p.weight.parts = parts;
+void ParameterList::prepare_from_value(ExecutionContext& ctx, Prepared& p) const {
+  const Tensor& value = p.parameter->value;
+  if (p.rows.heads > 0) {
+    prepare_weight(ctx, p.weight, 0, bands_of(value, p.rows));
     return;
   }
-  for (int64_t h = 0; h < p.rows.heads; ++h) {
-    const int64_t first = h * p.rows.stride + p.rows.first;
-    p.weight.parts[h] = parts[0].rows(first, first + p.rows.count);
+  std::vector<Tensor> matrices;
+  for (int64_t g = 0; g < p.weight.groups; ++g) {
+    const Tensor part = value.rank() == 3 ? value.rows(g, g + 1) : value;
+    matrices.push_back(part.reshape({p.weight.outputs, p.weight.inputs}));
   }
+  prepare_weight(ctx, p.weight, 0, matrices);
+}
+
+void ParameterList::prepare_group(ExecutionContext& ctx, const Parameter& parameter, int64_t group,
+                                  std::span<const Tensor> matrices) {
+  for (Prepared& p : prepared_) {
+    if (p.parameter != &parameter) continue;
+    if (p.rows.heads == 0) {
+      prepare_weight(ctx, p.weight, group, matrices);
+      continue;
+    }
+    DT_CHECK(matrices.size() == 1, "{}: heads are prepared from one tensor, found {}", parameter.spec.name,
+             matrices.size());
+    prepare_weight(ctx, p.weight, 0, bands_of(matrices.front(), p.rows));
+  }
+}
+
+// Straight from where the values lie, such as a mapped file; what does not lie there as f32 or bf16 goes through the
+// memory of one expert.
+void ParameterList::prepare_from_source(ExecutionContext& ctx, const Parameter& parameter,
+                                        const ParameterSource& source) {
+  const std::vector<FileTensor> tensors = parameter.file_tensors();
+  std::vector<Tensor> views;
+  for (const FileTensor& tensor : tensors) views.push_back(source.view(parameter, tensor));
+  const bool lie_alike = std::all_of(views.begin(), views.end(), [&](const Tensor& view) {
+    return view.defined() && view.dtype() == views.front().dtype();
+  });
+  if (lie_alike) {
+    prepare_group(ctx, parameter, 0, views);
+  } else {
+    const size_t pieces = parameter.spec.pieces.size();
+    std::vector<float> staged;
+    std::vector<Tensor> matrices(pieces);
+    for (size_t first = 0; first < tensors.size(); first += pieces) {
+      staged.resize(parameter.numel() * pieces / tensors.size());
+      for (size_t i = 0; i < pieces; ++i) {
+        const FileTensor& tensor = tensors[first + i];
+        float* values = staged.data() + (tensor.offset - tensors[first].offset);
+        source.read(parameter, tensor, DType::kF32, values);
+        matrices[i] = Tensor(values, DType::kF32, {tensor.shape[0], tensor.shape[1]});
+      }
+      prepare_group(ctx, parameter, static_cast<int64_t>(first / pieces), matrices);
+    }
+  }
+  for (const FileTensor& tensor : tensors) source.release(parameter, tensor);
+}
+
+void ParameterList::load(ExecutionContext& ctx, std::shared_ptr<const ParameterSource> source) {
+  bool complete = true;  // everything lies in memory in fp32
+  for (Parameter& parameter : parameters_) {
+    complete = complete && parameter.value.defined() && parameter.value.dtype() == DType::kF32;
+    if (!parameter.value.defined()) {
+      prepare_from_source(ctx, parameter, *source);
+      continue;
+    }
+    for (const FileTensor& tensor : parameter.file_tensors()) {
+      source->read(parameter, tensor, parameter.value.dtype(), element_at(parameter.value, tensor.offset));
+    }
+    for (Prepared& p : prepared_) {
+      if (p.parameter == &parameter) prepare_from_value(ctx, p);
+    }
+  }
+  source_ = training_ && !complete ? std::move(source) : nullptr;
 }
 
 void ParameterList::refresh(ExecutionContext& ctx) {
   for (Prepared& p : prepared_) {
-    bind(p);
-    refresh_prepared_weight(ctx, p.weight);
+    if (p.parameter->residency == Residency::kTrained) prepare_from_value(ctx, p);
   }
 }
 
-void ParameterList::refresh(ExecutionContext& ctx, const Parameter& parameter) {
-  for (Prepared& p : prepared_) {
-    if (p.parameter != &parameter) continue;
-    bind(p);
-    refresh_prepared_weight(ctx, p.weight);
+const float* ParameterList::values(const Parameter& parameter, const FileTensor& tensor,
+                                   std::vector<float>& staged) const {
+  if (parameter.value.defined() && parameter.value.dtype() == DType::kF32) {
+    return parameter.value.host<float>() + tensor.offset;
   }
-}
-
-void draw_initial_values(const ParameterSpec& spec, uint64_t seed, double range, float* values) {
-  int64_t count = 1;
-  for (const int64_t extent : spec.shape) count *= extent;
-  switch (spec.initialization) {
-    case Initialization::kNormal:
-      fill_normal(values, count, random_key(spec.name, seed), static_cast<float>(range));
-      break;
-    case Initialization::kOnes:
-      std::fill_n(values, count, 1.0f);
-      break;
-    case Initialization::kZeros:
-      std::fill_n(values, count, 0.0f);
-      break;
-  }
-}
-
-void ParameterList::initialize(uint64_t seed, double range) {
-  for (Parameter& p : parameters_) draw_initial_values(p.spec, seed, range, p.value.host<float>());
+  DT_CHECK(source_ != nullptr, "parameter {} has no values in fp32, and nothing to read them from again",
+           parameter.spec.name);
+  staged.resize(tensor.numel());
+  source_->read(parameter, tensor, DType::kF32, staged.data());
+  return staged.data();
 }
 
 Parameter* ParameterList::find(std::string_view name) {

@@ -2,7 +2,8 @@
 
 #include <cstdint>
 #include <deque>
-#include <functional>
+#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,15 +20,34 @@ enum class Initialization { kNormal, kOnes, kZeros };
 /// Which ranks hold a parameter: every rank, or the ranks of its experts.
 enum class ParameterPlacement { kDense, kExpert };
 
-/// What the model is bound for. Training keeps fp32 masters and gradients; inference keeps only what the kernels read.
-enum class ModelUse { kTraining, kInference };
+/// What of a parameter lies in memory.
+enum class Residency {
+  kTrained,         // an fp32 master with a gradient; what products want is prepared from it after each update
+  kFrozenPrepared,  // no master: prepared once, from the file; gradients pass through it to the layers below
+  kPreparedOnly,    // the same where no gradients pass: a model that only runs
+  kDirect,          // the values as layers read them, never trained: vectors in fp32, tables in the compute dtype
+};
+
+/// The experts that this rank owns, of each layer that has some.
+struct ExpertRange {
+  int64_t first = 0;
+  int64_t count = -1;  // -1: all from the first on
+};
+
+/// Rows of a parameter's matrix (of each expert's, where they are stacked) that are one tensor of a checkpoint.
+struct ParameterPiece {
+  std::string name;  // in a Hugging Face checkpoint; "{}" stands for the expert
+  int64_t rows = 0;
+};
 
 /// What a layer declares.
 struct ParameterSpec {
-  /// The tensor's name in a Hugging Face checkpoint. "{}" stands for the expert: the file has one tensor an expert,
-  /// here they are stacked along a first dimension.
+  /// The parameter's name: that of its tensor in a checkpoint, where it is made of one. With "{}" for the expert: the
+  /// file has tensors for each expert, here they are stacked along a first dimension.
   std::string name;
-  std::vector<int64_t> shape;
+  std::vector<int64_t> shape;  // of the whole, whatever this rank owns
+  /// What the file has, from the first row of the matrix on. Left empty: one tensor of the parameter's name.
+  std::vector<ParameterPiece> pieces = {};
   Initialization initialization = Initialization::kNormal;
   ParameterPlacement placement = ParameterPlacement::kDense;
   bool weight_decay = true;
@@ -35,24 +55,57 @@ struct ParameterSpec {
   bool direct = false;  // layers read it as it is (norms, embedding), not only through a PreparedWeight
 };
 
-/// The values of a new parameter, in fp32: element i depends on the seed, the name and i alone.
-void draw_initial_values(const ParameterSpec& spec, uint64_t seed, double range, float* values);
+/// One tensor of a checkpoint, and where it lies in a parameter's value.
+struct FileTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t offset = 0;       // of its first element in the value; its elements follow one another there
+  std::string stream;       // its random numbers: the piece's name, "{}" for the expert
+  int64_t first_index = 0;  // of its first element in that stream, where the tensors of all experts follow one another
+
+  int64_t numel() const;
+};
 
 /// A declared parameter and, once bound, where it lies.
 struct Parameter {
   ParameterSpec spec;
-  Tensor value;     // training: f32, all of it. Inference: only of direct ones (vectors f32, matrices in compute dtype)
-  Tensor gradient;  // f32; undefined where it is not trained (inference, buffers, frozen)
-  std::vector<Tensor>
-      parts;  // the value as matrices, one an expert (one in all where not stacked); maybe in a file's memory
-  bool frozen = false;
+  ExpertRange owned;           // of a stacked parameter: the experts that lie here
+  std::vector<int64_t> shape;  // of what lies here: spec.shape, or fewer experts
+  Residency residency = Residency::kTrained;
+  bool frozen = false;  // trained were it not for training.freeze; or a buffer that it holds
+  Tensor value;         // f32 where trained; undefined where only prepared
+  Tensor gradient;      // f32; undefined where it is not trained
 
+  /// Elements that lie here.
   int64_t numel() const;
   bool stacked() const { return spec.name.find("{}") != std::string::npos; }
-  /// Names in a checkpoint, one an expert.
+  /// The tensors of a checkpoint that what lies here is made of, expert by expert, in the order of their places.
+  std::vector<FileTensor> file_tensors() const;
+  /// The names of those of all experts, owned or not.
   std::vector<std::string> file_names() const;
-  /// Shape of one of those.
-  std::vector<int64_t> part_shape() const;
+};
+
+/// Where values come from: a checkpoint, a seed, another model. A parameter without a master asks again when a
+/// checkpoint is written.
+class ParameterSource {
+ public:
+  virtual ~ParameterSource() = default;
+  /// Writes the tensor's values, rounded to `dtype` (f32 or bf16). Throws where there are none.
+  virtual void read(const Parameter& parameter, const FileTensor& tensor, DType dtype, void* values) const = 0;
+  /// The tensor where it lies, f32 or bf16 and contiguous, if it lies in memory so; else undefined. release() follows.
+  virtual Tensor view(const Parameter& parameter, const FileTensor& tensor) const;
+  virtual void release(const Parameter& parameter, const FileTensor& tensor) const;
+};
+
+/// The values of a new model: element i of a file tensor depends on the seed, the tensor's name and i alone.
+class DrawnValues final : public ParameterSource {
+ public:
+  DrawnValues(uint64_t seed, double range) : seed_(seed), range_(range) {}
+  void read(const Parameter& parameter, const FileTensor& tensor, DType dtype, void* values) const override;
+
+ private:
+  uint64_t seed_;
+  double range_;
 };
 
 /// A contiguous band of a parameter's rows for each head: what absorbed projections are prepared from.
@@ -67,35 +120,39 @@ struct HeadRows {
 /// descriptions; memory comes from the arenas that it is planned into.
 class ParameterList {
  public:
-  ParameterList(ModelUse use, DType compute) : use_(use), compute_(compute) {}
+  /// `training`: gradients pass through the model, and its parameters are trained unless they are frozen.
+  ParameterList(bool training, DType compute, ExpertRange experts = {})
+      : training_(training), compute_(compute), experts_(experts) {}
   ParameterList(const ParameterList&) = delete;
   ParameterList& operator=(const ParameterList&) = delete;
 
-  ModelUse use() const { return use_; }
+  bool training() const { return training_; }
   DType compute() const { return compute_; }
 
   Parameter* declare(ParameterSpec spec);
+  /// From now on the parameter is not trained. Before anything is planned.
+  void freeze(Parameter& parameter);
 
   /// Asks for a weight to be prepared: each matrix of the parameter for its own product.
-  PreparedWeight* prepare(const Parameter* parameter, DType operand, bool for_backward_input);
+  PreparedWeight* prepare(const Parameter* parameter, DType operand);
   /// The same for a band of rows of each head.
   PreparedWeight* prepare_heads(const Parameter* parameter, DType operand, const HeadRows& rows, bool transposed);
 
-  /// Takes the values' memory: all in fp32 for training, the direct ones for inference.
+  /// Takes the values' memory, by residency.
   void plan_values(Arena& arena);
-  /// Takes the gradients' memory, of trained and not frozen parameters, in one piece from the front.
+  /// Takes the gradients' memory in one piece from the front.
   void plan_gradients(Arena& arena);
   /// Takes the prepared weights' memory.
   void plan_prepared(Arena& arena);
 
-  /// Fills the prepared weights from the values.
+  /// Fills all values and what is prepared from them, one expert at a time where there is no master. The source is
+  /// kept where something is not in memory as it is in the source.
+  void load(ExecutionContext& ctx, std::shared_ptr<const ParameterSource> source);
+  /// Fills the prepared weights from the masters, after these have changed.
   void refresh(ExecutionContext& ctx);
-
-  /// Fills those that are prepared from one parameter, whose parts a loader has just bound.
-  void refresh(ExecutionContext& ctx, const Parameter& parameter);
-
-  /// Draws the values of a new model: draw_initial_values of each parameter.
-  void initialize(uint64_t seed, double range);
+  /// A file tensor's values in fp32, where they lie; or, where they do not lie in memory in fp32, read from the source
+  /// once more into `staged`.
+  const float* values(const Parameter& parameter, const FileTensor& tensor, std::vector<float>& staged) const;
 
   std::deque<Parameter>& all() { return parameters_; }
   const std::deque<Parameter>& all() const { return parameters_; }
@@ -108,12 +165,17 @@ class ParameterList {
     HeadRows rows;
     PreparedWeight weight;
   };
-  static void bind(Prepared& prepared);
+  void prepare_from_value(ExecutionContext& ctx, Prepared& prepared) const;
+  void prepare_group(ExecutionContext& ctx, const Parameter& parameter, int64_t group,
+                     std::span<const Tensor> matrices);
+  void prepare_from_source(ExecutionContext& ctx, const Parameter& parameter, const ParameterSource& source);
 
-  ModelUse use_;
+  bool training_;
   DType compute_;
+  ExpertRange experts_;
   std::deque<Parameter> parameters_;
   std::deque<Prepared> prepared_;
+  std::shared_ptr<const ParameterSource> source_;
 };
 
 }  // namespace deeptitan

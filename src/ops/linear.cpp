@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <string_view>
+#include <vector>
 
 #include "core/error.h"
 #include "kernels/cpu/bias/bias.h"
 #include "kernels/cpu/matmul/matmul.h"
+#include "kernels/cpu/matmul/pack_weights.h"
 #include "kernels/cpu/matmul/panel_kernel.h"
 #include "ops/op_scope.h"
 
@@ -28,13 +30,23 @@ void for_product_types(const char* op, const Tensor& operand, const Tensor& resu
                       [&](auto* in) { for_activation_type(op, result, [&](auto* out) { body(in, out); }); });
 }
 
+bool derived(const PreparedWeight& weight) {
+  return weight.backward_layout == BackwardLayout::kDerived;
+}
+
+// Room for the panels of the backward's operand that are made at a time.
+Tensor take_derived(ArenaScope& workspace, const PreparedWeight& weight) {
+  return workspace.take(DType::kI32,
+                        {cpu::transposed_workspace_words(operand_type(weight.operand), weight.outputs, weight.inputs)});
+}
+
 // out (+)= x * B for a packed B [contracted, columns].
 void packed_product(ExecutionContext& ctx, const char* name, const Tensor& out, const Tensor& x, const Tensor& packed,
                     const PreparedWeight& weight, int64_t contracted, int64_t columns, bool accumulate) {
   const int64_t rows = x.size(0);
   check_tensor(x, "x", weight.operand, {rows, contracted});
   check_tensor(out, "out", out.dtype(), {rows, columns});
-  DT_CHECK(packed.defined() && weight.groups() == 1, "{}: the weight [{}, {}] was not prepared for it", name,
+  DT_CHECK(packed.defined() && weight.groups == 1, "{}: the weight [{}, {}] was not prepared for it", name,
            weight.outputs, weight.inputs);
   OpScope op(ctx, name, product_flops(rows, weight));
   if (!op.launch()) return;
@@ -53,18 +65,47 @@ void grouped_product(ExecutionContext& ctx, const char* name, const Tensor& out,
   const int64_t rows = x.size(0);
   check_tensor(x, "x", weight.operand, {rows, contracted});
   check_tensor(out, "out", out.dtype(), {rows, columns});
-  check_tensor(group_offset, "group_offset", DType::kI32, {weight.groups() + 1});
-  DT_CHECK(packed.defined(), "{}: the weight [{}, {}, {}] was not prepared for it", name, weight.groups(),
-           weight.outputs, weight.inputs);
+  check_tensor(group_offset, "group_offset", DType::kI32, {weight.groups + 1});
+  DT_CHECK(packed.defined(), "{}: the weight [{}, {}, {}] was not prepared for it", name, weight.groups, weight.outputs,
+           weight.inputs);
   OpScope op(ctx, name, product_flops(rows, weight));
   if (!op.launch()) return;
   for_product_types(name, x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;
     using Out = Element<decltype(out_type)>;
     cpu::grouped_matmul(cpu::MatmulOutput<Out>{out.host<Out>(), out.stride(), accumulate}, x.host<In>(), x.stride(),
-                        packed.host<uint32_t>(), group_offset.host<int32_t>(), weight.groups(), contracted, columns);
+                        packed.host<uint32_t>(), group_offset.host<int32_t>(), weight.groups, contracted, columns);
   });
   op.check({out});
+}
+
+// d_x (+)= d_out W from the layout for x W^T; over groups where there are offsets.
+void derived_product(ExecutionContext& ctx, const char* name, const Tensor& d_x, const Tensor& d_out,
+                     const PreparedWeight& weight, const Tensor* group_offset, bool accumulate) {
+  const int64_t rows = d_out.size(0);
+  check_tensor(d_out, "d_out", weight.operand, {rows, weight.outputs});
+  check_tensor(d_x, "d_x", d_x.dtype(), {rows, weight.inputs});
+  DT_CHECK(group_offset != nullptr || weight.groups == 1, "{}: a weight of {} groups without their rows", name,
+           weight.groups);
+  if (group_offset != nullptr) check_tensor(*group_offset, "group_offset", DType::kI32, {weight.groups + 1});
+  OpScope op(ctx, name, product_flops(rows, weight));
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor panels = take_derived(workspace, weight);
+  if (!op.launch()) return;
+  for_product_types(name, d_out, d_x, [&](auto* in_type, auto* out_type) {
+    using In = Element<decltype(in_type)>;
+    using Out = Element<decltype(out_type)>;
+    const cpu::MatmulOutput<Out> c{d_x.host<Out>(), d_x.stride(), accumulate};
+    const uint32_t* forward = weight.forward.host<uint32_t>();
+    if (group_offset == nullptr) {
+      cpu::matmul_transposed(c, d_out.host<In>(), d_out.stride(), forward, rows, weight.outputs, weight.inputs,
+                             panels.host<uint32_t>());
+    } else {
+      cpu::grouped_matmul_transposed(c, d_out.host<In>(), d_out.stride(), forward, group_offset->host<int32_t>(),
+                                     weight.groups, weight.outputs, weight.inputs, panels.host<uint32_t>());
+    }
+  });
+  op.check({d_x});
 }
 
 }  // namespace
@@ -75,47 +116,41 @@ bool bfloat16_is_native() {
 
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
   const cpu::OperandType type = operand_type(weight.operand);
-  const int64_t groups = weight.groups();
+  const int64_t groups = weight.groups;
+  weight.forward = {};
+  weight.backward_input = {};
   if (weight.for_forward) {
     weight.forward = arena.take(DType::kI32, {groups, cpu::packed_words(type, weight.inputs, weight.outputs)});
   }
-  if (weight.for_backward_input) {
+  if (weight.backward_layout == BackwardLayout::kKept) {
     weight.backward_input = arena.take(DType::kI32, {groups, cpu::packed_words(type, weight.outputs, weight.inputs)});
   }
 }
 
-void refresh_prepared_weight(ExecutionContext& ctx, PreparedWeight& weight) {
+void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first_group, std::span<const Tensor> rows) {
+  if (rows.empty() || !(weight.forward.defined() || weight.backward_input.defined())) return;
+  const DType stored = rows.front().dtype();
+  std::vector<cpu::WeightRows> pieces;
+  int64_t total = 0;
+  for (const Tensor& piece : rows) {
+    check_tensor(piece, "weight", stored, {-1, weight.inputs});
+    pieces.push_back({piece.raw(), piece.stride(), piece.size(0)});
+    total += piece.size(0);
+  }
+  const int64_t groups = total / weight.outputs;
+  DT_CHECK(total == groups * weight.outputs && rows.size() % groups == 0 && first_group + groups <= weight.groups,
+           "prepare_weight: {} matrices of {} rows for groups {} to {} of a weight [{}, {}, {}]", rows.size(), total,
+           first_group, first_group + groups - 1, weight.groups, weight.outputs, weight.inputs);
   OpScope op(ctx, "prepare_weight", 0);
   if (!op.launch()) return;
-  const cpu::OperandType type = operand_type(weight.operand);
-  const int64_t groups = weight.groups();
-  const int64_t n = weight.outputs;
-  const int64_t k = weight.inputs;
-  if (groups == 0) return;
-  const DType stored = weight.parts[0].dtype();
-  for (const Tensor& master : weight.parts) check_tensor(master, "weight", stored, {n, k});
-  // Both layouts of a block of rows are made while the block is in cache.
-  const int64_t blocks = cpu::pack_direct_blocks(type, n);
-  const int64_t block_rows = cpu::kPackBlock * (type == cpu::OperandType::kBfloat16 ? 2 : 1);
-  for_activation_type("prepare_weight", weight.parts[0], [&](auto* element) {
-    using T = Element<decltype(element)>;
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t task = 0; task < groups * blocks; ++task) {
-      const int64_t g = task / blocks;
-      const int64_t block = task % blocks;
-      const int64_t row = block * block_rows;
-      const Tensor& master = weight.parts[g];
-      const T* source = master.host<T>();
-      if (weight.forward.defined()) {
-        uint32_t* packed = weight.forward.host<uint32_t>() + g * weight.forward.stride();
-        cpu::pack_transposed(packed + cpu::packed_words(type, k, row), source + row * master.stride(), master.stride(),
-                             k, std::min(block_rows, n - row), type);
-      }
-      if (weight.backward_input.defined()) {
-        cpu::pack_direct_block(weight.backward_input.host<uint32_t>() + g * weight.backward_input.stride(), source,
-                               master.stride(), n, k, type, block);
-      }
-    }
+  const auto group_at = [&](const Tensor& layout) {
+    return layout.defined() ? layout.host<uint32_t>() + first_group * layout.stride() : nullptr;
+  };
+  const cpu::PackedWeights packed{operand_type(weight.operand), weight.outputs, weight.inputs, group_at(weight.forward),
+                                  group_at(weight.backward_input)};
+  for_activation_type("prepare_weight", rows.front(), [&](auto* element) {
+    cpu::pack_weights<Element<decltype(element)>>(packed, pieces.data(), static_cast<int64_t>(rows.size()) / groups,
+                                                  groups);
   });
 }
 
@@ -125,6 +160,10 @@ void linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Pre
 
 void linear_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, const PreparedWeight& weight,
                            bool accumulate) {
+  if (derived(weight)) {
+    derived_product(ctx, "linear_backward_input", d_x, d_out, weight, nullptr, accumulate);
+    return;
+  }
   packed_product(ctx, "linear_backward_input", d_x, d_out, weight.backward_input, weight, weight.outputs, weight.inputs,
                  accumulate);
 }
@@ -154,6 +193,10 @@ void grouped_linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, c
 
 void grouped_linear_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out,
                                    const PreparedWeight& weight, const Tensor& group_offset, bool accumulate) {
+  if (derived(weight)) {
+    derived_product(ctx, "grouped_linear_backward_input", d_x, d_out, weight, &group_offset, accumulate);
+    return;
+  }
   grouped_product(ctx, "grouped_linear_backward_input", d_x, d_out, weight.backward_input, weight, group_offset,
                   weight.outputs, weight.inputs, accumulate);
 }
@@ -183,7 +226,7 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
 void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_stride, const Tensor& x,
                     int64_t x_head_stride, const PreparedWeight& weight, bool transposed) {
   const int64_t rows = x.size(0);
-  const int64_t heads = weight.groups();
+  const int64_t heads = weight.groups;
   const int64_t contracted = transposed ? weight.outputs : weight.inputs;
   const int64_t columns = transposed ? weight.inputs : weight.outputs;
   const Tensor& packed = transposed ? weight.backward_input : weight.forward;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <vector>
+#include <span>
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
@@ -9,19 +9,24 @@
 
 namespace deeptitan {
 
+/// Where d_x = d_y W gets its operand from.
+enum class BackwardLayout {
+  kNone,     // it is not wanted
+  kKept,     // it is laid out beside that of y = x W^T
+  kDerived,  // it is made from that of y = x W^T for each product, some panels at a time: half the memory
+};
+
 /// What the products want instead of a weight as it is stored: rounded to the operand type and laid out for the
 /// kernels. A weight is a stack of G matrices [N, K] (G = 1 for an ordinary linear layer).
 struct PreparedWeight {
-  std::vector<Tensor> parts;        // G masters [N, K], fp32 or bf16; they may lie anywhere
-  int64_t outputs = 0;              // N
-  int64_t inputs = 0;               // K
-  DType operand = DType::kF32;      // f32 or bf16: the type of the activations it multiplies
-  bool for_forward = true;          // y = x W^T is wanted
-  bool for_backward_input = false;  // d_x = d_y W is wanted (or, in inference, an absorbed product)
-  Tensor forward;                   // [G, words]
-  Tensor backward_input;            // [G, words]
-
-  int64_t groups() const { return static_cast<int64_t>(parts.size()); }
+  int64_t groups = 1;           // G
+  int64_t outputs = 0;          // N
+  int64_t inputs = 0;           // K
+  DType operand = DType::kF32;  // f32 or bf16: the type of the activations it multiplies
+  bool for_forward = true;      // y = x W^T is wanted
+  BackwardLayout backward_layout = BackwardLayout::kNone;
+  Tensor forward;         // [G, words]
+  Tensor backward_input;  // [G, words], where it is kept
 };
 
 /// Whether this processor multiplies bf16 natively: what a compute dtype "auto" follows.
@@ -30,8 +35,10 @@ bool bfloat16_is_native();
 /// Takes the memory of `weight.forward` and `weight.backward_input` from the arena.
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena);
 
-/// Fills them from the masters. Once after loading, and after each optimizer step.
-void refresh_prepared_weight(ExecutionContext& ctx, PreparedWeight& weight);
+/// Fills groups of them, from `first_group` on: once after loading, and after each optimizer step where there is a
+/// master. `rows` are matrices of K columns, fp32 or bf16, that may lie anywhere; as many of them under one another
+/// make a group as have N rows.
+void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first_group, std::span<const Tensor> rows);
 
 /// out[M, N] = x W^T, or out += x W^T. x is of the operand type; out is that or fp32.
 void linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,

@@ -54,22 +54,23 @@ void freeze_parameters(ParameterList& parameters, std::span<const std::string> p
   for (const std::string& pattern : patterns) {
     bool found = false;
     for (Parameter& p : parameters.all()) {
-      const std::vector<std::string> names = p.file_names();
-      const auto count =
-          std::count_if(names.begin(), names.end(), [&](const std::string& name) { return matches(pattern, name); });
+      const std::vector<FileTensor> tensors = p.file_tensors();
+      const auto count = std::count_if(tensors.begin(), tensors.end(),
+                                       [&](const FileTensor& tensor) { return matches(pattern, tensor.name); });
       if (count == 0) continue;
-      DT_CHECK_USAGE(count == static_cast<int64_t>(names.size()),
+      DT_CHECK_USAGE(count == static_cast<int64_t>(tensors.size()),
                      "training.freeze: '{}' matches {} of the {} experts of {}; the experts of a layer are frozen "
                      "together: use {}",
-                     pattern, count, names.size(), p.spec.name, kind_of(p.spec.name));
-      p.frozen = true;
+                     pattern, count, tensors.size(), p.spec.name, kind_of(p.spec.name));
+      parameters.freeze(p);
       found = true;
     }
     if (!found) fail_without_match(parameters, pattern);
   }
   const auto& all = parameters.all();
-  DT_CHECK_USAGE(std::any_of(all.begin(), all.end(), [](const Parameter& p) { return p.spec.trained && !p.frozen; }),
-                 "training.freeze leaves nothing to train");
+  DT_CHECK_USAGE(
+      std::any_of(all.begin(), all.end(), [](const Parameter& p) { return p.residency == Residency::kTrained; }),
+      "training.freeze leaves nothing to train");
 }
 
 int64_t count_frozen(const ParameterList& parameters) {

@@ -98,11 +98,12 @@ void RunFolder::check_clearable() const {
 }
 
 void RunFolder::check_inputs(const RunConfig& config) const {
-  std::vector<std::pair<const char*, std::string>> inputs = {{"model.initial_checkpoint", config.model.initial_checkpoint},
-                                                             {"model.config", config.model.config},
-                                                             {"model.tokenizer", config.model.tokenizer},
-                                                             {"model.chat_template", config.model.chat_template},
-                                                             {"data.cache_folder", config.data.cache_folder}};
+  std::vector<std::pair<const char*, std::string>> inputs = {
+      {"model.initial_checkpoint", config.model.initial_checkpoint},
+      {"model.config", config.model.config},
+      {"model.tokenizer", config.model.tokenizer},
+      {"model.chat_template", config.model.chat_template},
+      {"data.cache_folder", config.data.cache_folder}};
   for (const TextSource& source : config.data.sources) {
     inputs.emplace_back("data.sources.path", source.path);
     inputs.emplace_back("data.sources.validation_path", source.validation_path);
@@ -162,7 +163,8 @@ std::set<std::string> RunFolder::read_record() const {
     whole = name.is_string() && lies_in(root_ / name.get<std::string>(), root_);
     if (whole) files.insert(name.get<std::string>());
   }
-  DT_CHECK(whole, "{} is damaged, and it is the record of what the run has written; move it away, or name another folder",
+  DT_CHECK(whole,
+           "{} is damaged, and it is the record of what the run has written; move it away, or name another folder",
            record_file().string());
   return files;
 }

@@ -24,7 +24,6 @@
 #include "data/tokenizer_encoder.h"
 #include "data/validation_batches.h"
 #include "kernels/cpu/peak/peak.h"
-#include "model/deepseek/checkpoint.h"
 #include "model/flops.h"
 #include "train/freeze.h"
 #include "train/learning_rate.h"
@@ -188,8 +187,7 @@ void Trainer::build_engine() {
     progress_ = read_progress(start_->path);
     source_->restore(progress_.data);
   } else if (!config_.model.initial_checkpoint.empty()) {
-    load_for_training(ModelDirectory(config_.model.initial_checkpoint), engine_->model());
-    engine_->refresh();
+    engine_->load(std::make_shared<ModelDirectory>(config_.model.initial_checkpoint));
   } else {
     engine_->initialize(config_.training.seed);
   }

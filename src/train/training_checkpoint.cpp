@@ -1,8 +1,14 @@
 #include "train/training_checkpoint.h"
 
+#include <cstddef>
+#include <memory>
+#include <utility>
+#include <vector>
+
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/atomic_directory.h"
+#include "checkpoint/convert_elements.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/training_state.h"
 #include "core/error.h"
@@ -13,21 +19,26 @@
 namespace deeptitan {
 namespace {
 
-// A tensor of the training state and where it lies in memory.
+// A tensor of the training state. The masters come first, as file tensors that lie in memory or in the model's source.
 struct StateTensor {
   TensorDeclaration declaration;
+  const Parameter* master = nullptr;
   Tensor memory;
 };
+
+std::string master_name(const Parameter& parameter) {
+  return "master." + parameter.spec.name;
+}
 
 std::vector<StateTensor> state_tensors(TrainingEngine& engine) {
   std::vector<StateTensor> tensors;
   const auto& parameters = engine.model().parameters().all();
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& p = parameters[i];
+    tensors.push_back({{master_name(p), DType::kF32, p.shape}, &p, {}});
     const auto add = [&](const char* kind, const Tensor& memory) {
-      if (memory.defined()) tensors.push_back({{std::string(kind) + p.spec.name, DType::kF32, p.spec.shape}, memory});
+      if (memory.defined()) tensors.push_back({{kind + p.spec.name, DType::kF32, p.shape}, nullptr, memory});
     };
-    add("master.", p.value);
     add("first_moment.", engine.first_moment(i));
     add("second_moment.", engine.second_moment(i));
   }
@@ -40,6 +51,23 @@ std::vector<TensorDeclaration> declarations(const std::vector<StateTensor>& tens
   for (const StateTensor& t : tensors) result.push_back(t.declaration);
   return result;
 }
+
+// The masters of a training state.
+class StateValues final : public ParameterSource {
+ public:
+  explicit StateValues(std::shared_ptr<const TrainingStateReader> reader) : reader_(std::move(reader)) {}
+
+  void read(const Parameter& parameter, const FileTensor& tensor, DType dtype, void* values) const override {
+    convert_elements(first_byte(parameter, tensor), DType::kF32, values, dtype, tensor.numel());
+  }
+
+ private:
+  const std::byte* first_byte(const Parameter& parameter, const FileTensor& tensor) const {
+    return reader_->tensors().at(master_name(parameter)).data + tensor.offset * static_cast<int64_t>(sizeof(float));
+  }
+
+  std::shared_ptr<const TrainingStateReader> reader_;
+};
 
 std::string generation_config(const ModelConfig& config) {
   nlohmann::ordered_json json;
@@ -75,7 +103,17 @@ void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress
   export_model(directory.path(), engine, how);
   const std::vector<StateTensor> tensors = state_tensors(engine);
   TrainingStateWriter writer(directory.path() / kTrainingStateDirectory, declarations(tensors));
-  for (const StateTensor& t : tensors) writer.write(t.declaration.name, t.memory.raw(), t.memory.bytes());
+  std::vector<float> staged;
+  for (const StateTensor& t : tensors) {
+    if (t.master == nullptr) {
+      writer.write(t.declaration.name, t.memory.raw(), t.memory.bytes());
+      continue;
+    }
+    for (const FileTensor& tensor : t.master->file_tensors()) {
+      const float* values = engine.model().parameters().values(*t.master, tensor, staged);
+      writer.write(t.declaration.name, values, tensor.numel() * sizeof(float));
+    }
+  }
   TrainingStateMetadata metadata;
   metadata.set_integer("step", progress.step);
   metadata.set_integer("tokens", progress.tokens);
@@ -97,11 +135,13 @@ TrainingProgress read_progress(const std::filesystem::path& checkpoint) {
 }
 
 void load_checkpoint(const std::filesystem::path& checkpoint, TrainingEngine& engine) {
-  const TrainingStateReader reader(checkpoint / kTrainingStateDirectory);
+  const auto reader = std::make_shared<const TrainingStateReader>(checkpoint / kTrainingStateDirectory);
   const std::vector<StateTensor> tensors = state_tensors(engine);
-  reader.check(declarations(tensors));
-  for (const StateTensor& t : tensors) reader.read(t.declaration.name, t.memory.raw(), t.memory.bytes());
-  engine.refresh();
+  reader->check(declarations(tensors));
+  for (const StateTensor& t : tensors) {
+    if (t.master == nullptr) reader->read(t.declaration.name, t.memory.raw(), t.memory.bytes());
+  }
+  engine.load(std::make_shared<const StateValues>(reader));
 }
 
 }  // namespace deeptitan

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "core/error.h"
+#include "model/deepseek/checkpoint.h"
 #include "ops/elementwise.h"
 #include "train/freeze.h"
 
@@ -13,8 +15,7 @@ namespace deeptitan {
 namespace {
 
 ModelOptions model_options(const TrainingEngineOptions& o) {
-  return {.use = ModelUse::kTraining,
-          .compute = o.compute,
+  return {.compute = o.compute,
           .max_positions = o.seq_len,
           .recompute_layers = o.recompute_layers,
           .next_token_prediction = o.next_token_prediction,
@@ -97,8 +98,15 @@ void TrainingEngine::allocate() {
 }
 
 void TrainingEngine::initialize(uint64_t seed) {
-  model_.parameters().initialize(seed, model_.config().initializer_range);
-  refresh();
+  load(std::make_shared<DrawnValues>(seed, model_.config().initializer_range));
+}
+
+void TrainingEngine::load(std::shared_ptr<const ModelDirectory> directory) {
+  load_weights(ctx_, std::move(directory), model_);
+}
+
+void TrainingEngine::load(std::shared_ptr<const ParameterSource> source) {
+  model_.parameters().load(ctx_, std::move(source));
 }
 
 void TrainingEngine::refresh() {

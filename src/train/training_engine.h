@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/model_directory.h"
 #include "core/arena.h"
 #include "core/execution_context.h"
 #include "core/memory_plan.h"
@@ -44,7 +45,8 @@ struct StepResult {
 class TrainingEngine {
  public:
   /// Plans: runs a whole step without its kernels, which checks every shape and counts every byte. Allocates nothing.
-  /// Frozen parameters have no gradient and no moments; their values, and a frozen router's bias, never change.
+  /// Frozen parameters have no gradient, no moments and no fp32 master; their values, and a frozen router's bias, never
+  /// change.
   TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options);
   ~TrainingEngine();
 
@@ -56,8 +58,11 @@ class TrainingEngine {
   /// Takes the planned memory from the system.
   void allocate();
 
-  /// Draws a new model. (Or fill the parameters' values and call refresh().)
+  /// Draws a new model.
   void initialize(uint64_t seed);
+  /// Takes the values of a Hugging Face directory, or of another source. See ParameterList::load.
+  void load(std::shared_ptr<const ModelDirectory> directory);
+  void load(std::shared_ptr<const ParameterSource> source);
   /// To be called after the parameters' values have changed from outside.
   void refresh();
 

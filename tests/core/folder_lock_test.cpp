@@ -38,9 +38,7 @@ TEST(FolderLock, HoldsUntilItsProcessEndsAndNamesIt) {
     std::filesystem::remove(path);
     EXPECT_FALSE(next.in_place());
   }
-  {
-    const FolderLock again(path, "the folder");
-  }
+  { const FolderLock again(path, "the folder"); }
   EXPECT_FALSE(std::filesystem::exists(path));
 }
 

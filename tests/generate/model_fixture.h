@@ -31,11 +31,12 @@ inline ModelConfig with_tokenizer(ModelConfig config) {
 /// A new model with its values, as training has it.
 struct DrawnModel {
   explicit DrawnModel(const ModelConfig& config, uint64_t seed = 3)
-      : values("values"), model(config, {.use = ModelUse::kTraining, .max_positions = config.max_position_embeddings}) {
+      : values("values"), model(config, {.max_positions = config.max_position_embeddings}) {
     model.parameters().plan_values(values);
     values.allocate();
     model.parameters().plan_values(values);
-    model.parameters().initialize(seed, config.initializer_range);
+    ExecutionContext ctx;
+    model.parameters().load(ctx, std::make_shared<DrawnValues>(seed, config.initializer_range));
   }
   Arena values;
   DeepseekModel model;

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 
 #include <gtest/gtest.h>
 
@@ -18,10 +19,11 @@ namespace {
 
 using testing::GoldenCase;
 
-ModelOptions options(bool next_token_prediction) {
+ModelOptions options(bool next_token_prediction, ExpertRange experts) {
   ModelOptions result;
   result.max_positions = 1;
   result.next_token_prediction = next_token_prediction;
+  result.experts = experts;
   return result;
 }
 
@@ -30,13 +32,18 @@ struct Values {
   DeepseekModel model;
   Arena arena{"values"};
 
-  explicit Values(const ModelConfig& config, bool next_token_prediction = true)
-      : model(config, options(next_token_prediction)) {
+  explicit Values(const ModelConfig& config, bool next_token_prediction = true, ExpertRange experts = {})
+      : model(config, options(next_token_prediction, experts)) {
     model.parameters().plan_values(arena);
     arena.allocate();
     model.parameters().plan_values(arena);
   }
 };
+
+void load(const std::filesystem::path& directory, DeepseekModel& model) {
+  ExecutionContext ctx;
+  load_weights(ctx, std::make_shared<ModelDirectory>(directory), model);
+}
 
 void expect_same_values(const DeepseekModel& a, const DeepseekModel& b, const std::string& of) {
   ASSERT_EQ(a.parameters().all().size(), b.parameters().all().size()) << of;
@@ -53,7 +60,7 @@ TEST(ModelCheckpoint, WrittenAndReadBackGivesTheSameBits) {
   for (const std::string& name : GoldenCase::names()) {
     const GoldenCase golden(name);
     Values first(golden.config());
-    load_for_training(ModelDirectory(golden.folder()), first.model);
+    load(golden.folder(), first.model);
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const TemporaryFolder temporary;
       std::filesystem::path folder = temporary.path();
@@ -65,10 +72,11 @@ TEST(ModelCheckpoint, WrittenAndReadBackGivesTheSameBits) {
       ModelConfig config = load_model_config(folder);
       Values second(config);
       const ModelDirectory written(folder);
-      load_for_training(written, second.model);
+      load(folder, second.model);
       expect_same_values(first.model, second.model, name);
       for (const Parameter& p : second.model.parameters().all()) {
-        EXPECT_TRUE(written.at(p.file_names().front()).dtype == (p.spec.trained ? dtype : DType::kF32)) << p.spec.name;
+        EXPECT_TRUE(written.at(p.file_tensors().front().name).dtype == (p.spec.trained ? dtype : DType::kF32))
+            << p.spec.name;
       }
       config.other_fields = golden.config().other_fields;
       EXPECT_TRUE(config == golden.config()) << name << ": config.json came back as another";
@@ -78,24 +86,41 @@ TEST(ModelCheckpoint, WrittenAndReadBackGivesTheSameBits) {
 
 TEST(ModelCheckpoint, NextTokenPredictionModuleIsLoadedOrLeft) {
   const GoldenCase golden("v3_next_token_prediction");
-  const ModelDirectory directory(golden.folder());
   Values with(golden.config());
   Values without(golden.config(), false);
-  load_for_training(directory, with.model);
-  load_for_training(directory, without.model);
+  load(golden.folder(), with.model);
+  load(golden.folder(), without.model);
   Parameter* join = with.model.parameters().find("model.layers.1.eh_proj.weight");
   ASSERT_NE(join, nullptr);
   EXPECT_NE(join->value.host<float>()[0], 0.0f);
   EXPECT_EQ(without.model.parameters().find("model.layers.1.eh_proj.weight"), nullptr);
 }
 
+TEST(ModelCheckpoint, ARankLoadsTheExpertsThatItOwns) {
+  const GoldenCase golden("v3_one_group");
+  Values whole(golden.config());
+  Values part(golden.config(), true, {5, 2});
+  load(golden.folder(), whole.model);
+  load(golden.folder(), part.model);
+  int64_t stacks = 0;
+  for (size_t i = 0; i < whole.model.parameters().all().size(); ++i) {
+    const Parameter& all = whole.model.parameters().all()[i];
+    const Parameter& owned = part.model.parameters().all()[i];
+    const int64_t expert = all.numel() / all.shape[0];
+    const int64_t first = all.stacked() ? 5 * expert : 0;
+    EXPECT_EQ(owned.numel(), all.stacked() ? 2 * expert : all.numel()) << all.spec.name;
+    EXPECT_EQ(0, std::memcmp(owned.value.raw(), all.value.host<float>() + first, owned.value.bytes())) << all.spec.name;
+    stacks += all.stacked() ? 1 : 0;
+  }
+  EXPECT_GT(stacks, 0);
+}
+
 TEST(ModelCheckpoint, AModelThatDoesNotFitIsAnErrorThatNamesTheFirstTensor) {
   const GoldenCase golden("v3_one_group");
-  const ModelDirectory directory(golden.folder());
   const auto error_of = [&](const ModelConfig& config) -> std::string {
     Values values(config);
     try {
-      load_for_training(directory, values.model);
+      load(golden.folder(), values.model);
     } catch (const Error& error) {
       const std::string text = error.what();
       return text.substr(text.find(": ") + 2);

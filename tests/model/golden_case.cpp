@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 
@@ -72,7 +73,7 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
                                     bool replay) {
   const auto length = static_cast<int64_t>(tokens.size());
   ModelOptions options;
-  options.use = ModelUse::kInference;
+  options.training = false;
   options.compute = compute;
   options.max_positions = length;
   DeepseekModel model(golden.config(), options);
@@ -109,7 +110,7 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
   ctx.planning = false;
   for (Arena* arena : {&weights, &activations, &workspace}) arena->allocate();
   take_memory();
-  load_for_inference(ctx, ModelDirectory(golden.folder()), model);
+  load_weights(ctx, std::make_shared<ModelDirectory>(golden.folder()), model);
   std::copy(tokens.begin(), tokens.end(), layout.token_ids.host<int32_t>());
   std::iota(layout.positions.host<int32_t>(), layout.positions.host<int32_t>() + length, 0);
   layout.documents.offset.host<int32_t>()[0] = 0;
@@ -129,8 +130,7 @@ TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay)
   options.mtp_weight = golden.next_token_prediction_weight();
   TrainingEngine engine(golden.config(), options);
   engine.allocate();
-  load_for_training(ModelDirectory(golden.folder()), engine.model());
-  engine.refresh();
+  engine.load(std::make_shared<ModelDirectory>(golden.folder()));
   PackedBatch batch;
   batch.sequences = 1;
   batch.sequence_length = length;
@@ -149,7 +149,12 @@ TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay)
   TrainingOutcome outcome;
   for (const Parameter& p : engine.model().parameters().all()) {
     if (!p.gradient.defined()) continue;
-    outcome.gradients[p.spec.name].assign(p.gradient.host<float>(), p.gradient.host<float>() + p.numel());
+    // The reference's tensors are stacked over experts, each of a name of its own.
+    for (const FileTensor& tensor : p.file_tensors()) {
+      const float* first = p.gradient.host<float>() + tensor.offset;
+      std::vector<float>& gradient = outcome.gradients[tensor.stream];
+      gradient.insert(gradient.end(), first, first + tensor.numel());
+    }
   }
   const StepResult result = engine.finish_step();
   outcome.loss = result.loss;

@@ -42,7 +42,7 @@ class GoldenCase {
   SafetensorsFile expected_;
 };
 
-/// Logits [length, vocab] of a model that is run: load_for_inference, then a forward that saves nothing. `replay`: the
+/// Logits [length, vocab] of a model that is run: load_weights, then a forward that saves nothing. `replay`: the
 /// experts are those of the reference (length must then be that of all tokens).
 std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std::span<const int32_t> tokens,
                                     bool replay);
@@ -54,7 +54,7 @@ struct TrainingOutcome {
   std::map<int64_t, std::vector<int32_t>> expert_index;  // by layer: the chosen experts, [tokens, K]
 };
 
-/// One step over all tokens of the case, through a TrainingEngine: load_for_training, then forward and backward.
+/// One step over all tokens of the case, through a TrainingEngine: load, then forward and backward.
 TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay);
 
 }  // namespace deeptitan::testing

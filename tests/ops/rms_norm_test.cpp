@@ -28,8 +28,11 @@ TEST(RmsNormOp, RefusesTensorsOfAnotherDevice) {
   expect_runtime_error([&] { rms_norm(c.ctx, x, {}, x, c.on_gpu({8}), 1e-6); },
                        "rms_norm: expected tensors on cpu, found f32 [8] on cuda:0");
   ExecutionContext gpu = c.gpu_context();
-  expect_runtime_error([&] { rms_norm(gpu, c.on_gpu({4, 8}), {}, x, c.on_gpu({8}), 1e-6); },
-                       "rms_norm: expected tensors on cuda:0, found f32 [4, 8] on cpu");
+  expect_runtime_error(
+      [&] {
+        rms_norm(gpu, c.on_gpu({4, 8}), {}, x, c.on_gpu({8}), 1e-6);
+      },
+      "rms_norm: expected tensors on cuda:0, found f32 [4, 8] on cpu");
 }
 
 TEST(RmsNormOp, BackwardsRefuseWhatDoesNotFit) {
@@ -37,10 +40,16 @@ TEST(RmsNormOp, BackwardsRefuseWhatDoesNotFit) {
   const Tensor x = c.bf16({4, 8});
   const Tensor rstd = c.f32({4});
   const Tensor weight = c.f32({8});
-  expect_runtime_error([&] { rms_norm_backward_input(c.ctx, c.bf16({4, 9}), x, x, rstd, weight, false); },
-                       "rms_norm_backward_input: d_x: expected bf16 [4, 8], found bf16 [4, 9]");
-  expect_runtime_error([&] { rms_norm_backward_input(c.ctx, x, c.f32({4, 8}), x, rstd, weight, false); },
-                       "rms_norm_backward_input: d_out: expected bf16 [4, 8], found f32 [4, 8]");
+  expect_runtime_error(
+      [&] {
+        rms_norm_backward_input(c.ctx, c.bf16({4, 9}), x, x, rstd, weight, false);
+      },
+      "rms_norm_backward_input: d_x: expected bf16 [4, 8], found bf16 [4, 9]");
+  expect_runtime_error(
+      [&] {
+        rms_norm_backward_input(c.ctx, x, c.f32({4, 8}), x, rstd, weight, false);
+      },
+      "rms_norm_backward_input: d_out: expected bf16 [4, 8], found f32 [4, 8]");
   expect_runtime_error([&] { rms_norm_backward_weight(c.ctx, c.bf16({8}), x, x, rstd); },
                        "rms_norm_backward_weight: d_weight: expected f32 [8], found bf16 [8]");
   expect_runtime_error([&] { rms_norm_backward_weight(c.ctx, weight, x, x, c.f32({8})); },
@@ -54,9 +63,10 @@ TEST(RmsNormOp, ABuildWithoutCudaSaysSo) {
   OpCase c;
   ExecutionContext gpu = c.gpu_context();
   const Tensor x = c.on_gpu({4, 8});
-  expect_usage_error([&] { rms_norm(gpu, x, {}, x, c.on_gpu({8}), 1e-6); },
-                     "rms_norm was asked for on cuda:0, and this build of deeptitan has no CUDA; use cpu, or build with "
-                     "-DDT_CUDA=ON");
+  expect_usage_error(
+      [&] { rms_norm(gpu, x, {}, x, c.on_gpu({8}), 1e-6); },
+      "rms_norm was asked for on cuda:0, and this build of deeptitan has no CUDA; use cpu, or build with "
+      "-DDT_CUDA=ON");
 }
 #endif
 

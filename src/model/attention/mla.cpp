@@ -84,7 +84,7 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, co
             {.operand = dtype_}),
       out_(parameters, name + ".o_proj", config.hidden_size, shape_.heads * shape_.value_dim,
            {.bias = config.attention_bias, .operand = dtype_}) {
-  if (parameters.use() == ModelUse::kInference) {
+  if (!parameters.training()) {
     HeadRows rows{
         .heads = shape_.heads, .stride = shape_.nope_dim + shape_.value_dim, .first = 0, .count = shape_.nope_dim};
     absorbed_key_ = parameters.prepare_heads(kv_b_.parameter(), dtype_, rows, /*transposed=*/true);

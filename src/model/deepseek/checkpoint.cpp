@@ -1,8 +1,9 @@
 #include "model/deepseek/checkpoint.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cstddef>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "checkpoint/convert_elements.h"
@@ -65,55 +66,43 @@ void check_finite(const ModelDirectory& directory, const std::string& name, cons
       directory.path().string(), name, found, where, dtype_name(value.dtype()));
 }
 
-void read_value(const ModelDirectory& directory, const Parameter& p) {
-  const std::vector<std::string> names = p.file_names();
-  for (size_t e = 0; e < names.size(); ++e) {
-    read_tensor(directory, names[e], p.part_shape(), p.value.dtype(), p.parts[e].raw());
-    check_finite(directory, names[e], p.parts[e]);
-  }
+Tensor as_tensor(void* values, DType dtype, const std::vector<int64_t>& shape) {
+  return shape.size() == 1 ? Tensor(values, dtype, {shape[0]}) : Tensor(values, dtype, {shape[0], shape[1]});
 }
+
+// The tensors of a directory, which may lie in mapped files as products want to read them.
+class DirectoryValues final : public ParameterSource {
+ public:
+  explicit DirectoryValues(std::shared_ptr<const ModelDirectory> directory) : directory_(std::move(directory)) {}
+
+  void read(const Parameter& /*parameter*/, const FileTensor& tensor, DType dtype, void* values) const override {
+    read_tensor(*directory_, tensor.name, tensor.shape, dtype, values);
+    check_finite(*directory_, tensor.name, as_tensor(values, dtype, tensor.shape));
+  }
+  Tensor view(const Parameter& /*parameter*/, const FileTensor& tensor) const override {
+    const TensorEntry& entry = directory_->at(tensor.name);
+    const bool lies_there = (entry.dtype == DType::kF32 || entry.dtype == DType::kBF16) &&
+                            entry.shape == tensor.shape && tensor.shape.size() == 2 &&
+                            reinterpret_cast<uintptr_t>(entry.data) % dtype_size(entry.dtype) == 0;
+    if (!lies_there) return {};
+    directory_->prefetch(entry);
+    const Tensor value = as_tensor(const_cast<std::byte*>(entry.data), entry.dtype, tensor.shape);
+    check_finite(*directory_, tensor.name, value);
+    return value;
+  }
+  void release(const Parameter& /*parameter*/, const FileTensor& tensor) const override {
+    directory_->release(directory_->at(tensor.name));
+  }
+
+ private:
+  std::shared_ptr<const ModelDirectory> directory_;
+};
 
 }  // namespace
 
-void load_for_training(const ModelDirectory& directory, DeepseekModel& model) {
-  check_names(directory, model);
-  for (const Parameter& p : model.parameters().all()) read_value(directory, p);
-}
-
-void load_for_inference(ExecutionContext& ctx, const ModelDirectory& directory, DeepseekModel& model) {
-  check_names(directory, model);
-  for (Parameter& p : model.parameters().all()) {
-    if (p.spec.direct) {
-      read_value(directory, p);
-      model.parameters().refresh(ctx, p);
-      continue;
-    }
-    // The kernels' layout is made from the mapped file itself where its elements are f32 or bf16 in their places; other
-    // files go through one parameter's worth of memory.
-    const std::vector<std::string> names = p.file_names();
-    const std::vector<int64_t> shape = p.part_shape();
-    std::vector<std::vector<std::byte>> staged(names.size());
-    p.parts.clear();
-    for (size_t e = 0; e < names.size(); ++e) {
-      const TensorEntry& entry = directory.at(names[e]);
-      const bool direct = (entry.dtype == DType::kF32 || entry.dtype == DType::kBF16) && entry.shape == shape &&
-                          reinterpret_cast<uintptr_t>(entry.data) % dtype_size(entry.dtype) == 0;
-      if (direct) {
-        p.parts.emplace_back(const_cast<std::byte*>(entry.data), entry.dtype, Tensor::Shape{shape[0], shape[1]});
-        directory.prefetch(entry);
-        check_finite(directory, names[e], p.parts.back());
-        continue;
-      }
-      const DType dtype = model.options().compute;
-      staged[e].resize(static_cast<size_t>(element_count(shape)) * dtype_size(dtype));
-      read_tensor(directory, names[e], shape, dtype, staged[e].data());
-      p.parts.emplace_back(staged[e].data(), dtype, Tensor::Shape{shape[0], shape[1]});
-      check_finite(directory, names[e], p.parts.back());
-    }
-    model.parameters().refresh(ctx, p);
-    p.parts.clear();
-    for (const std::string& name : names) directory.release(directory.at(name));
-  }
+void load_weights(ExecutionContext& ctx, std::shared_ptr<const ModelDirectory> directory, DeepseekModel& model) {
+  check_names(*directory, model);
+  model.parameters().load(ctx, std::make_shared<DirectoryValues>(std::move(directory)));
 }
 
 void save_model(const std::filesystem::path& directory, const DeepseekModel& model, DType dtype) {
@@ -121,21 +110,21 @@ void save_model(const std::filesystem::path& directory, const DeepseekModel& mod
   std::vector<TensorDeclaration> declarations;
   const auto dtype_of = [&](const Parameter& p) { return p.spec.trained ? dtype : DType::kF32; };
   for (const Parameter& p : model.parameters().all()) {
-    for (const std::string& name : p.file_names()) declarations.push_back({name, dtype_of(p), p.part_shape()});
+    for (const FileTensor& tensor : p.file_tensors()) declarations.push_back({tensor.name, dtype_of(p), tensor.shape});
   }
   ShardedSafetensorsWriter writer(directory, declarations, kMaxShardBytes);
+  std::vector<float> staged;
   std::vector<bfloat16> rounded;
   for (const Parameter& p : model.parameters().all()) {
-    const std::vector<std::string> names = p.file_names();
-    for (size_t e = 0; e < names.size(); ++e) {
-      const Tensor& part = p.parts[e];
+    for (const FileTensor& tensor : p.file_tensors()) {
+      const float* values = model.parameters().values(p, tensor, staged);
       if (dtype_of(p) == DType::kF32) {
-        writer.write(names[e], part.raw(), part.bytes());
+        writer.write(tensor.name, values, tensor.numel() * sizeof(float));
         continue;
       }
-      rounded.resize(part.numel());
-      convert_elements(part.raw(), DType::kF32, rounded.data(), DType::kBF16, part.numel());
-      writer.write(names[e], rounded.data(), rounded.size() * sizeof(bfloat16));
+      rounded.resize(tensor.numel());
+      convert_elements(values, DType::kF32, rounded.data(), DType::kBF16, tensor.numel());
+      writer.write(tensor.name, rounded.data(), rounded.size() * sizeof(bfloat16));
     }
   }
   writer.finish();

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <string>
+#include <memory>
 
 #include "checkpoint/model_directory.h"
 #include "core/execution_context.h"
@@ -10,15 +10,13 @@
 
 namespace deeptitan {
 
-/// Fills the fp32 values of a model that is to be trained from a Hugging Face directory (any float dtype, or fp8 with
-/// block scales). Tensors of next-token-prediction modules that the model does not have are left unread. Throws Error
-/// that names the first missing, misshaped or unknown tensor and says how many there are, and the first with a value
-/// that is not finite. Call refresh() afterwards.
-void load_for_training(const ModelDirectory& directory, DeepseekModel& model);
-
-/// Fills a model that is to be run: the values that layers read directly, and the prepared weights straight from the
-/// mapped files, one parameter at a time, so that no second copy of the weights exists. Throws as load_for_training.
-void load_for_inference(ExecutionContext& ctx, const ModelDirectory& directory, DeepseekModel& model);
+/// Fills a model from a Hugging Face directory (any float dtype, or fp8 with block scales): what lies in memory as
+/// layers or the optimizer want it, and the prepared weights; where there is no master these are made straight from the
+/// mapped files, so that no second copy of the weights exists. A model with frozen parameters keeps the directory:
+/// their values are read again when it is saved. Tensors of next-token-prediction modules that the model does not have
+/// are left unread. Throws Error that names the first missing, misshaped or unknown tensor and says how many there are,
+/// and the first with a value that is not finite.
+void load_weights(ExecutionContext& ctx, std::shared_ptr<const ModelDirectory> directory, DeepseekModel& model);
 
 /// Writes model.safetensors (in shards where large) and config.json into an existing directory. Matrices and norms are
 /// rounded to `dtype` (f32 or bf16); buffers such as the router's bias stay fp32.

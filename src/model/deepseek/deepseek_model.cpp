@@ -16,16 +16,15 @@ std::string layer_name(int64_t layer) {
 // The CPU's bf16 products take two neighbours along the contracted dimension at once.
 void check_even_sizes(const ModelConfig& c, const ModelOptions& options) {
   if (options.compute != DType::kBF16) return;
-  const std::pair<const char*, int64_t> sizes[] = {
-      {"hidden_size", c.hidden_size},
-      {"intermediate_size", c.intermediate_size},
-      {"moe_intermediate_size", c.moe_intermediate_size},
-      {"q_lora_rank", c.q_lora_rank},
-      {"kv_lora_rank", c.kv_lora_rank},
-      {"qk_nope_head_dim", c.qk_nope_head_dim},
-      {"qk_rope_head_dim", c.qk_rope_head_dim},
-      {"v_head_dim", c.v_head_dim},
-      {"vocab_size", options.use == ModelUse::kTraining ? c.vocab_size : 0}};
+  const std::pair<const char*, int64_t> sizes[] = {{"hidden_size", c.hidden_size},
+                                                   {"intermediate_size", c.intermediate_size},
+                                                   {"moe_intermediate_size", c.moe_intermediate_size},
+                                                   {"q_lora_rank", c.q_lora_rank},
+                                                   {"kv_lora_rank", c.kv_lora_rank},
+                                                   {"qk_nope_head_dim", c.qk_nope_head_dim},
+                                                   {"qk_rope_head_dim", c.qk_rope_head_dim},
+                                                   {"v_head_dim", c.v_head_dim},
+                                                   {"vocab_size", options.training ? c.vocab_size : 0}};
   for (const auto& [name, size] : sizes) {
     DT_CHECK_USAGE(size % 2 == 0, "{} = {}: bf16 needs even sizes; choose an even one, or compute in fp32", name, size);
   }
@@ -36,7 +35,7 @@ void check_even_sizes(const ModelConfig& c, const ModelOptions& options) {
 DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& options)
     : config_(config),
       options_(options),
-      parameters_(options.use, options.compute),
+      parameters_(options.training, options.compute, options.experts),
       rope_(config, options.max_positions),
       embedding_(parameters_.declare(
           {.name = "model.embed_tokens.weight", .shape = {config.vocab_size, config.hidden_size}, .direct = true})) {
@@ -50,7 +49,7 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
                                            : LinearLayer(parameters_, "lm_head", config.vocab_size, config.hidden_size,
                                                          {.operand = options.compute}),
                 options.compute);
-  if (options.use == ModelUse::kTraining && options.next_token_prediction) {
+  if (options.training && options.next_token_prediction) {
     DT_CHECK_USAGE(config.num_nextn_predict_layers <= 1,
                    "num_nextn_predict_layers = {}: at most one next-token-prediction module is supported",
                    config.num_nextn_predict_layers);

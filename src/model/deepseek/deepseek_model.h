@@ -16,12 +16,13 @@
 namespace deeptitan {
 
 struct ModelOptions {
-  ModelUse use = ModelUse::kTraining;
+  bool training = true;               // gradients pass through it; false: it only runs
   DType compute = DType::kF32;        // of activations and products: f32 or bf16
   int64_t max_positions = 0;          // longest sequence that positions are tabulated for
   bool recompute_layers = false;      // training: keep only each layer's input, and run it again in the backward
   bool next_token_prediction = true;  // training: with the modules that the config has
   double auxiliary_weight = 0.0;      // of the sequence-wise balance loss
+  ExpertRange experts = {};           // of each layer that has some: those that lie here
   double mtp_weight = 0.3;            // of the next-token-prediction losses' mean (DeepSeek-V3 section 4.2: 0.3)
 };
 

@@ -3,10 +3,12 @@
 #include <omp.h>
 
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "kernels/cpu/matmul/pack_weights.h"
 #include "support/compare.h"
 
 namespace deeptitan::cpu {
@@ -164,6 +166,75 @@ TYPED_TEST(Matmul, PackDirectIsPackTransposedOfTheTranspose) {
     pack_direct(direct.data(), source.data(), columns, contracted, columns, type);
     pack_transposed(through_transpose.data(), transposed.data(), contracted, contracted, columns, type);
     EXPECT_EQ(direct, through_transpose);
+  }
+}
+
+TYPED_TEST(Matmul, OneLayoutServesBothProductsWithTheSameBits) {
+  // The last is larger than what is repacked at once.
+  const std::pair<int64_t, int64_t> shapes[] = {{1, 2}, {2, 1}, {32, 32}, {37, 45}, {46, 18}, {8, 100}, {2100, 2110}};
+  for (const auto& [outputs, inputs] : shapes) {
+    const auto w = random_normal<TypeParam>(outputs * inputs, 4);
+    for (const OperandType type : {OperandType::kFloat, OperandType::kBfloat16}) {
+      std::vector<uint32_t> forward(packed_words(type, inputs, outputs));
+      std::vector<uint32_t> direct(packed_words(type, outputs, inputs), 1);
+      std::vector<uint32_t> repacked(direct.size(), 2);
+      pack_transposed(forward.data(), w.data(), inputs, inputs, outputs, type);
+      pack_direct(direct.data(), w.data(), inputs, outputs, inputs, type);
+      repack_transposed(repacked.data(), forward.data(), outputs, inputs, 0, packed_panels(inputs), type);
+      EXPECT_EQ(direct, repacked) << outputs << " x " << inputs;
+    }
+    if (outputs % 2 != 0) continue;  // a bf16 product pairs neighbours
+    const std::vector<int32_t> offset = {0, 2, 2, 5};
+    std::vector<uint32_t> forward;
+    std::vector<uint32_t> direct;
+    for (uint32_t g = 0; g < 3; ++g) {
+      const auto of_group = random_normal<TypeParam>(outputs * inputs, 5 + g);
+      std::vector<uint32_t> packed(packed_words(type_of<TypeParam>(), inputs, outputs));
+      pack_transposed(packed.data(), of_group.data(), inputs, inputs, outputs, type_of<TypeParam>());
+      forward.insert(forward.end(), packed.begin(), packed.end());
+      packed.resize(packed_words(type_of<TypeParam>(), outputs, inputs));
+      pack_direct(packed.data(), of_group.data(), inputs, outputs, inputs, type_of<TypeParam>());
+      direct.insert(direct.end(), packed.begin(), packed.end());
+    }
+    const auto d_out = random_normal<TypeParam>(5 * outputs, 9);
+    const auto before = random_normal<TypeParam>(5 * inputs, 10);
+    auto expected = before;
+    auto found = before;
+    std::vector<uint32_t> workspace(transposed_workspace_words(type_of<TypeParam>(), outputs, inputs));
+    grouped_matmul(MatmulOutput<TypeParam>{expected.data(), inputs, true}, d_out.data(), outputs, direct.data(),
+                   offset.data(), 3, outputs, inputs);
+    grouped_matmul_transposed(MatmulOutput<TypeParam>{found.data(), inputs, true}, d_out.data(), outputs,
+                              forward.data(), offset.data(), 3, outputs, inputs, workspace.data());
+    EXPECT_EQ(0, std::memcmp(expected.data(), found.data(), found.size() * sizeof(TypeParam)))
+        << outputs << " x " << inputs;
+  }
+}
+
+TYPED_TEST(Matmul, AWeightOfSeveralPiecesIsPackedAsOne) {
+  const int64_t inputs = 26;
+  const int64_t rows[] = {100, 33, 150};  // pieces meet inside a block of rows
+  const int64_t outputs = 283;
+  const auto w = random_normal<TypeParam>(2 * outputs * inputs, 4);
+  std::vector<WeightRows> whole;
+  std::vector<WeightRows> pieces;
+  for (int64_t g = 0; g < 2; ++g) {
+    const TypeParam* next = w.data() + g * outputs * inputs;
+    whole.push_back({next, inputs, outputs});
+    for (const int64_t count : rows) {
+      pieces.push_back({next, inputs, count});
+      next += count * inputs;
+    }
+  }
+  for (const OperandType type : {OperandType::kFloat, OperandType::kBfloat16}) {
+    const auto packed = [&](const std::vector<WeightRows>& from, uint32_t fill) {
+      std::vector<uint32_t> forward(2 * packed_words(type, inputs, outputs), fill);
+      std::vector<uint32_t> backward(2 * packed_words(type, outputs, inputs), fill);
+      pack_weights<TypeParam>({type, outputs, inputs, forward.data(), backward.data()}, from.data(),
+                              static_cast<int64_t>(from.size()) / 2, 2);
+      forward.insert(forward.end(), backward.begin(), backward.end());
+      return forward;
+    };
+    EXPECT_EQ(packed(whole, 1), packed(pieces, 2));
   }
 }
 

@@ -17,6 +17,8 @@ constexpr int64_t kFewestRows = 64;
 constexpr int64_t kMostRows = 512;
 // A product below this many multiply-adds is not worth waking other threads for.
 constexpr int64_t kParallelThreshold = 1 << 15;
+// Words of a right operand that are made from its other layout before they are multiplied with all rows.
+constexpr int64_t kRepackWords = 1 << 21;
 // Multiply-adds of a task that is long against its start and short enough for threads to end together.
 constexpr int64_t kTaskWork = 1 << 21;
 
@@ -131,6 +133,52 @@ void grouped_matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const u
   }
 }
 
+namespace {
+
+// Panels that are made at once from the other layout: as many as a last-level cache holds beside the rows.
+int64_t panels_at_once(int64_t panels, int64_t panel_words) {
+  return std::clamp<int64_t>(kRepackWords / std::max<int64_t>(1, panel_words), 1, panels);
+}
+
+}  // namespace
+
+int64_t transposed_workspace_words(OperandType type, int64_t contracted, int64_t columns) {
+  const int64_t panel_words = packed_steps(type, contracted) * kPanelColumns;
+  return columns == 0 ? 0 : panels_at_once(packed_panels(columns), panel_words) * panel_words;
+}
+
+template <typename Input, typename Output>
+void matmul_transposed(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_bt, int64_t rows,
+                       int64_t contracted, int64_t columns, uint32_t* workspace) {
+  if (rows == 0 || columns == 0) return;
+  constexpr OperandType kType = operand_type<Input>();
+  const int64_t panel_words = packed_steps(kType, contracted) * kPanelColumns;
+  const int64_t panels = packed_panels(columns);
+  const int64_t at_once = panels_at_once(panels, panel_words);
+  for (int64_t first = 0; first < panels; first += at_once) {
+    const int64_t count = std::min(at_once, panels - first);
+    const int64_t column = first * kPanelColumns;
+#pragma omp parallel for schedule(static) if (count * panel_words > kParallelThreshold)
+    for (int64_t p = 0; p < count; ++p) {
+      repack_transposed(workspace + p * panel_words, packed_bt, contracted, columns, first + p, 1, kType);
+    }
+    matmul(MatmulOutput<Output>{c.data + column, c.ld, c.accumulate}, a, lda, workspace, rows, contracted,
+           std::min(columns - column, count * kPanelColumns));
+  }
+}
+
+template <typename Input, typename Output>
+void grouped_matmul_transposed(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_bt,
+                               const int32_t* group_offset, int64_t groups, int64_t contracted, int64_t columns,
+                               uint32_t* workspace) {
+  const int64_t group_words = packed_words(operand_type<Input>(), columns, contracted);
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t row = group_offset[g];
+    matmul_transposed(MatmulOutput<Output>{c.data + row * c.ld, c.ld, c.accumulate}, a + row * lda, lda,
+                      packed_bt + g * group_words, group_offset[g + 1] - row, contracted, columns, workspace);
+  }
+}
+
 int64_t weight_gradient_workspace_words(int64_t rows, int64_t groups, int64_t out_columns, int64_t in_columns) {
   // fp32 is the larger case: a step a row; bf16 pads each group to a pair of rows.
   return (rows + groups) * kPanelColumns * (packed_panels(out_columns) + packed_panels(in_columns));
@@ -173,10 +221,11 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
       const int64_t block = task % blocks;
       const int64_t count = group_offset[g + 1] - group_offset[g];
       if (block >= pack_direct_blocks(kType, count)) continue;
-      pack_direct_block(packed_out + first_step(g) * out_panels * kPanelColumns, d_out + group_offset[g] * ld_out,
-                        ld_out, count, out_columns, kType, block);
-      pack_direct_block(packed_in + first_step(g) * in_panels * kPanelColumns, x + group_offset[g] * ld_x, ld_x, count,
-                        in_columns, kType, block);
+      const int64_t row = group_offset[g] + block * pack_block_rows(kType);
+      pack_direct_block(packed_out + first_step(g) * out_panels * kPanelColumns, d_out + row * ld_out, ld_out, count,
+                        out_columns, kType, block);
+      pack_direct_block(packed_in + first_step(g) * in_panels * kPanelColumns, x + row * ld_x, ld_x, count, in_columns,
+                        kType, block);
     }
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < groups * out_panels * shares; ++task) {
@@ -209,7 +258,11 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
 #define DT_INSTANTIATE(Input, Output)                                                                                 \
   template void matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t, int64_t);      \
   template void grouped_matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, const int32_t*, int64_t, \
-                               int64_t, int64_t);
+                               int64_t, int64_t);                                                                     \
+  template void matmul_transposed(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t,     \
+                                  int64_t, uint32_t*);                                                                \
+  template void grouped_matmul_transposed(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*,               \
+                                          const int32_t*, int64_t, int64_t, int64_t, uint32_t*);
 DT_INSTANTIATE(float, float)
 DT_INSTANTIATE(bfloat16, bfloat16)
 DT_INSTANTIATE(bfloat16, float)

@@ -33,6 +33,19 @@ template <typename Input, typename Output>
 void grouped_matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_b,
                     const int32_t* group_offset, int64_t groups, int64_t contracted, int64_t columns);
 
+/// Words of workspace for matmul_transposed and grouped_matmul_transposed.
+int64_t transposed_workspace_words(OperandType type, int64_t contracted, int64_t columns);
+
+/// matmul and grouped_matmul from the transpose of B [N, K], packed by pack_transposed(B) or pack_direct of it: the
+/// operand of x W^T serves d_y W too. Some panels of B at a time are made in the workspace; the bits are matmul's.
+template <typename Input, typename Output>
+void matmul_transposed(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_bt, int64_t rows,
+                       int64_t contracted, int64_t columns, uint32_t* workspace);
+template <typename Input, typename Output>
+void grouped_matmul_transposed(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_bt,
+                               const int32_t* group_offset, int64_t groups, int64_t contracted, int64_t columns,
+                               uint32_t* workspace);
+
 /// Words of workspace for weight_gradient and grouped_weight_gradient over `rows` rows in `groups` groups.
 int64_t weight_gradient_workspace_words(int64_t rows, int64_t groups, int64_t out_columns, int64_t in_columns);
 

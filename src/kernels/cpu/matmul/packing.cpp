@@ -118,7 +118,7 @@ void pack_direct_step(uint32_t* out, const Source* low, const Source* high) {
   }
 }
 
-// Steps [first_step, first_step + count) of one panel, which holds `columns` columns of `source`.
+// Steps [first_step, first_step + count) of one panel, which holds `columns` columns; `source` is the first step's row.
 template <OperandType kType, typename Source>
 void pack_direct_steps(uint32_t* panel, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
                        int64_t first_step, int64_t count) {
@@ -126,13 +126,13 @@ void pack_direct_steps(uint32_t* panel, const Source* source, int64_t ld, int64_
   const int64_t end = first_step + count;
   const int64_t full_end = columns == kPanelColumns ? std::min(end, contracted / kPerWord) : first_step;
   for (int64_t step = first_step; step < full_end; ++step) {
-    const Source* row = source + step * kPerWord * ld;
+    const Source* row = source + (step - first_step) * kPerWord * ld;
     pack_direct_step<kType>(panel + step * kPanelColumns, row, row + ld);
   }
   // What is left: a last row without a neighbour, or a panel that is not full.
   for (int64_t step = full_end; step < end; ++step) {
     uint32_t* out = panel + step * kPanelColumns;
-    const Source* row = source + step * kPerWord * ld;
+    const Source* row = source + (step - first_step) * kPerWord * ld;
     for (int64_t j = 0; j < kPanelColumns; ++j) {
       if (j >= columns) {
         out[j] = 0;
@@ -142,6 +142,38 @@ void pack_direct_steps(uint32_t* panel, const Source* source, int64_t ld, int64_
         out[j] = low_half(row[j]) | (step * 2 + 1 < contracted ? low_half(row[ld + j]) << 16 : 0u);
       }
     }
+  }
+}
+
+// A block of W in both layouts: its words pair neighbours along W's rows in one, along its columns in the other.
+// Transposes 8 steps of pack_transposed, 8 columns each, to 8 rows.
+void repack_block(OperandType type, uint32_t* out, const uint32_t* in) {
+  __m256i rows[8];
+  if (type == OperandType::kFloat) {
+    for (int i = 0; i < 8; ++i) rows[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i * kPanelColumns));
+    store_transposed_8x8(out, rows);
+    return;
+  }
+  // A pair of columns of one step is W[n][k], W[n][k+1], W[n+1][k], W[n+1][k+1]: swapping the middle two gives the
+  // words (n, n+1) of k and of k+1. Then 4 by 4 such pairs are transposed.
+  const __m256i swap_middle = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3,
+                                               6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+  for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t* step = in + (4 * half + i) * kPanelColumns;
+      rows[i] = _mm256_shuffle_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(step)), swap_middle);
+    }
+    const __m256i low_01 = _mm256_unpacklo_epi64(rows[0], rows[1]);
+    const __m256i high_01 = _mm256_unpackhi_epi64(rows[0], rows[1]);
+    const __m256i low_23 = _mm256_unpacklo_epi64(rows[2], rows[3]);
+    const __m256i high_23 = _mm256_unpackhi_epi64(rows[2], rows[3]);
+    const auto store = [&](int row, __m256i words) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + row * kPanelColumns + 8 * half), words);
+    };
+    store(0, _mm256_permute2x128_si256(low_01, low_23, 0x20));
+    store(1, _mm256_permute2x128_si256(high_01, high_23, 0x20));
+    store(2, _mm256_permute2x128_si256(low_01, low_23, 0x31));
+    store(3, _mm256_permute2x128_si256(high_01, high_23, 0x31));
   }
 }
 
@@ -176,11 +208,49 @@ template <typename Source>
 void pack_direct(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
                  OperandType type) {
   for (int64_t block = 0; block < pack_direct_blocks(type, contracted); ++block) {
-    pack_direct_block(packed, source, ld, contracted, columns, type, block);
+    pack_direct_block(packed, source + block * pack_block_rows(type) * ld, ld, contracted, columns, type, block);
   }
 }
 template void pack_direct(uint32_t*, const float*, int64_t, int64_t, int64_t, OperandType);
 template void pack_direct(uint32_t*, const bfloat16*, int64_t, int64_t, int64_t, OperandType);
+
+void repack_transposed(uint32_t* packed, const uint32_t* transposed, int64_t contracted, int64_t columns,
+                       int64_t first_panel, int64_t panels, OperandType type) {
+  // Steps go along W's columns in the source and along its rows in the result.
+  const int64_t per_word = type == OperandType::kBfloat16 ? 2 : 1;
+  const int64_t source_steps = packed_steps(type, columns);
+  const int64_t steps = packed_steps(type, contracted);
+  const int64_t block_rows = 8 / per_word;  // steps of the result that a block of 8 source columns gives
+  const int64_t block_columns = 8 * per_word;
+  for (int64_t p = 0; p < panels; ++p) {
+    uint32_t* panel = packed + p * steps * kPanelColumns;
+    const int64_t first_step = (first_panel + p) * kPanelColumns / per_word;
+    for (int64_t row = 0; row < contracted; row += 8) {
+      const uint32_t* source = transposed + row / kPanelColumns * source_steps * kPanelColumns + row % kPanelColumns;
+      uint32_t* out = panel + row / per_word * kPanelColumns;
+      const int64_t rows = std::min(block_rows, steps - row / per_word);
+      for (int64_t column = 0; column < kPanelColumns; column += block_columns) {
+        const int64_t step = first_step + column / per_word;
+        const int64_t count = std::clamp<int64_t>(source_steps - step, 0, 8);
+        if (count == 8 && rows == block_rows) {
+          repack_block(type, out + column, source + step * kPanelColumns);
+          continue;
+        }
+        // At an edge, through blocks padded with zeros.
+        alignas(32) uint32_t in_block[8 * kPanelColumns] = {};
+        alignas(32) uint32_t out_block[8 * kPanelColumns];
+        for (int64_t s = 0; s < count; ++s) {
+          std::memcpy(in_block + s * kPanelColumns, source + (step + s) * kPanelColumns, 8 * sizeof(uint32_t));
+        }
+        repack_block(type, out_block, in_block);
+        for (int64_t r = 0; r < rows; ++r) {
+          std::memcpy(out + r * kPanelColumns + column, out_block + r * kPanelColumns,
+                      block_columns * sizeof(uint32_t));
+        }
+      }
+    }
+  }
+}
 
 template <typename Source>
 void pack_transposed(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,

@@ -29,14 +29,22 @@ void pack_direct(uint32_t* packed, const Source* source, int64_t ld, int64_t con
                  OperandType type);
 
 /// pack_direct in parts that threads may share: block `block` of pack_direct_blocks() is kPackBlock steps of all
-/// panels.
+/// panels. `source` is the block's first row.
 inline constexpr int64_t kPackBlock = 64;
 constexpr int64_t pack_direct_blocks(OperandType type, int64_t contracted) {
   return (packed_steps(type, contracted) + kPackBlock - 1) / kPackBlock;
 }
+constexpr int64_t pack_block_rows(OperandType type) {
+  return type == OperandType::kBfloat16 ? 2 * kPackBlock : kPackBlock;
+}
 template <typename Source>
 void pack_direct_block(uint32_t* packed, const Source* source, int64_t ld, int64_t contracted, int64_t columns,
                        OperandType type, int64_t block);
+
+/// Panels [first_panel, first_panel + panels) of pack_direct(W) for a W [contracted, columns], made from
+/// pack_transposed(W): the operand of d_y W from that of x W^T.
+void repack_transposed(uint32_t* packed, const uint32_t* transposed, int64_t contracted, int64_t columns,
+                       int64_t first_panel, int64_t panels, OperandType type);
 
 /// Packs B[k, n] = source[n, k]: the weight of a linear layer [out, in] as the right operand of x * weight^T.
 template <typename Source>

@@ -38,7 +38,8 @@ struct BenchArguments {
 };
 
 void bench_train(const BenchArguments& a, const std::vector<std::string>& overrides) {
-  const RunConfig config = load_run_config(a.target, parse_overrides(overrides));
+  RunConfig config = load_run_config(a.target, parse_overrides(overrides));
+  config.training.device = "cpu";  // whose peaks stand beside the figures
   const ModelConfig model = resolve_model_config(config);
   const TrainingEngineOptions options = engine_options(config, bfloat16_is_native());
   TrainingEngine engine(model, options);

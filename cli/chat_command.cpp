@@ -18,6 +18,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "device_option.h"
 #include "generate/chat_session.h"
 #include "generate/model_files.h"
 #include "option_checks.h"
@@ -36,6 +37,7 @@ struct ChatArguments {
   std::string chat_template;
   std::string system;
   std::string dtype = "auto";
+  std::string device = "auto";
   int64_t context = 0;
   int64_t max_new_tokens = 2048;
   SamplingArguments sampling;
@@ -150,7 +152,11 @@ void run_chat(const ChatArguments& arguments) {
   ChatTemplate chat_template = ChatTemplate::load(arguments.model, arguments.chat_template);
   const int64_t longest = files.config.max_position_embeddings;
   const int64_t context = arguments.context > 0 ? arguments.context : std::min(longest, kDefaultContext);
-  const auto engine = load_engine(files, {.compute = parse_compute_dtype(arguments.dtype), .context_length = context});
+  const DeviceChoice device = choose_device(arguments.device);
+  const auto engine = load_engine(files, {.device = device.device,
+                                          .compute = parse_compute_dtype(arguments.dtype, device.device),
+                                          .context_length = context});
+  say_device(device);
   ChatSession session(*engine, files.tokenizer, std::move(chat_template), files.generation.end_ids);
   session.set_system(arguments.system);
   GenerationOptions options{.max_new_tokens = arguments.max_new_tokens,
@@ -210,9 +216,10 @@ void add_chat_command(CLI::App& app) {
   whole_number(command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens of one answer")
                    ->capture_default_str(),
                "TOKENS", 0);
-  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else f32")
+  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else f32")
              ->capture_default_str(),
          {"auto", "bf16", "f32"});
+  add_device_option(*command, arguments->device);
   add_sampling_options(*command, arguments->sampling);
   command->callback([arguments] { run_chat(*arguments); });
 }

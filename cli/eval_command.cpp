@@ -14,6 +14,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "device_option.h"
 #include "generate/evaluate.h"
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
@@ -33,6 +34,7 @@ struct EvalArguments {
   std::string token_ids;
   std::string pairs;
   std::string dtype = "auto";
+  std::string device = "auto";
   int64_t context = 0;
   bool json = false;
 };
@@ -97,7 +99,10 @@ std::vector<TokenPair> read_pairs(const Tokenizer& tokenizer, const std::string&
 
 void run_eval(const EvalArguments& arguments) {
   const ModelFiles files = open_model_files(arguments.model);
-  InferenceOptions options{.compute = parse_compute_dtype(arguments.dtype), .context_length = arguments.context};
+  const DeviceChoice device = choose_device(arguments.device);
+  InferenceOptions options{.device = device.device,
+                           .compute = parse_compute_dtype(arguments.dtype, device.device),
+                           .context_length = arguments.context};
   const int64_t longest = arguments.context > 0 ? arguments.context : files.config.max_position_embeddings;
 
   if (!arguments.pairs.empty()) {
@@ -106,6 +111,7 @@ void run_eval(const EvalArguments& arguments) {
     for (const TokenPair& p : pairs) needed = std::max<int64_t>(needed, p.context.size() + p.continuation.size());
     options.context_length = std::min(longest, needed);
     const auto engine = load_engine(files, options);
+    say_device(device);
     for (const TokenPair& p : pairs) {
       const ContinuationScore score = score_continuation(*engine, p.context, p.continuation);
       print_line(Json{{"logprob", score.logprob}, {"is_greedy", score.is_greedy}}.dump());
@@ -121,6 +127,7 @@ void run_eval(const EvalArguments& arguments) {
   DT_CHECK_USAGE(ids.size() >= 2, "a text of {} tokens has nothing to predict; expected at least 2", ids.size());
   options.context_length = std::min<int64_t>(longest, static_cast<int64_t>(ids.size()) - 1);
   const auto engine = load_engine(files, options);
+  say_device(device);
   print_score(score_text(*engine, files.tokenizer, std::move(ids)), arguments.json);
 }
 
@@ -148,9 +155,10 @@ void add_eval_command(CLI::App& app) {
                        "the first score of each token; 0: the model's max_position_embeddings")
           ->capture_default_str(),
       "TOKENS", 0);
-  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else f32")
+  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else f32")
              ->capture_default_str(),
          {"auto", "bf16", "f32"});
+  add_device_option(*command, arguments->device);
   command->callback([arguments] { run_eval(*arguments); });
 }
 

@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "device_option.h"
 #include "generate/model_files.h"
 #include "generate/stop_strings.h"
 #include "generate/text_generator.h"
@@ -36,6 +37,7 @@ struct GenerateArguments {
   std::string system;
   std::string chat_template;
   std::string dtype = "auto";
+  std::string device = "auto";
   int64_t max_new_tokens = GenerationOptions().max_new_tokens;
   std::vector<std::string> stop;
   SamplingArguments sampling;
@@ -90,7 +92,11 @@ void run_generate(const GenerateArguments& arguments) {
   // No more cache than this run can fill.
   const int64_t room = longest - prompt_length;
   const int64_t context = prompt_length + std::min(std::max<int64_t>(1, options.max_new_tokens), room);
-  const auto engine = load_engine(files, {.compute = parse_compute_dtype(arguments.dtype), .context_length = context});
+  const DeviceChoice device = choose_device(arguments.device);
+  const auto engine = load_engine(files, {.device = device.device,
+                                          .compute = parse_compute_dtype(arguments.dtype, device.device),
+                                          .context_length = context});
+  say_device(device);
   TextGenerator generator(*engine, files.tokenizer, files.generation.end_ids);
   const Generation generation = generator.generate(prompt, options, print_now);
   print_now("\n");
@@ -126,9 +132,10 @@ void add_generate_command(CLI::App& app) {
                    "Text that ends the answer, and is not printed; may hold \\n, \\t, \\\\, \\xHH, \\uHHHH and the "
                    "text of special tokens; may be repeated")
       ->allow_extra_args(false);
-  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else f32")
+  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else f32")
              ->capture_default_str(),
          {"auto", "bf16", "f32"});
+  add_device_option(*command, arguments->device);
   add_sampling_options(*command, arguments->sampling);
   command->callback([arguments] { run_generate(*arguments); });
 }

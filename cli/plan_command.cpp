@@ -23,11 +23,12 @@ struct PlanArguments {
 void run_plan(const PlanArguments& arguments, const std::vector<std::string>& overrides) {
   const RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
   const ModelConfig model = resolve_model_config(config);
-  const MemoryPlan plan = TrainingEngine(model, engine_options(config, bfloat16_is_native())).plan();
+  const TrainingEngineOptions options = engine_options(config, bfloat16_is_native());
+  const MemoryPlan plan = TrainingEngine(model, options).plan();
   for (const PlannedArena& arena : plan.arenas)
     fmt::print("{:>16}  {:>10}  {}\n", arena.bytes, format_bytes(arena.bytes), arena.name);
   fmt::print("{:>16}  {:>10}  in all\n", plan.total(), format_bytes(plan.total()));
-  const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory();
+  const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory(options.device);
   if (plan.total() <= memory) {
     fmt::print("fits into {} bytes ({})\n", memory, format_bytes(memory));
     return;

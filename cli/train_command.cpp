@@ -33,6 +33,7 @@ struct TrainArguments {
   std::string resume;
   bool overwrite = false;
   int64_t replay_step = 0;
+  std::string device;
 };
 
 TrainerOptions trainer_options(const TrainArguments& arguments) {
@@ -79,7 +80,8 @@ void print_sample(TrainingEngine& engine, const Tokenizer& tokenizer, const RunC
 }
 
 void run_train(const TrainArguments& arguments, const std::vector<std::string>& overrides) {
-  const RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
+  RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
+  if (!arguments.device.empty()) config.training.device = arguments.device;
   std::signal(SIGINT, request_interrupt);
   std::signal(SIGTERM, request_interrupt);
   TrainerOptions options = trainer_options(arguments);
@@ -110,6 +112,7 @@ void add_train_command(CLI::App& app) {
                    "--replay-step", arguments->replay_step,
                    "Repeat this step from the checkpoint before it, look at every op's output, and write nothing"),
                "STEP", 1);
+  command->add_option("--device", arguments->device, "training.device: cpu, cuda, cuda:N or auto")->type_name("DEVICE");
   command->allow_extras();
   command->footer("Any key of the run file can be set here as --section.key value, as in --training.steps 100.");
   command->callback([command, arguments] { run_train(*arguments, run_file_overrides(*command)); });

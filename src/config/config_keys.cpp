@@ -101,6 +101,8 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Gradients of a larger norm are scaled down to it; 0 = never."},
     {"training.dtype", DT_MEMBER(choice(c.training.dtype, kTrainingDtypeNames)), "", kAny, kFixed,
      "Type in which matrix products are computed; auto = bf16 where the chip multiplies it natively, else fp32."},
+    {"training.device", DT_MEMBER(&c.training.device), "", kAny, kMayDiffer,
+     "Where it runs: cpu, cuda (the first GPU), cuda:N, or auto = a GPU where one is usable, else the CPU."},
     {"training.loss_not_finite", DT_MEMBER(choice(c.training.loss_not_finite, kLossNotFiniteNames)), "", kAny, kFixed,
      "What a loss or gradient that is not finite does: stop the run, or skip the step."},
     {"training.mtp_loss_weight", DT_MEMBER(&c.training.mtp_loss_weight), "", kAtLeast0, kFixed,

@@ -102,6 +102,7 @@ struct RunConfig {
     int64_t global_batch_size = 0;  // 0 = local_batch_size
     double max_norm = 1.0;
     TrainingDtype dtype = TrainingDtype::kAuto;
+    std::string device = "auto";
     LossNotFinite loss_not_finite = LossNotFinite::kStop;
     double mtp_loss_weight = 0.3;
     double router_bias_update_speed = 0.001;

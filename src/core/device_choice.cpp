@@ -44,6 +44,15 @@ std::string describe(int /*index*/) {
 
 }  // namespace
 
+void use_device(Device device) {
+  if (device.kind == DeviceKind::kCpu) return;
+#ifdef DT_CUDA
+  cuda::use_device(device.index);
+#else
+  fail_without_cuda("work", device);
+#endif
+}
+
 DeviceChoice choose_device(std::string_view word) {
   if (word == "cpu") return {{}, "the CPU"};
   if (word == "auto") {

@@ -19,4 +19,7 @@ struct DeviceChoice {
 /// GPU, no GPU of that number, too old a GPU.
 DeviceChoice choose_device(std::string_view word);
 
+/// Makes a GPU the one that this thread's launches go to. Nothing to do on the CPU.
+void use_device(Device device);
+
 }  // namespace deeptitan

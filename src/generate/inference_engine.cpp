@@ -7,8 +7,10 @@
 
 #include <fmt/format.h>
 
+#include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/transfer.h"
 #include "generate/inference_weights.h"
 #include "model/deepseek/checkpoint.h"
 #include "ops/linear.h"
@@ -32,8 +34,8 @@ void check_in_vocabulary(int32_t id, int64_t vocab) {
 
 }  // namespace
 
-DType parse_compute_dtype(std::string_view word) {
-  if (word == "auto") return bfloat16_is_native() ? DType::kBF16 : DType::kF32;
+DType parse_compute_dtype(std::string_view word, Device device) {
+  if (word == "auto") return device.kind == DeviceKind::kCuda || bfloat16_is_native() ? DType::kBF16 : DType::kF32;
   if (word == "bf16") return DType::kBF16;
   if (word == "f32") return DType::kF32;
   fail_usage("dtype = {}: use auto, bf16 or f32", word);
@@ -43,7 +45,7 @@ InferenceEngine::InferenceEngine(const ModelConfig& config, const InferenceOptio
     : options_(complete(options, config)),
       model_(config, {.training = false, .compute = options_.compute, .max_positions = options_.context_length}) {
   const auto arena = [&](const char* name) {
-    arenas_.push_back(std::make_unique<Arena>(name));
+    arenas_.push_back(std::make_unique<Arena>(name, options_.device));
     return arenas_.back().get();
   };
   parameters_ = arena("parameters");
@@ -51,6 +53,7 @@ InferenceEngine::InferenceEngine(const ModelConfig& config, const InferenceOptio
   cache_ = arena("latent cache");
   inputs_ = arena("inputs and tables");
   workspace_ = arena("workspace");
+  ctx_.device = options_.device;
   ctx_.workspace = workspace_;
 
   ctx_.planning = true;
@@ -99,18 +102,23 @@ void InferenceEngine::take_memory() {
 }
 
 void InferenceEngine::allocate() {
-  const int64_t available = available_memory();
+  const int64_t available = available_memory(options_.device);
   if (plan_.total() > available) {
     fail_usage(
         "the model needs {} of memory and {} are available; its largest arenas are {}; a shorter context or bf16 "
         "needs less",
         format_bytes(plan_.total()), format_bytes(available), plan_.largest());
   }
+  use_device(options_.device);
+  ctx_.compute = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
   // One sequence owns all pages, in their order; its tokens see the same table.
   const int64_t pages = page_table_.size(1);
-  for (int64_t i = 0; i < page_table_.numel(); ++i) page_table_.host<int32_t>()[i] = static_cast<int32_t>(i % pages);
+  std::vector<int32_t> table(page_table_.numel());
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(static_cast<int64_t>(i) % pages);
+  upload<int32_t>(page_table_, table);
+  host_logits_.resize(logits_.numel());
   tokens_.reserve(options_.context_length);
 }
 
@@ -141,15 +149,17 @@ BatchLayout InferenceEngine::lay_out(int64_t first, int64_t count, int64_t seque
 }
 
 void InferenceEngine::fill_inputs(std::span<const int32_t> tokens, int64_t first) {
+  const auto count = static_cast<int64_t>(tokens.size());
+  std::vector<int32_t> places(tokens.size()), visible(tokens.size());
   for (size_t i = 0; i < tokens.size(); ++i) {
-    const auto place = static_cast<int32_t>(first + static_cast<int64_t>(i));
-    token_ids_.host<int32_t>()[i] = tokens[i];
-    positions_.host<int32_t>()[i] = place;
-    cache_slot_.host<int32_t>()[i] = place;
-    visible_.host<int32_t>()[i] = place + 1;
+    places[i] = static_cast<int32_t>(first + static_cast<int64_t>(i));
+    visible[i] = places[i] + 1;
   }
-  document_offset_.host<int32_t>()[0] = 0;
-  document_offset_.host<int32_t>()[1] = static_cast<int32_t>(tokens.size());
+  upload<int32_t>(token_ids_.rows(0, count), tokens);
+  upload<int32_t>(positions_.rows(0, count), places);
+  upload<int32_t>(cache_slot_.rows(0, count), places);
+  upload<int32_t>(visible_.rows(0, count), visible);
+  upload<int32_t>(document_offset_, std::vector<int32_t>{0, static_cast<int32_t>(count)});
 }
 
 void InferenceEngine::forward_last_logits(const BatchLayout& batch) {
@@ -185,7 +195,8 @@ std::span<const float> InferenceEngine::prefill(std::span<const int32_t> tokens)
     tokens_.insert(tokens_.end(), part.begin(), part.end());
     tokens = tokens.subspan(part.size());
   }
-  return {logits_.host<float>(), static_cast<size_t>(logits_.size(1))};
+  copy_tensor(Tensor(host_logits_.data(), DType::kF32, {logits_.numel()}), logits_);
+  return host_logits_;
 }
 
 void InferenceEngine::score(std::span<const int32_t> tokens, std::span<const int32_t> targets,
@@ -202,11 +213,11 @@ void InferenceEngine::score(std::span<const int32_t> tokens, std::span<const int
     const size_t count = std::min<size_t>(tokens.size() - first, options_.prefill_chunk);
     const auto rows = static_cast<int64_t>(count);
     fill_inputs(tokens.subspan(first, count), length());
-    std::copy_n(targets.data() + first, count, targets_.host<int32_t>());
+    upload<int32_t>(targets_.rows(0, rows), targets.subspan(first, count));
     forward_logprobs(lay_out(length(), rows, whole), logprobs_.rows(0, rows), likeliest_.rows(0, rows),
                      targets_.rows(0, rows));
-    std::copy_n(logprobs_.host<float>(), count, logprobs.data() + first);
-    std::copy_n(likeliest_.host<int32_t>(), count, likeliest.data() + first);
+    copy_tensor(Tensor(logprobs.data() + first, DType::kF32, {rows}), logprobs_.rows(0, rows));
+    copy_tensor(Tensor(likeliest.data() + first, DType::kI32, {rows}), likeliest_.rows(0, rows));
     tokens_.insert(tokens_.end(), tokens.begin() + static_cast<int64_t>(first),
                    tokens.begin() + static_cast<int64_t>(first + count));
     first += count;

@@ -16,15 +16,16 @@ namespace deeptitan {
 class ModelDirectory;
 
 struct InferenceOptions {
+  Device device = {};
   DType compute = DType::kF32;   // of weights, activations and the cache: f32 or bf16
   int64_t context_length = 0;    // most tokens of a sequence; 0: the model's max_position_embeddings
   int64_t prefill_chunk = 1024;  // most tokens of one forward: what the workspace is planned for
   int64_t page_size = 64;        // tokens of a cache page
 };
 
-/// "bf16", "f32", or "auto" (bf16 where this processor multiplies it natively, else f32) as a dtype. Throws a usage
-/// error for any other word.
-DType parse_compute_dtype(std::string_view word);
+/// "bf16", "f32", or "auto" (bf16 on a GPU and where this processor multiplies it natively, else f32) as a dtype.
+/// Throws a usage error for any other word.
+DType parse_compute_dtype(std::string_view word, Device device = {});
 
 /// A model that is run on one sequence: prefill, then decode through the latent cache. Which tokens the cache holds is
 /// known here, so that a later prompt that begins alike continues from it. Nothing is allocated after allocate().
@@ -104,6 +105,7 @@ class InferenceEngine {
   Tensor token_ids_, positions_, cache_slot_, visible_, page_table_, document_offset_, targets_, logprobs_, likeliest_;
   Tensor logits_;
   std::vector<int32_t> tokens_;
+  std::vector<float> host_logits_;
 };
 
 }  // namespace deeptitan

@@ -22,7 +22,10 @@ class ValuesOfModel final : public ParameterSource {
   }
   Tensor view(const Parameter& parameter, const FileTensor& tensor) const override {
     const Tensor& value = same(parameter).value;
-    if (!value.defined() || value.dtype() != DType::kF32 || tensor.shape.size() != 2) return {};
+    if (!value.defined() || value.dtype() != DType::kF32 || tensor.shape.size() != 2 ||
+        value.device().kind != DeviceKind::kCpu) {
+      return {};
+    }
     return Tensor(value.host<float>() + tensor.offset, DType::kF32, {tensor.shape[0], tensor.shape[1]});
   }
 

@@ -8,6 +8,7 @@
 #include "checkpoint/convert_elements.h"
 #include "core/error.h"
 #include "core/random.h"
+#include "core/transfer.h"
 
 namespace deeptitan {
 namespace {
@@ -265,6 +266,7 @@ void ParameterList::prepare_from_source(ExecutionContext& ctx, const Parameter& 
 
 void ParameterList::load(ExecutionContext& ctx, std::shared_ptr<const ParameterSource> source) {
   bool complete = true;  // everything lies in memory in fp32
+  std::vector<std::byte> staged;
   for (Parameter& parameter : parameters_) {
     complete = complete && parameter.value.defined() && parameter.value.dtype() == DType::kF32;
     if (!parameter.value.defined()) {
@@ -272,7 +274,16 @@ void ParameterList::load(ExecutionContext& ctx, std::shared_ptr<const ParameterS
       continue;
     }
     for (const FileTensor& tensor : parameter.file_tensors()) {
-      source->read(parameter, tensor, parameter.value.dtype(), element_at(parameter.value, tensor.offset));
+      const DType dtype = parameter.value.dtype();
+      void* place = element_at(parameter.value, tensor.offset);
+      if (parameter.value.device().kind == DeviceKind::kCpu) {
+        source->read(parameter, tensor, dtype, place);
+        continue;
+      }
+      staged.resize(static_cast<size_t>(tensor.numel()) * dtype_size(dtype));
+      source->read(parameter, tensor, dtype, staged.data());
+      copy_tensor(Tensor(place, dtype, {tensor.numel()}, parameter.value.device()),
+                  Tensor(staged.data(), dtype, {tensor.numel()}));
     }
     for (Prepared& p : prepared_) {
       if (p.parameter == &parameter) prepare_from_value(ctx, p);
@@ -290,7 +301,12 @@ void ParameterList::refresh(ExecutionContext& ctx) {
 const float* ParameterList::values(const Parameter& parameter, const FileTensor& tensor,
                                    std::vector<float>& staged) const {
   if (parameter.value.defined() && parameter.value.dtype() == DType::kF32) {
-    return parameter.value.host<float>() + tensor.offset;
+    if (parameter.value.device().kind == DeviceKind::kCpu) return parameter.value.host<float>() + tensor.offset;
+    staged.resize(tensor.numel());
+    copy_tensor(
+        Tensor(staged.data(), DType::kF32, {tensor.numel()}),
+        Tensor(element_at(parameter.value, tensor.offset), DType::kF32, {tensor.numel()}, parameter.value.device()));
+    return staged.data();
   }
   DT_CHECK(source_ != nullptr, "parameter {} has no values in fp32, and nothing to read them from again",
            parameter.spec.name);

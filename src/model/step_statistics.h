@@ -1,9 +1,9 @@
 #pragma once
 
-#include <algorithm>
 #include <vector>
 
 #include "core/arena.h"
+#include "core/transfer.h"
 #include "model/sublayer.h"
 
 namespace deeptitan {
@@ -22,7 +22,7 @@ class StepStatistics final : public AuxiliarySink {
   void reset() {
     for (double& loss : balance_loss_) loss = 0.0;
     for (const Tensor& load : expert_load_) {
-      if (load.defined()) std::fill_n(load.host<int32_t>(), load.numel(), 0);
+      if (load.defined()) clear_tensor(load);
     }
   }
 

@@ -6,6 +6,9 @@
 #include "kernels/cpu/attention/attention.h"
 #include "kernels/cpu/rope/rope.h"
 #include "ops/op_scope.h"
+#ifdef DT_CUDA
+#include "ops/cuda/ops.h"
+#endif
 
 namespace deeptitan {
 namespace {
@@ -54,6 +57,7 @@ void rope_rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t 
   check_tensor(sin, "sin", DType::kF32, {cos.size(0), cos.size(1)});
   check_tensor(positions, "positions", DType::kI32, {x.size(0)});
   OpScope op(ctx, "rope_rotate", 0);
+  DT_LEAVE_FOR_CUDA(rope_rotate, x, heads, first, cos, sin, positions, halves, inverse);
   if (!op.launch()) return;
   for_activation_type("rope_rotate", x, [&](auto* element) {
     using T = Element<decltype(element)>;
@@ -71,6 +75,7 @@ void attention(ExecutionContext& ctx, const Tensor& out, const Tensor& log_sum_e
   check_tensor(out, "out", query.dtype(), {query.size(0), shape.heads * shape.value_dim});
   check_contiguous("attention", {out, log_sum_exp});
   OpScope op(ctx, "attention", attention_flops(query.size(0), documents, shape));
+  DT_LEAVE_FOR_CUDA(attention, out, log_sum_exp, query, key_value, key_rope, documents, shape);
   ArenaScope workspace(*ctx.workspace);
   void* scratch = workspace.take_bytes(
       cpu::attention_forward_workspace(documents.longest, shape.nope_dim, shape.rope_dim, shape.value_dim,
@@ -92,6 +97,8 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
   check_inputs(d_query, d_key_value, d_key_rope, shape);
   check_contiguous("attention_backward", {d_out, out, log_sum_exp});
   OpScope op(ctx, "attention_backward", 2.5 * attention_flops(query.size(0), documents, shape));
+  DT_LEAVE_FOR_CUDA(attention_backward, d_query, d_key_value, d_key_rope, d_out, out, log_sum_exp, query, key_value,
+                    key_rope, documents, shape);
   ArenaScope workspace(*ctx.workspace);
   void* scratch = workspace.take_bytes(
       cpu::attention_backward_workspace(query.size(0), documents.longest, shape.heads, shape.nope_dim, shape.rope_dim,
@@ -120,6 +127,7 @@ void latent_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& qu
            "latent attention in bf16 needs an even entry, found {}", cache.size(2));
   OpScope op(ctx, "latent_attention",
              2.0 * static_cast<double>(tokens * entries.most_visible * heads * (cache.size(2) + latent_dim)));
+  DT_LEAVE_FOR_CUDA(latent_attention, out, query, cache, entries, heads, rope_dim, scale);
   ArenaScope workspace(*ctx.workspace);
   void* scratch =
       workspace.take_bytes(cpu::latent_attention_workspace(tokens, entries.most_visible, heads, latent_dim, rope_dim));
@@ -152,6 +160,7 @@ void write_latent_cache(ExecutionContext& ctx, const Tensor& cache, const Tensor
   check_tensor(key_rope, "key_rope", cache.dtype(), {tokens, -1});
   check_tensor(slot, "slot", DType::kI32, {tokens});
   OpScope op(ctx, "write_latent_cache", 0);
+  DT_LEAVE_FOR_CUDA(write_latent_cache, cache, slot, latent, key_rope);
   if (!op.launch()) return;
   const int64_t entries = cache.size(0) * cache.size(1);
   for_activation_type("write_latent_cache", cache, [&](auto* element) {

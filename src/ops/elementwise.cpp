@@ -8,6 +8,9 @@
 #include "kernels/cpu/elementwise/elementwise.h"
 #include "kernels/cpu/embedding/embedding.h"
 #include "ops/op_scope.h"
+#ifdef DT_CUDA
+#include "ops/cuda/ops.h"
+#endif
 
 namespace deeptitan {
 namespace {
@@ -26,6 +29,7 @@ void add(ExecutionContext& ctx, const Tensor& out, const Tensor& a, const Tensor
            "add: {} = {} + {}", out.describe(), a.describe(), b.describe());
   check_contiguous("add", {out, a, b});
   OpScope op(ctx, "add", 0);
+  DT_LEAVE_FOR_CUDA(add, out, a, b);
   if (!op.launch()) return;
   for_activation_type("add", out, [&](auto* element) {
     using T = Element<decltype(element)>;
@@ -37,6 +41,7 @@ void add(ExecutionContext& ctx, const Tensor& out, const Tensor& a, const Tensor
 void convert(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
   DT_CHECK(out.same_shape(x) && out.rank() == 2, "convert: {} from {}", out.describe(), x.describe());
   OpScope op(ctx, "convert", 0);
+  DT_LEAVE_FOR_CUDA(convert, out, x);
   if (!op.launch()) return;
   for_activation_type("convert", out, [&](auto* out_type) {
     for_activation_type("convert", x, [&](auto* in_type) {
@@ -56,6 +61,7 @@ void convert(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
 void fill_zero(ExecutionContext& ctx, const Tensor& x) {
   check_contiguous("fill_zero", {x});
   OpScope op(ctx, "fill_zero", 0);
+  DT_LEAVE_FOR_CUDA(fill_zero, x);
   if (!op.launch()) return;
   for_activation_type("fill_zero", x, [&](auto* element) {
     using T = Element<decltype(element)>;
@@ -69,6 +75,7 @@ void swiglu(ExecutionContext& ctx, const Tensor& out, const Tensor& gate, const 
            "swiglu: gate {} and up {} are not slices of one buffer", gate.describe(), up.describe());
   check_contiguous("swiglu", {out});
   OpScope op(ctx, "swiglu", 0);
+  DT_LEAVE_FOR_CUDA(swiglu, out, gate, up);
   if (!op.launch()) return;
   for_activation_type("swiglu", gate, [&](auto* element) {
     using T = Element<decltype(element)>;
@@ -84,6 +91,7 @@ void swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& 
            "swiglu_backward: d_gate {} and d_up {} are not slices of one buffer", d_gate.describe(), d_up.describe());
   check_contiguous("swiglu_backward", {d_out});
   OpScope op(ctx, "swiglu_backward", 0);
+  DT_LEAVE_FOR_CUDA(swiglu_backward, d_gate, d_up, d_out, gate, up);
   if (!op.launch()) return;
   for_activation_type("swiglu_backward", gate, [&](auto* element) {
     using T = Element<decltype(element)>;
@@ -98,6 +106,7 @@ void embedding(ExecutionContext& ctx, const Tensor& out, const Tensor& table, co
   check_tensor(ids, "ids", DType::kI32, {-1});
   check_contiguous("embedding", {out, table, ids});
   OpScope op(ctx, "embedding", 0);
+  DT_LEAVE_FOR_CUDA(embedding, out, table, ids);
   if (!op.launch()) return;
   check_ids(ids, table.size(0));
   for_activation_type("embedding", out, [&](auto* out_type) {
@@ -119,6 +128,7 @@ void embedding_backward(ExecutionContext& ctx, const Tensor& d_table, const Tens
   check_tensor(ids, "ids", DType::kI32, {d_out.size(0)});
   check_contiguous("embedding_backward", {d_table, d_out, ids});
   OpScope op(ctx, "embedding_backward", 0);
+  DT_LEAVE_FOR_CUDA(embedding_backward, d_table, d_out, ids);
   if (!op.launch()) return;
   for_activation_type("embedding_backward", d_out, [&](auto* element) {
     using T = Element<decltype(element)>;

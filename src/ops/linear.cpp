@@ -10,6 +10,9 @@
 #include "kernels/cpu/matmul/pack_weights.h"
 #include "kernels/cpu/matmul/panel_kernel.h"
 #include "ops/op_scope.h"
+#ifdef DT_CUDA
+#include "ops/cuda/ops.h"
+#endif
 
 namespace deeptitan {
 namespace {
@@ -49,6 +52,7 @@ void packed_product(ExecutionContext& ctx, const char* name, const Tensor& out, 
   DT_CHECK(packed.defined() && weight.groups == 1, "{}: the weight [{}, {}] was not prepared for it", name,
            weight.outputs, weight.inputs);
   OpScope op(ctx, name, product_flops(rows, weight));
+  DT_LEAVE_FOR_CUDA(product, out, x, weight, &packed == &weight.backward_input, Tensor(), accumulate);
   if (!op.launch()) return;
   for_product_types(name, x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;
@@ -69,6 +73,7 @@ void grouped_product(ExecutionContext& ctx, const char* name, const Tensor& out,
   DT_CHECK(packed.defined(), "{}: the weight [{}, {}, {}] was not prepared for it", name, weight.groups, weight.outputs,
            weight.inputs);
   OpScope op(ctx, name, product_flops(rows, weight));
+  DT_LEAVE_FOR_CUDA(product, out, x, weight, &packed == &weight.backward_input, group_offset, accumulate);
   if (!op.launch()) return;
   for_product_types(name, x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;
@@ -89,6 +94,7 @@ void derived_product(ExecutionContext& ctx, const char* name, const Tensor& d_x,
            weight.groups);
   if (group_offset != nullptr) check_tensor(*group_offset, "group_offset", DType::kI32, {weight.groups + 1});
   OpScope op(ctx, name, product_flops(rows, weight));
+  DT_LEAVE_FOR_CUDA(product, d_x, d_out, weight, true, group_offset == nullptr ? Tensor() : *group_offset, accumulate);
   ArenaScope workspace(*ctx.workspace);
   const Tensor panels = take_derived(workspace, weight);
   if (!op.launch()) return;
@@ -115,6 +121,9 @@ bool bfloat16_is_native() {
 }
 
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
+#ifdef DT_CUDA
+  if (arena.device().kind == DeviceKind::kCuda) return on_cuda::plan_prepared_weight(weight, arena);
+#endif
   const cpu::OperandType type = operand_type(weight.operand);
   const int64_t groups = weight.groups;
   weight.forward = {};
@@ -142,6 +151,7 @@ void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first
            "prepare_weight: {} matrices of {} rows for groups {} to {} of a weight [{}, {}, {}]", rows.size(), total,
            first_group, first_group + groups - 1, weight.groups, weight.outputs, weight.inputs);
   OpScope op(ctx, "prepare_weight", 0);
+  DT_LEAVE_FOR_CUDA(prepare_weight, weight, first_group, rows);
   if (!op.launch()) return;
   const auto group_at = [&](const Tensor& layout) {
     return layout.defined() ? layout.host<uint32_t>() + first_group * layout.stride() : nullptr;
@@ -173,6 +183,7 @@ void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const
   check_tensor(d_out, "d_out", x.dtype(), {rows, d_weight.size(0)});
   check_tensor(d_weight, "d_weight", DType::kF32, {-1, x.size(1)});
   OpScope op(ctx, "linear_backward_weight", 2.0 * static_cast<double>(rows) * static_cast<double>(d_weight.numel()));
+  DT_LEAVE_FOR_CUDA(linear_backward_weight, d_weight, d_out, x);
   ArenaScope workspace(*ctx.workspace);
   const Tensor words =
       workspace.take(DType::kI32, {cpu::weight_gradient_workspace_words(rows, 1, d_weight.size(0), d_weight.size(1))});
@@ -212,6 +223,7 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
   check_tensor(group_offset, "group_offset", DType::kI32, {groups + 1});
   OpScope op(ctx, "grouped_linear_backward_weight",
              2.0 * static_cast<double>(rows) * static_cast<double>(n) * static_cast<double>(k));
+  DT_LEAVE_FOR_CUDA(grouped_linear_backward_weight, d_weight, d_out, x, group_offset);
   ArenaScope workspace(*ctx.workspace);
   const Tensor words = workspace.take(DType::kI32, {cpu::weight_gradient_workspace_words(rows, groups, n, k)});
   if (!op.launch()) return;
@@ -233,6 +245,7 @@ void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_s
   DT_CHECK(packed.defined(), "linear_by_head: the weight [{}, {}, {}] was not prepared for it", heads, weight.outputs,
            weight.inputs);
   OpScope op(ctx, "linear_by_head", product_flops(rows * heads, weight));
+  DT_LEAVE_FOR_CUDA(linear_by_head, out, out_head_stride, x, x_head_stride, weight, transposed);
   if (!op.launch()) return;
   for_product_types("linear_by_head", x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;
@@ -249,6 +262,7 @@ void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_s
 void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
   check_tensor(bias, "bias", DType::kF32, {out.size(1)});
   OpScope op(ctx, "add_bias", 0);
+  DT_LEAVE_FOR_CUDA(add_bias, out, bias);
   if (!op.launch()) return;
   for_activation_type("add_bias", out, [&](auto* element) {
     using T = Element<decltype(element)>;
@@ -260,6 +274,7 @@ void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
 void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias, const Tensor& d_out) {
   check_tensor(d_bias, "d_bias", DType::kF32, {d_out.size(1)});
   OpScope op(ctx, "add_bias_backward", 0);
+  DT_LEAVE_FOR_CUDA(add_bias_backward, d_bias, d_out);
   if (!op.launch()) return;
   for_activation_type("add_bias_backward", d_out, [&](auto* element) {
     using T = Element<decltype(element)>;

@@ -4,6 +4,9 @@
 
 #include "core/error.h"
 #include "kernels/cpu/elementwise/finite.h"
+#ifdef DT_CUDA
+#include "ops/cuda/ops.h"
+#endif
 
 namespace deeptitan {
 namespace {
@@ -14,7 +17,10 @@ double bytes_of(OpScope::Tensors tensors) {
   return sum;
 }
 
-bool all_finite(const Tensor& tensor) {
+bool all_finite([[maybe_unused]] const ExecutionContext& ctx, const Tensor& tensor) {
+#ifdef DT_CUDA
+  if (tensor.device().kind == DeviceKind::kCuda) return on_cuda::all_finite(ctx, tensor);
+#endif
   if (tensor.dtype() == DType::kBF16)
     return cpu::rows_finite(tensor.host<bfloat16>(), tensor.stride(), tensor.size(0), tensor.row_numel());
   if (tensor.dtype() == DType::kF32)
@@ -58,9 +64,8 @@ void OpScope::check_devices(Tensors outputs, Tensors inputs) const {
 }
 
 void OpScope::check_finite() const {
-  if (ctx_.device.kind != DeviceKind::kCpu) return;
   for (const Tensor* output : outputs_) {
-    DT_CHECK(output == nullptr || !output->defined() || all_finite(*output),
+    DT_CHECK(output == nullptr || !output->defined() || all_finite(ctx_, *output),
              "{} gave a value that is not finite in its output {}", name_, output->describe());
   }
 }
@@ -68,8 +73,8 @@ void OpScope::check_finite() const {
 void OpScope::check(std::initializer_list<Tensor> outputs) const {
   if (!ctx_.check_finite) return;
   for (const Tensor& output : outputs) {
-    DT_CHECK(!output.defined() || all_finite(output), "{} gave a value that is not finite in its output {}", name_,
-             output.describe());
+    DT_CHECK(!output.defined() || all_finite(ctx_, output), "{} gave a value that is not finite in its output {}",
+             name_, output.describe());
   }
 }
 

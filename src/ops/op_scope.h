@@ -35,6 +35,15 @@
 #define DT_ON_CUDA(op) nullptr
 #endif
 
+/// In an op that is one file still, after its checks and its OpScope: leaves it for on_cuda::op (ops/cuda/ops.h) where
+/// the context is on a GPU.
+#ifdef DT_CUDA
+#define DT_LEAVE_FOR_CUDA(form, ...) \
+  if (ctx.device.kind == DeviceKind::kCuda) return run_one_file_op(op, ctx, on_cuda::form, __VA_ARGS__)
+#else
+#define DT_LEAVE_FOR_CUDA(form, ...) static_assert(true, "takes a semicolon")
+#endif
+
 namespace deeptitan {
 
 /// The CUDA form of an op that has none yet.
@@ -115,6 +124,19 @@ class OpScope {
   OpCost cost_;
   Event begin_;
 };
+
+/// Runs a form of an op that is one file still, and looks at its first argument where that is a tensor: what it wrote.
+template <typename Form, typename First, typename... Rest>
+auto run_one_file_op(OpScope& op, ExecutionContext& ctx, Form form, First&& first, Rest&&... rest) {
+  if constexpr (std::is_void_v<decltype(form(ctx, first, rest...))>) {
+    form(ctx, first, rest...);
+    if constexpr (std::is_same_v<std::remove_cvref_t<First>, Tensor>) {
+      if (!ctx.planning) op.check({first});
+    }
+  } else {
+    return form(ctx, first, rest...);
+  }
+}
 
 /// Throws unless the tensor is of a type that activations have: f32 or bf16.
 void check_activation_type(const char* name, const Tensor& tensor);

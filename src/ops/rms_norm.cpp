@@ -16,7 +16,7 @@ void rms_norm(ExecutionContext& ctx, const Tensor& out, const Tensor& rstd, cons
   check_tensor(weight, "rms_norm: weight", DType::kF32, {x.size(1)});
   check_rstd("rms_norm: rstd", rstd, x.size(0));
   OpScope op(ctx, "rms_norm", {&out, &rstd}, {&x, &weight});
-  op.run(on_cpu::rms_norm, kNoCudaForm, out, rstd, x, weight, epsilon);
+  op.run(on_cpu::rms_norm, DT_ON_CUDA(rms_norm), out, rstd, x, weight, epsilon);
 }
 
 void add_rms_norm(ExecutionContext& ctx, const Tensor& sum, const Tensor& out, const Tensor& rstd, const Tensor& a,
@@ -29,7 +29,7 @@ void add_rms_norm(ExecutionContext& ctx, const Tensor& sum, const Tensor& out, c
   check_rstd("add_rms_norm: rstd", rstd, a.size(0));
   check_contiguous("add_rms_norm", {sum, out, a, b});
   OpScope op(ctx, "add_rms_norm", {&sum, &out, &rstd}, {&a, &b, &weight});
-  op.run(on_cpu::add_rms_norm, kNoCudaForm, sum, out, rstd, a, b, weight, epsilon);
+  op.run(on_cpu::add_rms_norm, DT_ON_CUDA(add_rms_norm), sum, out, rstd, a, b, weight, epsilon);
 }
 
 void rms_norm_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, const Tensor& x,
@@ -40,7 +40,7 @@ void rms_norm_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Ten
   check_tensor(rstd, "rms_norm_backward_input: rstd", DType::kF32, {x.size(0)});
   check_tensor(weight, "rms_norm_backward_input: weight", DType::kF32, {x.size(1)});
   OpScope op(ctx, "rms_norm_backward_input", {&d_x}, {&d_out, &x, &rstd, &weight});
-  op.run(on_cpu::rms_norm_backward_input, kNoCudaForm, d_x, d_out, x, rstd, weight, accumulate);
+  op.run(on_cpu::rms_norm_backward_input, DT_ON_CUDA(rms_norm_backward_input), d_x, d_out, x, rstd, weight, accumulate);
 }
 
 void rms_norm_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
@@ -50,7 +50,8 @@ void rms_norm_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, con
   check_tensor(d_out, "rms_norm_backward_weight: d_out", x.dtype(), {x.size(0), x.size(1)});
   check_tensor(rstd, "rms_norm_backward_weight: rstd", DType::kF32, {x.size(0)});
   OpScope op(ctx, "rms_norm_backward_weight", {&d_weight}, {&d_out, &x, &rstd});
-  op.run_with_workspace(on_cpu::rms_norm_backward_weight, kNoCudaForm, d_weight, d_out, x, rstd);
+  op.run_with_workspace(on_cpu::rms_norm_backward_weight, DT_ON_CUDA(rms_norm_backward_weight), d_weight, d_out, x,
+                        rstd);
 }
 
 }  // namespace deeptitan

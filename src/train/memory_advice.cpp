@@ -1,5 +1,6 @@
 #include "train/memory_advice.h"
 
+#include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "ops/linear.h"
@@ -14,9 +15,11 @@ int64_t planned_bytes(const RunConfig& config, const ModelConfig& model) {
 }  // namespace
 
 TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
-  const bool bf16 =
-      config.training.dtype == TrainingDtype::kBf16 || (config.training.dtype == TrainingDtype::kAuto && native);
-  return {.compute = bf16 ? DType::kBF16 : DType::kF32,
+  const Device device = choose_device(config.training.device).device;
+  const bool bf16 = config.training.dtype == TrainingDtype::kBf16 ||
+                    (config.training.dtype == TrainingDtype::kAuto && (native || device.kind == DeviceKind::kCuda));
+  return {.device = device,
+          .compute = bf16 ? DType::kBF16 : DType::kF32,
           .seq_len = config.training.seq_len,
           .sequences = config.training.local_batch_size,
           .recompute_layers = config.activation_checkpoint.mode == ActivationCheckpointMode::kLayer,

@@ -18,9 +18,9 @@ ProgressLine::ProgressLine(int64_t steps, double flops_per_token, double peak)
     : steps_(steps), flops_per_token_(flops_per_token), peak_(peak), terminal_(isatty(STDOUT_FILENO) != 0) {}
 
 std::string ProgressLine::format(const StepMetrics& m, double eta_seconds) const {
-  std::string line = fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  |g| {:.2f}  {:.0f} tok/s  {:.0f} % of peak",
-                                 m.step, steps_, m.loss, m.learning_rate, m.gradient_norm, m.tokens_per_second,
-                                 100.0 * m.tokens_per_second * flops_per_token_ / peak_);
+  std::string line = fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  |g| {:.2f}  {:.0f} tok/s", m.step, steps_, m.loss,
+                                 m.learning_rate, m.gradient_norm, m.tokens_per_second);
+  if (peak_ > 0) line += fmt::format("  {:.0f} % of peak", 100.0 * m.tokens_per_second * flops_per_token_ / peak_);
   if (const MoeLayerMetrics* worst = m.worst_moe_layer()) {
     line += fmt::format("  load {:.2f}x in layer {}", worst->load_max_over_mean, worst->layer);
     if (worst->experts_without_tokens > 0) line += fmt::format(" ({} idle)", worst->experts_without_tokens);

@@ -11,7 +11,7 @@ namespace deeptitan {
 /// peak, the worst layer's load, and the time to the end.
 class ProgressLine {
  public:
-  /// `flops_per_token` of training and the machine's `peak` in FLOP/s give the share of the peak.
+  /// `flops_per_token` of training and the machine's `peak` in FLOP/s give the share of the peak; 0: not known.
   ProgressLine(int64_t steps, double flops_per_token, double peak);
 
   std::string format(const StepMetrics& metrics, double eta_seconds) const;

@@ -15,6 +15,7 @@
 #include "checkpoint/training_state.h"
 #include "config/run_config_toml.h"
 #include "core/clock.h"
+#include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -180,7 +181,10 @@ void Trainer::open_data() {
 
 void Trainer::build_engine() {
   engine_ = std::make_unique<TrainingEngine>(model_config_, engine_options(config_, bfloat16_is_native()));
-  check_fits(config_, model_config_, engine_->plan(), available_memory());
+  check_fits(config_, model_config_, engine_->plan(), available_memory(engine_->options().device));
+#ifdef DT_CUDA
+  log_info(fmt::format("on {}", choose_device(config_.training.device).description));
+#endif
   engine_->allocate();
   if (start_) {
     load_checkpoint(start_->path, *engine_);
@@ -356,14 +360,16 @@ TrainingOutcome Trainer::run() {
     folder_.record(tensorboard->path());
   }
   const bool bf16 = engine_->options().compute == DType::kBF16;
-  const double peak = cpu::measure_matrix_peak(bf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat, 0.3);
+  const bool on_cpu = engine_->options().device.kind == DeviceKind::kCpu;
+  const auto type = bf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
+  const double peak = on_cpu ? cpu::measure_matrix_peak(type, 0.3) : 0.0;
   const ModelSize size = count_parameters(model_config_);
   ProgressLine progress(config_.training.steps, training_flops_per_token(model_config_, config_.training.seq_len),
                         peak);
-  progress.message(fmt::format(
-      "{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned; matrix peak {:.0f} GFLOP/s",
-      size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(), bf16 ? "bf16" : "fp32",
-      folder_.root().string(), format_bytes(engine_->plan().total()), peak / 1e9));
+  progress.message(fmt::format("{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned{}",
+                               size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(),
+                               bf16 ? "bf16" : "fp32", folder_.root().string(), format_bytes(engine_->plan().total()),
+                               on_cpu ? fmt::format("; matrix peak {:.0f} GFLOP/s", peak / 1e9) : ""));
   if (const int64_t frozen = count_frozen(engine_->model().parameters()); frozen > 0) {
     progress.message(fmt::format("{} parameters are frozen", frozen));
   }

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
 
 namespace deeptitan {
@@ -43,6 +44,13 @@ std::vector<StateTensor> state_tensors(TrainingEngine& engine) {
     add("second_moment.", engine.second_moment(i));
   }
   return tensors;
+}
+
+// A tensor where the CPU can reach it: itself, or of its size in `staged`.
+Tensor host_form(const Tensor& tensor, std::vector<float>& staged) {
+  if (tensor.device().kind == DeviceKind::kCpu) return tensor;
+  staged.resize(static_cast<size_t>(tensor.numel()));
+  return {staged.data(), DType::kF32, {tensor.numel()}};
 }
 
 std::vector<TensorDeclaration> declarations(const std::vector<StateTensor>& tensors) {
@@ -106,7 +114,9 @@ void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress
   std::vector<float> staged;
   for (const StateTensor& t : tensors) {
     if (t.master == nullptr) {
-      writer.write(t.declaration.name, t.memory.raw(), t.memory.bytes());
+      const Tensor host = host_form(t.memory, staged);
+      if (host.raw() != t.memory.raw()) copy_tensor(host, t.memory);
+      writer.write(t.declaration.name, host.raw(), host.bytes());
       continue;
     }
     for (const FileTensor& tensor : t.master->file_tensors()) {
@@ -138,8 +148,12 @@ void load_checkpoint(const std::filesystem::path& checkpoint, TrainingEngine& en
   const auto reader = std::make_shared<const TrainingStateReader>(checkpoint / kTrainingStateDirectory);
   const std::vector<StateTensor> tensors = state_tensors(engine);
   reader->check(declarations(tensors));
+  std::vector<float> staged;
   for (const StateTensor& t : tensors) {
-    if (t.master == nullptr) reader->read(t.declaration.name, t.memory.raw(), t.memory.bytes());
+    if (t.master != nullptr) continue;
+    const Tensor host = host_form(t.memory, staged);
+    reader->read(t.declaration.name, host.raw(), host.bytes());
+    if (host.raw() != t.memory.raw()) copy_tensor(t.memory, host);
   }
   engine.load(std::make_shared<const StateValues>(reader));
 }

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
+#include "core/device_choice.h"
 #include "core/error.h"
+#include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
 #include "ops/elementwise.h"
 #include "train/freeze.h"
@@ -28,7 +29,7 @@ ModelOptions model_options(const TrainingEngineOptions& o) {
 TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options)
     : options_(options), model_(config, model_options(options)), statistics_(model_.total_layers()) {
   const auto arena = [&](const char* name) {
-    arenas_.push_back(std::make_unique<Arena>(name));
+    arenas_.push_back(std::make_unique<Arena>(name, options_.device));
     return arenas_.back().get();
   };
   parameters_ = arena("parameters");
@@ -39,6 +40,7 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   activation_gradients_ = arena("activation gradients");
   inputs_ = arena("inputs and tables");
   workspace_ = arena("workspace");
+  ctx_.device = options_.device;
   ctx_.workspace = workspace_;
   ctx_.state = &state_;
 
@@ -77,6 +79,7 @@ void TrainingEngine::take_memory() {
   for (Tensor* t : {&token_ids_, &targets_, &positions_, &next_ids_, &next_targets_})
     *t = inputs_->take(DType::kI32, {tokens});
   document_offset_ = inputs_->take(DType::kI32, {tokens + 1});
+  sample_logits_ = inputs_->take(DType::kF32, {1, model_.head().vocab()});
   sequence_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
 
   layout_.tokens = tokens;
@@ -90,11 +93,13 @@ void TrainingEngine::take_memory() {
 }
 
 void TrainingEngine::allocate() {
+  use_device(options_.device);
+  ctx_.compute = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
-  for (int64_t s = 0; s <= options_.sequences; ++s) {
-    sequence_offset_.host<int32_t>()[s] = static_cast<int32_t>(s * options_.seq_len);
-  }
+  std::vector<int32_t> offsets;
+  for (int64_t s = 0; s <= options_.sequences; ++s) offsets.push_back(static_cast<int32_t>(s * options_.seq_len));
+  upload<int32_t>(sequence_offset_, offsets);
 }
 
 void TrainingEngine::initialize(uint64_t seed) {
@@ -128,16 +133,15 @@ void TrainingEngine::load_batch(const PackedBatch& batch) {
   DT_CHECK(batch.sequences == options_.sequences && batch.sequence_length == options_.seq_len,
            "expected a batch of {} sequences of {} tokens, found {} of {}", options_.sequences, options_.seq_len,
            batch.sequences, batch.sequence_length);
-  const auto fill = [](const Tensor& to, const std::vector<int32_t>& from) {
-    std::memcpy(to.host<int32_t>(), from.data(), from.size() * sizeof(int32_t));
-  };
-  fill(token_ids_, batch.tokens);
-  fill(targets_, batch.targets);
-  fill(positions_, batch.positions);
-  fill(document_offset_, batch.document_offsets);
   layout_.documents.offset = document_offset_.rows(0, static_cast<int64_t>(batch.document_offsets.size()));
-  const auto size = static_cast<size_t>(tokens);
-  shift_targets(batch, {next_ids_.host<int32_t>(), size}, {next_targets_.host<int32_t>(), size});
+  upload<int32_t>(token_ids_, batch.tokens);
+  upload<int32_t>(targets_, batch.targets);
+  upload<int32_t>(positions_, batch.positions);
+  upload<int32_t>(layout_.documents.offset, batch.document_offsets);
+  std::vector<int32_t> next_ids(tokens), next_targets(tokens);
+  shift_targets(batch, next_ids, next_targets);
+  upload<int32_t>(next_ids_, next_ids);
+  upload<int32_t>(next_targets_, next_targets);
 }
 
 void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches) {
@@ -199,14 +203,16 @@ std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics() {
   std::vector<MoeLayerMetrics> metrics;
   for (const auto& [layer, experts] : model_.expert_layers()) {
     const Tensor load = statistics_.expert_load(layer);
-    const int32_t* count = load.host<int32_t>();
+    const std::vector<int32_t> counts = download<int32_t>(load);
+    const int32_t* count = counts.data();
     const int64_t n = load.numel();
     const double mean = static_cast<double>(std::accumulate(count, count + n, int64_t{0})) / static_cast<double>(n);
     MoeLayerMetrics entry{.layer = layer};
     entry.load_max_over_mean = mean == 0 ? 0.0 : *std::max_element(count, count + n) / mean;
     entry.experts_without_tokens = std::count(count, count + n, 0);
     if (const Parameter* bias = experts->router_bias()) {
-      const auto [low, high] = std::minmax_element(bias->value.host<float>(), bias->value.host<float>() + n);
+      const std::vector<float> values = download<float>(bias->value);
+      const auto [low, high] = std::minmax_element(values.begin(), values.end());
       entry.bias_range = *high - *low;
     }
     if (options_.auxiliary_weight > 0) {
@@ -231,23 +237,22 @@ std::vector<float> TrainingEngine::next_token_logits(std::span<const int32_t> to
   const auto count = static_cast<int64_t>(tokens.size());
   DT_CHECK(count > 0 && count <= std::min(options_.seq_len, tokens_per_microbatch()),
            "a sample needs 1 to {} tokens, found {}", options_.seq_len, count);
-  std::vector<float> logits(model_.head().vocab());
   BatchLayout layout = layout_;
   layout.tokens = count;
   layout.fresh_tokens = count;
   layout.token_ids = token_ids_.rows(0, count);
   layout.positions = positions_.rows(0, count);
   layout.documents.offset = document_offset_.rows(0, 2);
-  std::copy(tokens.begin(), tokens.end(), token_ids_.host<int32_t>());
-  std::iota(positions_.host<int32_t>(), positions_.host<int32_t>() + count, 0);
-  document_offset_.host<int32_t>()[0] = 0;
-  document_offset_.host<int32_t>()[1] = static_cast<int32_t>(count);
+  std::vector<int32_t> positions(count);
+  std::iota(positions.begin(), positions.end(), 0);
+  upload<int32_t>(layout.token_ids, tokens);
+  upload<int32_t>(layout.positions, positions);
+  upload<int32_t>(layout.documents.offset, std::vector<int32_t>{0, static_cast<int32_t>(count)});
   ArenaScope workspace(*workspace_);
   const Tensor hidden = workspace.take(options_.compute, {count, model_.config().hidden_size});
   model_.forward_hidden(ctx_, ForwardContext{.batch = layout}, hidden);
-  const Tensor out(logits.data(), DType::kF32, {1, model_.head().vocab()});
-  model_.head().logits(ctx_, out, hidden.rows(count - 1, count));
-  return logits;
+  model_.head().logits(ctx_, sample_logits_, hidden.rows(count - 1, count));
+  return download<float>(sample_logits_);
 }
 
 }  // namespace deeptitan

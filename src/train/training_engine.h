@@ -18,6 +18,7 @@
 namespace deeptitan {
 
 struct TrainingEngineOptions {
+  Device device = {};
   DType compute = DType::kF32;  // f32 or bf16
   int64_t seq_len = 0;
   int64_t sequences = 0;  // of one microbatch
@@ -117,7 +118,7 @@ class TrainingEngine {
   std::unique_ptr<DeepseekModel::TrainingRecord> record_;
   std::vector<Tensor> first_moments_;
   std::vector<Tensor> second_moments_;
-  Tensor token_ids_, targets_, positions_, document_offset_, sequence_offset_, next_ids_, next_targets_;
+  Tensor token_ids_, targets_, positions_, document_offset_, sequence_offset_, next_ids_, next_targets_, sample_logits_;
   BatchLayout layout_;
   TrainingTargets training_targets_;
 

@@ -8,6 +8,8 @@
 
 #include "checkpoint/model_directory.h"
 #include "config/model_config_json.h"
+#include "core/device_choice.h"
+#include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
 #include "train/training_engine.h"
 
@@ -70,7 +72,7 @@ std::vector<int32_t> GoldenCase::integers(std::string_view tensor) const {
 }
 
 std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std::span<const int32_t> tokens,
-                                    bool replay) {
+                                    bool replay, Device device) {
   const auto length = static_cast<int64_t>(tokens.size());
   ModelOptions options;
   options.training = false;
@@ -78,17 +80,19 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
   options.max_positions = length;
   DeepseekModel model(golden.config(), options);
   Routes routes(golden, model, replay);
-  Arena weights("weights");
-  Arena activations("activations");
-  Arena workspace("workspace");
+  use_device(device);
+  Arena weights("weights", device);
+  Arena activations("activations", device);
+  Arena workspace("workspace", device);
   ExecutionContext ctx;
+  ctx.device = device;
+  ctx.compute = Stream(device);
   ctx.workspace = &workspace;
   BatchLayout layout;
   layout.tokens = length;
   layout.fresh_tokens = length;
   layout.longest_position = length;
-  Tensor hidden;
-  std::vector<float> logits(length * golden.config().vocab_size);
+  Tensor hidden, logits;
   const auto take_memory = [&] {
     model.parameters().plan_values(weights);
     model.parameters().plan_prepared(weights);
@@ -97,12 +101,13 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
     layout.positions = activations.take(DType::kI32, {length});
     layout.documents = {activations.take(DType::kI32, {2}), length};
     hidden = activations.take(compute, {length, golden.config().hidden_size});
+    logits = activations.take(DType::kF32, {length, golden.config().vocab_size});
   };
   const auto run = [&] {
     ForwardContext forward{.batch = layout};
     if (replay) forward.routes = &routes.record;
     model.forward_hidden(ctx, forward, hidden);
-    model.head().logits(ctx, Tensor(logits.data(), DType::kF32, {length, golden.config().vocab_size}), hidden);
+    model.head().logits(ctx, logits, hidden);
   };
   ctx.planning = true;
   take_memory();
@@ -111,18 +116,20 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
   for (Arena* arena : {&weights, &activations, &workspace}) arena->allocate();
   take_memory();
   load_weights(ctx, std::make_shared<ModelDirectory>(golden.folder()), model);
-  std::copy(tokens.begin(), tokens.end(), layout.token_ids.host<int32_t>());
-  std::iota(layout.positions.host<int32_t>(), layout.positions.host<int32_t>() + length, 0);
-  layout.documents.offset.host<int32_t>()[0] = 0;
-  layout.documents.offset.host<int32_t>()[1] = static_cast<int32_t>(length);
+  std::vector<int32_t> positions(length);
+  std::iota(positions.begin(), positions.end(), 0);
+  upload<int32_t>(layout.token_ids, tokens);
+  upload<int32_t>(layout.positions, positions);
+  upload<int32_t>(layout.documents.offset, std::vector<int32_t>{0, static_cast<int32_t>(length)});
   run();
-  return logits;
+  return download<float>(logits);
 }
 
-TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay) {
+TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay, Device device) {
   const std::vector<int32_t> tokens = golden.tokens();
   const auto length = static_cast<int64_t>(tokens.size());
   TrainingEngineOptions options;
+  options.device = device;
   options.compute = compute;
   options.seq_len = length;
   options.sequences = 1;
@@ -150,8 +157,9 @@ TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay)
   for (const Parameter& p : engine.model().parameters().all()) {
     if (!p.gradient.defined()) continue;
     // The reference's tensors are stacked over experts, each of a name of its own.
+    const std::vector<float> all = download<float>(p.gradient);
     for (const FileTensor& tensor : p.file_tensors()) {
-      const float* first = p.gradient.host<float>() + tensor.offset;
+      const float* first = all.data() + tensor.offset;
       std::vector<float>& gradient = outcome.gradients[tensor.stream];
       gradient.insert(gradient.end(), first, first + tensor.numel());
     }

@@ -10,6 +10,7 @@
 
 #include "checkpoint/safetensors.h"
 #include "config/model_config.h"
+#include "core/device.h"
 #include "core/dtype.h"
 
 // A case of tests/golden/model and what deeptitan computes with it. make.py there describes expected.safetensors.
@@ -45,7 +46,7 @@ class GoldenCase {
 /// Logits [length, vocab] of a model that is run: load_weights, then a forward that saves nothing. `replay`: the
 /// experts are those of the reference (length must then be that of all tokens).
 std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std::span<const int32_t> tokens,
-                                    bool replay);
+                                    bool replay, Device device = {});
 
 struct TrainingOutcome {
   double loss = 0;
@@ -54,7 +55,7 @@ struct TrainingOutcome {
   std::map<int64_t, std::vector<int32_t>> expert_index;  // by layer: the chosen experts, [tokens, K]
 };
 
-/// One step over all tokens of the case, through a TrainingEngine: load, then forward and backward.
-TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay);
+/// One step over all tokens of the case, through a TrainingEngine: load_weights, then forward and backward.
+TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay, Device device = {});
 
 }  // namespace deeptitan::testing

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "core/device_choice.h"
 #include "model/golden_case.h"
 #include "support/compare.h"
 
@@ -68,19 +69,19 @@ std::vector<int32_t> sorted_choices(std::vector<int32_t> index, size_t tokens) {
   return index;
 }
 
-std::string fp32_columns(const GoldenCase& golden) {
+std::string fp32_columns(const GoldenCase& golden, Device device = {}) {
   const std::vector<int32_t> tokens = golden.tokens();
   const int64_t vocab = golden.config().vocab_size;
   Worst logits;
   for (const size_t length : {size_t{1}, size_t{7}, tokens.size()}) {
     const std::string name = "logits/" + std::to_string(length);
-    std::vector<float> found = testing::inference_logits(golden, DType::kF32, {tokens.data(), length}, false);
+    std::vector<float> found = testing::inference_logits(golden, DType::kF32, {tokens.data(), length}, false, device);
     if (length == tokens.size()) found = rows_of(found, golden.integers("rows"), vocab);
     logits.add(relative_error(found, golden.floats(name)), name);
   }
   EXPECT_LE(logits.error, kTolerance) << golden.name() << " " << logits.name;
 
-  const TrainingOutcome outcome = testing::train_once(golden, DType::kF32, false);
+  const TrainingOutcome outcome = testing::train_once(golden, DType::kF32, false, device);
   EXPECT_NEAR(outcome.loss, golden.floats("loss")[0], 1e-6 * outcome.loss) << golden.name();
   if (golden.expected().find("mtp_loss") != nullptr) {
     EXPECT_NEAR(outcome.mtp_loss, golden.floats("mtp_loss")[0], 1e-6 * outcome.mtp_loss) << golden.name();
@@ -108,9 +109,9 @@ constexpr double kLargestRatio = 2.5;
 
 // In bf16 two right results differ by chance: ours is to be as close to fp32 as the reference in bf16 is, in the logits
 // and in the gradients of all parameters (the root of the mean of their squared errors).
-std::string bf16_columns(const GoldenCase& golden) {
+std::string bf16_columns(const GoldenCase& golden, Device device = {}) {
   const std::vector<int32_t> tokens = golden.tokens();
-  const std::vector<float> logits = rows_of(testing::inference_logits(golden, DType::kBF16, tokens, true),
+  const std::vector<float> logits = rows_of(testing::inference_logits(golden, DType::kBF16, tokens, true, device),
                                             golden.integers("rows"), golden.config().vocab_size);
   const double error = relative_error(logits, golden.floats("logits/" + std::to_string(tokens.size())));
   const double reference = golden.floats("bf16/logits")[0];
@@ -118,7 +119,7 @@ std::string bf16_columns(const GoldenCase& golden) {
   Worst ratio;
   double squares = 0;
   double reference_squares = 0;
-  const GradientErrors errors = gradient_errors(golden, testing::train_once(golden, DType::kBF16, true));
+  const GradientErrors errors = gradient_errors(golden, testing::train_once(golden, DType::kBF16, true, device));
   for (const auto& [name, found] : errors.by_name) {
     const double of_reference = golden.floats("bf16/gradients/" + name)[0];
     EXPECT_LE(found, kLargestRatio * of_reference) << golden.name() << " " << name << " in bf16";
@@ -136,6 +137,28 @@ std::string read(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
+
+// The same on a GPU, held to the same bounds.
+class GoldenModelOnGpu : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const DeviceChoice choice = choose_device("auto");
+    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
+    device_ = choice.device;
+  }
+  Device device_;
+};
+
+TEST_P(GoldenModelOnGpu, F32) {
+  std::cout << GetParam() << ": " << fp32_columns(GoldenCase(GetParam()), device_) << "\n";
+}
+
+TEST_P(GoldenModelOnGpu, Bf16) {
+  std::cout << GetParam() << ": " << bf16_columns(GoldenCase(GetParam()), device_) << "\n";
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenModelOnGpu, ::testing::ValuesIn(GoldenCase::names()),
+                         [](const auto& parameter) { return parameter.param; });
 
 TEST(GoldenModel, LogitsAndGradientsEqualTheReference) {
   std::string table =

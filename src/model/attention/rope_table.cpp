@@ -5,6 +5,8 @@
 #include <numbers>
 #include <vector>
 
+#include "core/transfer.h"
+
 namespace deeptitan {
 namespace {
 
@@ -67,14 +69,17 @@ void RopeTable::fill(int64_t length) {
              yarn_mscale(config_.rope.factor, config_.rope.mscale_all_dim);
   }
   const int64_t half = config_.qk_rope_head_dim / 2;
+  std::vector<float> cos(positions_ * half), sin(positions_ * half);
   for (int64_t p = 0; p < positions_; ++p) {
     for (int64_t i = 0; i < half; ++i) {
       // Angles as the reference forms them: frequency and product rounded to fp32.
       const float angle = static_cast<float>(p) * static_cast<float>(frequency[i]);
-      cos_.host<float>()[p * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)) * factor);
-      sin_.host<float>()[p * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * factor);
+      cos[p * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)) * factor);
+      sin[p * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)) * factor);
     }
   }
+  copy_tensor(cos_, Tensor(cos.data(), DType::kF32, {positions_, half}));
+  copy_tensor(sin_, Tensor(sin.data(), DType::kF32, {positions_, half}));
 }
 
 double RopeTable::softmax_scale(const ModelConfig& config) {

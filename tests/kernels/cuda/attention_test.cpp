@@ -90,7 +90,9 @@ TYPED_TEST(PlainAttention, ForwardAndBackwardOfPackedDocuments) {
       EXPECT_LT(relative_to_f32(device_d_query.download(), d_query), 3 * kTolerance<T>);
     }
     EXPECT_LT(relative_to_f32(device_d_key_value.download(), d_key_value), 3 * kTolerance<T>);
-    if (tokens > 1) EXPECT_LT(relative_to_f32(device_d_key_rope.download(), d_key_rope), 3 * kTolerance<T>);
+    if (tokens > 1) {
+      EXPECT_LT(relative_to_f32(device_d_key_rope.download(), d_key_rope), 3 * kTolerance<T>);
+    }
   }
 }
 

@@ -234,8 +234,10 @@ __global__ void __launch_bounds__(kThreads) latent_attention_kernel(T* out, Late
   for (int64_t j = threadIdx.x; j < width; j += kThreads) query[j] = to_float(in.query[index * width + j]);
   for (int64_t j = lane; j < in.latent_dim; j += kWarp) weighted[j] = 0;
   __syncthreads();
-  const int64_t sequence = find_sequence(in.rows, token);
-  const int64_t visible = sequence < 0 ? 0 : in.cached_length[sequence] + token - in.rows.query_offset[sequence] + 1;
+  const int64_t sequence = in.visible != nullptr ? token : find_sequence(in.rows, token);
+  const int64_t visible = in.visible != nullptr ? in.visible[token]
+                          : sequence < 0        ? 0
+                                         : in.cached_length[sequence] + token - in.rows.query_offset[sequence] + 1;
   const int32_t* pages = in.page_table + sequence * in.page_table_stride;
   SoftmaxState state;
   for (int64_t begin = warp * kWarp; begin < visible; begin += kThreads) {

@@ -30,28 +30,31 @@ void attention_backward(const cpu::AttentionGradients<T>& gradients, const T* d_
 /// Rows of a batch: sequence s holds the rows query_offset[s] up to query_offset[s + 1]. Meant are those of sequences
 /// with `least` to `most` of them; rows that no sequence holds are padding.
 struct SequenceRows {
-  const int32_t* query_offset;  // [sequences + 1]
-  int64_t sequences;
-  int64_t least;
-  int64_t most;
+  const int32_t* query_offset = nullptr;  // [sequences + 1]
+  int64_t sequences = 0;
+  int64_t least = 0;
+  int64_t most = 0;
 };
 
 /// Attention of a batch's rows over the latents that their sequences have cached: row i of sequence s sees its first
-/// cached_length[s] + i + 1 entries, of which entry j is row j % page_size of page page_table[s, j / page_size].
+/// cached_length[s] + i + 1 entries, of which entry j is row j % page_size of page page_table[s, j / page_size]. With
+/// `visible` each token is a sequence.
 template <typename T>
 struct LatentRows {
-  const T* query;  // [tokens, H, L + Dr]: the nope query times the key projection, then the roped part
-  const T* cache;  // pages of [page_size, L + Dr]: latent, then roped key
-  SequenceRows rows;
-  const int32_t* cached_length;  // [sequences]
-  const int32_t* page_table;     // [sequences, page_table_stride]
-  int64_t page_table_stride;
-  int64_t page_size;
-  int64_t tokens;
-  int64_t heads;
-  int64_t latent_dim;
-  int64_t rope_dim;
-  float scale;
+  const T* query = nullptr;  // [tokens, H, L + Dr]: the nope query times the key projection, then the roped part
+  const T* cache = nullptr;  // pages of [page_size, L + Dr]: latent, then roped key
+  SequenceRows rows = {};
+  const int32_t* cached_length = nullptr;  // [sequences]
+  const int32_t* visible =
+      nullptr;  // [tokens]: entries that each token sees, in place of rows and cached_length; or null
+  const int32_t* page_table = nullptr;  // [sequences, page_table_stride]
+  int64_t page_table_stride = 0;
+  int64_t page_size = 0;
+  int64_t tokens = 0;
+  int64_t heads = 0;
+  int64_t latent_dim = 0;
+  int64_t rope_dim = 0;
+  float scale = 0;
 };
 
 /// out[t, h, :] = sum_i softmax_i(scale * q[t, h] . entry_i) latent_i over the entries that t sees; zeros in the rows

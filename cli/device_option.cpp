@@ -1,0 +1,23 @@
+#include "device_option.h"
+
+#include <fmt/format.h>
+
+#include "core/log.h"
+
+namespace deeptitan {
+
+CLI::Option* add_device_option(CLI::App& command, std::string& word) {
+  return command
+      .add_option("--device", word,
+                  "Where it runs: cpu, cuda, cuda:N, or auto: a GPU where one is usable, else the CPU")
+      ->capture_default_str()
+      ->type_name("DEVICE");
+}
+
+void say_device([[maybe_unused]] const DeviceChoice& choice) {
+#ifdef DT_CUDA
+  log_info(fmt::format("on {}", choice.description));
+#endif
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,185 @@
+#include <algorithm>
+#include <vector>
+
+#include "core/cuda_device.h"
+#include "core/error.h"
+#include "kernels/cpu/elementwise/elementwise.h"
+#include "kernels/cuda/bias/bias.h"
+#include "kernels/cuda/elementwise/elementwise.h"
+#include "kernels/cuda/matmul/matmul.h"
+#include "ops/cuda/element.h"
+#include "ops/cuda/ops.h"
+
+// On a GPU a weight is prepared as its rows in the operand's type: one layout that serves both directions.
+
+namespace deeptitan::on_cuda {
+namespace {
+
+template <typename Body>
+void for_product_types(const Tensor& operand, const Tensor& result, const Body& body) {
+  for_activation_type(operand, [&](auto* in) { for_activation_type(result, [&](auto* out) { body(in, out); }); });
+}
+
+/// to [rows, columns], dense on the GPU, = rows of a matrix in the host's memory.
+template <typename To>
+void upload_rows(To* to, const Tensor& rows) {
+  const int64_t count = rows.size(0);
+  const int64_t columns = rows.size(1);
+  for_activation_type(rows, [&](auto* element) {
+    using From = Element<decltype(element)>;
+    if (std::is_same_v<From, To> && rows.contiguous()) {
+      cuda::copy(to, rows.raw(), rows.bytes());
+      return;
+    }
+    std::vector<To> dense(count * columns);
+    if constexpr (std::is_same_v<From, To>) {
+      for (int64_t r = 0; r < count; ++r) {
+        std::copy_n(rows.raw<From>() + r * rows.stride(), columns, dense.data() + r * columns);
+      }
+    } else {
+      cpu::convert(dense.data(), columns, rows.raw<From>(), rows.stride(), count, columns);
+    }
+    cuda::copy(to, dense.data(), static_cast<int64_t>(dense.size() * sizeof(To)));
+  });
+}
+
+/// d_weight += d_out^T x; over groups of rows where there are offsets.
+void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
+                         const Tensor& group_offset) {
+  if (ctx.planning) return;
+  const int64_t outputs = d_out.size(1);
+  const int64_t inputs = x.size(1);
+  const bool grouped = group_offset.defined();
+  for_activation_type(x, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cuda::multiply_strided(
+        cuda::StridedProduct<T, float>{.c = d_weight.raw<float>(),
+                                       .c_row = inputs,
+                                       .c_batch = outputs * inputs,
+                                       .a = d_out.raw<T>(),
+                                       .a_row = 1,
+                                       .a_step = d_out.stride(),
+                                       .b = x.raw<T>(),
+                                       .b_step = x.stride(),
+                                       .b_column = 1,
+                                       .rows = outputs,
+                                       .steps = x.size(0),
+                                       .columns = inputs,
+                                       .batches = grouped ? d_weight.size(0) : 1,
+                                       .groups = grouped ? cuda::ProductGroups::kSteps : cuda::ProductGroups::kNone,
+                                       .group_offset = raw_or_null<int32_t>(group_offset),
+                                       .accumulate = true},
+        stream_of(ctx));
+  });
+}
+
+}  // namespace
+
+void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
+  const Tensor rows = arena.take(weight.operand, {weight.groups, weight.outputs, weight.inputs});
+  weight.forward = weight.for_forward ? rows : Tensor();
+  weight.backward_input = weight.backward_layout == BackwardLayout::kKept ? rows : Tensor();
+}
+
+void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first_group, std::span<const Tensor> rows) {
+  if (ctx.planning) return;
+  const Tensor& stack = weight.forward.defined() ? weight.forward : weight.backward_input;
+  for_activation_type(stack, [&](auto* element) {
+    using To = Element<decltype(element)>;
+    To* to = stack.raw<To>() + first_group * weight.outputs * weight.inputs;
+    for (const Tensor& piece : rows) {
+      if (piece.device().kind == DeviceKind::kCpu) {
+        upload_rows(to, piece);
+      } else {
+        for_activation_type(piece, [&](auto* from_type) {
+          cuda::convert(to, weight.inputs, piece.raw<Element<decltype(from_type)>>(), piece.stride(), piece.size(0),
+                        weight.inputs, stream_of(ctx));
+        });
+      }
+      to += piece.size(0) * weight.inputs;
+    }
+  });
+}
+
+void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight, bool backward,
+             const Tensor& group_offset, bool accumulate) {
+  if (ctx.planning) return;
+  const bool grouped = group_offset.defined();
+  const Tensor& rows = weight.forward.defined() ? weight.forward : weight.backward_input;
+  for_product_types(x, out, [&](auto* in_type, auto* out_type) {
+    using In = Element<decltype(in_type)>;
+    using Out = Element<decltype(out_type)>;
+    cuda::multiply_strided(
+        cuda::StridedProduct<In, Out>{.c = out.raw<Out>(),
+                                      .c_row = out.stride(),
+                                      .a = x.raw<In>(),
+                                      .a_row = x.stride(),
+                                      .a_step = 1,
+                                      .b = rows.raw<In>(),
+                                      .b_step = backward ? weight.inputs : 1,
+                                      .b_column = backward ? 1 : weight.inputs,
+                                      .b_batch = weight.outputs * weight.inputs,
+                                      .rows = x.size(0),
+                                      .steps = backward ? weight.outputs : weight.inputs,
+                                      .columns = backward ? weight.inputs : weight.outputs,
+                                      .batches = grouped ? weight.groups : 1,
+                                      .groups = grouped ? cuda::ProductGroups::kRows : cuda::ProductGroups::kNone,
+                                      .group_offset = raw_or_null<int32_t>(group_offset),
+                                      .accumulate = accumulate},
+        stream_of(ctx));
+  });
+}
+
+void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_stride, const Tensor& x,
+                    int64_t x_head_stride, const PreparedWeight& weight, bool transposed) {
+  if (ctx.planning) return;
+  const Tensor& rows = transposed ? weight.backward_input : weight.forward;
+  for_product_types(x, out, [&](auto* in_type, auto* out_type) {
+    using In = Element<decltype(in_type)>;
+    using Out = Element<decltype(out_type)>;
+    cuda::multiply_strided(cuda::StridedProduct<In, Out>{.c = out.raw<Out>(),
+                                                         .c_row = out.stride(),
+                                                         .c_batch = out_head_stride,
+                                                         .a = x.raw<In>(),
+                                                         .a_row = x.stride(),
+                                                         .a_step = 1,
+                                                         .a_batch = x_head_stride,
+                                                         .b = rows.raw<In>(),
+                                                         .b_step = transposed ? weight.inputs : 1,
+                                                         .b_column = transposed ? 1 : weight.inputs,
+                                                         .b_batch = weight.outputs * weight.inputs,
+                                                         .rows = x.size(0),
+                                                         .steps = transposed ? weight.outputs : weight.inputs,
+                                                         .columns = transposed ? weight.inputs : weight.outputs,
+                                                         .batches = weight.groups},
+                           stream_of(ctx));
+  });
+}
+
+void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x) {
+  add_weight_gradient(ctx, d_weight, d_out, x, {});
+}
+
+void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
+                                    const Tensor& group_offset) {
+  add_weight_gradient(ctx, d_weight, d_out, x, group_offset);
+}
+
+void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
+  if (ctx.planning) return;
+  for_activation_type(out, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cuda::add_bias(out.raw<T>(), out.stride(), bias.raw<float>(), out.size(0), out.size(1), stream_of(ctx));
+  });
+}
+
+void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias, const Tensor& d_out) {
+  if (ctx.planning) return;
+  for_activation_type(d_out, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cuda::add_bias_backward(d_bias.raw<float>(), d_out.raw<T>(), d_out.stride(), d_out.size(0), d_out.size(1),
+                            stream_of(ctx));
+  });
+}
+
+}  // namespace deeptitan::on_cuda

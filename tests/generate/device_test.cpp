@@ -1,0 +1,100 @@
+// What a GPU generates and scores, beside the CPU.
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "checkpoint/model_directory.h"
+#include "config/model_config_json.h"
+#include "core/device_choice.h"
+#include "generate/inference_engine.h"
+#include "generate/model_fixture.h"
+#include "support/compare.h"
+
+namespace deeptitan {
+namespace {
+
+class InferenceOnGpu : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const DeviceChoice choice = choose_device("auto");
+    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
+    gpu_ = choice.device;
+  }
+
+  std::unique_ptr<InferenceEngine> engine(Device device, DType compute, int64_t prefill_chunk = 1024) const {
+    const auto folder = std::filesystem::path(DT_TEST_DATA_DIR) / "golden" / "model" / GetParam();
+    const ModelConfig config = load_model_config(folder);
+    auto result = std::make_unique<InferenceEngine>(
+        config, InferenceOptions{.device = device,
+                                 .compute = compute,
+                                 .context_length = std::min<int64_t>(96, config.max_position_embeddings),
+                                 .prefill_chunk = prefill_chunk});
+    result->allocate();
+    result->load(ModelDirectory(folder));
+    return result;
+  }
+  Device gpu_;
+};
+
+int32_t best_of(std::span<const float> logits) {
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+std::vector<int32_t> greedy_text(InferenceEngine& engine, const std::vector<int32_t>& prompt, int64_t count) {
+  std::vector<int32_t> text;
+  std::span<const float> logits = engine.prefill(prompt);
+  for (int64_t i = 0; i < count; ++i) {
+    text.push_back(best_of(logits));
+    logits = engine.decode(text.back());
+  }
+  return text;
+}
+
+TEST_P(InferenceOnGpu, GreedyTextIsTheCpus) {
+  const auto cpu = engine({}, DType::kF32);
+  const auto gpu = engine(gpu_, DType::kF32);
+  const std::vector<int32_t> prompt = testing::random_tokens(cpu->config(), 20, 1);
+  EXPECT_EQ(greedy_text(*gpu, prompt, 40), greedy_text(*cpu, prompt, 40));
+}
+
+TEST_P(InferenceOnGpu, ScoresAreTheCpus) {
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    const auto cpu = engine({}, compute);
+    const auto gpu = engine(gpu_, compute);
+    const std::vector<int32_t> tokens = testing::random_tokens(cpu->config(), 61, 2);
+    const std::vector<int32_t> inputs(tokens.begin(), tokens.end() - 1), targets(tokens.begin() + 1, tokens.end());
+    std::vector<float> of_cpu(60), of_gpu(60);
+    std::vector<int32_t> likeliest(60);
+    cpu->score(inputs, targets, of_cpu, likeliest);
+    gpu->score(inputs, targets, of_gpu, likeliest);
+    EXPECT_LT(testing::relative_error(of_gpu, of_cpu),
+              compute == DType::kF32 ? 1e-5 : 6e-2);  // in bf16 a router may fall to another expert
+  }
+}
+
+TEST_P(InferenceOnGpu, DecodeGivesTheLogitsOfAWholePrompt) {
+  if (GetParam() == "v2_dynamic") GTEST_SKIP() << "cached entries keep the rotation of a shorter length";
+  const auto whole = engine(gpu_, DType::kF32);
+  const auto chunked = engine(gpu_, DType::kF32, 7);
+  const auto decoded = engine(gpu_, DType::kF32);
+  const std::vector<int32_t> tokens = testing::random_tokens(whole->config(), 30, 3);
+  const std::span<const float> expected = whole->prefill(tokens);
+  const std::span<const float> in_chunks = chunked->prefill(tokens);
+  std::span<const float> one_by_one = decoded->prefill({tokens.data(), 1});
+  for (size_t i = 1; i < tokens.size(); ++i) one_by_one = decoded->decode(tokens[i]);
+  const std::vector<float> reference(expected.begin(), expected.end());
+  EXPECT_LT(testing::relative_error(std::vector<float>(in_chunks.begin(), in_chunks.end()), reference), 1e-5);
+  EXPECT_LT(testing::relative_error(std::vector<float>(one_by_one.begin(), one_by_one.end()), reference), 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, InferenceOnGpu,
+                         ::testing::Values("v2_lite", "v2_grouped", "v2_dynamic", "v3_grouped", "v3_halves",
+                                           "v3_tied_with_biases"),
+                         [](const auto& parameter) { return parameter.param; });
+
+}  // namespace
+}  // namespace deeptitan

@@ -24,7 +24,7 @@ std::vector<std::string> shown_command(const std::string& line) {
   std::vector<std::string> result;
   words >> word;
   if (word == "$") words >> word;
-  if (word != "deeptitan" && word != "build/release/deeptitan") return {};
+  if (word != "deeptitan" && word != "build/release/deeptitan" && word != "build/cuda/deeptitan") return {};
   while (words >> word && word != "|" && word != "#") result.push_back(word);
   return result;
 }

@@ -7,11 +7,14 @@
 
 #include <gtest/gtest.h>
 
+#include "checkpoint/training_state.h"
 #include "core/device_choice.h"
+#include "core/file.h"
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
 #include "support/compare.h"
 #include "support/tiny_model.h"
+#include "train/training_checkpoint.h"
 #include "train/training_engine.h"
 
 namespace deeptitan {
@@ -113,6 +116,35 @@ TEST_F(TrainingOnGpu, SamplesAndEvaluatesAsTheCpu) {
   EXPECT_NEAR(gpu->evaluate(batch), expected, 1e-5 * expected);
   const std::vector<int32_t> prompt(batch.tokens.begin(), batch.tokens.begin() + 11);
   EXPECT_LT(relative_error(gpu->next_token_logits(prompt), cpu->next_token_logits(prompt)), 1e-5);
+}
+
+// What a run leaves on one device goes on on the other: the same values, moments and bytes.
+TEST_F(TrainingOnGpu, CheckpointsGoFromDeviceToDevice) {
+  const ModelConfig config = tiny_v3();
+  const auto folder = std::filesystem::temp_directory_path() / "deeptitan-device-test";
+  std::filesystem::remove_all(folder);
+  for (const auto& [first, second] : {std::pair{gpu_, Device{}}, std::pair{Device{}, gpu_}}) {
+    const auto from = drawn_engine(config, first, DType::kF32);
+    for (int64_t step = 1; step <= 2; ++step) run_step(*from, config, step);
+    save_checkpoint(folder / "one", {.step = 2, .tokens = 192, .data = {}, .config = "x"}, *from, {}, 1);
+    const auto to = drawn_engine(config, second, DType::kF32);
+    load_checkpoint(folder / "one" / checkpoint_name(2), *to);
+    EXPECT_EQ(all_values(*from), all_values(*to));
+    for (size_t i = 0; i < from->model().parameters().all().size(); ++i) {
+      if (!from->first_moment(i).defined()) continue;
+      EXPECT_EQ(download<float>(from->first_moment(i)), download<float>(to->first_moment(i)));
+      EXPECT_EQ(download<float>(from->second_moment(i)), download<float>(to->second_moment(i)));
+    }
+    save_checkpoint(folder / "two", {.step = 2, .tokens = 192, .data = {}, .config = "x"}, *to, {}, 1);
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder / "one")) {
+      if (!entry.is_regular_file()) continue;
+      const auto twin = folder / "two" / std::filesystem::relative(entry.path(), folder / "one");
+      EXPECT_TRUE(read_file(entry.path()) == read_file(twin)) << twin;
+    }
+    const StepResult expected = run_step(*from, config, 3), found = run_step(*to, config, 3);
+    EXPECT_NEAR(found.loss, expected.loss, 1e-4 * expected.loss);
+    std::filesystem::remove_all(folder);
+  }
 }
 
 }  // namespace

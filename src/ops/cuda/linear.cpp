@@ -8,6 +8,7 @@
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/matmul/matmul.h"
 #include "ops/cuda/element.h"
+#include "ops/cuda/grouped_linear.h"
 #include "ops/cuda/ops.h"
 
 // On a GPU a weight is prepared as its rows in the operand's type: one layout that serves both directions.
@@ -46,10 +47,14 @@ void upload_rows(To* to, const Tensor& rows) {
 /// d_weight += d_out^T x; over groups of rows where there are offsets.
 void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
                          const Tensor& group_offset) {
-  if (ctx.planning) return;
   const int64_t outputs = d_out.size(1);
   const int64_t inputs = x.size(1);
   const bool grouped = group_offset.defined();
+  if (grouped && choose_grouped_form(d_weight, x, outputs, inputs).tensor_cores) {
+    add_weight_gradient_on_tensor_cores(ctx, d_weight, d_out, x, group_offset);
+    return;
+  }
+  if (ctx.planning) return;
   for_activation_type(x, [&](auto* element) {
     using T = Element<decltype(element)>;
     cuda::multiply_strided(
@@ -103,8 +108,12 @@ void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first
 
 void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight, bool backward,
              const Tensor& group_offset, bool accumulate) {
-  if (ctx.planning) return;
   const bool grouped = group_offset.defined();
+  if (grouped && choose_grouped_form(out, x, weight.outputs, weight.inputs).tensor_cores) {
+    multiply_on_tensor_cores(ctx, out, x, weight, backward, group_offset, accumulate);
+    return;
+  }
+  if (ctx.planning) return;
   const Tensor& rows = weight.forward.defined() ? weight.forward : weight.backward_input;
   for_product_types(x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;

@@ -36,6 +36,17 @@ TYPED_TEST(Elementwise, AddHasTheBitsOfTheCpu) {
   add(static_cast<T*>(nullptr), static_cast<const T*>(nullptr), static_cast<const T*>(nullptr), 0, nullptr);
 }
 
+TEST(ElementwiseRows, AddsRowsOfSlices) {
+  DT_SKIP_WITHOUT_GPU();
+  constexpr int64_t kRows = 31, kColumns = 17, kLdOut = 20, kLdX = 19;
+  auto expected = random_elements<bfloat16>(kRows * kLdOut, 14);
+  const auto x = random_elements<bfloat16>(kRows * kLdX, 15);
+  DeviceBuffer<bfloat16> out(expected), device_x(x);
+  add_rows(out.get(), kLdOut, device_x.get(), kLdX, kRows, kColumns, nullptr);
+  for (int64_t r = 0; r < kRows; ++r) cpu::accumulate(&expected[r * kLdOut], &x[r * kLdX], kColumns);
+  EXPECT_TRUE(same_bytes(out.download(), expected));
+}
+
 TYPED_TEST(Elementwise, ConvertRoundsAndWidensSlices) {
   using T = TypeParam;
   constexpr int64_t kRows = 37, kColumns = 45, kLdOut = 50, kLdIn = 61;

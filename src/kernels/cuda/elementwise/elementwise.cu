@@ -21,6 +21,14 @@ void launch_add(T* out, const T* a, const T* b, int64_t n, cudaStream_t stream) 
   check_launch("add_kernel");
 }
 
+__global__ void __launch_bounds__(kThreads)
+    add_rows_kernel(bfloat16* out, int64_t ld_out, const bfloat16* x, int64_t ld_x, int64_t rows, int64_t columns) {
+  for (int64_t i = first_element(); i < rows * columns; i += element_stride()) {
+    bfloat16* element = out + i / columns * ld_out + i % columns;
+    store_rounded(element, to_float(*element) + to_float(x[i / columns * ld_x + i % columns]));
+  }
+}
+
 template <typename Out, typename In>
 __global__ void __launch_bounds__(kThreads)
     convert_kernel(Out* out, int64_t ld_out, const In* in, int64_t ld_in, int64_t rows, int64_t columns) {
@@ -69,6 +77,13 @@ void add(float* out, const float* a, const float* b, int64_t n, cudaStream_t str
 }
 void add(bfloat16* out, const bfloat16* a, const bfloat16* b, int64_t n, cudaStream_t stream) {
   launch_add(out, a, b, n, stream);
+}
+
+void add_rows(bfloat16* out, int64_t ld_out, const bfloat16* x, int64_t ld_x, int64_t rows, int64_t columns,
+              cudaStream_t stream) {
+  if (rows <= 0 || columns <= 0) return;
+  add_rows_kernel<<<blocks_for<kThreads>(rows * columns), kThreads, 0, stream>>>(out, ld_out, x, ld_x, rows, columns);
+  check_launch("add_rows_kernel");
 }
 
 void convert(bfloat16* out, int64_t ld_out, const float* in, int64_t ld_in, int64_t rows, int64_t columns,

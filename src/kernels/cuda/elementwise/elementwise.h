@@ -15,6 +15,10 @@ namespace deeptitan::cuda {
 void add(float* out, const float* a, const float* b, int64_t n, cudaStream_t stream);
 void add(bfloat16* out, const bfloat16* a, const bfloat16* b, int64_t n, cudaStream_t stream);
 
+/// out += x, [rows, columns], with ld_* elements between rows.
+void add_rows(bfloat16* out, int64_t ld_out, const bfloat16* x, int64_t ld_x, int64_t rows, int64_t columns,
+              cudaStream_t stream);
+
 /// out = in, [rows, columns], with ld_* elements between rows; rounded to the nearest, ties to even.
 void convert(bfloat16* out, int64_t ld_out, const float* in, int64_t ld_in, int64_t rows, int64_t columns,
              cudaStream_t stream);

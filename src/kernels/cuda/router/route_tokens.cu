@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/kernel_choice.h"
 #include "kernels/cuda/router/block_counts.cuh"
 #include "kernels/cuda/router/router.h"
 #include "kernels/cuda/router/sm90_route_tokens_filtered.h"
@@ -149,7 +150,7 @@ void launch_route_tokens(RouterArguments a, const RouterOptions& options, cudaSt
   int device = 0, multiprocessors = 0;
   DT_CUDA_CHECK(cudaGetDevice(&device));
   DT_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  if (sm90::can_filter_experts(a, sigmoid, device)) {
+  if (!plain_kernels_wanted() && sm90::can_filter_experts(a, sigmoid, device)) {
     sm90::route_tokens_filtered(a, multiprocessors, stream);
   } else if (sigmoid) {
     launch_kind<true>(a, multiprocessors, stream);

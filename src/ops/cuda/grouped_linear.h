@@ -1,0 +1,24 @@
+#pragma once
+
+#include "ops/cuda/ops.h"
+
+// Products of each expert's rows on Hopper's tensor cores (kernels/cuda/grouped_gemm), where these take the operands.
+
+namespace deeptitan::on_cuda {
+
+/// Which form a grouped product takes. DEEPTITAN_CUDA_PRINT=1 prints each choice once.
+struct GroupedForm {
+  bool tensor_cores = false;
+  const char* reason = "";  // why not
+};
+GroupedForm choose_grouped_form(const Tensor& out, const Tensor& x, int64_t outputs, int64_t inputs);
+
+/// out (+)= x W^T, or backward x W, for each group's rows. What is not dense, or is added to, goes through workspace.
+void multiply_on_tensor_cores(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
+                              bool backward, const Tensor& group_offset, bool accumulate);
+
+/// d_weight += d_out^T x for each group's rows.
+void add_weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out,
+                                         const Tensor& x, const Tensor& group_offset);
+
+}  // namespace deeptitan::on_cuda

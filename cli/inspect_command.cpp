@@ -39,9 +39,13 @@ void print_shapes(const ModelConfig& config) {
   const DeepseekModel model(config, {.max_positions = 1});
   fmt::print("\n{:<58} {:>20} {:>12}\n", "parameter", "shape", "elements");
   for (const Parameter& p : model.parameters().all()) {
-    std::string shape;
-    for (const int64_t extent : p.spec.shape) shape += (shape.empty() ? "" : " x ") + std::to_string(extent);
-    fmt::print("{:<58} {:>20} {:>12}\n", p.spec.name, shape, p.numel());
+    for (const ParameterPiece& piece : p.spec.pieces) {
+      std::vector<int64_t> extents = p.spec.shape;
+      int64_t& rows = extents[p.stacked() ? 1 : 0];
+      const int64_t elements = p.numel() / rows * piece.rows;
+      rows = piece.rows;
+      fmt::print("{:<58} {:>20} {:>12}\n", piece.name, fmt::format("{}", fmt::join(extents, " x ")), elements);
+    }
   }
 }
 

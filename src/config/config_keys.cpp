@@ -114,7 +114,7 @@ const ConfigKey<RunConfig> kKeys[] = {
     {"training.freeze", DT_MEMBER(&c.training.freeze), "", kAny, kFixed,
      "Patterns of the checkpoint's parameter names (`*`, `?` and `[0-3]` as in a shell) that are not trained, such as "
      "`model.embed_tokens.weight`, or `model.layers.*.mlp.gate.*` for the routers with their biases. They cost no "
-     "gradient, no optimizer state and no fp32 copy."},
+     "gradient, no optimizer state and no fp32 copy. `gate_proj` and `up_proj` go together."},
 
     {"checkpoint.interval", DT_MEMBER(&c.checkpoint.interval), "steps", kAtLeast0, kFixed,
      "Steps between two checkpoints; 0 = one at the end."},

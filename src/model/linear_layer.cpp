@@ -6,6 +6,7 @@ LinearLayer::LinearLayer(ParameterList& parameters, const std::string& name, int
                          const LinearOptions& options) {
   ParameterSpec spec;
   spec.name = name + ".weight";
+  spec.pieces = options.pieces;
   if (options.groups > 0) {
     spec.shape = {options.groups, outputs, inputs};
     spec.placement = ParameterPlacement::kExpert;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "model/parameter.h"
 
@@ -8,8 +9,9 @@ namespace deeptitan {
 
 struct LinearOptions {
   bool bias = false;
-  int64_t groups = 0;           // experts stacked in one parameter; 0: an ordinary linear layer
-  DType operand = DType::kF32;  // the type of the activations it multiplies
+  std::vector<ParameterPiece> pieces = {};  // the tensors of a file that the weight is made of, where they are several
+  int64_t groups = 0;                       // experts stacked in one parameter; 0: an ordinary linear layer
+  DType operand = DType::kF32;              // the type of the activations it multiplies
 };
 
 /// y = x W^T + b, or one such product an expert over rows sorted by expert. It declares its parameters under

@@ -21,9 +21,13 @@ struct GatedMlp::Saved final : Record {
 GatedMlp::GatedMlp(ParameterList& parameters, const std::string& name, int64_t hidden, int64_t width)
     : width_(width),
       dtype_(parameters.compute()),
-      gate_(parameters, name + ".gate_proj", width, hidden, {.operand = dtype_}),
-      up_(parameters, name + ".up_proj", width, hidden, {.operand = dtype_}),
+      gate_up_(parameters, name + ".gate_up_proj", 2 * width, hidden,
+               {.pieces = gate_up_pieces(name, width), .operand = dtype_}),
       down_(parameters, name + ".down_proj", hidden, width, {.operand = dtype_}) {}
+
+std::vector<ParameterPiece> gate_up_pieces(const std::string& name, int64_t width) {
+  return {{name + ".gate_proj.weight", width}, {name + ".up_proj.weight", width}};
+}
 
 std::unique_ptr<Record> GatedMlp::make_record(const RecordArenas& arenas, int64_t tokens) const {
   auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
@@ -37,11 +41,8 @@ void GatedMlp::forward(ExecutionContext& ctx, const ForwardContext& /*forward*/,
   std::optional<Saved> temporary;
   if (record == nullptr) temporary.emplace(*this, *ctx.workspace, x.size(0));
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
-  const Tensor gate = s.gate_up.columns(0, width_);
-  const Tensor up = s.gate_up.columns(width_, 2 * width_);
-  gate_.forward(ctx, gate, x);
-  up_.forward(ctx, up, x);
-  swiglu(ctx, s.activated, gate, up);
+  gate_up_.forward(ctx, s.gate_up, x);
+  swiglu(ctx, s.activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
   down_.forward(ctx, out, s.activated);
 }
 
@@ -54,16 +55,14 @@ void GatedMlp::backward_input(ExecutionContext& ctx, const ForwardContext& /*for
   const Tensor d_activated = workspace.take(dtype_, {x.size(0), width_});
   down_.backward_input(ctx, d_activated, d_out, false);
   swiglu_backward(ctx, d_gate, d_up, d_activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
-  gate_.backward_input(ctx, d_x, d_gate, false);
-  up_.backward_input(ctx, d_x, d_up, true);
+  gate_up_.backward_input(ctx, d_x, s.d_gate_up, false);
 }
 
 void GatedMlp::backward_weights(ExecutionContext& ctx, const ForwardContext& /*forward*/, const Tensor& d_out,
                                 const Tensor& x, Record& record) const {
   Saved& s = static_cast<Saved&>(record);
   down_.backward_weights(ctx, d_out, s.activated);
-  gate_.backward_weights(ctx, s.d_gate_up.columns(0, width_), x);
-  up_.backward_weights(ctx, s.d_gate_up.columns(width_, 2 * width_), x);
+  gate_up_.backward_weights(ctx, s.d_gate_up, x);
 }
 
 }  // namespace deeptitan

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "model/linear_layer.h"
 #include "model/sublayer.h"
@@ -24,9 +25,11 @@ class GatedMlp final : public Sublayer {
   struct Saved;
   int64_t width_;
   DType dtype_;
-  LinearLayer gate_;
-  LinearLayer up_;
+  LinearLayer gate_up_;  // one product: the rows of the gate, then those of the other factor
   LinearLayer down_;
 };
+
+/// The file tensors of a stacked gate_up_proj of this width under `name`.
+std::vector<ParameterPiece> gate_up_pieces(const std::string& name, int64_t width);
 
 }  // namespace deeptitan

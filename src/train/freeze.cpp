@@ -32,7 +32,9 @@ std::string kind_of(const std::string& name) {
 
 [[noreturn]] void fail_without_match(const ParameterList& parameters, const std::string& pattern) {
   std::set<std::string> kinds;
-  for (const Parameter& p : parameters.all()) kinds.insert(kind_of(p.spec.name));
+  for (const Parameter& p : parameters.all()) {
+    for (const ParameterPiece& piece : p.spec.pieces) kinds.insert(kind_of(piece.name));
+  }
   std::vector<std::pair<size_t, std::string>> nearest;
   nearest.reserve(kinds.size());
   for (const std::string& kind : kinds) nearest.emplace_back(edit_distance(pattern, kind), kind);
@@ -51,21 +53,42 @@ bool matches(const std::string& pattern, const std::string& name) {
 }  // namespace
 
 void freeze_parameters(ParameterList& parameters, std::span<const std::string> patterns) {
+  std::set<std::string> frozen;  // pieces
   for (const std::string& pattern : patterns) {
     bool found = false;
-    for (Parameter& p : parameters.all()) {
-      const std::vector<FileTensor> tensors = p.file_tensors();
-      const auto count = std::count_if(tensors.begin(), tensors.end(),
-                                       [&](const FileTensor& tensor) { return matches(pattern, tensor.name); });
-      if (count == 0) continue;
-      DT_CHECK_USAGE(count == static_cast<int64_t>(tensors.size()),
-                     "training.freeze: '{}' matches {} of the {} experts of {}; the experts of a layer are frozen "
-                     "together: use {}",
-                     pattern, count, tensors.size(), p.spec.name, kind_of(p.spec.name));
-      parameters.freeze(p);
-      found = true;
+    for (const Parameter& p : parameters.all()) {
+      for (const ParameterPiece& piece : p.spec.pieces) {
+        int64_t count = 0;
+        int64_t experts = 0;
+        for (const FileTensor& tensor : p.file_tensors()) {
+          if (tensor.stream != piece.name) continue;
+          ++experts;
+          count += matches(pattern, tensor.name) ? 1 : 0;
+        }
+        if (count == 0) continue;
+        DT_CHECK_USAGE(count == experts,
+                       "training.freeze: '{}' matches {} of the {} experts of {}; the experts of a layer are frozen "
+                       "together: use {}",
+                       pattern, count, experts, piece.name, kind_of(piece.name));
+        frozen.insert(piece.name);
+        found = true;
+      }
     }
     if (!found) fail_without_match(parameters, pattern);
+  }
+  for (Parameter& p : parameters.all()) {
+    const auto is_frozen = [&](const ParameterPiece& piece) { return frozen.contains(piece.name); };
+    const auto& pieces = p.spec.pieces;
+    const auto left = std::find_if_not(pieces.begin(), pieces.end(), is_frozen);
+    if (left == pieces.end()) {
+      parameters.freeze(p);
+      continue;
+    }
+    const auto held = std::find_if(pieces.begin(), pieces.end(), is_frozen);
+    DT_CHECK_USAGE(held == pieces.end(),
+                   "training.freeze matches {} and not {}; they are one product and are frozen together: name both, or "
+                   "neither",
+                   held->name, left->name);
   }
   const auto& all = parameters.all();
   DT_CHECK_USAGE(

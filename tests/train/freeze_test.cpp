@@ -64,9 +64,18 @@ TEST(Freeze, PatternsAreOfTheNamesInACheckpoint) {
             (Names{"model.layers.1.mlp.gate.weight", "model.layers.1.mlp.gate.e_score_correction_bias",
                    "model.layers.2.mlp.gate.weight", "model.layers.2.mlp.gate.e_score_correction_bias",
                    "model.layers.3.mlp.gate.weight", "model.layers.3.mlp.gate.e_score_correction_bias"}));
-  EXPECT_EQ(frozen_by({"*.[12].mlp.experts.*.up_proj.weight", "lm_head.?eight"}),
-            (Names{"model.layers.1.mlp.experts.{}.up_proj.weight", "model.layers.2.mlp.experts.{}.up_proj.weight",
+  EXPECT_EQ(frozen_by({"*.[12].mlp.experts.*.down_proj.weight", "lm_head.?eight"}),
+            (Names{"model.layers.1.mlp.experts.{}.down_proj.weight", "model.layers.2.mlp.experts.{}.down_proj.weight",
                    "lm_head.weight"}));
+}
+
+TEST(Freeze, TheTensorsOfOneProductAreFrozenTogether) {
+  EXPECT_EQ(frozen_by({"model.layers.0.mlp.up_proj.weight", "*.0.mlp.gate_proj.weight"}),
+            std::vector<std::string>{"model.layers.0.mlp.gate_up_proj.weight"});
+  expect_usage_error([&] { frozen_by({"*.[12].mlp.experts.*.up_proj.weight"}); },
+                     "training.freeze matches model.layers.1.mlp.experts.{}.up_proj.weight and not "
+                     "model.layers.1.mlp.experts.{}.gate_proj.weight; they are one product and are frozen together: "
+                     "name both, or neither");
 }
 
 TEST(Freeze, FrozenValuesKeepTheirBitsAndTheOthersMove) {

@@ -72,10 +72,10 @@ MixtureOfExperts::MixtureOfExperts(ParameterList& parameters, const std::string&
                                       .trained = false,
                                       .direct = true})
                 : nullptr),
-      gate_(parameters, name + ".experts.{}.gate_proj", width_, hidden_,
-            {.groups = config.n_routed_experts, .operand = dtype_}),
-      up_(parameters, name + ".experts.{}.up_proj", width_, hidden_,
-          {.groups = config.n_routed_experts, .operand = dtype_}),
+      gate_up_(parameters, name + ".experts.{}.gate_up_proj", 2 * width_, hidden_,
+               {.pieces = gate_up_pieces(name + ".experts.{}", width_),
+                .groups = config.n_routed_experts,
+                .operand = dtype_}),
       down_(parameters, name + ".experts.{}.down_proj", hidden_, width_,
             {.groups = config.n_routed_experts, .operand = dtype_}),
       dispatcher_(std::make_unique<LocalDispatcher>(config.n_routed_experts, config.num_experts_per_tok)) {
@@ -126,11 +126,8 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
   }
   dispatcher_->dispatch(ctx, s.rows, x, s.routing, s.route);
   const Tensor& offsets = s.route.order.group_offset;
-  const Tensor gate = s.gate_up.columns(0, width_);
-  const Tensor up = s.gate_up.columns(width_, 2 * width_);
-  gate_.forward_grouped(ctx, gate, s.rows, offsets);
-  up_.forward_grouped(ctx, up, s.rows, offsets);
-  swiglu(ctx, s.activated, gate, up);
+  gate_up_.forward_grouped(ctx, s.gate_up, s.rows, offsets);
+  swiglu(ctx, s.activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
   down_.forward_grouped(ctx, s.expert_out, s.activated, offsets);
   if (shared_) shared_->forward(ctx, forward, out, x, s.shared.get());
   dispatcher_->combine(ctx, out, s.expert_out, s.routing.expert_weight, shared_ ? out : Tensor(), s.route);
@@ -150,8 +147,7 @@ void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContex
   const Tensor d_gate = s.d_gate_up.columns(0, width_);
   const Tensor d_up = s.d_gate_up.columns(width_, 2 * width_);
   swiglu_backward(ctx, d_gate, d_up, d_activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
-  gate_.backward_input_grouped(ctx, d_rows, d_gate, offsets, false);
-  up_.backward_input_grouped(ctx, d_rows, d_up, offsets, true);
+  gate_up_.backward_input_grouped(ctx, d_rows, s.d_gate_up, offsets, false);
   if (shared_) shared_->backward_input(ctx, forward, d_x, d_out, x, *s.shared);
   dispatcher_->dispatch_backward(ctx, d_x, d_rows, shared_ ? d_x : Tensor(), s.route);
 
@@ -172,8 +168,7 @@ void MixtureOfExperts::backward_weights(ExecutionContext& ctx, const ForwardCont
   Saved& s = static_cast<Saved&>(record);
   const Tensor& offsets = s.route.order.group_offset;
   down_.backward_weights_grouped(ctx, s.d_expert_out, s.activated, offsets);
-  gate_.backward_weights_grouped(ctx, s.d_gate_up.columns(0, width_), s.rows, offsets);
-  up_.backward_weights_grouped(ctx, s.d_gate_up.columns(width_, 2 * width_), s.rows, offsets);
+  gate_up_.backward_weights_grouped(ctx, s.d_gate_up, s.rows, offsets);
   if (shared_) shared_->backward_weights(ctx, forward, d_out, x, *s.shared);
   ArenaScope workspace(*ctx.workspace);
   const Tensor wide = workspace.take(DType::kF32, {x.size(0), hidden_});

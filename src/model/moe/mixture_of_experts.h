@@ -43,8 +43,7 @@ class MixtureOfExperts final : public Sublayer {
   DType dtype_;
   LinearLayer router_;
   Parameter* bias_ = nullptr;
-  LinearLayer gate_;
-  LinearLayer up_;
+  LinearLayer gate_up_;  // of all experts: the rows of the gate, then those of the other factor
   LinearLayer down_;
   std::optional<GatedMlp> shared_;
   std::unique_ptr<TokenDispatcher> dispatcher_;

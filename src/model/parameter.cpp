@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "checkpoint/convert_elements.h"
+#include "core/device_memory.h"
 #include "core/error.h"
 #include "core/random.h"
 #include "core/transfer.h"
@@ -17,14 +18,17 @@ int64_t product_of(const std::vector<int64_t>& extents) {
   return std::accumulate(extents.begin(), extents.end(), int64_t{1}, std::multiplies<>());
 }
 
-Tensor take(Arena& arena, DType dtype, const std::vector<int64_t>& shape) {
+// Elements of a bucket that are enough to be reduced or updated at once: 64 MB in fp32.
+constexpr int64_t kBucketElements = 1 << 24;
+
+Tensor shaped(const Tensor& elements, const std::vector<int64_t>& shape) {
   switch (shape.size()) {
     case 1:
-      return arena.take(dtype, {shape[0]});
+      return elements.reshape({shape[0]});
     case 2:
-      return arena.take(dtype, {shape[0], shape[1]});
+      return elements.reshape({shape[0], shape[1]});
     case 3:
-      return arena.take(dtype, {shape[0], shape[1], shape[2]});
+      return elements.reshape({shape[0], shape[1], shape[2]});
     default:
       fail("a parameter has 1 to 3 dimensions, found {}", shape.size());
   }
@@ -182,20 +186,35 @@ PreparedWeight* ParameterList::prepare_heads(const Parameter* parameter, DType o
   return &prepared_.back().weight;
 }
 
+void ParameterList::cut_buckets(const Arena& arena) {
+  const int64_t alignment = memory_alignment(arena.device()) / static_cast<int64_t>(sizeof(float));
+  if (buckets_.empty()) buckets_ = cut_into_buckets(parameters_, alignment, kBucketElements);
+}
+
+Tensor ParameterList::in_bucket(const Tensor& bucket, const ParameterBucket::Member& member) const {
+  const Parameter& p = parameters_[member.parameter];
+  return shaped(bucket.rows(member.offset, member.offset + p.numel()), p.shape);
+}
+
 void ParameterList::plan_values(Arena& arena) {
+  cut_buckets(arena);
+  for (ParameterBucket& bucket : buckets_) {
+    bucket.value = arena.take(DType::kF32, {bucket.numel});
+    for (const auto& member : bucket.members) parameters_[member.parameter].value = in_bucket(bucket.value, member);
+  }
   for (Parameter& p : parameters_) {
-    const bool vector = p.shape.size() == 1;
-    if (p.residency == Residency::kTrained || (p.residency == Residency::kDirect && vector)) {
-      p.value = take(arena, DType::kF32, p.shape);
-    } else if (p.residency == Residency::kDirect) {
-      p.value = take(arena, compute_, p.shape);
-    }
+    if (p.residency != Residency::kDirect) continue;
+    p.value = shaped(arena.take(p.shape.size() == 1 ? DType::kF32 : compute_, {p.numel()}), p.shape);
   }
 }
 
 void ParameterList::plan_gradients(Arena& arena) {
-  for (Parameter& p : parameters_) {
-    if (p.residency == Residency::kTrained) p.gradient = take(arena, DType::kF32, p.shape);
+  cut_buckets(arena);
+  for (ParameterBucket& bucket : buckets_) {
+    bucket.gradient = arena.take(DType::kF32, {bucket.numel});
+    for (const auto& member : bucket.members) {
+      parameters_[member.parameter].gradient = in_bucket(bucket.gradient, member);
+    }
   }
 }
 

@@ -11,6 +11,7 @@
 #include "core/arena.h"
 #include "core/execution_context.h"
 #include "core/tensor.h"
+#include "model/parameter_buckets.h"
 #include "ops/linear.h"
 
 namespace deeptitan {
@@ -138,9 +139,9 @@ class ParameterList {
   /// The same for a band of rows of each head.
   PreparedWeight* prepare_heads(const Parameter* parameter, DType operand, const HeadRows& rows, bool transposed);
 
-  /// Takes the values' memory, by residency.
+  /// Takes the values' memory, by residency: the masters bucket by bucket, then what is read directly.
   void plan_values(Arena& arena);
-  /// Takes the gradients' memory in one piece from the front.
+  /// Takes the gradients' memory, bucket by bucket.
   void plan_gradients(Arena& arena);
   /// Takes the prepared weights' memory.
   void plan_prepared(Arena& arena);
@@ -154,6 +155,10 @@ class ParameterList {
   /// once more into `staged`.
   const float* values(const Parameter& parameter, const FileTensor& tensor, std::vector<float>& staged) const;
 
+  /// The trained parameters' pieces of memory, in the order in which the backward completes their gradients. Once they
+  /// are planned.
+  const std::vector<ParameterBucket>& buckets() const { return buckets_; }
+
   std::deque<Parameter>& all() { return parameters_; }
   const std::deque<Parameter>& all() const { return parameters_; }
   Parameter* find(std::string_view name);
@@ -165,6 +170,8 @@ class ParameterList {
     HeadRows rows;
     PreparedWeight weight;
   };
+  void cut_buckets(const Arena& arena);
+  Tensor in_bucket(const Tensor& bucket, const ParameterBucket::Member& member) const;
   void prepare_from_value(ExecutionContext& ctx, Prepared& prepared) const;
   void prepare_group(ExecutionContext& ctx, const Parameter& parameter, int64_t group,
                      std::span<const Tensor> matrices);
@@ -175,6 +182,7 @@ class ParameterList {
   ExpertRange experts_;
   std::deque<Parameter> parameters_;
   std::deque<Prepared> prepared_;
+  std::vector<ParameterBucket> buckets_;
   std::shared_ptr<const ParameterSource> source_;
 };
 

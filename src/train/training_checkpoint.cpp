@@ -33,15 +33,13 @@ std::string master_name(const Parameter& parameter) {
 
 std::vector<StateTensor> state_tensors(TrainingEngine& engine) {
   std::vector<StateTensor> tensors;
-  const auto& parameters = engine.model().parameters().all();
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const Parameter& p = parameters[i];
+  for (const Parameter& p : engine.model().parameters().all()) {
     tensors.push_back({{master_name(p), DType::kF32, p.shape}, &p, {}});
-    const auto add = [&](const char* kind, const Tensor& memory) {
-      if (memory.defined()) tensors.push_back({{kind + p.spec.name, DType::kF32, p.shape}, nullptr, memory});
-    };
-    add("first_moment.", engine.first_moment(i));
-    add("second_moment.", engine.second_moment(i));
+    for (const std::string& slot : engine.optimizer_slots()) {
+      const Tensor memory = engine.optimizer_slot(p, slot);
+      if (!memory.defined()) continue;
+      tensors.push_back({{slot + "." + p.spec.name, DType::kF32, p.shape}, nullptr, memory});
+    }
   }
   return tensors;
 }

@@ -27,14 +27,17 @@ ModelOptions model_options(const TrainingEngineOptions& o) {
 }  // namespace
 
 TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options)
-    : options_(options), model_(config, model_options(options)), statistics_(model_.total_layers()) {
+    : options_(options),
+      model_(config, model_options(options)),
+      statistics_(model_.total_layers()),
+      optimizer_(std::make_unique<AdamW>(options.adamw), options.weight_decay) {
   const auto arena = [&](const char* name) {
     arenas_.push_back(std::make_unique<Arena>(name, options_.device));
     return arenas_.back().get();
   };
   parameters_ = arena("parameters");
   gradients_ = arena("gradients");
-  optimizer_ = arena("optimizer");
+  optimizer_memory_ = arena("optimizer");
   prepared_ = arena("prepared weights");
   activations_ = arena("activations");
   activation_gradients_ = arena("activation gradients");
@@ -67,14 +70,7 @@ void TrainingEngine::take_memory() {
   list.plan_prepared(*prepared_);
   model_.plan_constants(*inputs_);
   model_.plan_statistics(statistics_, *inputs_);
-  first_moments_.clear();
-  second_moments_.clear();
-  for (const Parameter& p : list.all()) {
-    const bool trained = p.gradient.defined();
-    const auto moment = [&] { return trained ? optimizer_->take(DType::kF32, {p.numel()}) : Tensor(); };
-    first_moments_.push_back(moment());
-    second_moments_.push_back(moment());
-  }
+  optimizer_.plan(list, *optimizer_memory_);
   record_ = model_.make_training_record({*activations_, *activation_gradients_}, tokens);
   for (Tensor* t : {&token_ids_, &targets_, &positions_, &next_ids_, &next_targets_})
     *t = inputs_->take(DType::kI32, {tokens});
@@ -183,12 +179,7 @@ StepResult TrainingEngine::finish_step() {
     state_.gradient_scale = static_cast<float>(options_.max_norm / (result.gradient_norm + 1e-6));
   }
   ParameterList& list = model_.parameters();
-  for (size_t i = 0; i < list.all().size(); ++i) {
-    const Parameter& p = list.all()[i];
-    if (!p.gradient.defined()) continue;
-    adamw_update(ctx_, p.value.reshape({p.numel()}), first_moments_[i], second_moments_[i],
-                 p.gradient.reshape({p.numel()}), p.spec.weight_decay ? options_.weight_decay : 0.0, options_.adamw);
-  }
+  optimizer_.update(ctx_, list);
   for (const auto& [layer, experts] : model_.expert_layers()) {
     if (experts->router_bias() == nullptr || experts->router_bias()->frozen) continue;
     update_router_bias(ctx_, experts->router_bias()->value, statistics_.expert_load(layer),

@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "checkpoint/model_directory.h"
@@ -12,8 +13,8 @@
 #include "core/memory_plan.h"
 #include "data/packed_batch.h"
 #include "model/deepseek/deepseek_model.h"
-#include "ops/optimizer.h"
 #include "train/metrics_record.h"
+#include "train/optimizer.h"
 
 namespace deeptitan {
 
@@ -81,9 +82,11 @@ class TrainingEngine {
   /// call runs over all tokens: generation proper is generate/'s, with a cache.
   std::vector<float> next_token_logits(std::span<const int32_t> tokens);
 
-  /// The optimizer's moments of a trained parameter, by its place in parameters().all(); undefined for others.
-  const Tensor& first_moment(size_t parameter) const { return first_moments_[parameter]; }
-  const Tensor& second_moment(size_t parameter) const { return second_moments_[parameter]; }
+  /// What the optimizer keeps of each trained parameter, by the names that it gives: OptimizerState::slot.
+  const std::vector<std::string>& optimizer_slots() const { return optimizer_.optimizer().slots(); }
+  Tensor optimizer_slot(const Parameter& parameter, std::string_view name) const {
+    return optimizer_.slot(model_.parameters(), parameter, name);
+  }
 
   /// While set, the experts that tokens choose are recorded there or replayed from there; nullptr ends it.
   void set_routes(RouteRecord* routes) { routes_ = routes; }
@@ -105,19 +108,18 @@ class TrainingEngine {
   std::vector<std::unique_ptr<Arena>> arenas_;
   Arena* parameters_;
   Arena* gradients_;
-  Arena* optimizer_;
+  Arena* optimizer_memory_;
   Arena* prepared_;
   Arena* activations_;
   Arena* activation_gradients_;
   Arena* inputs_;
   Arena* workspace_;
   MemoryPlan plan_;
+  OptimizerState optimizer_;
 
   ExecutionContext ctx_;
   StepState state_;
   std::unique_ptr<DeepseekModel::TrainingRecord> record_;
-  std::vector<Tensor> first_moments_;
-  std::vector<Tensor> second_moments_;
   Tensor token_ids_, targets_, positions_, document_offset_, sequence_offset_, next_ids_, next_targets_, sample_logits_;
   BatchLayout layout_;
   TrainingTargets training_targets_;

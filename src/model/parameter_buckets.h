@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace deeptitan {
+
+enum class ParameterPlacement;
+struct Parameter;
+
+/// Trained parameters that lie in one piece of memory, masters in one and gradients in another: what is reduced, updated
+/// and gathered at once. They have one placement and one weight decay, and their gradients are complete one soon after
+/// the other.
+struct ParameterBucket {
+  struct Member {
+    size_t parameter;  // its place in ParameterList::all()
+    int64_t offset;    // of its first element
+  };
+  ParameterPlacement placement;
+  bool weight_decay;
+  std::vector<Member> members;
+  int64_t numel = 0;  // with what lies unused between parameters, which stays zero
+  Tensor value;       // f32 [numel]
+  Tensor gradient;    // f32 [numel]
+};
+
+/// Cuts the trained parameters into buckets, in the order in which the backward completes their gradients: the last
+/// declared first. A bucket is closed when it holds `enough` elements; a larger parameter has one to itself. Parameters
+/// begin at multiples of `alignment` elements.
+std::vector<ParameterBucket> cut_into_buckets(const std::deque<Parameter>& parameters, int64_t alignment,
+                                              int64_t enough);
+
+/// Elements [begin, end) of a bucket.
+struct BucketPart {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+/// The part of a bucket of `numel` elements that rank `rank` of `ranks` owns: the rank-th of equal parts, whose size is
+/// rounded up to `alignment`. The last parts may be smaller, or empty.
+BucketPart owned_part(int64_t numel, int64_t ranks, int64_t rank, int64_t alignment);
+
+}  // namespace deeptitan

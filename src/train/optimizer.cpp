@@ -1,0 +1,80 @@
+#include "train/optimizer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/ranges.h>
+
+#include "core/error.h"
+
+namespace deeptitan {
+namespace {
+
+// The elements of a bucket's tensors, as one piece.
+OptimizerPiece elements(const OptimizerPiece& whole, int64_t begin, int64_t end) {
+  OptimizerPiece piece{whole.value.rows(begin, end), whole.gradient.rows(begin, end), {}, whole.weight_decay};
+  for (const Tensor& slot : whole.slots) piece.slots.push_back(slot.rows(begin, end));
+  return piece;
+}
+
+void as_matrices(OptimizerPiece& piece, int64_t columns) {
+  const int64_t rows = piece.value.numel() / columns;
+  piece.value = piece.value.reshape({rows, columns});
+  piece.gradient = piece.gradient.reshape({rows, columns});
+  for (Tensor& slot : piece.slots) slot = slot.reshape({rows, columns});
+}
+
+}  // namespace
+
+const std::vector<std::string>& AdamW::slots() const {
+  static const std::vector<std::string> kSlots = {"first_moment", "second_moment"};
+  return kSlots;
+}
+
+void AdamW::update(ExecutionContext& ctx, const OptimizerPiece& piece) const {
+  adamw_update(ctx, piece.value, piece.slots[0], piece.slots[1], piece.gradient, piece.weight_decay, settings_);
+}
+
+void OptimizerState::plan(const ParameterList& parameters, Arena& arena) {
+  slots_.clear();
+  for (const ParameterBucket& bucket : parameters.buckets()) {
+    std::vector<Tensor>& slots = slots_.emplace_back();
+    for (size_t s = 0; s < optimizer_->slots().size(); ++s) slots.push_back(arena.take(DType::kF32, {bucket.numel}));
+  }
+}
+
+void OptimizerState::update(ExecutionContext& ctx, const ParameterList& parameters) const {
+  for (size_t b = 0; b < slots_.size(); ++b) {
+    const ParameterBucket& bucket = parameters.buckets()[b];
+    const OptimizerPiece whole{bucket.value, bucket.gradient, slots_[b], bucket.weight_decay ? weight_decay_ : 0.0};
+    if (optimizer_->unit() == Optimizer::Unit::kRange) {
+      const BucketPart part = owned_part(bucket.numel, 1, 0, 1);
+      optimizer_->update(ctx, elements(whole, part.begin, part.end));
+      continue;
+    }
+    for (const ParameterBucket::Member& member : bucket.members) {
+      const Parameter& parameter = parameters.all()[member.parameter];
+      for (const FileTensor& tensor : parameter.file_tensors()) {
+        const int64_t begin = member.offset + tensor.offset;
+        OptimizerPiece piece = elements(whole, begin, begin + tensor.numel());
+        if (tensor.shape.size() == 2) as_matrices(piece, tensor.shape[1]);
+        optimizer_->update(ctx, piece);
+      }
+    }
+  }
+}
+
+Tensor OptimizerState::slot(const ParameterList& parameters, const Parameter& parameter, std::string_view name) const {
+  const std::vector<std::string>& names = optimizer_->slots();
+  const auto found = std::find(names.begin(), names.end(), name);
+  DT_CHECK(found != names.end(), "the optimizer has no slot {}; it has {}", name, fmt::join(names, ", "));
+  for (size_t b = 0; b < slots_.size(); ++b) {
+    for (const ParameterBucket::Member& member : parameters.buckets()[b].members) {
+      if (&parameters.all()[member.parameter] != &parameter) continue;
+      return slots_[b][found - names.begin()].rows(member.offset, member.offset + parameter.numel());
+    }
+  }
+  return {};
+}
+
+}  // namespace deeptitan

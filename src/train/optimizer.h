@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/execution_context.h"
+#include "core/tensor.h"
+#include "model/parameter.h"
+#include "ops/optimizer.h"
+
+namespace deeptitan {
+
+/// What is updated at once: fp32 and contiguous, the same elements of each tensor.
+struct OptimizerPiece {
+  Tensor value;
+  Tensor gradient;
+  std::vector<Tensor> slots;  // in the order of Optimizer::slots()
+  double weight_decay = 0;
+};
+
+/// An update rule. What it keeps for each element of a parameter it declares by name; the memory is OptimizerState's,
+/// and checkpoints know the slots by these names.
+class Optimizer {
+ public:
+  enum class Unit {
+    kRange,   // a range of a bucket, [n]: each element is updated by itself
+    kMatrix,  // a matrix [rows, columns] of a parameter, one an expert; vectors as [n]
+  };
+  virtual ~Optimizer() = default;
+  virtual const std::vector<std::string>& slots() const = 0;
+  virtual Unit unit() const { return Unit::kRange; }
+  /// Does nothing where the step state says that the step is not valid.
+  virtual void update(ExecutionContext& ctx, const OptimizerPiece& piece) const = 0;
+};
+
+class AdamW final : public Optimizer {
+ public:
+  explicit AdamW(const AdamWSettings& settings) : settings_(settings) {}
+  const std::vector<std::string>& slots() const override;
+  void update(ExecutionContext& ctx, const OptimizerPiece& piece) const override;
+
+ private:
+  AdamWSettings settings_;
+};
+
+/// The memory of an optimizer's slots, one piece a bucket and slot, and the update of all trained parameters.
+class OptimizerState {
+ public:
+  OptimizerState(std::unique_ptr<Optimizer> optimizer, double weight_decay)
+      : optimizer_(std::move(optimizer)), weight_decay_(weight_decay) {}
+
+  const Optimizer& optimizer() const { return *optimizer_; }
+  /// Takes the slots' memory, for the list's buckets.
+  void plan(const ParameterList& parameters, Arena& arena);
+  void update(ExecutionContext& ctx, const ParameterList& parameters) const;
+  /// A slot of a trained parameter as [numel]; undefined for others. Throws for a name that the optimizer has not.
+  Tensor slot(const ParameterList& parameters, const Parameter& parameter, std::string_view name) const;
+
+ private:
+  std::unique_ptr<Optimizer> optimizer_;
+  double weight_decay_;
+  std::vector<std::vector<Tensor>> slots_;  // [bucket][slot]: f32 [numel of the bucket]
+};
+
+}  // namespace deeptitan

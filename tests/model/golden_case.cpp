@@ -105,7 +105,7 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
   };
   const auto run = [&] {
     ForwardContext forward{.batch = layout};
-    if (replay) forward.routes = &routes.record;
+    if (replay && !ctx.planning) forward.routes = &routes.record;  // the record lies with the host
     model.forward_hidden(ctx, forward, hidden);
     model.head().logits(ctx, logits, hidden);
   };

@@ -190,26 +190,15 @@ void run_decode(const DecodeArguments& arguments) {
 }
 
 // The messages of a JSON file; whatever they hold besides role and content goes to the template as it is.
-jinja::Value read_messages(const std::string& path) {
-  jinja::Value messages = jinja::value_from_json(read_input(path), path);
-  const jinja::Sequence* list = messages.as_sequence();
-  DT_CHECK_USAGE(list != nullptr,
-                 "{}: expected a list of messages, [{{\"role\": \"user\", \"content\": \"...\"}}], not a {}", path,
-                 messages.type_name());
-  for (size_t i = 0; i < list->items.size(); ++i) {
-    const jinja::Dict* message = list->items[i].as_dict();
-    const jinja::Value* role = message == nullptr ? nullptr : message->find("role");
-    DT_CHECK_USAGE(role != nullptr && role->is_string(),
-                   "{}: message {} has no role; write {{\"role\": ..., \"content\": ...}}", path, i);
-  }
-  return messages;
+std::vector<ChatMessage> read_messages(const std::string& path) {
+  return messages_from_value(jinja::value_from_json(read_input(path), path), path);
 }
 
 // Prints the text as it is, without a line feed of its own: the template's last one counts.
 void run_render(const RenderArguments& arguments) {
   const ChatTemplate chat_template = ChatTemplate::load(arguments.model, arguments.chat_template);
   const ChatRenderOptions options = {.add_generation_prompt = !arguments.no_generation_prompt};
-  write_output(chat_template.render_messages(read_messages(arguments.messages), options));
+  write_output(chat_template.render(read_messages(arguments.messages), options));
   flush_output();
 }
 

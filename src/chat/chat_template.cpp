@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/shown_text.h"
 
 namespace deeptitan {
 namespace {
@@ -73,24 +74,6 @@ jinja::Dict special_tokens_of(const jinja::Dict& config) {
   fail("{} has no chat template named '{}'; it has {}", where, name, fmt::join(names, ", "));
 }
 
-jinja::Value list_of(const std::vector<ChatMessage>& messages) {
-  std::vector<jinja::Value> items;
-  for (const ChatMessage& message : messages) {
-    jinja::Dict dict;
-    dict.set(jinja::Value("role"), jinja::Value(message.role));
-    dict.set(jinja::Value("content"), jinja::Value(message.content));
-    items.push_back(jinja::Value::dict(std::move(dict)));
-  }
-  return jinja::Value::list(std::move(items));
-}
-
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view kSpaces = " \t\r\n";
-  const size_t first = text.find_first_not_of(kSpaces);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kSpaces) - first + 1);
-}
-
 }  // namespace
 
 ChatTemplate ChatTemplate::make(std::string_view source, std::string name, const std::string& tokenizer_config_json,
@@ -152,104 +135,41 @@ bool ChatTemplate::in_texts(const std::string& chat_template_jinja, const std::s
          templates_of(parse_config(tokenizer_config_json, kConfigName), kConfigName).contains("default");
 }
 
-std::string ChatTemplate::render_messages(const jinja::Value& messages, const ChatRenderOptions& options) const {
+jinja::TracedText ChatTemplate::render_values(std::vector<jinja::Value> messages, const ChatRenderOptions& options,
+                                              bool add_generation_prompt) const {
   jinja::Dict variables = special_tokens_;
-  variables.set(jinja::Value("messages"), messages);
-  variables.set(jinja::Value("tools"), jinja::Value());
-  variables.set(jinja::Value("documents"), jinja::Value());
-  variables.set(jinja::Value("add_generation_prompt"), jinja::Value(options.add_generation_prompt));
+  variables.set("messages", jinja::Value::list(std::move(messages)));
+  variables.set("tools", options.tools);
+  variables.set("documents", jinja::Value());
+  variables.set("add_generation_prompt", jinja::Value(add_generation_prompt));
   for (const auto& [name, value] : options.variables.items()) variables.set(name, value);
   jinja::RenderOptions render_options;
   render_options.now = options.now;
-  return template_.render(variables, render_options);
+  return template_.render_traced(variables, render_options);
 }
 
 std::string ChatTemplate::render(const std::vector<ChatMessage>& messages, const ChatRenderOptions& options) const {
-  return render_messages(list_of(messages), options);
+  check_options(options);
+  std::vector<jinja::Value> values;
+  for (const ChatMessage& message : messages) values.push_back(message_value(message));
+  return render_values(std::move(values), options, options.add_generation_prompt).bytes();
 }
 
-RenderedTurns ChatTemplate::render_turns(const std::vector<ChatMessage>& messages,
-                                         const ChatRenderOptions& options) const {
-  ChatRenderOptions without_prompt = options;
-  without_prompt.add_generation_prompt = false;
-  ChatRenderOptions with_prompt = options;
-  with_prompt.add_generation_prompt = true;
-  const jinja::Value* eos = special_tokens_.find(jinja::Value("eos_token"));
+std::string ChatTemplate::render_messages(const jinja::Value& messages, const ChatRenderOptions& options) const {
+  DT_CHECK_USAGE(messages.as_sequence() != nullptr, "expected a list of messages, not a {}", messages.type_name());
+  check_options(options);
+  return render_values(messages.as_sequence()->items, options, options.add_generation_prompt).bytes();
+}
 
-  RenderedTurns turns;
-  std::vector<ChatMessage> so_far;
-  bool has_text = false;  // a template may refuse to render no messages at all, which is then not asked of it
-  for (size_t i = 0; i < messages.size(); ++i) {
-    const bool is_answer = messages[i].role == "assistant";
-    const std::string prompt = is_answer ? render(so_far, with_prompt) : std::string();
-    so_far.push_back(messages[i]);
-    std::string text = render(so_far, without_prompt);
-    DT_CHECK(!has_text || text.starts_with(turns.text),
-             "message {} ({}) changes how the chat template renders the messages before it; this template cannot be "
-             "trained on turn by turn",
-             i, messages[i].role);
-    if (is_answer) {
-      TextSpan span{prompt.size(), text.size()};
-      const size_t last_eos = eos == nullptr ? std::string::npos : text.rfind(eos->as_string());
-      if (!text.starts_with(prompt)) {
-        // The prompt opens the turn in a way that a finished turn does not have (R1 opens the reasoning): the turn then
-        // starts where its own text does.
-        const std::string_view content = trimmed(messages[i].content);
-        const size_t found = content.empty() ? std::min(last_eos, text.size()) : text.find(content, turns.text.size());
-        DT_CHECK(found != std::string::npos,
-                 "the chat template alters the text of message {} (assistant), so no loss can be placed on it; write "
-                 "the message as the template prints it (R1 templates drop what stands before </think>)",
-                 i);
-        span.begin = found;
-      }
-      if (last_eos != std::string::npos && last_eos >= span.begin) span.end = last_eos + eos->as_string().size();
-      turns.assistant.push_back(span);
-    }
-    turns.text = std::move(text);
-    has_text = true;
+void ChatTemplate::check_options(const ChatRenderOptions& options) const {
+  DT_CHECK_USAGE(options.tools.is_none() || template_.reads("tools"),
+                 "the chat template takes no tools, so the model would not see them; leave them out, or use a template "
+                 "that reads `tools`");
+  for (const auto& [name, value] : options.variables.items()) {
+    DT_CHECK_USAGE(template_.reads(name.as_string()),
+                   "the chat template reads no variable '{}', so it would change nothing; it reads {}",
+                   shown(name.as_string()), fmt::join(template_.names_read(), ", "));
   }
-  if (!has_text) turns.text = render(so_far, without_prompt);
-  return turns;
-}
-
-namespace {
-
-// Puts the tokenizer's own prefix (bos) before ids that do not start with it; how many were put there.
-size_t ensure_prefix(const Tokenizer& tokenizer, std::vector<int32_t>& ids) {
-  const std::vector<int32_t>& prefix = tokenizer.prefix_ids();
-  if (ids.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), ids.begin())) return 0;
-  ids.insert(ids.begin(), prefix.begin(), prefix.end());
-  return prefix.size();
-}
-
-constexpr EncodeOptions kAsWritten = {.add_special_tokens = false, .parse_special_tokens = true};
-
-}  // namespace
-
-std::vector<int32_t> encode_rendered(const Tokenizer& tokenizer, std::string_view text) {
-  std::vector<int32_t> ids = tokenizer.encode(text, kAsWritten);
-  ensure_prefix(tokenizer, ids);
-  return ids;
-}
-
-EncodedTurns encode_turns(const Tokenizer& tokenizer, const RenderedTurns& turns) {
-  EncodedTurns encoded;
-  const auto add = [&](size_t begin, size_t end, bool in_loss) {
-    if (begin == end) return;
-    const std::string_view part = std::string_view(turns.text).substr(begin, end - begin);
-    const std::vector<int32_t> ids = tokenizer.encode(part, kAsWritten);
-    encoded.ids.insert(encoded.ids.end(), ids.begin(), ids.end());
-    encoded.in_loss.resize(encoded.ids.size(), in_loss);
-  };
-  size_t done = 0;
-  for (const TextSpan& span : turns.assistant) {
-    add(done, span.begin, false);
-    add(span.begin, span.end, true);
-    done = span.end;
-  }
-  add(done, turns.text.size(), false);
-  encoded.in_loss.insert(encoded.in_loss.begin(), ensure_prefix(tokenizer, encoded.ids), false);
-  return encoded;
 }
 
 }  // namespace deeptitan

@@ -9,20 +9,17 @@
 #include <string_view>
 #include <vector>
 
+#include "chat/message.h"
 #include "jinja/template.h"
 #include "tokenizer/tokenizer.h"
 
 namespace deeptitan {
 
-/// One turn of a conversation: role "system", "user", "assistant" or what else the template knows.
-struct ChatMessage {
-  std::string role;
-  std::string content;
-};
-
 struct ChatRenderOptions {
   /// End with what opens the assistant's next turn.
   bool add_generation_prompt = true;
+  /// The list of tools that the model may call; none if there is no such list.
+  jinja::Value tools = {};
   /// Further variables of the template, such as `thinking` of DeepSeek-V3.1; they replace those set otherwise.
   jinja::Dict variables = {};
   /// The clock of strftime_now; the machine's if empty.
@@ -33,6 +30,10 @@ struct ChatRenderOptions {
 struct TextSpan {
   size_t begin = 0;
   size_t end = 0;
+  /// Set where two renderings part at this place, which may be inside a token that both begin alike (`<think>` and
+  /// `</think>`): encode_turns then moves it out of that token.
+  bool begin_may_cut = false;
+  bool end_may_cut = false;
   bool operator==(const TextSpan&) const = default;
 };
 
@@ -72,14 +73,26 @@ class ChatTemplate {
   /// The text of `messages`. Throws Error, with the template's line, for what the template refuses.
   std::string render(const std::vector<ChatMessage>& messages, const ChatRenderOptions& options = {}) const;
 
-  /// As above for messages with more than role and content (tool calls): a list of dicts.
+  /// As above for messages that are a list of dicts already.
   std::string render_messages(const jinja::Value& messages, const ChatRenderOptions& options = {}) const;
 
-  /// The whole conversation without a generation prompt, and where in it the assistant's turns stand: from where the
-  /// model would have gone on after the generation prompt, to the end of its eos token. Found by rendering ever longer
-  /// beginnings of the conversation, each of which must begin with the one before. Where a finished turn does not begin
-  /// with the generation prompt (R1's opens the reasoning), it starts at its own text. Throws Error, naming the
-  /// message, where neither holds, for then no loss could be placed on it.
+  /// Throws a usage error unless the template reads what the options give it: tools, and each further variable.
+  void check_options(const ChatRenderOptions& options) const;
+
+  /// The whole conversation without a generation prompt, in one rendering, and where in it the assistant's turns stand:
+  /// from where the model would have gone on after the generation prompt, to the end of its eos token (without one, to
+  /// where the turn ends).
+  ///
+  /// Both ends are found in what the template itself wrote, never by looking for the answer's text: the rendering knows
+  /// which of its bytes came from which message (jinja::TracedText). What it wrote between the message before and the
+  /// answer is compared with what the generation prompt adds behind the message before; where they part (R1's prompt
+  /// opens the reasoning, a finished turn does not), the turn starts there, at the latest with the message's own text.
+  /// What it wrote behind the answer is compared with what stands behind it where the conversation ends with it. These
+  /// prompts are rendered from the system message and the last messages before the answer, 16 or a few more.
+  ///
+  /// Reasoning that the template leaves out of earlier answers, as it does when the model runs, is not learnt. Throws
+  /// Error, naming the message, where the template drops text of an answer even where the conversation ends with it,
+  /// or leaves out an answer: no loss could be placed on it.
   RenderedTurns render_turns(const std::vector<ChatMessage>& messages, const ChatRenderOptions& options = {}) const;
 
  private:
@@ -87,6 +100,8 @@ class ChatTemplate {
       : template_(std::move(parsed)), special_tokens_(std::move(special_tokens)) {}
   static ChatTemplate make(std::string_view source, std::string name, const std::string& tokenizer_config_json,
                            std::string_view config_name);
+  jinja::TracedText render_values(std::vector<jinja::Value> messages, const ChatRenderOptions& options,
+                                  bool add_generation_prompt) const;
 
   jinja::Template template_;
   jinja::Dict special_tokens_;

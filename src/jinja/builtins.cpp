@@ -14,9 +14,9 @@ namespace {
 
 // The rest of Python's public names on each type. They shadow a dict's keys and would work in Python, so asking for one
 // is an error that says so, never a silent "undefined".
-constexpr std::string_view kUnsupportedOfString[] = {"casefold",   "encode",       "expandtabs",  "format",
-                                                     "format_map", "isidentifier", "isprintable", "istitle",
-                                                     "maketrans",  "translate"};
+constexpr std::string_view kUnsupportedOfString[] = {"casefold",   "encode",       "expandtabs",
+                                                     "format_map", "isidentifier", "isprintable",
+                                                     "istitle",    "maketrans",    "translate"};
 constexpr std::string_view kUnsupportedOfNumber[] = {
     "as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator", "fromhex", "from_bytes", "hex", "imag",
     "is_integer",       "numerator", "real",       "to_bytes"};

@@ -75,11 +75,14 @@ struct Method {
 Function::Body find_string_method(std::string_view name);
 
 // Text functions that a filter and a method share. Positions count characters.
-std::string replace_text(std::string_view text, std::string_view from, std::string_view to, int64_t count,
-                         Budget& budget);
+TracedText replace_text(const TracedText& whole, std::string_view from, const TracedText& to, int64_t count,
+                        Budget& budget);
 std::string pad_center(std::string_view text, int64_t width, const std::string& fill, Budget& budget);
-/// str.splitlines(): line ends are those of Python, and are dropped unless `keep_ends`.
-std::vector<std::string> split_lines(std::string_view text, bool keep_ends, Budget& budget);
+/// str.splitlines(): line ends are those of Python, and are dropped unless `keep_ends`. Views into `text`.
+std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends, Budget& budget);
+
+/// str.format: {}, {0} and {name}, with !r, !s and a format specification.
+Value format_text(Interpreter& interpreter, const Value& self, const Arguments& arguments);
 
 /// dict(*args, **kwargs).
 Dict make_dict(const Arguments& arguments, Budget& budget);

@@ -5,42 +5,12 @@
 #include <fmt/format.h>
 
 #include "jinja/builtins.h"
+#include "jinja/names.h"
 #include "jinja/operators.h"
 #include "jinja/text.h"
 
 namespace deeptitan::jinja {
 namespace {
-
-bool uses_name(const Expression* node, std::string_view name);
-
-bool uses_name(const CallArguments& arguments, std::string_view name) {
-  const auto any = [&](const auto& nodes, auto&& get) {
-    return std::any_of(nodes.begin(), nodes.end(), [&](const auto& node) { return uses_name(get(node), name); });
-  };
-  return any(arguments.positional, [](const auto& node) { return node.get(); }) ||
-         any(arguments.keywords, [](const auto& node) { return node.second.get(); }) ||
-         uses_name(arguments.spread.get(), name) || uses_name(arguments.spread_keywords.get(), name);
-}
-
-bool uses_name(const Expression* node, std::string_view name) {
-  if (node == nullptr) return false;
-  if (node->kind == ExpressionKind::kName && node->name == name) return true;
-  return uses_name(node->arguments, name) || std::any_of(node->items.begin(), node->items.end(),
-                                                         [&](const auto& item) { return uses_name(item.get(), name); });
-}
-
-bool uses_name(const Body& body, std::string_view name) {
-  return std::any_of(body.begin(), body.end(), [&](const auto& statement) {
-    return uses_name(statement->expression.get(), name) || uses_name(statement->condition.get(), name) ||
-           uses_name(statement->body, name) || uses_name(statement->else_body, name) ||
-           std::any_of(statement->branches.begin(), statement->branches.end(),
-                       [&](const Branch& branch) {
-                         return uses_name(branch.test.get(), name) || uses_name(branch.body, name);
-                       }) ||
-           std::any_of(statement->assignments.begin(), statement->assignments.end(),
-                       [&](const auto& assignment) { return uses_name(assignment.second.get(), name); });
-  });
-}
 
 std::unique_ptr<Value> some(Value value) {
   return std::make_unique<Value>(std::move(value));
@@ -50,13 +20,12 @@ std::unique_ptr<Value> some(Value value) {
 
 Macro::Macro(std::string name, const std::vector<Parameter>& parameters, const Body& body,
              std::shared_ptr<Scope> closure)
-    : name_(std::move(name)),
-      parameters_(parameters),
-      body_(body),
-      closure_(std::move(closure)),
-      uses_varargs_(uses_name(body, "varargs")),
-      uses_kwargs_(uses_name(body, "kwargs")),
-      uses_caller_(uses_name(body, "caller")) {}
+    : name_(std::move(name)), parameters_(parameters), body_(body), closure_(std::move(closure)) {
+  const std::set<std::string> names = names_of(body).read;
+  uses_varargs_ = names.contains("varargs");
+  uses_kwargs_ = names.contains("kwargs");
+  uses_caller_ = names.contains("caller");
+}
 
 std::string Macro::text(Budget& /*budget*/) const {
   return fmt::format("<Macro {}>", string_repr(name_));

@@ -26,9 +26,9 @@ class Macro : public Object {
   const Body& body_;
   std::shared_ptr<Scope> closure_;
   // Whether the body uses the names that collect further arguments; only then are such arguments accepted.
-  bool uses_varargs_;
-  bool uses_kwargs_;
-  bool uses_caller_;
+  bool uses_varargs_ = false;
+  bool uses_kwargs_ = false;
+  bool uses_caller_ = false;
 };
 
 /// The variable `loop` inside a for loop.

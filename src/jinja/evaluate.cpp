@@ -158,8 +158,8 @@ bool Interpreter::evaluate_compare(const Expression& node) {
 Value Interpreter::evaluate_concat(const Expression& node) {
   std::vector<Value> parts = evaluate_all(node.items);
   line_ = node.line;
-  std::string out;
-  for (const Value& part : parts) out += to_text(part, budget_);
+  TracedText out;
+  for (const Value& part : parts) out.append(to_traced(part, budget_));
   return out;
 }
 

@@ -435,9 +435,7 @@ ExpressionPtr ExpressionParser::parse_filters(ExpressionPtr subject, bool starts
     node->items.push_back(std::move(subject));
     if (at_operator("(")) node->arguments = parse_arguments();
     node->depth = std::max(node->depth, deepest(node->arguments) + 1);
-    if (name == "safe") {
-      safe_lines_.push_back(line);
-    } else if (!in_branch_ && find_filter(name) == nullptr) {
+    if (!in_branch_ && find_filter(name) == nullptr) {
       throw SyntaxFailure(fmt::format("there is no filter '{}'; there are {}", name, fmt::join(filter_names(), ", ")),
                           line);
     }

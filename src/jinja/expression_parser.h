@@ -32,8 +32,6 @@ class ExpressionParser : protected TokenReader {
 
   // In a branch that may never run, a filter or test that does not exist is an error only when it is reached.
   bool in_branch_ = false;
-  // Lines of `safe` filters read so far whose place has not been checked.
-  std::vector<int> safe_lines_;
 
  private:
   ExpressionPtr make(ExpressionKind kind, int line, std::vector<ExpressionPtr> items = {}, std::string name = "") const;

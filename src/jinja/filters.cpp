@@ -25,7 +25,7 @@ std::string subject_text(Interpreter& interpreter, const Value& subject) {
 template <std::string (*kConvert)(std::string_view)>
 Value convert(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
   const BoundArguments none("this filter", arguments, {});
-  return kConvert(subject_text(interpreter, subject));
+  return Value::derived(kConvert(subject_text(interpreter, subject)), subject);
 }
 
 // Upper-cases the first character of each run between spaces, hyphens and opening brackets; the rest becomes lower
@@ -47,25 +47,29 @@ std::string title_words(std::string_view text) {
 
 Value trim(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
   const BoundArguments bound("trim", arguments, {"chars"});
-  const std::string text = subject_text(interpreter, subject);
+  const Value whole = to_traced(subject, interpreter.budget());
+  const std::string& text = whole.as_string();
+  interpreter.budget().charge(static_cast<int64_t>(text.size()) * 4);
   const std::string* set = nullptr;
   if (bound.get(0) != nullptr && !bound[0].is_none()) {
     set = &require_string(bound[0], "the characters to trim");
     interpreter.budget().charge(static_cast<int64_t>(set->size()) * static_cast<int64_t>(text.size() + 1));
   }
-  return strip_right(strip_left(text, set), set);
+  return whole.piece(strip_right(strip_left(text, set), set));
 }
 
 Value replace(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
   const BoundArguments bound("replace", arguments, {"old", "new", "count"}, 2);
   Budget& budget = interpreter.budget();
   const int64_t count = bound.get(2) == nullptr || bound[2].is_none() ? -1 : require_int(bound[2], "count");
-  return replace_text(to_text(subject, budget), to_text(bound[0], budget), to_text(bound[1], budget), count, budget);
+  return replace_text(to_traced(subject, budget), to_text(bound[0], budget), to_traced(bound[1], budget), count,
+                      budget);
 }
 
 Value center(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
   const BoundArguments bound("center", arguments, {"width"});
-  return pad_center(subject_text(interpreter, subject), bound.int_or(0, 80), " ", interpreter.budget());
+  return Value::derived(pad_center(subject_text(interpreter, subject), bound.int_or(0, 80), " ", interpreter.budget()),
+                        subject);
 }
 
 // A text, or so many spaces.
@@ -81,14 +85,17 @@ Value indent(Interpreter& interpreter, const Value& subject, const Arguments& ar
   Budget& budget = interpreter.budget();
   const std::string indentation = indentation_of(bound.get(0) == nullptr ? Value(4) : bound[0], "width", budget);
   // jinja2 adds a line end before it splits, so that a last empty line is kept.
-  const std::vector<std::string> lines = split_lines(require_string(subject, "what to indent") + '\n', false, budget);
-  std::string out;
-  if (bound.bool_or(1, false)) out = indentation;
+  require_string(subject, "what to indent");
+  TracedText with_end = subject.as_text();
+  with_end.append("\n");
+  const std::vector<std::string_view> lines = split_lines(with_end.bytes(), false, budget);
+  TracedText out;
+  if (bound.bool_or(1, false)) out.append(indentation);
   for (size_t i = 0; i < lines.size(); ++i) {
     budget.charge(static_cast<int64_t>(indentation.size() + lines[i].size()) + 1);
-    if (i > 0) out += '\n';
-    if (i > 0 && (bound.bool_or(2, false) || !lines[i].empty())) out += indentation;
-    out += lines[i];
+    if (i > 0) out.append("\n");
+    if (i > 0 && (bound.bool_or(2, false) || !lines[i].empty())) out.append(indentation);
+    out.append(with_end, static_cast<size_t>(lines[i].data() - with_end.bytes().data()), lines[i].size());
   }
   return out;
 }
@@ -107,7 +114,14 @@ Value wordcount(Interpreter& interpreter, const Value& subject, const Arguments&
 
 Value string(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
   const BoundArguments none("string", arguments, {});
-  return to_text(subject, interpreter.budget());
+  return to_traced(subject, interpreter.budget());
+}
+
+Value safe(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
+  const BoundArguments none("safe", arguments, {});
+  TracedText text = to_traced(subject, interpreter.budget());
+  text.set_markup(true);
+  return text;
 }
 
 Value length(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
@@ -212,7 +226,7 @@ Value tojson(Interpreter& interpreter, const Value& subject, const Arguments& ar
     options.item_separator = require_string(pair[0], "the separator between items");
     options.key_separator = require_string(pair[1], "the separator after a key");
   }
-  return to_json(subject, options, interpreter.budget());
+  return Value::derived(to_json(subject, options, interpreter.budget()), subject);
 }
 
 Value attribute(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
@@ -257,6 +271,7 @@ constexpr NamedFilter kFilters[] = {
     {"replace", replace},
     {"reverse", filter_reverse},
     {"round", round_number},
+    {"safe", safe},
     {"select", filter_select},
     {"selectattr", filter_selectattr},
     {"sort", filter_sort},

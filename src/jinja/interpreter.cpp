@@ -26,8 +26,8 @@ Interpreter::~Interpreter() {
   for (const auto& scope : kept_scopes_) scope->variables.clear();
 }
 
-std::string Interpreter::render(const Body& body) {
-  std::string out;
+TracedText Interpreter::render(const Body& body) {
+  TracedText out;
   output_ = &out;
   run(body);
   return out;
@@ -70,9 +70,9 @@ bool Interpreter::call_test(const std::string& name, const Value& subject, const
   return test(*this, subject, arguments);
 }
 
-void Interpreter::print(std::string_view text) {
-  budget_.charge(static_cast<int64_t>(text.size()));
-  budget_.charge_output(static_cast<int64_t>(text.size()));
+void Interpreter::print(const TracedText& text) {
+  budget_.charge(static_cast<int64_t>(text.bytes().size()));
+  budget_.charge_output(static_cast<int64_t>(text.bytes().size()));
   output_->append(text);
 }
 
@@ -90,11 +90,11 @@ Interpreter::Flow Interpreter::run(const Statement& statement) {
   budget_.charge(16);
   switch (statement.kind) {
     case StatementKind::kText:
-      print(statement.text);
+      print(TracedText(statement.text));
       return Flow::kNext;
     case StatementKind::kPrint: {
       const Value value = evaluate(*statement.expression);
-      print(value.is_string() ? value.as_string() : to_text(value, budget_));
+      print(value.is_string() ? value.as_text() : to_traced(value, budget_));
       return Flow::kNext;
     }
     case StatementKind::kSet:
@@ -165,9 +165,9 @@ Interpreter::Flow Interpreter::run_for(const Statement& statement) {
   return run(statement.else_body);
 }
 
-std::unique_ptr<std::string> Interpreter::capture(const Body& body, Flow& flow) {
-  auto text = std::make_unique<std::string>();
-  std::string* const outer = std::exchange(output_, text.get());
+std::unique_ptr<TracedText> Interpreter::capture(const Body& body, Flow& flow) {
+  auto text = std::make_unique<TracedText>();
+  TracedText* const outer = std::exchange(output_, text.get());
   const Entered inside(*this, std::make_shared<Scope>(scope_));
   flow = run(body);
   output_ = outer;
@@ -185,16 +185,16 @@ Value Interpreter::filter_chain(const Expression* filter, const Value& subject) 
 
 Interpreter::Flow Interpreter::run_set_block(const Statement& statement) {
   Flow flow = Flow::kNext;
-  const std::unique_ptr<std::string> text = capture(statement.body, flow);
+  const std::unique_ptr<TracedText> text = capture(statement.body, flow);
   if (text != nullptr) assign(*statement.target, filter_chain(statement.expression.get(), Value(std::move(*text))));
   return flow;
 }
 
 Interpreter::Flow Interpreter::run_filter_block(const Statement& statement) {
   Flow flow = Flow::kNext;
-  const std::unique_ptr<std::string> text = capture(statement.body, flow);
+  const std::unique_ptr<TracedText> text = capture(statement.body, flow);
   if (text != nullptr) {
-    print(to_text(filter_chain(statement.expression.get(), Value(std::move(*text))), budget_));
+    print(to_traced(filter_chain(statement.expression.get(), Value(std::move(*text))), budget_));
   }
   return flow;
 }
@@ -217,14 +217,14 @@ void Interpreter::run_call_block(const Statement& statement) {
   kept_scopes_.push_back(scope_);
   const Value caller =
       std::shared_ptr<Object>(std::make_shared<Macro>("caller", statement.parameters, statement.body, scope_));
-  print(to_text(evaluate_call(*statement.expression, &caller), budget_));
+  print(to_traced(evaluate_call(*statement.expression, &caller), budget_));
 }
 
-std::string Interpreter::render_macro(const std::vector<Parameter>& parameters, const Body& body,
-                                      const std::shared_ptr<Scope>& closure,
-                                      std::vector<std::pair<std::string, Value>> bound) {
-  std::string out;
-  std::string* const outer = std::exchange(output_, &out);
+TracedText Interpreter::render_macro(const std::vector<Parameter>& parameters, const Body& body,
+                                     const std::shared_ptr<Scope>& closure,
+                                     std::vector<std::pair<std::string, Value>> bound) {
+  TracedText out;
+  TracedText* const outer = std::exchange(output_, &out);
   const Entered inside(*this, std::make_shared<Scope>(closure));
   for (auto& [name, value] : bound) scope_->variables[name] = std::move(value);
   for (const Parameter& parameter : parameters) {

@@ -29,7 +29,7 @@ class Interpreter {
   Interpreter& operator=(const Interpreter&) = delete;
 
   /// The text of the whole template. Throws Failure; line() then tells where.
-  std::string render(const Body& body);
+  TracedText render(const Body& body);
   int line() const { return line_; }
 
   Budget& budget() { return budget_; }
@@ -39,8 +39,8 @@ class Interpreter {
   /// The options' time through strftime.
   std::string format_time(const std::string& format) const;
   /// The text of a macro's or a caller's body with its parameters bound in a new scope inside `closure`.
-  std::string render_macro(const std::vector<Parameter>& parameters, const Body& body,
-                           const std::shared_ptr<Scope>& closure, std::vector<std::pair<std::string, Value>> bound);
+  TracedText render_macro(const std::vector<Parameter>& parameters, const Body& body,
+                          const std::shared_ptr<Scope>& closure, std::vector<std::pair<std::string, Value>> bound);
 
  private:
   enum class Flow { kNext, kBreak, kContinue };
@@ -67,10 +67,10 @@ class Interpreter {
   Flow run_with(const Statement& statement);
   void run_call_block(const Statement& statement);
   void define_macro(const Statement& statement);
-  void print(std::string_view text);
+  void print(const TracedText& text);
   void assign(const Expression& target, const Value& value);
   // Runs the body in a scope inside `outer` and hands its text over; null if a break or continue left it.
-  std::unique_ptr<std::string> capture(const Body& body, Flow& flow);
+  std::unique_ptr<TracedText> capture(const Body& body, Flow& flow);
   Value filter_chain(const Expression* filter, const Value& subject);
 
   Value evaluate(const Expression& node);
@@ -90,7 +90,7 @@ class Interpreter {
   Budget budget_;
   int line_ = 1;
   std::shared_ptr<Scope> scope_;
-  std::string* output_ = nullptr;
+  TracedText* output_ = nullptr;
   std::vector<std::shared_ptr<Namespace>> namespaces_;
   std::vector<std::shared_ptr<Scope>> kept_scopes_;  // scopes that a macro closes over
 };

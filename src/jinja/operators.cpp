@@ -120,9 +120,19 @@ std::unique_ptr<Value> subscript(const Value& object, const Value& key, Budget& 
     if (index < 0) return nullptr;
     const size_t start = byte_offset(text, static_cast<size_t>(index));
     if (start == text.size()) return nullptr;
-    return std::make_unique<Value>(text.substr(start, read_utf8_unit(std::string_view(text).substr(start)).length));
+    return std::make_unique<Value>(
+        object.piece({text.data() + start, read_utf8_unit(std::string_view(text).substr(start)).length}));
   }
   return nullptr;
+}
+
+TracedText escape_html(const Value& value, Budget& budget) {
+  TracedText text = value.as_text();
+  for (const auto& [from, to] :
+       {std::pair{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"'", "&#39;"}, {"\"", "&#34;"}}) {
+    text = replace_text(text, from, TracedText(to), -1, budget);
+  }
+  return text;
 }
 
 }  // namespace
@@ -148,7 +158,13 @@ Value add(const Value& a, const Value& b, Budget& budget) {
   if (a.is_number() && b.is_number()) return a.as_float() + b.as_float();
   if (a.is_string() && b.is_string()) {
     budget.charge(text_size(a) + text_size(b));
-    return a.as_string() + b.as_string();
+    const bool is_markup = a.as_text().is_markup() || b.as_text().is_markup();
+    TracedText sum;
+    for (const Value* part : {&a, &b}) {
+      sum.append(is_markup && !part->as_text().is_markup() ? escape_html(*part, budget) : part->as_text());
+    }
+    sum.set_markup(is_markup);
+    return sum;
   }
   const Sequence* left = a.as_sequence();
   const Sequence* right = b.as_sequence();
@@ -343,7 +359,7 @@ std::vector<Value> iterate(const Value& value, Budget& budget) {
     std::string_view text = value.as_string();
     while (!text.empty()) {
       const size_t length = read_utf8_unit(text).length;
-      items.emplace_back(text.substr(0, length));
+      items.push_back(value.piece(text.substr(0, length)));
       text.remove_prefix(length);
     }
     return items;
@@ -403,7 +419,12 @@ Value get_slice(const Value& object, const Value& start, const Value& stop, cons
   if (object.is_string()) {
     std::u32string out;
     for (int64_t i : picked) out += characters[static_cast<size_t>(i)];
-    return encode_utf8(out);
+    if (stride == 1) {
+      const std::string_view text = object.as_string();
+      const size_t begin = byte_offset(text, static_cast<size_t>(first));
+      return object.piece(text.substr(begin, encode_utf8(out).size()));
+    }
+    return Value::derived(encode_utf8(out), object);
   }
   Sequence out;
   out.kind = sequence->kind;

@@ -58,7 +58,6 @@ class TemplateParser : public ExpressionParser {
         open_ends_.push_back(ends);
         body.push_back(parse_statement());
         open_ends_.pop_back();
-        reject_safe();
         expect(TokenType::kBlockEnd);
       } else {
         fail(fmt::format("unexpected {}", describe()));
@@ -70,7 +69,6 @@ class TemplateParser : public ExpressionParser {
 
   // The body of a tag: the rest of the tag, then statements up to one of `ends`.
   Body parse_body(Words ends) {
-    reject_safe();
     skip_operator(":");
     expect(TokenType::kBlockEnd);
     return parse_until(ends);
@@ -87,21 +85,9 @@ class TemplateParser : public ExpressionParser {
     return body;
   }
 
-  // `safe` marks text as HTML. Printing it changes nothing, and no other use is supported.
-  void reject_safe() {
-    if (safe_lines_.empty()) return;
-    throw SyntaxFailure("the filter 'safe' is supported only as the last filter of a print statement", safe_lines_[0]);
-  }
-
   StatementPtr parse_print(int line) {
     StatementPtr print = make(StatementKind::kPrint, line);
     print->expression = parse_tuple({});
-    while (print->expression->kind == ExpressionKind::kFilter && print->expression->name == "safe") {
-      ExpressionPtr inner = std::move(print->expression->items[0]);
-      print->expression = std::move(inner);
-      safe_lines_.pop_back();
-    }
-    reject_safe();
     return print;
   }
 

@@ -237,15 +237,15 @@ Value filter_join(Interpreter& interpreter, const Value& subject, const Argument
   const BoundArguments bound("join", arguments, {"d", "attribute"});
   Budget& budget = interpreter.budget();
   const Getter getter = attribute_getter(bound.get(1), nullptr, budget);
-  const std::string separator = bound.get(0) == nullptr ? "" : to_text(bound[0], budget);
-  std::string out;
+  const TracedText separator = bound.get(0) == nullptr ? TracedText() : to_traced(bound[0], budget);
+  TracedText out;
   bool first = true;
   for (const Value& item : iterate(subject, budget)) {
     if (!first) {
-      budget.charge(static_cast<int64_t>(separator.size()));
-      out += separator;
+      budget.charge(static_cast<int64_t>(separator.bytes().size()));
+      out.append(separator);
     }
-    out += to_text(getter(item), budget);
+    out.append(to_traced(getter(item), budget));
     first = false;
   }
   return out;
@@ -295,7 +295,7 @@ Value filter_reverse(Interpreter& interpreter, const Value& subject, const Argum
   if (subject.is_string()) {
     std::string out;
     for (const Value& item : items) out += item.as_string();
-    return out;
+    return Value::derived(std::move(out), subject);
   }
   // Python reverses a generator by way of a list, and everything else by a reverse iterator.
   if (subject.as_object() != nullptr) return Value::list(std::move(items));

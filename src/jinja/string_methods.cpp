@@ -69,7 +69,7 @@ void no_arguments(const Arguments& arguments) {
 template <std::string (*kConvert)(std::string_view)>
 Value convert_self(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   no_arguments(arguments);
-  return kConvert(charged(interpreter, self));
+  return Value::derived(kConvert(charged(interpreter, self)), self);
 }
 
 template <bool (*kPredicate)(char32_t)>
@@ -101,7 +101,7 @@ Value strip(Interpreter& interpreter, const Value& self, const Arguments& argume
   }
   if (kLeft) text = strip_left(text, set);
   if (kRight) text = strip_right(text, set);
-  return text;
+  return self.piece(text);
 }
 
 enum class Search { kFind, kIndex };
@@ -155,36 +155,38 @@ Value remove_affix(Interpreter& interpreter, const Value& self, const Arguments&
   const std::string& removed = require_string(bound[0], "the text to remove");
   if (kEnd && text.ends_with(removed)) text.remove_suffix(removed.size());
   if (!kEnd && text.starts_with(removed)) text.remove_prefix(removed.size());
-  return text;
+  return self.piece(text);
 }
 
 Value replace_in_self(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   const BoundArguments bound("replace", arguments, {"old", "new", "count"}, 2);
-  return replace_text(self.as_string(), require_string(bound[0], "the text to replace"),
-                      require_string(bound[1], "the replacement"), bound.int_or(2, -1), interpreter.budget());
+  const std::string& from = require_string(bound[0], "the text to replace");
+  require_string(bound[1], "the replacement");
+  return replace_text(self.as_text(), from, bound[1].as_text(), bound.int_or(2, -1), interpreter.budget());
 }
 
 Value join(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   const BoundArguments bound("join", arguments, {"iterable"}, 1);
-  std::string out;
+  TracedText out;
   bool first = true;
   for (const Value& item : iterate(bound[0], interpreter.budget())) {
     const std::string& part = require_string(item, "each item of join");
     interpreter.budget().charge(static_cast<int64_t>(part.size() + self.as_string().size()));
-    if (!first) out += self.as_string();
-    out += part;
+    if (!first) out.append(self.as_text());
+    out.append(item.as_text());
     first = false;
   }
   return out;
 }
 
-std::vector<Value> split_at_whitespace(std::string_view text, int64_t limit, bool from_end) {
+std::vector<Value> split_at_whitespace(const Value& self, int64_t limit, bool from_end) {
+  std::string_view text = self.as_string();
   std::vector<Value> parts;
   while (true) {
     text = from_end ? strip_right(text) : strip_left(text);
     if (text.empty()) break;
     if (limit == 0) {
-      parts.emplace_back(text);
+      parts.push_back(self.piece(text));
       break;
     }
     --limit;
@@ -197,7 +199,7 @@ std::vector<Value> split_at_whitespace(std::string_view text, int64_t limit, boo
         if (is_space(read_utf8_unit(text.substr(start)).code_point)) break;
         cut = start;
       }
-      parts.emplace_back(text.substr(cut));
+      parts.push_back(self.piece(text.substr(cut)));
       text = text.substr(0, cut);
     } else {
       while (cut < text.size()) {
@@ -205,7 +207,7 @@ std::vector<Value> split_at_whitespace(std::string_view text, int64_t limit, boo
         if (is_space(unit.code_point)) break;
         cut += unit.length;
       }
-      parts.emplace_back(text.substr(0, cut));
+      parts.push_back(self.piece(text.substr(0, cut)));
       text = text.substr(cut);
     }
   }
@@ -213,7 +215,8 @@ std::vector<Value> split_at_whitespace(std::string_view text, int64_t limit, boo
   return parts;
 }
 
-std::vector<Value> split_at(std::string_view text, std::string_view separator, int64_t limit, bool from_end) {
+std::vector<Value> split_at(const Value& self, std::string_view separator, int64_t limit, bool from_end) {
+  const std::string_view text = self.as_string();
   std::vector<size_t> cuts;
   if (from_end) {
     const std::string reversed_text(text.rbegin(), text.rend());
@@ -233,10 +236,10 @@ std::vector<Value> split_at(std::string_view text, std::string_view separator, i
   std::vector<Value> parts;
   size_t start = 0;
   for (size_t cut : cuts) {
-    parts.emplace_back(text.substr(start, cut - start));
+    parts.push_back(self.piece(text.substr(start, cut - start)));
     start = cut + separator.size();
   }
-  parts.emplace_back(text.substr(start));
+  parts.push_back(self.piece(text.substr(start)));
   return parts;
 }
 
@@ -245,12 +248,12 @@ Value split(Interpreter& interpreter, const Value& self, const Arguments& argume
   const BoundArguments bound("split", arguments, {"sep", "maxsplit"});
   // A part costs far more than its letters, and there can be as many parts as letters.
   interpreter.budget().charge(static_cast<int64_t>(self.as_string().size()) * 32);
-  const std::string& text = charged(interpreter, self);
+  charged(interpreter, self);
   const int64_t limit = bound.int_or(1, -1);
-  if (bound.get(0) == nullptr || bound[0].is_none()) return Value::list(split_at_whitespace(text, limit, kFromEnd));
+  if (bound.get(0) == nullptr || bound[0].is_none()) return Value::list(split_at_whitespace(self, limit, kFromEnd));
   const std::string& separator = require_string(bound[0], "the separator of split");
   if (separator.empty()) throw Failure("empty separator");
-  return Value::list(split_at(text, separator, limit, kFromEnd));
+  return Value::list(split_at(self, separator, limit, kFromEnd));
 }
 
 template <bool kFromEnd>
@@ -258,19 +261,19 @@ Value partition(Interpreter& interpreter, const Value& self, const Arguments& ar
   const BoundArguments bound("partition", arguments, {"sep"}, 1);
   const std::string& separator = require_string(bound[0], "the separator of partition");
   if (separator.empty()) throw Failure("empty separator");
-  const std::string& text = charged(interpreter, self);
+  const std::string_view text = charged(interpreter, self);
   const size_t at = kFromEnd ? find_bytes_from_end(text, separator) : find_bytes(text, separator);
   if (at == kNotFound) {
-    return kFromEnd ? Value::tuple({"", "", text}) : Value::tuple({text, "", ""});
+    return kFromEnd ? Value::tuple({"", "", self}) : Value::tuple({self, "", ""});
   }
-  return Value::tuple({text.substr(0, at), separator, text.substr(at + separator.size())});
+  return Value::tuple({self.piece(text.substr(0, at)), bound[0], self.piece(text.substr(at + separator.size()))});
 }
 
 Value splitlines(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   const BoundArguments bound("splitlines", arguments, {"keepends"});
   std::vector<Value> lines;
-  for (std::string& line : split_lines(self.as_string(), bound.bool_or(0, false), interpreter.budget())) {
-    lines.emplace_back(std::move(line));
+  for (std::string_view line : split_lines(self.as_string(), bound.bool_or(0, false), interpreter.budget())) {
+    lines.push_back(self.piece(line));
   }
   return Value::list(std::move(lines));
 }
@@ -297,10 +300,11 @@ Value justify(Interpreter& interpreter, const Value& self, const Arguments& argu
   const BoundArguments bound("justify", arguments, {"width", "fillchar"}, 1);
   const std::string& text = charged(interpreter, self);
   const int64_t width = require_int(bound[0], "the width");
-  if (kTextSide == Side::kBoth) return pad_center(text, width, fill_of(bound), interpreter.budget());
+  if (kTextSide == Side::kBoth)
+    return Value::derived(pad_center(text, width, fill_of(bound), interpreter.budget()), self);
   const std::string pad =
       padding(width - static_cast<int64_t>(character_count(text)), fill_of(bound), interpreter.budget());
-  return kTextSide == Side::kLeft ? text + pad : pad + text;
+  return Value::derived(kTextSide == Side::kLeft ? text + pad : pad + text, self);
 }
 
 Value zfill(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
@@ -309,7 +313,7 @@ Value zfill(Interpreter& interpreter, const Value& self, const Arguments& argume
   const std::string pad = padding(require_int(bound[0], "the width") - static_cast<int64_t>(character_count(text)), "0",
                                   interpreter.budget());
   const size_t sign = !text.empty() && (text[0] == '-' || text[0] == '+') ? 1 : 0;
-  return text.substr(0, sign) + pad + text.substr(sign);
+  return Value::derived(text.substr(0, sign) + pad + text.substr(sign), self);
 }
 
 constexpr Method kMethods[] = {
@@ -318,6 +322,7 @@ constexpr Method kMethods[] = {
     {"count", count},
     {"endswith", affix<true>},
     {"find", search<false, Search::kFind>},
+    {"format", format_text},
     {"index", search<false, Search::kIndex>},
     {"isalnum", check_all<is_alphanumeric>},
     {"isalpha", check_all<is_alpha>},
@@ -361,14 +366,15 @@ Function::Body find_string_method(std::string_view name) {
   return nullptr;
 }
 
-std::string replace_text(std::string_view text, std::string_view from, std::string_view to, int64_t count,
-                         Budget& budget) {
+TracedText replace_text(const TracedText& whole, std::string_view from, const TracedText& to, int64_t count,
+                        Budget& budget) {
+  const std::string_view text = whole.bytes();
   budget.charge(static_cast<int64_t>(text.size()));
-  std::string out;
+  TracedText out;
   size_t done = 0;
   const auto copy_until = [&](size_t end, size_t skip) {
-    budget.charge(static_cast<int64_t>(end - done + to.size()) + 32);
-    out.append(text.substr(done, end - done));
+    budget.charge(static_cast<int64_t>(end - done + to.bytes().size()) + 32);
+    out.append(whole, done, end - done);
     out.append(to);
     done = end + skip;
   };
@@ -385,7 +391,7 @@ std::string replace_text(std::string_view text, std::string_view from, std::stri
       copy_until(at, from.size());
     }
   }
-  out.append(text.substr(done));
+  out.append(whole, done, text.size() - done);
   return out;
 }
 
@@ -397,12 +403,12 @@ std::string pad_center(std::string_view text, int64_t width, const std::string& 
   return padding(left, fill, budget) + std::string(text) + padding(missing - left, fill, budget);
 }
 
-std::vector<std::string> split_lines(std::string_view text, bool keep_ends, Budget& budget) {
+std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends, Budget& budget) {
   budget.charge(static_cast<int64_t>(text.size()) * 32);
   const auto ends_line = [](char32_t c) {
     return (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
   };
-  std::vector<std::string> lines;
+  std::vector<std::string_view> lines;
   size_t start = 0;
   for (size_t at = 0; at < text.size();) {
     const Utf8Unit unit = read_utf8_unit(text.substr(at));

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "jinja/value.h"
 
@@ -34,6 +35,16 @@ class Template {
   /// The text for these variables. Throws Error, with the line, for what fails while rendering (raise_exception and
   /// exceeded limits among it).
   std::string render(const Dict& variables, const RenderOptions& options = {}) const;
+
+  /// The same, with which of its bytes came from which text of the variables (Value::traced).
+  TracedText render_traced(const Dict& variables, const RenderOptions& options = {}) const;
+
+  /// Whether it uses a variable of this name.
+  bool reads(const std::string& name) const;
+
+  /// The variables that it takes from outside: those that it never sets, and those that it sets where they are not
+  /// given.
+  std::vector<std::string> names_read() const;
 
  private:
   struct Parsed;

@@ -276,6 +276,12 @@ std::string to_text(const Value& value, Budget& budget) {
   return to_repr(value, budget);
 }
 
+TracedText to_traced(const Value& value, Budget& budget) {
+  if (!value.is_string()) return Value::derived(to_text(value, budget), value).as_text();
+  budget.charge(static_cast<int64_t>(value.as_string().size()));
+  return value.as_text();
+}
+
 std::string to_json(const Value& value, const JsonOptions& options, Budget& budget) {
   std::string out;
   append_json(out, value, options, 0, budget);

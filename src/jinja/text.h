@@ -11,6 +11,9 @@ namespace deeptitan::jinja {
 /// str(value): text as it is, numbers and containers as Python prints them, undefined as nothing.
 std::string to_text(const Value& value, Budget& budget);
 
+/// The same, knowing where it came from.
+TracedText to_traced(const Value& value, Budget& budget);
+
 /// repr(value), as it shows inside a printed list: text in quotes with escapes.
 std::string to_repr(const Value& value, Budget& budget);
 

@@ -37,6 +37,22 @@ std::string hash_key(const Value& key) {
   throw Failure(fmt::format("unhashable type: '{}'", key.type_name()));
 }
 
+// The first traced text in a value, or null.
+const Origin* first_origin(const Value& value) {
+  if (value.is_string()) return value.as_text().origins().empty() ? nullptr : &value.as_text().origins().front();
+  if (const Sequence* sequence = value.as_sequence()) {
+    for (const Value& item : sequence->items) {
+      if (const Origin* found = first_origin(item)) return found;
+    }
+  }
+  if (const Dict* dict = value.as_dict()) {
+    for (const auto& [key, item] : dict->items()) {
+      if (const Origin* found = first_origin(item)) return found;
+    }
+  }
+  return nullptr;
+}
+
 int checked_depth(int deepest_item) {
   if (deepest_item >= kMaxValueDepth) {
     throw Failure(fmt::format("lists and dicts are nested more than {} deep; flatten them", kMaxValueDepth));
@@ -75,7 +91,26 @@ void Budget::charge_output(int64_t bytes) {
   }
 }
 
-Value::Value(std::string text) : data_(std::make_shared<const std::string>(std::move(text))) {}
+Value::Value(TracedText text) : data_(std::make_shared<const TracedText>(std::move(text))) {}
+
+Value Value::traced(std::string text, int32_t source) {
+  const size_t size = text.size();
+  return TracedText(std::move(text), {{0, size, source, 0}});
+}
+
+Value Value::derived(std::string bytes, const Value& input) {
+  const Origin* origin = first_origin(input);
+  if (origin == nullptr) return bytes;
+  const size_t size = bytes.size();
+  return TracedText(std::move(bytes), {{0, size, origin->source, Origin::kDerived}});
+}
+
+Value Value::piece(std::string_view view) const {
+  TracedText out;
+  out.append(as_text(), static_cast<size_t>(view.data() - as_string().data()), view.size());
+  out.set_markup(as_text().is_markup());
+  return out;
+}
 
 Value Value::undefined(std::string message) {
   Value value;

@@ -11,6 +11,8 @@
 #include <variant>
 #include <vector>
 
+#include "jinja/traced_text.h"
+
 namespace deeptitan::jinja {
 
 /// What goes wrong inside a template, before the interpreter adds the template's name and the line.
@@ -83,12 +85,17 @@ class Value {
   template <typename T>
   requires(std::integral<T> && !std::same_as<T, bool>) Value(T value) : data_(static_cast<int64_t>(value)) {}
   Value(double value) : data_(value) {}
-  Value(std::string text);
+  Value(std::string text) : Value(TracedText(std::move(text))) {}
+  Value(TracedText text);
   Value(const char* text) : Value(std::string(text)) {}
   Value(std::string_view text) : Value(std::string(text)) {}
   Value(std::shared_ptr<Object> object) : data_(std::move(object)) {}
 
   static Value undefined(std::string message);
+  /// A text that leaves its number on what is made of it (TracedText::origins).
+  static Value traced(std::string text, int32_t source);
+  /// `bytes` made from `input`: what came from a traced text in it is said of all of it.
+  static Value derived(std::string bytes, const Value& input);
   /// Throws Failure beyond kMaxValueDepth, as tuple and dict do.
   static Value list(std::vector<Value> items);
   static Value tuple(std::vector<Value> items);
@@ -102,13 +109,16 @@ class Value {
   bool is_int() const { return is_bool() || std::holds_alternative<int64_t>(data_); }
   bool is_float() const { return std::holds_alternative<double>(data_); }
   bool is_number() const { return is_int() || is_float(); }
-  bool is_string() const { return std::holds_alternative<std::shared_ptr<const std::string>>(data_); }
+  bool is_string() const { return std::holds_alternative<std::shared_ptr<const TracedText>>(data_); }
 
   bool as_bool() const { return std::get<bool>(data_); }
   int64_t as_int() const { return is_bool() ? static_cast<int64_t>(as_bool()) : std::get<int64_t>(data_); }
   /// Of any number.
   double as_float() const { return is_float() ? std::get<double>(data_) : static_cast<double>(as_int()); }
-  const std::string& as_string() const { return *std::get<std::shared_ptr<const std::string>>(data_); }
+  const std::string& as_string() const { return as_text().bytes(); }
+  const TracedText& as_text() const { return *std::get<std::shared_ptr<const TracedText>>(data_); }
+  /// A piece of this text, given by a view into as_string().
+  Value piece(std::string_view view) const;
   const std::string& undefined_message() const { return *std::get<Undefined>(data_).message; }
 
   /// Null if the value is of another type.
@@ -124,7 +134,7 @@ class Value {
   int depth() const;
 
  private:
-  std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const std::string>,
+  std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const TracedText>,
                std::shared_ptr<const Sequence>, std::shared_ptr<const Dict>, std::shared_ptr<Object>>
       data_;
 };

@@ -217,6 +217,24 @@ Tokenizer Tokenizer::from_json(std::string tokenizer_json, std::string tokenizer
   return tokenizer;
 }
 
+std::vector<std::pair<size_t, size_t>> Tokenizer::added_token_places(std::string_view text) const {
+  std::vector<std::pair<size_t, size_t>> places;
+  std::vector<AddedTokenMatcher::Part> parts, inner;
+  state_->raw_matcher.split(text, true, parts);
+  for (const AddedTokenMatcher::Part& part : parts) {
+    if (part.token != nullptr) {
+      places.emplace_back(part.begin, part.end);
+      continue;
+    }
+    inner.clear();
+    state_->normalized_matcher.split(text.substr(part.begin, part.end - part.begin), true, inner);
+    for (const AddedTokenMatcher::Part& found : inner) {
+      if (found.token != nullptr) places.emplace_back(part.begin + found.begin, part.begin + found.end);
+    }
+  }
+  return places;
+}
+
 Tokenizer Tokenizer::load(const std::filesystem::path& directory_or_file) {
   const bool is_directory = std::filesystem::is_directory(directory_or_file);
   const std::filesystem::path json_path = is_directory ? directory_or_file / "tokenizer.json" : directory_or_file;

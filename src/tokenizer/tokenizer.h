@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/utf8.h"
@@ -35,6 +36,9 @@ class Tokenizer {
 
   /// The tokens of `text`. Text that is not valid UTF-8 is made so first (see utf8_sanitize, which also counts).
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
+
+  /// The bytes begin to end of each added token that is spelt out in `text`, special ones among them, in order.
+  std::vector<std::pair<size_t, size_t>> added_token_places(std::string_view text) const;
 
   /// encode for each of `texts`, in their order, on all cores.
   std::vector<std::vector<int32_t>> encode_batch(std::span<const std::string_view> texts,

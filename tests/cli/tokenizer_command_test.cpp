@@ -112,7 +112,7 @@ TEST_F(TokenizerCommand, MessagesThatAreNoneAreNamed) {
                                 ": expected a list of messages, [{\"role\": \"user\", \"content\": \"...\"}], not a "
                                 "dict\n");
   EXPECT_EQ(error_of(R"([{"role": "user", "content": "a"}, {"content": "b"}])"),
-            "deeptitan: " + file + ": message 1 has no role; write {\"role\": ..., \"content\": ...}\n");
+            "deeptitan: " + file + ": message 1 has no 'role' (keys: content); expected a role and a content\n");
   EXPECT_TRUE(error_of("[").starts_with("deeptitan: " + file)) << error_of("[");
 }
 

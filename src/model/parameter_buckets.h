@@ -11,9 +11,9 @@ namespace deeptitan {
 enum class ParameterPlacement;
 struct Parameter;
 
-/// Trained parameters that lie in one piece of memory, masters in one and gradients in another: what is reduced, updated
-/// and gathered at once. They have one placement and one weight decay, and their gradients are complete one soon after
-/// the other.
+/// Trained parameters that lie in one piece of memory, masters in one and gradients in another: what is reduced,
+/// updated and gathered at once. They have one placement and one weight decay, and their gradients are complete one
+/// soon after the other.
 struct ParameterBucket {
   struct Member {
     size_t parameter;  // its place in ParameterList::all()

@@ -18,6 +18,10 @@ struct DTypeOf<float> {
   static constexpr DType value = DType::kF32;
 };
 template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kF64;
+};
+template <>
 struct DTypeOf<bfloat16> {
   static constexpr DType value = DType::kBF16;
 };

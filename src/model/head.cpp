@@ -23,7 +23,7 @@ void LanguageModelHead::logits(ExecutionContext& ctx, const Tensor& out, const T
 }
 
 void LanguageModelHead::loss(ExecutionContext& ctx, const Tensor& loss, const Tensor& d_hidden, const Tensor& hidden,
-                             const Tensor& targets, double gradient_scale, bool accumulate) const {
+                             const Tensor& targets, const double* gradient_scale, bool accumulate) const {
   const int64_t tokens = hidden.size(0);
   const int64_t rows = chunk_rows(tokens);
   ArenaScope workspace(*ctx.workspace);

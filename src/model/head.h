@@ -16,10 +16,10 @@ class LanguageModelHead {
   void logits(ExecutionContext& ctx, const Tensor& out /* f32 [T, V] */, const Tensor& hidden /* [T, D] */) const;
 
   /// loss[t] = the cross-entropy of target[t] in nats (0 where it is -1). Where d_hidden is defined, also the gradients
-  /// of gradient_scale * sum(loss): d_hidden = or +=, and the projection's weight +=. The backward is part of the
+  /// of *gradient_scale * sum(loss): d_hidden = or +=, and the projection's weight +=. The backward is part of the
   /// forward here, so that a chunk's logits are used while they are in the cache and never stored.
   void loss(ExecutionContext& ctx, const Tensor& loss /* f32 [T] */, const Tensor& d_hidden /* [T, D] */,
-            const Tensor& hidden /* [T, D] */, const Tensor& targets /* i32 [T] */, double gradient_scale,
+            const Tensor& hidden /* [T, D] */, const Tensor& targets /* i32 [T] */, const double* gradient_scale,
             bool accumulate) const;
 
   /// logprob[t] = the log-probability of target[t]; argmax[t] = the likeliest token.

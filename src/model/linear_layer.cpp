@@ -37,8 +37,12 @@ void LinearLayer::backward_input(ExecutionContext& ctx, const Tensor& d_x, const
 }
 
 void LinearLayer::backward_weights(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x) const {
-  if (parameter_->gradient.defined()) linear_backward_weight(ctx, parameter_->gradient, d_out, x);
-  if (bias_ != nullptr && bias_->gradient.defined()) add_bias_backward(ctx, bias_->gradient, d_out);
+  if (parameter_->gradient.defined()) {
+    linear_backward_weight(ctx, parameter_->gradient, d_out, x, parameter_->accumulate_gradient());
+  }
+  if (bias_ != nullptr && bias_->gradient.defined()) {
+    add_bias_backward(ctx, bias_->gradient, d_out, bias_->accumulate_gradient());
+  }
 }
 
 void LinearLayer::forward_grouped(ExecutionContext& ctx, const Tensor& out, const Tensor& x,
@@ -53,7 +57,10 @@ void LinearLayer::backward_input_grouped(ExecutionContext& ctx, const Tensor& d_
 
 void LinearLayer::backward_weights_grouped(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x,
                                            const Tensor& group_offset) const {
-  if (parameter_->gradient.defined()) grouped_linear_backward_weight(ctx, parameter_->gradient, d_out, x, group_offset);
+  if (parameter_->gradient.defined()) {
+    grouped_linear_backward_weight(ctx, parameter_->gradient, d_out, x, group_offset,
+                                   parameter_->accumulate_gradient());
+  }
 }
 
 }  // namespace deeptitan

@@ -48,7 +48,7 @@ std::unique_ptr<Record> NextTokenPrediction::make_record(const RecordArenas& are
 
 void NextTokenPrediction::forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& loss,
                                   const Tensor& hidden, const Tensor& next_ids, const Tensor& next_targets,
-                                  const LanguageModelHead& head, double gradient_scale, Record& record) const {
+                                  const LanguageModelHead& head, const double* gradient_scale, Record& record) const {
   Saved& s = static_cast<Saved&>(record);
   embedding(ctx, s.embedded, embedding_->value, next_ids);
   embedding_norm_.forward(ctx, s.joined.columns(0, hidden_), s.embedded_rstd, s.embedded);

@@ -25,7 +25,7 @@ class NextTokenPrediction {
   /// Loss of each token (0 where next_target is -1) and, in the record, everything its backward needs.
   void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& loss /* f32 [T] */,
                const Tensor& hidden /* [T, D], after the final norm */, const Tensor& next_ids /* i32 [T] */,
-               const Tensor& next_targets /* i32 [T] */, const LanguageModelHead& head, double gradient_scale,
+               const Tensor& next_targets /* i32 [T] */, const LanguageModelHead& head, const double* gradient_scale,
                Record& record) const;
 
   /// Adds to d_hidden, and to the gradients of all parameters involved.

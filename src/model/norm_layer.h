@@ -31,7 +31,9 @@ class NormLayer {
     rms_norm_backward_input(ctx, d_x, d_out, x, rstd, weight_->value, accumulate);
   }
   void backward_weights(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x, const Tensor& rstd) const {
-    if (weight_->gradient.defined()) rms_norm_backward_weight(ctx, weight_->gradient, d_out, x, rstd);
+    if (weight_->gradient.defined()) {
+      rms_norm_backward_weight(ctx, weight_->gradient, d_out, x, rstd, weight_->accumulate_gradient());
+    }
   }
 
  private:

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/arena.h"
@@ -73,9 +74,13 @@ struct Parameter {
   ExpertRange owned;           // of a stacked parameter: the experts that lie here
   std::vector<int64_t> shape;  // of what lies here: spec.shape, or fewer experts
   Residency residency = Residency::kTrained;
-  bool frozen = false;  // trained were it not for training.freeze; or a buffer that it holds
-  Tensor value;         // f32 where trained; undefined where only prepared
-  Tensor gradient;      // f32; undefined where it is not trained
+  bool frozen = false;            // trained were it not for training.freeze; or a buffer that it holds
+  Tensor value;                   // f32 where trained; undefined where only prepared
+  Tensor gradient;                // f32; undefined where it is not trained
+  bool gradient_written = false;  // in this step
+
+  /// Whether the write to the gradient that the caller is about to make adds; the first of a step overwrites.
+  bool accumulate_gradient() { return std::exchange(gradient_written, true); }
 
   /// Elements that lie here.
   int64_t numel() const;

@@ -3,36 +3,51 @@
 #include <vector>
 
 #include "core/arena.h"
-#include "core/transfer.h"
 #include "model/sublayer.h"
+#include "ops/elementwise.h"
+#include "ops/expert_load.h"
 
 namespace deeptitan {
 
-/// What the layers of one step leave behind besides gradients: balance losses and the experts' loads.
+/// What the layers of one step leave behind besides gradients, where the ops run: balance losses, the experts' loads,
+/// and the summary of them that the host reads.
 class StepStatistics final : public AuxiliarySink {
  public:
-  explicit StepStatistics(int64_t layers) : balance_loss_(layers, 0.0), expert_load_(layers) {}
+  explicit StepStatistics(int64_t layers) : expert_load_(layers) {}
 
   /// Takes the memory of layer `layer`'s load; layers without experts have none.
   void plan_load(Arena& arena, int64_t layer, int64_t experts) {
     expert_load_[layer] = arena.take(DType::kI32, {experts});
   }
-
-  /// At the start of each optimizer step.
-  void reset() {
-    for (double& loss : balance_loss_) loss = 0.0;
-    for (const Tensor& load : expert_load_) {
-      if (load.defined()) clear_tensor(load);
-    }
+  /// Takes the memory of the balance losses and of the loads' summaries, once.
+  void plan_report(Arena& arena) {
+    balance_loss_ = arena.take(DType::kF64, {layers()});
+    load_summary_ = arena.take(DType::kF64, {layers(), kLoadSummaryNumbers});
   }
 
-  double* balance_loss(int64_t layer) override { return &balance_loss_[layer]; }
+  /// At the start of each optimizer step.
+  void reset(ExecutionContext& ctx) {
+    fill_zero(ctx, balance_loss_);
+    for (const Tensor& load : expert_load_) {
+      if (load.defined()) fill_zero(ctx, load);
+    }
+  }
+  /// At its end: the load of layer `layer`, and the bias of its router (undefined: none).
+  void summarise(ExecutionContext& ctx, int64_t layer, const Tensor& bias) {
+    const Tensor summary = load_summary_.rows(layer, layer + 1).reshape({kLoadSummaryNumbers});
+    summarise_expert_load(ctx, summary, expert_load_[layer], bias);
+  }
+
+  double* balance_loss(int64_t layer) override { return balance_loss_.raw<double>() + layer; }
   Tensor expert_load(int64_t layer) override { return expert_load_[layer]; }
   int64_t layers() const { return static_cast<int64_t>(expert_load_.size()); }
+  const Tensor& balance_losses() const { return balance_loss_; }
+  const Tensor& load_summaries() const { return load_summary_; }
 
  private:
-  std::vector<double> balance_loss_;  // summed over tokens, weighted
-  std::vector<Tensor> expert_load_;   // i32 [E]
+  Tensor balance_loss_;              // f64 [layers]: summed over tokens, weighted
+  Tensor load_summary_;              // f64 [layers, kLoadSummaryNumbers]
+  std::vector<Tensor> expert_load_;  // i32 [E]
 };
 
 }  // namespace deeptitan

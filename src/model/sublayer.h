@@ -26,7 +26,7 @@ using LayerCache = std::vector<Tensor>;
 class AuxiliarySink {
  public:
   virtual ~AuxiliarySink() = default;
-  /// A loss of layer `layer`, summed over tokens, already weighted.
+  /// A loss of layer `layer`, summed over tokens, already weighted: where the ops run.
   virtual double* balance_loss(int64_t layer) = 0;
   /// Tokens that each expert of layer `layer` has got in this step: i32 [E].
   virtual Tensor expert_load(int64_t layer) = 0;
@@ -41,9 +41,8 @@ struct RouteRecord {
 /// What travels with a forward and its backward through every layer.
 struct ForwardContext {
   const BatchLayout& batch;
-  AuxiliarySink* auxiliary = nullptr;   // nullptr: nothing is counted (validation, recomputation, inference)
-  double auxiliary_gradient_scale = 0;  // 1 / tokens of the step: what summed auxiliary losses' gradients are scaled by
-  std::span<LayerCache> cache = {};     // by layer; empty: none
+  AuxiliarySink* auxiliary = nullptr;  // nullptr: nothing is counted (validation, recomputation, inference)
+  std::span<LayerCache> cache = {};    // by layer; empty: none
   RouteRecord* routes = nullptr;
 };
 

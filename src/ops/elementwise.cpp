@@ -1,141 +1,82 @@
 #include "ops/elementwise.h"
 
-#include <cstring>
-#include <type_traits>
-
 #include "core/error.h"
-#include "kernels/cpu/activation/swiglu.h"
-#include "kernels/cpu/elementwise/elementwise.h"
-#include "kernels/cpu/embedding/embedding.h"
-#include "ops/op_scope.h"
-#ifdef DT_CUDA
-#include "ops/cuda/ops.h"
-#endif
 
 namespace deeptitan {
-namespace {
-
-void check_ids(const Tensor& ids, int64_t vocab) {
-  for (int64_t t = 0; t < ids.size(0); ++t) {
-    const int32_t id = ids.host<int32_t>()[t];
-    DT_CHECK(0 <= id && id < vocab, "token id {} at place {} is outside the embedding's {} rows", id, t, vocab);
-  }
-}
-
-}  // namespace
 
 void add(ExecutionContext& ctx, const Tensor& out, const Tensor& a, const Tensor& b) {
+  check_activation_type("add: out", out);
   DT_CHECK(out.same_shape(a) && out.same_shape(b) && out.dtype() == a.dtype() && out.dtype() == b.dtype(),
-           "add: {} = {} + {}", out.describe(), a.describe(), b.describe());
+           "add: expected three tensors of one shape and dtype, found {} = {} + {}", out.describe(), a.describe(),
+           b.describe());
   check_contiguous("add", {out, a, b});
-  OpScope op(ctx, "add", 0);
-  DT_LEAVE_FOR_CUDA(add, out, a, b);
-  if (!op.launch()) return;
-  for_activation_type("add", out, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::add(out.host<T>(), a.host<T>(), b.host<T>(), out.numel());
-  });
-  op.check({out});
+  OpScope op(ctx, "add", {&out}, {&a, &b});
+  op.run(on_cpu::add, DT_ON_CUDA(add), out, a, b);
 }
 
 void convert(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
-  DT_CHECK(out.same_shape(x) && out.rank() == 2, "convert: {} from {}", out.describe(), x.describe());
-  OpScope op(ctx, "convert", 0);
-  DT_LEAVE_FOR_CUDA(convert, out, x);
-  if (!op.launch()) return;
-  for_activation_type("convert", out, [&](auto* out_type) {
-    for_activation_type("convert", x, [&](auto* in_type) {
-      using Out = Element<decltype(out_type)>;
-      using In = Element<decltype(in_type)>;
-      if constexpr (std::is_same_v<Out, In>) {
-        for (int64_t r = 0; r < x.size(0); ++r) {
-          std::memcpy(out.host<Out>() + r * out.stride(), x.host<In>() + r * x.stride(), x.size(1) * sizeof(In));
-        }
-      } else {
-        cpu::convert(out.host<Out>(), out.stride(), x.host<In>(), x.stride(), x.size(0), x.size(1));
-      }
-    });
-  });
+  check_activation_type("convert: out", out);
+  check_activation_type("convert: x", x);
+  DT_CHECK(out.same_shape(x) && out.rank() == 2, "convert: expected two matrices of one shape, found {} from {}",
+           out.describe(), x.describe());
+  OpScope op(ctx, "convert", {&out}, {&x});
+  op.run(on_cpu::convert, DT_ON_CUDA(convert), out, x);
 }
 
 void fill_zero(ExecutionContext& ctx, const Tensor& x) {
+  DT_CHECK(x.bytes() % 4 == 0, "fill_zero: expected whole words of four bytes, found {}", x.describe());
   check_contiguous("fill_zero", {x});
-  OpScope op(ctx, "fill_zero", 0);
-  DT_LEAVE_FOR_CUDA(fill_zero, x);
-  if (!op.launch()) return;
-  for_activation_type("fill_zero", x, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::fill_zero(x.host<T>(), x.numel());
-  });
+  OpScope op(ctx, "fill_zero", {&x}, {});
+  op.run(on_cpu::fill_zero, DT_ON_CUDA(fill_zero), x);
 }
 
 void swiglu(ExecutionContext& ctx, const Tensor& out, const Tensor& gate, const Tensor& up) {
-  check_tensor(out, "out", gate.dtype(), {gate.size(0), gate.size(1)});
-  DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride(),
+  check_activation_type("swiglu: gate", gate);
+  check_tensor(out, "swiglu: out", gate.dtype(), {gate.size(0), gate.size(1)});
+  DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride() && gate.dtype() == up.dtype(),
            "swiglu: gate {} and up {} are not slices of one buffer", gate.describe(), up.describe());
   check_contiguous("swiglu", {out});
-  OpScope op(ctx, "swiglu", 0);
-  DT_LEAVE_FOR_CUDA(swiglu, out, gate, up);
-  if (!op.launch()) return;
-  for_activation_type("swiglu", gate, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::swiglu(out.host<T>(), gate.host<T>(), up.host<T>(), gate.stride(), gate.size(0), gate.size(1));
-  });
-  op.check({out});
+  OpScope op(ctx, "swiglu", {&out}, {&gate, &up});
+  op.run(on_cpu::swiglu, DT_ON_CUDA(swiglu), out, gate, up);
 }
 
 void swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& d_up, const Tensor& d_out,
                      const Tensor& gate, const Tensor& up) {
-  check_tensor(d_out, "d_out", gate.dtype(), {gate.size(0), gate.size(1)});
-  DT_CHECK(gate.same_shape(d_gate) && d_gate.same_shape(d_up) && d_gate.stride() == d_up.stride(),
+  check_activation_type("swiglu_backward: gate", gate);
+  check_tensor(d_out, "swiglu_backward: d_out", gate.dtype(), {gate.size(0), gate.size(1)});
+  check_tensor(d_gate, "swiglu_backward: d_gate", gate.dtype(), {gate.size(0), gate.size(1)});
+  DT_CHECK(d_gate.same_shape(d_up) && d_gate.stride() == d_up.stride() && d_gate.dtype() == d_up.dtype(),
            "swiglu_backward: d_gate {} and d_up {} are not slices of one buffer", d_gate.describe(), d_up.describe());
+  DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride() && gate.dtype() == up.dtype(),
+           "swiglu_backward: gate {} and up {} are not slices of one buffer", gate.describe(), up.describe());
   check_contiguous("swiglu_backward", {d_out});
-  OpScope op(ctx, "swiglu_backward", 0);
-  DT_LEAVE_FOR_CUDA(swiglu_backward, d_gate, d_up, d_out, gate, up);
-  if (!op.launch()) return;
-  for_activation_type("swiglu_backward", gate, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::swiglu_backward(d_gate.host<T>(), d_up.host<T>(), d_gate.stride(), d_out.host<T>(), gate.host<T>(),
-                         up.host<T>(), gate.stride(), gate.size(0), gate.size(1));
-  });
-  op.check({d_gate, d_up});
+  OpScope op(ctx, "swiglu_backward", {&d_gate, &d_up}, {&d_out, &gate, &up});
+  op.run(on_cpu::swiglu_backward, DT_ON_CUDA(swiglu_backward), d_gate, d_up, d_out, gate, up);
 }
 
 void embedding(ExecutionContext& ctx, const Tensor& out, const Tensor& table, const Tensor& ids) {
-  check_tensor(out, "out", out.dtype(), {ids.size(0), table.size(1)});
-  check_tensor(ids, "ids", DType::kI32, {-1});
+  check_activation_type("embedding: out", out);
+  check_activation_type("embedding: table", table);
+  DT_CHECK(out.dtype() == DType::kBF16 || table.dtype() == DType::kF32,
+           "embedding: a table of bf16 is not read into f32");
+  check_tensor(ids, "embedding: ids", DType::kI32, {-1});
+  check_tensor(out, "embedding: out", out.dtype(), {ids.size(0), table.size(1)});
   check_contiguous("embedding", {out, table, ids});
-  OpScope op(ctx, "embedding", 0);
-  DT_LEAVE_FOR_CUDA(embedding, out, table, ids);
-  if (!op.launch()) return;
-  check_ids(ids, table.size(0));
-  for_activation_type("embedding", out, [&](auto* out_type) {
-    for_activation_type("embedding", table, [&](auto* table_type) {
-      using Out = Element<decltype(out_type)>;
-      using Table = Element<decltype(table_type)>;
-      if constexpr (std::is_same_v<Out, float> && std::is_same_v<Table, bfloat16>) {
-        fail("embedding: a table of bf16 is not read into f32");
-      } else {
-        cpu::embedding_gather(out.host<Out>(), table.host<Table>(), ids.host<int32_t>(), ids.size(0), table.size(1));
-      }
-    });
-  });
-  op.check({out});
+  // A row of the table for each token, not the table.
+  const auto row_bytes = static_cast<double>(dtype_size(table.dtype()) + dtype_size(out.dtype()));
+  OpScope op(ctx, "embedding", {&out}, {&table, &ids}, {.bytes = row_bytes * static_cast<double>(out.numel())});
+  op.run(on_cpu::embedding, DT_ON_CUDA(embedding), out, table, ids);
 }
 
 void embedding_backward(ExecutionContext& ctx, const Tensor& d_table, const Tensor& d_out, const Tensor& ids) {
-  check_tensor(d_table, "d_table", DType::kF32, {-1, d_out.size(1)});
-  check_tensor(ids, "ids", DType::kI32, {d_out.size(0)});
+  check_activation_type("embedding_backward: d_out", d_out);
+  check_tensor(d_table, "embedding_backward: d_table", DType::kF32, {-1, d_out.size(1)});
+  check_tensor(ids, "embedding_backward: ids", DType::kI32, {d_out.size(0)});
   check_contiguous("embedding_backward", {d_table, d_out, ids});
-  OpScope op(ctx, "embedding_backward", 0);
-  DT_LEAVE_FOR_CUDA(embedding_backward, d_table, d_out, ids);
-  if (!op.launch()) return;
-  for_activation_type("embedding_backward", d_out, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::embedding_scatter_add(d_table.host<float>(), d_out.host<T>(), ids.host<int32_t>(), ids.size(0),
-                               d_table.size(1));
-  });
-  op.check({d_table});
+  const auto row_bytes = static_cast<double>(dtype_size(d_out.dtype()) + 2 * sizeof(float));
+  OpScope op(ctx, "embedding_backward", {&d_table}, {&d_out, &ids},
+             {.bytes = row_bytes * static_cast<double>(d_out.numel())});
+  op.run(on_cpu::embedding_backward, DT_ON_CUDA(embedding_backward), d_table, d_out, ids);
 }
 
 }  // namespace deeptitan

@@ -2,6 +2,7 @@
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
+#include "ops/op_scope.h"
 
 namespace deeptitan {
 
@@ -11,7 +12,7 @@ void add(ExecutionContext& ctx, const Tensor& out, const Tensor& a, const Tensor
 /// out = x, rounded or widened to out's dtype (f32 or bf16); [rows, columns], either may be a slice of columns.
 void convert(ExecutionContext& ctx, const Tensor& out, const Tensor& x);
 
-/// x = 0, contiguous.
+/// x = 0, contiguous, of any dtype, in whole words of four bytes.
 void fill_zero(ExecutionContext& ctx, const Tensor& x);
 
 /// out = silu(gate) * up: the gated activation of DeepSeek's MLPs. gate and up are slices [T, I] of one buffer.
@@ -29,5 +30,13 @@ void embedding(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tens
 /// d_table[ids[t]] += d_out[t], in the order of the tokens.
 void embedding_backward(ExecutionContext& ctx, const Tensor& d_table /* f32 [V, D] */, const Tensor& d_out /* [T, D] */,
                         const Tensor& ids /* i32 [T] */);
+
+DT_OP_FORMS(add);
+DT_OP_FORMS(convert);
+DT_OP_FORMS(fill_zero);
+DT_OP_FORMS(swiglu);
+DT_OP_FORMS(swiglu_backward);
+DT_OP_FORMS(embedding);
+DT_OP_FORMS(embedding_backward);
 
 }  // namespace deeptitan

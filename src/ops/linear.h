@@ -4,6 +4,7 @@
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
+#include "ops/op_scope.h"
 
 // Matrix products with weights. Legend: M rows, N outputs, K inputs, G groups (experts, or heads).
 
@@ -48,11 +49,12 @@ void linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor&
 void linear_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [M, K] */, const Tensor& d_out /* [M, N] */,
                            const PreparedWeight& weight, bool accumulate = false);
 
-/// d_weight[N, K] += d_out^T x, in fp32.
+/// d_weight[N, K] += d_out^T x, in fp32; = without `accumulate`.
 void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight /* f32 [N, K] */,
-                            const Tensor& d_out /* [M, N] */, const Tensor& x /* [M, K] */);
+                            const Tensor& d_out /* [M, N] */, const Tensor& x /* [M, K] */, bool accumulate);
 
-/// The same for rows sorted by group: rows group_offset[g] to group_offset[g + 1] meet W_g. Empty groups cost nothing.
+/// The same for rows sorted by group: rows group_offset[g] to group_offset[g + 1] meet W_g. Empty groups cost nothing,
+/// but for the zeros of a weight gradient that is not accumulated.
 void grouped_linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,
                     const PreparedWeight& weight, const Tensor& group_offset /* i32 [G + 1] */);
 void grouped_linear_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [M, K] */,
@@ -60,7 +62,7 @@ void grouped_linear_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [
                                    const Tensor& group_offset /* i32 [G + 1] */, bool accumulate = false);
 void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight /* f32 [G, N, K] */,
                                     const Tensor& d_out /* [M, N] */, const Tensor& x /* [M, K] */,
-                                    const Tensor& group_offset /* i32 [G + 1] */);
+                                    const Tensor& group_offset /* i32 [G + 1] */, bool accumulate);
 
 /// One product a group on columns: out[:, g, :] = x[:, g, :] W_g^T, that is, each head's own matrix.
 /// With `transposed`, out[:, g, :] = x[:, g, :] W_g. x is [M, G, K] (or [M, G, N] transposed), out likewise; both may
@@ -69,8 +71,28 @@ void linear_by_head(ExecutionContext& ctx, const Tensor& out /* [M, >= G * out_h
                     const Tensor& x /* [M, >= G * x_head_stride] */, int64_t x_head_stride,
                     const PreparedWeight& weight, bool transposed);
 
-/// out[r, :] += bias, and its gradient d_bias += sum over rows of d_out, in the order of the rows.
+/// out[r, :] += bias, and its gradient d_bias += (or =) sum over rows of d_out, in the order of the rows.
 void add_bias(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& bias /* f32 [N] */);
-void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias /* f32 [N] */, const Tensor& d_out /* [M, N] */);
+void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias /* f32 [N] */, const Tensor& d_out /* [M, N] */,
+                       bool accumulate);
+
+/// x W^T, or with `backward` x W, of a weight that has been prepared for it; over groups of rows where there are
+/// offsets: the forms behind linear and grouped_linear.
+using ProductForm = void(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
+                         bool backward, const Tensor& group_offset, bool accumulate);
+namespace on_cpu {
+ProductForm product;
+decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;
+}  // namespace on_cpu
+namespace on_cuda {
+ProductForm product;
+decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;
+}  // namespace on_cuda
+DT_OP_FORMS(prepare_weight);
+DT_OP_FORMS(linear_backward_weight);
+DT_OP_FORMS(grouped_linear_backward_weight);
+DT_OP_FORMS(linear_by_head);
+DT_OP_FORMS(add_bias);
+DT_OP_FORMS(add_bias_backward);
 
 }  // namespace deeptitan

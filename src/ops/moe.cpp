@@ -27,7 +27,7 @@ RowMap row_map(const SlotOrder& order, int64_t tokens) {
           .slot_of_row = order.slot_of_row.host<int32_t>(),
           .tokens = tokens,
           .rows = order.slot_of_row.size(0),
-          .top_k = static_cast<int>(order.row_of_slot.size(0) / tokens)};
+          .top_k = tokens == 0 ? 0 : static_cast<int>(order.row_of_slot.size(0) / tokens)};
 }
 
 }  // namespace
@@ -71,16 +71,16 @@ void route_backward(ExecutionContext& ctx, const Tensor& d_logits, const Tensor&
 
 void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tensor& d_scores, const Routing& routing,
                              const Tensor& sequence_offset, const RouterOptions& options, double alpha,
-                             double gradient_scale) {
+                             const double* gradient_scale) {
   check_routing(routing, options);
   OpScope op(ctx, "sequence_auxiliary_loss", 0);
   DT_LEAVE_FOR_CUDA(sequence_auxiliary_loss, loss_sum, d_scores, routing, sequence_offset, options, alpha,
                     gradient_scale);
   if (!op.launch()) return;
-  cpu::sequence_auxiliary_loss(loss_sum, data_or_null(d_scores), routing.scores.host<float>(),
-                               routing.expert_index.host<int32_t>(),
-                               SequenceOffsets{sequence_offset.host<int32_t>(), sequence_offset.size(0) - 1}, options,
-                               AuxiliaryLossScale{static_cast<float>(alpha), static_cast<float>(gradient_scale)});
+  cpu::sequence_auxiliary_loss(
+      loss_sum, data_or_null(d_scores), routing.scores.host<float>(), routing.expert_index.host<int32_t>(),
+      SequenceOffsets{sequence_offset.host<int32_t>(), sequence_offset.size(0) - 1}, options,
+      AuxiliaryLossScale{static_cast<float>(alpha), d_scores.defined() ? static_cast<float>(*gradient_scale) : 0.0f});
 }
 
 void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& counts) {
@@ -94,7 +94,7 @@ void update_router_bias(ExecutionContext& ctx, const Tensor& bias, const Tensor&
   check_tensor(bias, "bias", DType::kF32, {load.size(0)});
   OpScope op(ctx, "update_router_bias", 0);
   DT_LEAVE_FOR_CUDA(update_router_bias, bias, load, speed);
-  if (!op.launch() || ctx.state->valid == 0) return;
+  if (!op.launch() || ctx.state->out.valid == 0) return;
   cpu::update_router_bias(bias.host<float>(), load.host<int32_t>(), load.size(0), static_cast<float>(speed));
 }
 

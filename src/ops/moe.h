@@ -31,11 +31,12 @@ void route_backward(ExecutionContext& ctx, const Tensor& d_logits /* f32 [T, E] 
                     const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_scores /* f32 [T, E] */,
                     const Routing& routing, const RouterOptions& options);
 
-/// Adds the sequence-wise balance loss, times tokens, to *loss_sum, and its gradient times gradient_scale to d_scores
-/// (undefined: loss alone). DeepSeek-V3 section 2.1.2.
+/// Adds the sequence-wise balance loss, times tokens, to *loss_sum (nullptr: not wanted), and its gradient times
+/// *gradient_scale to d_scores (undefined: loss alone, no scale). Both numbers lie where the op runs. DeepSeek-V3
+/// section 2.1.2.
 void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tensor& d_scores /* f32 [T, E] */,
                              const Routing& routing, const Tensor& sequence_offset /* i32 [sequences + 1] */,
-                             const RouterOptions& options, double alpha, double gradient_scale);
+                             const RouterOptions& options, double alpha, const double* gradient_scale);
 
 /// load[e] += counts[e]: what a step's microbatches bring to each expert.
 void accumulate_counts(ExecutionContext& ctx, const Tensor& load /* i32 [E] */, const Tensor& counts /* i32 [E] */);

@@ -1,42 +1,44 @@
 #include "ops/optimizer.h"
 
 #include "core/error.h"
-#include "kernels/cpu/loss/cross_entropy.h"
-#include "kernels/cpu/optimizer/adamw.h"
-#include "ops/op_scope.h"
-#ifdef DT_CUDA
-#include "ops/cuda/ops.h"
-#endif
 
 namespace deeptitan {
 
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& first_moment,
                   const Tensor& second_moment, const Tensor& gradient, double weight_decay,
                   const AdamWSettings& settings) {
-  for (const Tensor* t : {&first_moment, &second_moment, &gradient}) {
-    DT_CHECK(t->same_shape(parameter), "adamw_update: {} for a parameter {}", t->describe(), parameter.describe());
-  }
+  check_tensor(parameter, "adamw_update: parameter", DType::kF32, {-1});
+  check_tensor(first_moment, "adamw_update: first_moment", DType::kF32, {parameter.size(0)});
+  check_tensor(second_moment, "adamw_update: second_moment", DType::kF32, {parameter.size(0)});
+  check_tensor(gradient, "adamw_update: gradient", DType::kF32, {parameter.size(0)});
   check_contiguous("adamw_update", {parameter, first_moment, second_moment, gradient});
-  OpScope op(ctx, "adamw_update", 0);
-  DT_LEAVE_FOR_CUDA(adamw_update, parameter, first_moment, second_moment, gradient, weight_decay, settings);
-  if (!op.launch() || ctx.state->valid == 0) return;
-  cpu::adamw_update(parameter.host<float>(), first_moment.host<float>(), second_moment.host<float>(),
-                    gradient.host<float>(), parameter.numel(), ctx.state->learning_rate, weight_decay,
-                    ctx.state->gradient_scale, ctx.state->step,
-                    cpu::AdamWOptions{settings.beta1, settings.beta2, settings.epsilon});
-  op.check({parameter});
+  // Four arrays are read, three written.
+  OpScope op(ctx, "adamw_update", {&parameter, &first_moment, &second_moment}, {&gradient},
+             {.bytes = 7.0 * static_cast<double>(parameter.bytes())});
+  op.run(on_cpu::adamw_update, DT_ON_CUDA(adamw_update), parameter, first_moment, second_moment, gradient, weight_decay,
+         settings);
 }
 
-double sum_of_squares(ExecutionContext& ctx, const Tensor& x) {
-  OpScope op(ctx, "sum_of_squares", 0);
-  DT_LEAVE_FOR_CUDA(sum_of_squares, x);
-  return op.launch() ? cpu::sum_of_squares(x.host<float>(), x.numel()) : 0.0;
+void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x) {
+  check_tensor(sums, "square_sums: sums", DType::kF64, {kSquareBlocks});
+  check_tensor(x, "square_sums: x", DType::kF32, {-1});
+  check_contiguous("square_sums", {sums, x});
+  OpScope op(ctx, "square_sums", {&sums}, {&x}, {.flops = 2.0 * static_cast<double>(x.numel())});
+  op.run_with_workspace(on_cpu::square_sums, DT_ON_CUDA(square_sums), sums, x);
 }
 
-double sum_fixed_order(ExecutionContext& ctx, const Tensor& x) {
-  OpScope op(ctx, "sum_fixed_order", 0);
-  DT_LEAVE_FOR_CUDA(sum_fixed_order, x);
-  return op.launch() ? cpu::sum_fixed_order(x.host<float>(), x.numel()) : 0.0;
+void begin_step_output(ExecutionContext& ctx) {
+  DT_CHECK(ctx.state != nullptr, "begin_step_output: the context has no step state");
+  OpScope op(ctx, "begin_step_output", {}, {});
+  op.run(on_cpu::begin_step_output, DT_ON_CUDA(begin_step_output));
+}
+
+void finish_gradient(ExecutionContext& ctx, const Tensor& sums, double max_norm, bool halt) {
+  check_tensor(sums, "finish_gradient: sums", DType::kF64, {-1, kSquareBlocks});
+  check_contiguous("finish_gradient", {sums});
+  DT_CHECK(ctx.state != nullptr, "finish_gradient: the context has no step state");
+  OpScope op(ctx, "finish_gradient", {}, {&sums});
+  op.run(on_cpu::finish_gradient, DT_ON_CUDA(finish_gradient), sums, max_norm, halt);
 }
 
 }  // namespace deeptitan

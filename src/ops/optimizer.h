@@ -2,6 +2,7 @@
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
+#include "ops/op_scope.h"
 
 namespace deeptitan {
 
@@ -11,16 +12,31 @@ struct AdamWSettings {
   double epsilon = 1e-8;
 };
 
-/// One AdamW step (Loshchilov and Hutter 2019) of one parameter: step number, learning rate and gradient scale come
-/// from the StepState; nothing happens where that is not valid.
-void adamw_update(ExecutionContext& ctx, const Tensor& parameter /* f32 [...] */, const Tensor& first_moment,
-                  const Tensor& second_moment, const Tensor& gradient, double weight_decay,
-                  const AdamWSettings& settings);
+/// One AdamW step (Loshchilov and Hutter 2019) of one parameter. Learning rate, clipping and the number of applied
+/// updates come from the step state; nothing happens where the step is not valid.
+void adamw_update(ExecutionContext& ctx, const Tensor& parameter /* f32 [n] */,
+                  const Tensor& first_moment /* f32 [n] */, const Tensor& second_moment /* f32 [n] */,
+                  const Tensor& gradient /* f32 [n] */, double weight_decay, const AdamWSettings& settings);
 
-/// The sum of squares of a contiguous fp32 tensor, in a fixed order.
-double sum_of_squares(ExecutionContext& ctx, const Tensor& x);
+/// Partial sums of a parameter's squares: fixed blocks of its elements, so that a sum is added up in one order whoever
+/// holds which blocks.
+inline constexpr int64_t kSquareBlocks = 256;
 
-/// The sum of a contiguous fp32 vector, in a fixed order.
-double sum_fixed_order(ExecutionContext& ctx, const Tensor& x);
+/// sums[b] = the sum of squares of block b of a contiguous tensor.
+void square_sums(ExecutionContext& ctx, const Tensor& sums /* f64 [kSquareBlocks] */, const Tensor& x /* f32 [n] */);
+
+/// Begins a step: its sums are zero and it is valid; what is sticky in the step state stays.
+void begin_step_output(ExecutionContext& ctx);
+
+/// Ends the backward of a step: adds up the squares of all parameters in order, and decides in the step state whether
+/// the step is valid, its clipping, and the count of applied updates. A step is not valid where a loss or the norm is
+/// not finite or the run is halted; with `halt` such a step halts the run.
+void finish_gradient(ExecutionContext& ctx, const Tensor& sums /* f64 [parameters, kSquareBlocks] */, double max_norm,
+                     bool halt);
+
+DT_OP_FORMS(adamw_update);
+DT_OP_FORMS(square_sums);
+DT_OP_FORMS(begin_step_output);
+DT_OP_FORMS(finish_gradient);
 
 }  // namespace deeptitan

@@ -44,14 +44,14 @@ void rms_norm_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Ten
 }
 
 void rms_norm_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
-                              const Tensor& rstd) {
+                              const Tensor& rstd, bool accumulate) {
   check_activation_type("rms_norm_backward_weight: x", x);
   check_tensor(d_weight, "rms_norm_backward_weight: d_weight", DType::kF32, {x.size(1)});
   check_tensor(d_out, "rms_norm_backward_weight: d_out", x.dtype(), {x.size(0), x.size(1)});
   check_tensor(rstd, "rms_norm_backward_weight: rstd", DType::kF32, {x.size(0)});
   OpScope op(ctx, "rms_norm_backward_weight", {&d_weight}, {&d_out, &x, &rstd});
   op.run_with_workspace(on_cpu::rms_norm_backward_weight, DT_ON_CUDA(rms_norm_backward_weight), d_weight, d_out, x,
-                        rstd);
+                        rstd, accumulate);
 }
 
 }  // namespace deeptitan

@@ -23,10 +23,10 @@ void rms_norm_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [T, D] 
                              const Tensor& x /* [T, D] */, const Tensor& rstd /* f32 [T] */,
                              const Tensor& weight /* f32 [D] */, bool accumulate);
 
-/// d_weight += the gradient of the weight.
+/// d_weight += the gradient of the weight; = without `accumulate`.
 void rms_norm_backward_weight(ExecutionContext& ctx, const Tensor& d_weight /* f32 [D] */,
                               const Tensor& d_out /* [T, D] */, const Tensor& x /* [T, D] */,
-                              const Tensor& rstd /* f32 [T] */);
+                              const Tensor& rstd /* f32 [T] */, bool accumulate);
 
 DT_OP_FORMS(rms_norm);
 DT_OP_FORMS(add_rms_norm);

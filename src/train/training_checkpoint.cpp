@@ -124,6 +124,7 @@ void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress
   }
   TrainingStateMetadata metadata;
   metadata.set_integer("step", progress.step);
+  metadata.set_integer("updates", engine.updates());
   metadata.set_integer("tokens", progress.tokens);
   metadata.set_text("data_position", progress.data.to_json());
   metadata.set_text("config", progress.config);
@@ -153,6 +154,7 @@ void load_checkpoint(const std::filesystem::path& checkpoint, TrainingEngine& en
     reader->read(t.declaration.name, host.raw(), host.bytes());
     if (host.raw() != t.memory.raw()) copy_tensor(t.memory, host);
   }
+  engine.set_updates(reader->metadata().integer("updates"));
   engine.load(std::make_shared<const StateValues>(reader));
 }
 

@@ -10,6 +10,8 @@
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
 #include "ops/elementwise.h"
+#include "ops/loss.h"
+#include "ops/moe.h"
 #include "train/freeze.h"
 
 namespace deeptitan {
@@ -25,6 +27,18 @@ ModelOptions model_options(const TrainingEngineOptions& o) {
 }
 
 }  // namespace
+
+// What is copied to the host at the end of a step.
+struct TrainingEngine::Report {
+  Report(Device device, int64_t layers)
+      : balance_losses(layers), load_summaries(layers * kLoadSummaryNumbers), copied(device) {}
+
+  StepState state;
+  double tokens = 0;  // of the step
+  std::vector<double> balance_losses;
+  std::vector<double> load_summaries;
+  Event copied;
+};
 
 TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options)
     : options_(options),
@@ -45,7 +59,6 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   workspace_ = arena("workspace");
   ctx_.device = options_.device;
   ctx_.workspace = workspace_;
-  ctx_.state = &state_;
 
   freeze_parameters(model_.parameters(), options_.freeze);
   ctx_.planning = true;
@@ -53,8 +66,8 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   PackedBatch batch;
   batch.reset(options_.sequences, options_.seq_len);
   begin_step(1, 0.0, 1, 1);
-  model_.forward_backward(ctx_, forward_context(true), training_targets_, *record_, &mtp_loss_sum_);
-  finish_step();
+  model_.forward_backward(ctx_, forward_context(true), training_targets_, *record_);
+  end_step();
   evaluate(batch);
   ctx_.planning = false;
   plan_ = plan_of(arenas_);
@@ -70,6 +83,9 @@ void TrainingEngine::take_memory() {
   list.plan_prepared(*prepared_);
   model_.plan_constants(*inputs_);
   model_.plan_statistics(statistics_, *inputs_);
+  state_ = inputs_->take(DType::kU8, {sizeof(StepState)});
+  ctx_.state = static_cast<StepState*>(state_.raw());
+  loss_sum_ = inputs_->take(DType::kF64, {1});
   optimizer_.plan(list, *optimizer_memory_);
   record_ = model_.make_training_record({*activations_, *activation_gradients_}, tokens);
   for (Tensor* t : {&token_ids_, &targets_, &positions_, &next_ids_, &next_targets_})
@@ -117,10 +133,7 @@ void TrainingEngine::refresh() {
 ForwardContext TrainingEngine::forward_context(bool training) {
   ForwardContext forward{.batch = layout_};
   forward.routes = routes_;
-  if (training) {
-    forward.auxiliary = &statistics_;
-    forward.auxiliary_gradient_scale = 1.0 / static_cast<double>(step_tokens_);
-  }
+  if (training) forward.auxiliary = &statistics_;
   return forward;
 }
 
@@ -140,74 +153,132 @@ void TrainingEngine::load_batch(const PackedBatch& batch) {
   upload<int32_t>(next_targets_, next_targets);
 }
 
+StepState TrainingEngine::state() {
+  StepState state;
+  ctx_.compute.copy(&state, ctx_.state, sizeof state);
+  ctx_.compute.synchronize();
+  return state;
+}
+
+int64_t TrainingEngine::updates() {
+  return state().out.updates;
+}
+
+void TrainingEngine::set_updates(int64_t updates) {
+  StepState changed = state();
+  changed.out.updates = updates;
+  ctx_.compute.copy(ctx_.state, &changed, sizeof changed);
+  ctx_.compute.synchronize();
+}
+
 void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches) {
-  state_ = {.step = step, .learning_rate = learning_rate};
-  loss_sum_ = 0;
-  mtp_loss_sum_ = 0;
-  target_tokens_ = target_tokens;
-  step_tokens_ = microbatches * tokens_per_microbatch();
-  training_targets_.gradient_scale = 1.0 / static_cast<double>(std::max<int64_t>(1, target_tokens));
-  if (ctx_.planning) return;
-  statistics_.reset();
-  for (const Tensor& gradient : gradients()) fill_zero(ctx_, gradient);
+  StepInput& in = input_.in;
+  in.step = step;
+  in.learning_rate = learning_rate;
+  in.target_scale = 1.0 / static_cast<double>(std::max<int64_t>(1, target_tokens));
+  step_tokens_ = static_cast<double>(microbatches * tokens_per_microbatch());
+  in.token_scale = 1.0 / step_tokens_;
+  const int64_t modules = model_.next_token_modules();
+  in.mtp_scale = modules == 0 ? 0.0 : in.target_scale * options_.mtp_weight / static_cast<double>(modules);
+  if (!ctx_.planning) ctx_.compute.copy(&ctx_.state->in, &in, sizeof in);
+  begin_step_output(ctx_);
+  statistics_.reset(ctx_);
+  model_.begin_step(ctx_);
 }
 
 void TrainingEngine::add_microbatch(const PackedBatch& batch) {
   load_batch(batch);
-  loss_sum_ += model_.forward_backward(ctx_, forward_context(true), training_targets_, *record_, &mtp_loss_sum_);
+  model_.forward_backward(ctx_, forward_context(true), training_targets_, *record_);
 }
 
-std::vector<Tensor> TrainingEngine::gradients() const {
-  std::vector<Tensor> result;
-  for (const Parameter& p : model_.parameters().all()) {
-    if (p.gradient.defined()) result.push_back(p.gradient);
+void TrainingEngine::end_step() {
+  model_.end_step(ctx_);
+  ParameterList& list = model_.parameters();
+  const auto trained =
+      std::count_if(list.all().begin(), list.all().end(), [](const Parameter& p) { return p.gradient.defined(); });
+  {
+    ArenaScope workspace(*workspace_);
+    const Tensor sums = workspace.take(DType::kF64, {trained, kSquareBlocks});
+    int64_t at = 0;
+    for (const Parameter& p : list.all()) {
+      if (!p.gradient.defined()) continue;
+      square_sums(ctx_, sums.rows(at, at + 1).reshape({kSquareBlocks}), p.gradient.reshape({p.numel()}));
+      ++at;
+    }
+    finish_gradient(ctx_, sums, options_.max_norm, options_.halt_not_finite);
   }
-  return result;
+  optimizer_.update(ctx_, list);
+  for (const auto& [layer, experts] : model_.expert_layers()) {
+    const Parameter* bias = experts->router_bias();
+    if (bias != nullptr && !bias->frozen) {
+      update_router_bias(ctx_, bias->value, statistics_.expert_load(layer), options_.router_bias_update_speed);
+    }
+    statistics_.summarise(ctx_, layer, bias == nullptr ? Tensor() : bias->value);
+  }
+  // Where the step was not valid, the weights are as they were, and so is what is prepared from them.
+  list.refresh(ctx_);
+  if (!ctx_.planning) queue_report();
+}
+
+void TrainingEngine::queue_report() {
+  if (spare_reports_.empty()) spare_reports_.push_back(std::make_unique<Report>(ctx_.device, statistics_.layers()));
+  std::unique_ptr<Report> report = std::move(spare_reports_.back());
+  spare_reports_.pop_back();
+  report->state.in = input_.in;
+  report->tokens = step_tokens_;
+  ctx_.compute.copy(&report->state.out, &ctx_.state->out, sizeof report->state.out);
+  const Tensor& losses = statistics_.balance_losses();
+  const Tensor& loads = statistics_.load_summaries();
+  ctx_.compute.copy(report->balance_losses.data(), losses.raw(), losses.bytes());
+  ctx_.compute.copy(report->load_summaries.data(), loads.raw(), loads.bytes());
+  report->copied.record(ctx_.compute);
+  reports_.push_back(std::move(report));
+}
+
+std::optional<StepResult> TrainingEngine::due_report() {
+  if (static_cast<int64_t>(reports_.size()) <= options_.report_lag) return std::nullopt;
+  return read_report();
+}
+
+std::optional<StepResult> TrainingEngine::remaining_report() {
+  if (reports_.empty()) return std::nullopt;
+  return read_report();
 }
 
 StepResult TrainingEngine::finish_step() {
+  DT_CHECK(options_.report_lag == 0, "finish_step reads a step's report at once, and report_lag is {}; use end_step",
+           options_.report_lag);
+  end_step();
+  return ctx_.planning ? StepResult() : *due_report();
+}
+
+StepResult TrainingEngine::read_report() {
+  std::unique_ptr<Report> report = std::move(reports_.front());
+  reports_.pop_front();
+  report->copied.synchronize();
+  const auto& [in, out] = report->state;
   StepResult result;
-  const double scale = training_targets_.gradient_scale;
-  result.loss = loss_sum_ * scale;
-  result.mtp_loss = mtp_loss_sum_ * scale;
-  double squares = 0;
-  for (const Tensor& gradient : gradients()) squares += sum_of_squares(ctx_, gradient);
-  result.gradient_norm = std::sqrt(squares);
-  result.finite = std::isfinite(result.loss) && std::isfinite(result.mtp_loss) && std::isfinite(result.gradient_norm);
-  state_.valid = result.finite ? 1 : 0;
-  if (options_.max_norm > 0 && result.gradient_norm > options_.max_norm) {
-    state_.gradient_scale = static_cast<float>(options_.max_norm / (result.gradient_norm + 1e-6));
-  }
-  ParameterList& list = model_.parameters();
-  optimizer_.update(ctx_, list);
-  for (const auto& [layer, experts] : model_.expert_layers()) {
-    if (experts->router_bias() == nullptr || experts->router_bias()->frozen) continue;
-    update_router_bias(ctx_, experts->router_bias()->value, statistics_.expert_load(layer),
-                       options_.router_bias_update_speed);
-  }
-  if (state_.valid != 0) list.refresh(ctx_);
-  if (!ctx_.planning) result.moe_layers = moe_metrics();
+  result.step = in.step;
+  result.loss = out.loss_sum * in.target_scale;
+  result.mtp_loss = out.mtp_loss_sum * in.target_scale;
+  result.gradient_norm = std::sqrt(out.gradient_squares);
+  result.finite = out.valid != 0;
+  result.moe_layers = moe_metrics(*report);
+  spare_reports_.push_back(std::move(report));
   return result;
 }
 
-std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics() {
+std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics(const Report& report) const {
   std::vector<MoeLayerMetrics> metrics;
   for (const auto& [layer, experts] : model_.expert_layers()) {
-    const Tensor load = statistics_.expert_load(layer);
-    const std::vector<int32_t> counts = download<int32_t>(load);
-    const int32_t* count = counts.data();
-    const int64_t n = load.numel();
-    const double mean = static_cast<double>(std::accumulate(count, count + n, int64_t{0})) / static_cast<double>(n);
+    const double* load = report.load_summaries.data() + layer * kLoadSummaryNumbers;
+    const double mean = load[kWholeLoad] / static_cast<double>(experts->router().experts);
     MoeLayerMetrics entry{.layer = layer};
-    entry.load_max_over_mean = mean == 0 ? 0.0 : *std::max_element(count, count + n) / mean;
-    entry.experts_without_tokens = std::count(count, count + n, 0);
-    if (const Parameter* bias = experts->router_bias()) {
-      const std::vector<float> values = download<float>(bias->value);
-      const auto [low, high] = std::minmax_element(values.begin(), values.end());
-      entry.bias_range = *high - *low;
-    }
+    entry.load_max_over_mean = mean == 0 ? 0.0 : load[kLargestLoad] / mean;
+    entry.experts_without_tokens = static_cast<int64_t>(load[kIdleExperts]);
+    entry.bias_range = static_cast<float>(load[kHighestBias]) - static_cast<float>(load[kLowestBias]);
     if (options_.auxiliary_weight > 0) {
-      entry.aux_loss = *statistics_.balance_loss(layer) / options_.auxiliary_weight / static_cast<double>(step_tokens_);
+      entry.aux_loss = report.balance_losses[layer] / options_.auxiliary_weight / report.tokens;
     }
     metrics.push_back(entry);
   }
@@ -220,8 +291,14 @@ double TrainingEngine::evaluate(const PackedBatch& batch) {
   const Tensor hidden = workspace.take(options_.compute, {layout_.tokens, model_.config().hidden_size});
   const Tensor loss = workspace.take(DType::kF32, {layout_.tokens});
   model_.forward_hidden(ctx_, forward_context(false), hidden);
-  model_.head().loss(ctx_, loss, {}, hidden, targets_, 0.0, false);
-  return sum_fixed_order(ctx_, loss);
+  model_.head().loss(ctx_, loss, {}, hidden, targets_, nullptr, false);
+  fill_zero(ctx_, loss_sum_);
+  accumulate_sum(ctx_, loss_sum_, loss);
+  double sum = 0;
+  if (ctx_.planning) return sum;
+  ctx_.compute.copy(&sum, loss_sum_.raw(), sizeof sum);
+  ctx_.compute.synchronize();
+  return sum;
 }
 
 std::vector<float> TrainingEngine::next_token_logits(std::span<const int32_t> tokens) {

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,9 +34,12 @@ struct TrainingEngineOptions {
   double weight_decay = 0.1;
   AdamWSettings adamw;
   std::vector<std::string> freeze;  // see freeze_parameters
+  int report_lag = 0;               // steps that are queued before the host looks at one's result: 0 or 1
+  bool halt_not_finite = false;     // a step that is not finite halts those queued behind it
 };
 
 struct StepResult {
+  int64_t step = 0;
   double loss = 0;           // nats per loss-bearing token
   double mtp_loss = 0;       // the same of the next-token-prediction module; 0 without
   double gradient_norm = 0;  // before clipping
@@ -43,7 +48,8 @@ struct StepResult {
 };
 
 /// A model with its gradients and optimizer, and the memory of all of it. A step is begin_step, add_microbatch for each
-/// microbatch, finish_step. Nothing here reads files or knows about time.
+/// microbatch, end_step; what the host wants to know of it is read by due_report, `report_lag` steps later. Nothing
+/// here reads files or knows about time.
 class TrainingEngine {
  public:
   /// Plans: runs a whole step without its kernels, which checks every shape and counts every byte. Allocates nothing.
@@ -72,8 +78,18 @@ class TrainingEngine {
   void begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches);
   void add_microbatch(const PackedBatch& batch);
   /// Clipping, AdamW, the routers' bias, and the refresh of what is prepared from the weights. Where the loss or the
-  /// gradient is not finite, the weights, the optimizer and the bias stay as they were.
+  /// gradient is not finite, the weights, the optimizer and the bias stay as they were. Waits for nothing.
+  void end_step();
+  /// The report of the oldest step that has none yet and is `report_lag` steps behind; nullopt where there is none.
+  std::optional<StepResult> due_report();
+  /// The same for the last steps of a run, which no step follows.
+  std::optional<StepResult> remaining_report();
+  /// end_step and its report, without lag.
   StepResult finish_step();
+
+  /// Steps that were applied since the model was new: what AdamW's bias correction counts. Skipped steps are not.
+  int64_t updates();
+  void set_updates(int64_t updates);
 
   /// The sum of the losses of a batch in nats, with nothing changed or counted.
   double evaluate(const PackedBatch& batch);
@@ -99,8 +115,11 @@ class TrainingEngine {
   void take_memory();
   void load_batch(const PackedBatch& batch);
   ForwardContext forward_context(bool training);
-  std::vector<Tensor> gradients() const;
-  std::vector<MoeLayerMetrics> moe_metrics();
+  StepState state();
+  struct Report;
+  void queue_report();
+  StepResult read_report();
+  std::vector<MoeLayerMetrics> moe_metrics(const Report& report) const;
 
   TrainingEngineOptions options_;
   DeepseekModel model_;
@@ -118,17 +137,18 @@ class TrainingEngine {
   OptimizerState optimizer_;
 
   ExecutionContext ctx_;
-  StepState state_;
+  StepState input_;  // `in` as it is copied to the device
+  double step_tokens_ = 1;
+  Tensor state_;                                 // the StepState there
+  Tensor loss_sum_;                              // f64 [1], of a validation batch
+  std::deque<std::unique_ptr<Report>> reports_;  // of the steps that the host has not looked at, the oldest first
+  std::vector<std::unique_ptr<Report>> spare_reports_;
   std::unique_ptr<DeepseekModel::TrainingRecord> record_;
   Tensor token_ids_, targets_, positions_, document_offset_, sequence_offset_, next_ids_, next_targets_, sample_logits_;
   BatchLayout layout_;
   TrainingTargets training_targets_;
 
   RouteRecord* routes_ = nullptr;
-  double loss_sum_ = 0;
-  double mtp_loss_sum_ = 0;
-  int64_t target_tokens_ = 0;
-  int64_t step_tokens_ = 0;
 };
 
 }  // namespace deeptitan

@@ -50,9 +50,9 @@ TEST(RmsNormOp, BackwardsRefuseWhatDoesNotFit) {
         rms_norm_backward_input(c.ctx, x, c.f32({4, 8}), x, rstd, weight, false);
       },
       "rms_norm_backward_input: d_out: expected bf16 [4, 8], found f32 [4, 8]");
-  expect_runtime_error([&] { rms_norm_backward_weight(c.ctx, c.bf16({8}), x, x, rstd); },
+  expect_runtime_error([&] { rms_norm_backward_weight(c.ctx, c.bf16({8}), x, x, rstd, true); },
                        "rms_norm_backward_weight: d_weight: expected f32 [8], found bf16 [8]");
-  expect_runtime_error([&] { rms_norm_backward_weight(c.ctx, weight, x, x, c.f32({8})); },
+  expect_runtime_error([&] { rms_norm_backward_weight(c.ctx, weight, x, x, c.f32({8}), true); },
                        "rms_norm_backward_weight: rstd: expected f32 [4], found f32 [8]");
   expect_runtime_error([&] { add_rms_norm(c.ctx, x, x, rstd, x.columns(0, 4), x.columns(0, 4), c.f32({4}), 1e-6); },
                        "add_rms_norm: sum: expected bf16 [4, 4], found bf16 [4, 8]");

@@ -4,7 +4,7 @@
 
 #include "core/error.h"
 #include "ops/elementwise.h"
-#include "ops/optimizer.h"
+#include "ops/loss.h"
 
 namespace deeptitan {
 namespace {
@@ -90,11 +90,28 @@ std::unique_ptr<DeepseekModel::TrainingRecord> DeepseekModel::make_training_reco
 }
 
 void DeepseekModel::plan_statistics(StepStatistics& statistics, Arena& arena) const {
+  statistics.plan_report(arena);
   for (const auto& [layer, experts] : expert_layers()) statistics.plan_load(arena, layer, experts->router().experts);
 }
 
-double DeepseekModel::forward_backward(ExecutionContext& ctx, const ForwardContext& forward,
-                                       const TrainingTargets& targets, TrainingRecord& record, double* mtp_loss) {
+void DeepseekModel::begin_step(ExecutionContext& ctx) {
+  for (Parameter& p : parameters_.all()) p.gradient_written = false;
+  if (embedding_->gradient.defined()) {
+    fill_zero(ctx, embedding_->gradient);
+    embedding_->gradient_written = true;
+  }
+}
+
+void DeepseekModel::end_step(ExecutionContext& ctx) {
+  for (Parameter& p : parameters_.all()) {
+    if (p.gradient.defined() && !p.accumulate_gradient()) fill_zero(ctx, p.gradient);
+  }
+}
+
+void DeepseekModel::forward_backward(ExecutionContext& ctx, const ForwardContext& forward,
+                                     const TrainingTargets& targets, TrainingRecord& record) {
+  StepState& state = *ctx.state;  // an address on the device
+  const auto sum = [&](double& to) { accumulate_sum(ctx, Tensor(&to, DType::kF64, {1}, ctx.device), record.loss); };
   const auto layers = static_cast<int64_t>(layers_.size());
   if (!ctx.planning) rope_.fill(forward.batch.longest_position);
   embedding(ctx, record.hidden[0], embedding_->value, forward.batch.token_ids);
@@ -102,14 +119,13 @@ double DeepseekModel::forward_backward(ExecutionContext& ctx, const ForwardConte
     layers_[i]->forward(ctx, forward, record.hidden[i + 1], record.hidden[i], record.layers[i].get());
   }
   final_norm_->forward(ctx, record.normed, record.rstd, record.hidden[layers]);
-  head_->loss(ctx, record.loss, record.d_normed, record.normed, targets.targets, targets.gradient_scale, false);
-  const double loss = sum_fixed_order(ctx, record.loss);
+  head_->loss(ctx, record.loss, record.d_normed, record.normed, targets.targets, &state.in.target_scale, false);
+  sum(state.out.loss_sum);
 
   for (size_t i = 0; i < mtp_.size(); ++i) {
-    const double scale = targets.gradient_scale * options_.mtp_weight / static_cast<double>(mtp_.size());
-    mtp_[i]->forward(ctx, forward, record.loss, record.normed, targets.next_ids, targets.next_targets, *head_, scale,
-                     *record.mtp[i]);
-    *mtp_loss += sum_fixed_order(ctx, record.loss);
+    mtp_[i]->forward(ctx, forward, record.loss, record.normed, targets.next_ids, targets.next_targets, *head_,
+                     &state.in.mtp_scale, *record.mtp[i]);
+    sum(state.out.mtp_loss_sum);
     mtp_[i]->backward(ctx, forward, record.d_normed, record.normed, targets.next_ids, *record.mtp[i]);
   }
 
@@ -131,7 +147,6 @@ double DeepseekModel::forward_backward(ExecutionContext& ctx, const ForwardConte
     std::swap(d_in, d_out);
   }
   if (embedding_->gradient.defined()) embedding_backward(ctx, embedding_->gradient, d_out, forward.batch.token_ids);
-  return loss;
 }
 
 void DeepseekModel::forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden) {

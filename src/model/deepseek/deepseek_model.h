@@ -31,7 +31,6 @@ struct TrainingTargets {
   Tensor targets;       // i32 [T]: the next token, -1 where none bears a loss
   Tensor next_ids;      // i32 [T]: the next token, 0 where there is none; input of the next-token-prediction module
   Tensor next_targets;  // i32 [T]: the token after the next, -1 where none
-  double gradient_scale = 1.0;  // 1 / loss-bearing tokens of the step
 };
 
 /// DeepSeek-V2 and V3: embedding, decoder layers, final norm, head, and next-token-prediction modules.
@@ -57,10 +56,16 @@ class DeepseekModel {
   std::unique_ptr<TrainingRecord> make_training_record(const RecordArenas& arenas, int64_t tokens) const;
   void plan_statistics(StepStatistics& statistics, Arena& arena) const;
 
-  /// Forward and backward of one microbatch: adds to all gradients. Returns the sum of the main loss in nats, and adds
-  /// to *mtp_loss the sum of the next-token-prediction losses (unweighted).
-  double forward_backward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
-                          TrainingRecord& record, double* mtp_loss);
+  /// Before a step's first microbatch: each gradient's first write overwrites it, but for the embedding's table, whose
+  /// rows are added to one by one and which is cleared.
+  void begin_step(ExecutionContext& ctx);
+  /// After the last: clears the gradients that nothing was written to.
+  void end_step(ExecutionContext& ctx);
+
+  /// Forward and backward of one microbatch: adds to all gradients, and to the step state's sums of the main loss and
+  /// of the next-token-prediction losses (unweighted), in nats.
+  void forward_backward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
+                        TrainingRecord& record);
 
   // Inference and validation. --------------------------------------------------------------------------------------
 
@@ -76,6 +81,8 @@ class DeepseekModel {
   std::vector<std::pair<int64_t, const MixtureOfExperts*>> expert_layers() const;
   /// Layers including next-token-prediction modules: what per-layer statistics are sized by.
   int64_t total_layers() const;
+  /// Next-token-prediction modules in training.
+  int64_t next_token_modules() const { return static_cast<int64_t>(mtp_.size()); }
 
  private:
   ModelConfig config_;

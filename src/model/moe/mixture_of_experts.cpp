@@ -121,7 +121,7 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
     accumulate_counts(ctx, forward.auxiliary->expert_load(layer_), s.routing.counts);
     if (auxiliary_weight_ > 0) {
       sequence_auxiliary_loss(ctx, forward.auxiliary->balance_loss(layer_), {}, s.routing,
-                              forward.batch.sequence_offset, options_, auxiliary_weight_, 0.0);
+                              forward.batch.sequence_offset, options_, auxiliary_weight_, nullptr);
     }
   }
   dispatcher_->dispatch(ctx, s.rows, x, s.routing, s.route);
@@ -152,12 +152,12 @@ void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContex
   dispatcher_->dispatch_backward(ctx, d_x, d_rows, shared_ ? d_x : Tensor(), s.route);
 
   Tensor d_scores;
-  if (auxiliary_weight_ > 0 && forward.auxiliary_gradient_scale > 0) {
-    double ignored = 0;  // the forward has counted the loss
+  if (auxiliary_weight_ > 0 && forward.auxiliary != nullptr) {
     d_scores = workspace.take(DType::kF32, {tokens, options_.experts});
     fill_zero(ctx, d_scores);
-    sequence_auxiliary_loss(ctx, &ignored, d_scores, s.routing, forward.batch.sequence_offset, options_,
-                            auxiliary_weight_, forward.auxiliary_gradient_scale);
+    // The forward has counted the loss.
+    sequence_auxiliary_loss(ctx, nullptr, d_scores, s.routing, forward.batch.sequence_offset, options_,
+                            auxiliary_weight_, &ctx.state->in.token_scale);
   }
   route_backward(ctx, s.d_logits, d_weight, d_scores, s.routing, options_);
   router_.backward_input(ctx, d_x, s.d_logits, true);

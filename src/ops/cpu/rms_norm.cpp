@@ -32,14 +32,14 @@ void rms_norm_backward_input(ExecutionContext& /*ctx*/, const Tensor& d_x, const
 }
 
 void rms_norm_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
-                              const Tensor& rstd) {
+                              const Tensor& rstd, bool accumulate) {
   ArenaScope workspace(*ctx.workspace);
   const Tensor partial = workspace.take(DType::kF32, {cpu::rms_norm_backward_weight_workspace(x.size(0), x.size(1))});
   if (ctx.planning) return;
   for_activation_type(x, [&](auto* element) {
     using T = Element<decltype(element)>;
     cpu::rms_norm_backward_weight(d_weight.host<float>(), d_out.host<T>(), d_out.stride(), x.host<T>(), x.stride(),
-                                  rstd.host<float>(), x.size(0), x.size(1), partial.host<float>());
+                                  rstd.host<float>(), x.size(0), x.size(1), partial.host<float>(), accumulate);
   });
 }
 

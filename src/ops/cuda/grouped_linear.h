@@ -1,6 +1,7 @@
 #pragma once
 
 #include "ops/cuda/ops.h"
+#include "ops/linear.h"
 
 // Products of each expert's rows on Hopper's tensor cores (kernels/cuda/grouped_gemm), where these take the operands.
 

@@ -10,6 +10,7 @@
 #include "ops/cuda/element.h"
 #include "ops/cuda/grouped_linear.h"
 #include "ops/cuda/ops.h"
+#include "ops/linear.h"
 
 // On a GPU a weight is prepared as its rows in the operand's type: one layout that serves both directions.
 
@@ -44,13 +45,14 @@ void upload_rows(To* to, const Tensor& rows) {
   });
 }
 
-/// d_weight += d_out^T x; over groups of rows where there are offsets.
+/// d_weight += (or =) d_out^T x; over groups of rows where there are offsets.
 void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
-                         const Tensor& group_offset) {
+                         const Tensor& group_offset, bool accumulate) {
   const int64_t outputs = d_out.size(1);
   const int64_t inputs = x.size(1);
   const bool grouped = group_offset.defined();
   if (grouped && choose_grouped_form(d_weight, x, outputs, inputs).tensor_cores) {
+    if (!accumulate) on_cuda::fill_zero(ctx, d_weight);
     add_weight_gradient_on_tensor_cores(ctx, d_weight, d_out, x, group_offset);
     return;
   }
@@ -73,7 +75,7 @@ void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Te
                                        .batches = grouped ? d_weight.size(0) : 1,
                                        .groups = grouped ? cuda::ProductGroups::kSteps : cuda::ProductGroups::kNone,
                                        .group_offset = raw_or_null<int32_t>(group_offset),
-                                       .accumulate = true},
+                                       .accumulate = accumulate},
         stream_of(ctx));
   });
 }
@@ -165,13 +167,14 @@ void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_s
   });
 }
 
-void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x) {
-  add_weight_gradient(ctx, d_weight, d_out, x, {});
+void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
+                            bool accumulate) {
+  add_weight_gradient(ctx, d_weight, d_out, x, {}, accumulate);
 }
 
 void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
-                                    const Tensor& group_offset) {
-  add_weight_gradient(ctx, d_weight, d_out, x, group_offset);
+                                    const Tensor& group_offset, bool accumulate) {
+  add_weight_gradient(ctx, d_weight, d_out, x, group_offset, accumulate);
 }
 
 void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
@@ -182,8 +185,8 @@ void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
   });
 }
 
-void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias, const Tensor& d_out) {
-  if (ctx.planning) return;
+void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias, const Tensor& d_out, bool accumulate) {
+  if (!accumulate) on_cuda::fill_zero(ctx, d_bias);
   for_activation_type(d_out, [&](auto* element) {
     using T = Element<decltype(element)>;
     cuda::add_bias_backward(d_bias.raw<float>(), d_out.raw<T>(), d_out.stride(), d_out.size(0), d_out.size(1),

@@ -56,20 +56,17 @@ void route_backward(ExecutionContext& ctx, const Tensor& d_logits, const Tensor&
 
 void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tensor& d_scores, const Routing& routing,
                              const Tensor& sequence_offset, const RouterOptions& options, double alpha,
-                             double gradient_scale) {
+                             const double* gradient_scale) {
   const int64_t sequences = sequence_offset.size(0) - 1;
   ArenaScope workspace(*ctx.workspace);
-  double* sum = static_cast<double*>(workspace.take_bytes(sizeof(double)));
+  double* not_wanted = static_cast<double*>(workspace.take_bytes(sizeof(double)));
   void* scratch = workspace.take_bytes(cuda::sequence_auxiliary_loss_workspace(sequences, options.experts));
   if (ctx.planning) return;
-  DT_CUDA_CHECK(cudaMemsetAsync(sum, 0, sizeof(double), stream_of(ctx)));
-  cuda::sequence_auxiliary_loss(
-      sum, raw_or_null<float>(d_scores), routing.scores.raw<float>(), routing.expert_index.raw<int32_t>(),
-      SequenceOffsets{sequence_offset.raw<int32_t>(), sequences}, routing.scores.size(0), options,
-      AuxiliaryLossScale{static_cast<float>(alpha), static_cast<float>(gradient_scale)}, scratch, stream_of(ctx));
-  double loss = 0;
-  cuda::copy(&loss, sum, sizeof loss);
-  *loss_sum += loss;
+  const float scale = d_scores.defined() ? static_cast<float>(fetch(ctx, gradient_scale)) : 0.0f;
+  cuda::sequence_auxiliary_loss(loss_sum != nullptr ? loss_sum : not_wanted, raw_or_null<float>(d_scores),
+                                routing.scores.raw<float>(), routing.expert_index.raw<int32_t>(),
+                                SequenceOffsets{sequence_offset.raw<int32_t>(), sequences}, routing.scores.size(0),
+                                options, AuxiliaryLossScale{static_cast<float>(alpha), scale}, scratch, stream_of(ctx));
 }
 
 void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& counts) {
@@ -78,7 +75,7 @@ void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& 
 }
 
 void update_router_bias(ExecutionContext& ctx, const Tensor& bias, const Tensor& load, double speed) {
-  if (ctx.planning || ctx.state->valid == 0) return;
+  if (ctx.planning || fetch(ctx, &ctx.state->out.valid) == 0) return;
   cuda::update_router_bias(bias.raw<float>(), load.raw<int32_t>(), load.size(0), static_cast<float>(speed),
                            stream_of(ctx));
 }

@@ -1,5 +1,6 @@
 #include "ops/rms_norm.h"
 
+#include "kernels/cuda/error.h"
 #include "kernels/cuda/norm/rms_norm.h"
 #include "ops/cuda/element.h"
 
@@ -37,10 +38,11 @@ void rms_norm_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Ten
 }
 
 void rms_norm_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
-                              const Tensor& rstd) {
+                              const Tensor& rstd, bool accumulate) {
   ArenaScope workspace(*ctx.workspace);
   const Tensor partial = workspace.take(DType::kF32, {cuda::rms_norm_backward_weight_workspace(x.size(0), x.size(1))});
   if (ctx.planning) return;
+  if (!accumulate) DT_CUDA_CHECK(cudaMemsetAsync(d_weight.raw(), 0, d_weight.bytes(), stream_of(ctx)));
   for_activation_type(x, [&](auto* element) {
     using T = Element<decltype(element)>;
     cuda::rms_norm_backward_weight(d_weight.raw<float>(), d_out.raw<T>(), d_out.stride(), x.raw<T>(), x.stride(),

@@ -156,5 +156,12 @@ void fill_zero(bfloat16* x, int64_t n) {
   fill_zero_parallel(x, n);
 }
 
+void copy_rows(void* out, int64_t ld_out, const void* in, int64_t ld_in, int64_t rows, int64_t row_bytes) {
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(static_cast<char*>(out) + r * ld_out, static_cast<const char*>(in) + r * ld_in,
+                static_cast<size_t>(row_bytes));
+  }
+}
+
 }  // namespace deeptitan::cpu
 #endif  // HWY_ONCE

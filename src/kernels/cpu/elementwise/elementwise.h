@@ -36,4 +36,7 @@ void scale(bfloat16* x, float factor, int64_t n);
 void fill_zero(float* x, int64_t n);
 void fill_zero(bfloat16* x, int64_t n);
 
+/// out = in, [rows, columns] of any element type, `row_bytes` each, with ld_* bytes between rows.
+void copy_rows(void* out, int64_t ld_out, const void* in, int64_t ld_in, int64_t rows, int64_t row_bytes);
+
 }  // namespace deeptitan::cpu

@@ -111,5 +111,10 @@ void embedding_scatter_add(float* d_table, const bfloat16* d_out, const int32_t*
   scatter_add_parallel(HWY_DYNAMIC_DISPATCH(scatter_add_bf16), d_table, d_out, ids, tokens, dim);
 }
 
+int64_t first_id_outside(const int32_t* ids, int64_t tokens, int64_t vocab) {
+  const auto* found = std::find_if(ids, ids + tokens, [=](int32_t id) { return id < 0 || id >= vocab; });
+  return found - ids;
+}
+
 }  // namespace deeptitan::cpu
 #endif  // HWY_ONCE

@@ -8,6 +8,9 @@ namespace deeptitan::cpu {
 
 // Every id must lie in [0, vocab): the caller has checked. Rows are contiguous.
 
+/// The first place t whose ids[t] is not in [0, vocab); `tokens` where there is none.
+int64_t first_id_outside(const int32_t* ids, int64_t tokens, int64_t vocab);
+
 /// out[t] = table[ids[t]], rounded where out is bfloat16 and table float. out is [tokens, dim], table [vocab, dim].
 void embedding_gather(float* out, const float* table, const int32_t* ids, int64_t tokens, int64_t dim);
 void embedding_gather(bfloat16* out, const bfloat16* table, const int32_t* ids, int64_t tokens, int64_t dim);

@@ -186,17 +186,20 @@ int64_t weight_gradient_workspace_words(int64_t rows, int64_t groups, int64_t ou
 
 template <typename Input>
 void weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const Input* x, int64_t ld_x, int64_t rows,
-                     int64_t out_columns, int64_t in_columns, uint32_t* workspace) {
+                     int64_t out_columns, int64_t in_columns, uint32_t* workspace, bool accumulate) {
   const int32_t offset[2] = {0, static_cast<int32_t>(rows)};
-  grouped_weight_gradient(d_weight, d_out, ld_out, x, ld_x, offset, 1, out_columns, in_columns, workspace);
+  grouped_weight_gradient(d_weight, d_out, ld_out, x, ld_x, offset, 1, out_columns, in_columns, workspace, accumulate);
 }
 
 template <typename Input>
 void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const Input* x, int64_t ld_x,
                              const int32_t* group_offset, int64_t groups, int64_t out_columns, int64_t in_columns,
-                             uint32_t* workspace) {
+                             uint32_t* workspace, bool accumulate) {
   const int64_t rows = group_offset[groups] - group_offset[0];
-  if (rows == 0) return;
+  if (rows == 0) {
+    if (!accumulate) std::fill_n(d_weight, groups * out_columns * in_columns, 0.0f);
+    return;
+  }
   constexpr OperandType kType = operand_type<Input>();
   const int64_t out_panels = packed_panels(out_columns);
   const int64_t in_panels = packed_panels(in_columns);
@@ -233,25 +236,42 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
       const int64_t out_panel = task / shares % out_panels;
       const int64_t in_panel = task % shares * share;
       const int64_t count = group_offset[g + 1] - group_offset[g];
-      if (count == 0) continue;
       const int64_t steps = packed_steps(kType, count);
       const int64_t out_row = out_panel * kPanelColumns;
       const int64_t in_column = in_panel * kPanelColumns;
+      const int64_t out_count = std::min<int64_t>(kPanelColumns, out_columns - out_row);
+      const int64_t in_count = std::min(share * kPanelColumns, in_columns - in_column);
+      float* c = d_weight + (g * out_columns + out_row) * in_columns + in_column;
+      if (count == 0) {
+        for (int64_t row = 0; row < out_count && !accumulate; ++row) std::fill_n(c + row * in_columns, in_count, 0.0f);
+        continue;
+      }
       run(PanelProduct{.operands = kType,
                        .a = packed_out + (first_step(g) * out_panels + out_panel * steps) * kPanelColumns,
                        .a_row_stride = 1,
                        .a_step_stride = kPanelColumns,
-                       .rows = std::min<int64_t>(kPanelColumns, out_columns - out_row),
+                       .rows = out_count,
                        .b = packed_in + (first_step(g) * in_panels + in_panel * steps) * kPanelColumns,
                        .b_panel_stride = steps * kPanelColumns,
                        .panels = std::min(share, in_panels - in_panel),
                        .steps = steps,
-                       .c = d_weight + (g * out_columns + out_row) * in_columns + in_column,
+                       .c = c,
                        .c_row_stride = in_columns,
                        .c_is_bfloat16 = false,
-                       .accumulate = true,
-                       .columns = std::min(share * kPanelColumns, in_columns - in_column)});
+                       .accumulate = accumulate,
+                       .columns = in_count});
     }
+  }
+}
+
+template <typename Input, typename Output>
+void matmul_by_head(Output* c, int64_t ldc, int64_t c_head_stride, const Input* a, int64_t lda, int64_t a_head_stride,
+                    const uint32_t* packed_b, int64_t heads, int64_t rows, int64_t contracted, int64_t columns) {
+  const int64_t words = packed_words(operand_type<Input>(), contracted, columns);
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t h = 0; h < heads; ++h) {
+    matmul(MatmulOutput<Output>{c + h * c_head_stride, ldc, false}, a + h * a_head_stride, lda, packed_b + h * words,
+           rows, contracted, columns);
   }
 }
 
@@ -262,7 +282,9 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
   template void matmul_transposed(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t,     \
                                   int64_t, uint32_t*);                                                                \
   template void grouped_matmul_transposed(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*,               \
-                                          const int32_t*, int64_t, int64_t, int64_t, uint32_t*);
+                                          const int32_t*, int64_t, int64_t, int64_t, uint32_t*);                      \
+  template void matmul_by_head(Output*, int64_t, int64_t, const Input*, int64_t, int64_t, const uint32_t*, int64_t,   \
+                               int64_t, int64_t, int64_t);
 DT_INSTANTIATE(float, float)
 DT_INSTANTIATE(bfloat16, bfloat16)
 DT_INSTANTIATE(bfloat16, float)
@@ -271,9 +293,9 @@ DT_INSTANTIATE(float, bfloat16)
 
 #define DT_INSTANTIATE(Input)                                                                                          \
   template void weight_gradient(float*, const Input*, int64_t, const Input*, int64_t, int64_t, int64_t, int64_t,       \
-                                uint32_t*);                                                                            \
+                                uint32_t*, bool);                                                                      \
   template void grouped_weight_gradient(float*, const Input*, int64_t, const Input*, int64_t, const int32_t*, int64_t, \
-                                        int64_t, int64_t, uint32_t*);
+                                        int64_t, int64_t, uint32_t*, bool);
 DT_INSTANTIATE(float)
 DT_INSTANTIATE(bfloat16)
 #undef DT_INSTANTIATE

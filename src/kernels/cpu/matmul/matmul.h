@@ -49,15 +49,22 @@ void grouped_matmul_transposed(MatmulOutput<Output> c, const Input* a, int64_t l
 /// Words of workspace for weight_gradient and grouped_weight_gradient over `rows` rows in `groups` groups.
 int64_t weight_gradient_workspace_words(int64_t rows, int64_t groups, int64_t out_columns, int64_t in_columns);
 
-/// d_weight[N, K] += d_out[M, N]^T * x[M, K]: the gradient of the weight of y = x * weight^T.
+/// d_weight[N, K] += d_out[M, N]^T * x[M, K]: the gradient of the weight of y = x * weight^T. Without `accumulate` it
+/// is written instead, zeros where there are no rows.
 template <typename Input>
 void weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const Input* x, int64_t ld_x, int64_t rows,
-                     int64_t out_columns, int64_t in_columns, uint32_t* workspace);
+                     int64_t out_columns, int64_t in_columns, uint32_t* workspace, bool accumulate = true);
 
 /// For each group g: d_weight_g[N, K] += d_out[rows of g]^T * x[rows of g]; the d_weight_g follow one another.
 template <typename Input>
 void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const Input* x, int64_t ld_x,
                              const int32_t* group_offset, int64_t groups, int64_t out_columns, int64_t in_columns,
-                             uint32_t* workspace);
+                             uint32_t* workspace, bool accumulate = true);
+
+/// For each head h: C[:, h] = A[:, h] * B_h, where head h of a row begins h * head_stride elements in, and the B_h
+/// follow one another, packed_words(K, N) words each.
+template <typename Input, typename Output>
+void matmul_by_head(Output* c, int64_t ldc, int64_t c_head_stride, const Input* a, int64_t lda, int64_t a_head_stride,
+                    const uint32_t* packed_b, int64_t heads, int64_t rows, int64_t contracted, int64_t columns);
 
 }  // namespace deeptitan::cpu

@@ -100,10 +100,10 @@ void rms_norm_backward_weight_rows(float* d_weight, const T* d_out, int64_t ld_d
   }
 }
 
-/// sum[i] += the terms [chunks, ld] in order, for i in [0, columns).
-void add_chunks(float* sum, const float* terms, int64_t ld, int64_t chunks, int64_t columns) {
+/// sum[i] += (or =) the terms [chunks, ld] in order, for i in [0, columns).
+void add_chunks(float* sum, const float* terms, int64_t ld, int64_t chunks, int64_t columns, bool accumulate) {
   for_vectors(0, columns, [=](int64_t i, auto lanes) HWY_ATTR {
-    FloatVec total = load(sum + i, lanes);
+    FloatVec total = accumulate ? load(sum + i, lanes) : hn::Zero(FloatTag());
     for (int64_t chunk = 0; chunk < chunks; ++chunk) total = hn::Add(total, load(terms + chunk * ld + i, lanes));
     store(total, sum + i, lanes);
   });
@@ -179,7 +179,8 @@ int64_t chunk_count(int64_t rows) {
 
 template <typename T, typename Kernel>
 void backward_weight_parallel(Kernel kernel, float* d_weight, const T* d_out, int64_t ld_d_out, const T* x,
-                              int64_t ld_x, const float* rstd, int64_t rows, int64_t dim, float* workspace) {
+                              int64_t ld_x, const float* rstd, int64_t rows, int64_t dim, float* workspace,
+                              bool accumulate) {
   const int64_t chunk_rows = rows_per_chunk(rows);
   const int64_t chunks = chunk_count(rows);
   parallel_ranges(chunks, rows * dim, 1, [=](int64_t begin, int64_t end) {
@@ -192,7 +193,7 @@ void backward_weight_parallel(Kernel kernel, float* d_weight, const T* d_out, in
   });
   const auto add = HWY_DYNAMIC_DISPATCH(add_chunks);
   parallel_ranges(dim, chunks * dim, 64, [=](int64_t begin, int64_t end) {
-    add(d_weight + begin, workspace + begin, dim, chunks, end - begin);
+    add(d_weight + begin, workspace + begin, dim, chunks, end - begin, accumulate);
   });
 }
 
@@ -239,17 +240,15 @@ int64_t rms_norm_backward_weight_workspace(int64_t rows, int64_t dim) {
 }
 
 void rms_norm_backward_weight(float* d_weight, const float* d_out, int64_t ld_d_out, const float* x, int64_t ld_x,
-                              const float* rstd, int64_t rows, int64_t dim, float* workspace) {
-  if (rows <= 0 || dim <= 0) return;
+                              const float* rstd, int64_t rows, int64_t dim, float* workspace, bool accumulate) {
   backward_weight_parallel(HWY_DYNAMIC_DISPATCH(rms_norm_backward_weight_f32), d_weight, d_out, ld_d_out, x, ld_x, rstd,
-                           rows, dim, workspace);
+                           rows, dim, workspace, accumulate);
 }
 
 void rms_norm_backward_weight(float* d_weight, const bfloat16* d_out, int64_t ld_d_out, const bfloat16* x, int64_t ld_x,
-                              const float* rstd, int64_t rows, int64_t dim, float* workspace) {
-  if (rows <= 0 || dim <= 0) return;
+                              const float* rstd, int64_t rows, int64_t dim, float* workspace, bool accumulate) {
   backward_weight_parallel(HWY_DYNAMIC_DISPATCH(rms_norm_backward_weight_bf16), d_weight, d_out, ld_d_out, x, ld_x,
-                           rstd, rows, dim, workspace);
+                           rstd, rows, dim, workspace, accumulate);
 }
 
 }  // namespace deeptitan::cpu

@@ -39,11 +39,12 @@ void rms_norm_backward_input(bfloat16* d_x, int64_t ld_d_x, const bfloat16* d_ou
 /// Floats of workspace that rms_norm_backward_weight needs.
 int64_t rms_norm_backward_weight_workspace(int64_t rows, int64_t dim);
 
-/// Gradient of rms_norm with respect to the weight: d_weight[i] += sum over r of d_out[r, i] * x[r, i] * rstd[r].
-/// Rows are summed in chunks whose bounds depend on `rows` alone, and the chunks are added in order.
+/// Gradient of rms_norm with respect to the weight: d_weight[i] += sum over r of d_out[r, i] * x[r, i] * rstd[r]
+/// (= without `accumulate`). Rows are summed in chunks whose bounds depend on `rows` alone, and the chunks are added in
+/// order.
 void rms_norm_backward_weight(float* d_weight, const float* d_out, int64_t ld_d_out, const float* x, int64_t ld_x,
-                              const float* rstd, int64_t rows, int64_t dim, float* workspace);
+                              const float* rstd, int64_t rows, int64_t dim, float* workspace, bool accumulate = true);
 void rms_norm_backward_weight(float* d_weight, const bfloat16* d_out, int64_t ld_d_out, const bfloat16* x, int64_t ld_x,
-                              const float* rstd, int64_t rows, int64_t dim, float* workspace);
+                              const float* rstd, int64_t rows, int64_t dim, float* workspace, bool accumulate = true);
 
 }  // namespace deeptitan::cpu

@@ -107,18 +107,20 @@ void adamw_update(float* parameter, float* m, float* v, const float* gradient, i
   });
 }
 
-double sum_of_squares(const float* x, int64_t n) {
-  // A fixed number of chunks, so that their sums need no allocation.
-  constexpr int64_t kChunks = 256;
-  std::array<double, kChunks> sums = {};
-  const int64_t chunk = ((n + kChunks - 1) / kChunks + kGrain - 1) / kGrain * kGrain;
+void square_sums(double* sums, const float* x, int64_t n) {
+  const int64_t chunk = ((n + kSquareBlocks - 1) / kSquareBlocks + kGrain - 1) / kGrain * kGrain;
   const auto kernel = HWY_DYNAMIC_DISPATCH(sum_of_squares_range);
-  parallel_ranges(kChunks, n, 1, [=, &sums](int64_t begin, int64_t end) {
+  parallel_ranges(kSquareBlocks, n, 1, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = std::min(i * chunk, n);
-      sums[static_cast<size_t>(i)] = kernel(x + first, std::min(chunk, n - first));
+      sums[i] = kernel(x + first, std::min(chunk, n - first));
     }
   });
+}
+
+double sum_of_squares(const float* x, int64_t n) {
+  std::array<double, kSquareBlocks> sums = {};
+  square_sums(sums.data(), x, n);
   double sum = 0.0;
   for (const double term : sums) sum += term;
   return sum;

@@ -23,7 +23,13 @@ struct AdamWOptions {
 void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double learning_rate,
                   double weight_decay, float gradient_scale, int64_t step, const AdamWOptions& options);
 
-/// The sum of x[i]^2 over [n], whose order depends on n alone.
+/// Partial sums that a tensor's squares are added up in.
+inline constexpr int64_t kSquareBlocks = 256;
+
+/// sums[b] = the sum of x[i]^2 over block b of kSquareBlocks, whose bounds depend on n alone.
+void square_sums(double* sums, const float* x, int64_t n);
+
+/// The sum of x[i]^2 over [n]: the sums of the blocks added in order.
 double sum_of_squares(const float* x, int64_t n);
 
 /// Whether no element of x [n] is infinite or NaN.

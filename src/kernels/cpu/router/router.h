@@ -50,7 +50,8 @@ void route_tokens_backward(float* d_logits, const float* d_weight, const float* 
 /// tokens, however they are cut into sequences, microbatches and ranks:
 ///   loss_sum += sum over sequences of T * loss;  d_scores [T, E] += gradient_scale * d(T * loss) / d(scores).
 /// sequences are rising token offsets into scores [T, E] and expert_index [T, K]; empty
-/// sequences are allowed. f is held fixed (it has no gradient). d_scores may be null (loss alone). Deterministic.
+/// sequences are allowed. f is held fixed (it has no gradient). d_scores may be null (loss alone), and so may loss_sum.
+/// Deterministic.
 void sequence_auxiliary_loss(double* loss_sum, float* d_scores, const float* scores, const int32_t* expert_index,
                              const SequenceOffsets& sequences, const RouterOptions& options,
                              const AuxiliaryLossScale& scale);

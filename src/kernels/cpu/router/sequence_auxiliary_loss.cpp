@@ -56,7 +56,7 @@ void sequence_auxiliary_loss(double* loss_sum, float* d_scores, const float* sco
       for (int e = 0; e < experts; ++e) d[e] += exact_mul(inverse, exact_add(d_share[e], -mean));
     }
 #pragma omp ordered
-    *loss_sum += loss;
+    if (loss_sum != nullptr) *loss_sum += loss;
   }
 }
 

@@ -1,0 +1,103 @@
+#include "ops/linear.h"
+
+#include <gtest/gtest.h>
+
+#include "ops/op_case.h"
+
+namespace deeptitan {
+namespace {
+
+PreparedWeight prepared(int64_t groups, BackwardLayout backward, Arena& arena) {
+  PreparedWeight weight;
+  weight.groups = groups;
+  weight.outputs = 6;
+  weight.inputs = 8;
+  weight.backward_layout = backward;
+  plan_prepared_weight(weight, arena);
+  return weight;
+}
+
+TEST(LinearOps, RefuseWhatDoesNotFit) {
+  OpCase c;
+  Arena arena("prepared");
+  const PreparedWeight weight = prepared(1, BackwardLayout::kNone, arena);
+  const Tensor x = c.f32({4, 8});
+  expect_runtime_error(
+      [&] {
+        linear(c.ctx, c.f32({4, 5}), x, weight);
+      },
+      "linear: out: expected f32 [4, 6], found f32 [4, 5]");
+  expect_runtime_error(
+      [&] {
+        linear(c.ctx, c.f32({4, 6}), c.bf16({4, 8}), weight);
+      },
+      "linear: x: expected f32 [4, 8], found bf16 [4, 8]");
+  expect_runtime_error(
+      [&] {
+        linear(c.ctx, c.i32({4, 6}), x, weight);
+      },
+      "linear: out: expected f32 or bf16, found i32 [4, 6]");
+  expect_runtime_error(
+      [&] {
+        linear_backward_input(c.ctx, x, c.f32({4, 6}), weight);
+      },
+      "linear_backward_input: the weight [1, 6, 8] was not prepared for it");
+  expect_runtime_error(
+      [&] {
+        linear_backward_weight(c.ctx, c.f32({6, 7}), c.f32({4, 6}), x, true);
+      },
+      "linear_backward_weight: d_weight: expected f32 [any, 8], found f32 [6, 7]");
+  expect_runtime_error(
+      [&] {
+        linear_backward_weight(c.ctx, c.f32({6, 8}), c.f32({3, 6}), x, true);
+      },
+      "linear_backward_weight: d_out: expected f32 [4, 6], found f32 [3, 6]");
+  expect_runtime_error([&] { add_bias(c.ctx, x, c.f32({7})); }, "add_bias: bias: expected f32 [8], found f32 [7]");
+  expect_runtime_error([&] { add_bias_backward(c.ctx, c.bf16({8}), x, true); },
+                       "add_bias_backward: d_bias: expected f32 [8], found bf16 [8]");
+}
+
+TEST(LinearOps, GroupedProductsRefuseWhatDoesNotFit) {
+  OpCase c;
+  Arena arena("prepared");
+  const PreparedWeight weight = prepared(3, BackwardLayout::kKept, arena);
+  const Tensor x = c.f32({5, 8});
+  const Tensor out = c.f32({5, 6});
+  expect_runtime_error([&] { linear(c.ctx, out, x, weight); }, "linear: the weight [3, 6, 8] was not prepared for it");
+  expect_runtime_error([&] { grouped_linear(c.ctx, out, x, weight, c.i32({3})); },
+                       "grouped_linear: group_offset: expected i32 [4], found i32 [3]");
+  expect_runtime_error([&] { grouped_linear_backward_input(c.ctx, out, x, weight, c.i32({4})); },
+                       "grouped_linear_backward_input: d_out: expected f32 [5, 6], found f32 [5, 8]");
+  expect_runtime_error(
+      [&] {
+        grouped_linear_backward_weight(c.ctx, c.f32({3, 6, 7}), out, x, c.i32({4}), true);
+      },
+      "grouped_linear_backward_weight: d_weight: expected f32 [any, any, 8], found f32 [3, 6, 7]");
+  expect_runtime_error(
+      [&] {
+        linear_by_head(c.ctx, c.f32({4, 18}), 6, c.f32({5, 24}), 8, weight, false);
+      },
+      "linear_by_head: out: expected f32 [5, any], found f32 [4, 18]");
+}
+
+TEST(LinearOps, AWeightIsPreparedFromWholeGroups) {
+  OpCase c;
+  Arena arena("prepared");
+  PreparedWeight weight = prepared(3, BackwardLayout::kKept, arena);
+  const Tensor rows[2] = {c.f32({6, 8}), c.f32({5, 8})};
+  expect_runtime_error([&] { prepare_weight(c.ctx, weight, 0, rows); },
+                       "prepare_weight: 2 matrices of 11 rows for groups 0 to 0 of a weight [3, 6, 8]");
+  const Tensor narrow[1] = {c.f32({6, 7})};
+  expect_runtime_error([&] { prepare_weight(c.ctx, weight, 0, narrow); },
+                       "prepare_weight: rows: expected f32 [any, 8], found f32 [6, 7]");
+}
+
+TEST(LinearOps, OtherOperandsAreRefused) {
+  Arena arena("prepared");
+  PreparedWeight weight;
+  weight.operand = DType::kF16;
+  expect_runtime_error([&] { plan_prepared_weight(weight, arena); }, "products take f32 and bf16, not f16");
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -1,0 +1,150 @@
+#include "parallel/schedule_simulator.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "core/error.h"
+
+namespace deeptitan {
+namespace {
+
+// What has become of one microbatch in one stage.
+struct Progress {
+  bool forward = false;
+  bool input = false;
+  bool weights = false;
+};
+
+class Simulation {
+ public:
+  Simulation(const Schedule& schedule, const ActionTimes& times)
+      : schedule_(schedule),
+        times_(times),
+        clock_(schedule.ranks, 0.0),
+        busy_(schedule.ranks, 0.0),
+        next_(schedule.ranks, 0),
+        live_(schedule.stages, 0),
+        next_weights_(schedule.stages, 0),
+        progress_(schedule.stages, std::vector<Progress>(schedule.microbatches)) {
+    result_.live_records.assign(schedule.stages, 0);
+  }
+
+  SimulatedSchedule run() {
+    DT_CHECK(static_cast<int>(schedule_.actions.size()) == schedule_.ranks, "{}: actions of {} ranks, expected {}",
+             schedule_.name, schedule_.actions.size(), schedule_.ranks);
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (int rank = 0; rank < schedule_.ranks; ++rank) {
+        while (next_[rank] < schedule_.actions[rank].size() && advance(rank, schedule_.actions[rank][next_[rank]])) {
+          ++next_[rank];
+          moved = true;
+        }
+      }
+    }
+    check_ended();
+    result_.time = *std::max_element(clock_.begin(), clock_.end());
+    double busy = 0;
+    for (const double time : busy_) busy += time;
+    result_.bubble = 1.0 - busy / (result_.time * schedule_.ranks);
+    return result_;
+  }
+
+ private:
+  using Message = std::tuple<bool, int, int>;  // forward, the receiving stage, the microbatch
+
+  // Does one action; false where it waits for a message.
+  bool advance(int rank, const Action& a) {
+    DT_CHECK(0 <= a.stage && a.stage < schedule_.stages && 0 <= a.microbatch && a.microbatch < schedule_.microbatches,
+             "{}: {}: there are {} stages and {} microbatches", schedule_.name, describe(a), schedule_.stages,
+             schedule_.microbatches);
+    DT_CHECK(schedule_.rank_of(a.stage) == rank, "{}: {} on rank {}; the stage lies on rank {}", schedule_.name,
+             describe(a), rank, schedule_.rank_of(a.stage));
+    switch (a.kind) {
+      case ActionKind::kSendForward:
+        sent_[{true, a.stage + 1, a.microbatch}] = clock_[rank];
+        return true;
+      case ActionKind::kSendBackward:
+        sent_[{false, a.stage - 1, a.microbatch}] = clock_[rank];
+        return true;
+      case ActionKind::kReceiveForward:
+      case ActionKind::kReceiveBackward: {
+        const auto message = sent_.find({a.kind == ActionKind::kReceiveForward, a.stage, a.microbatch});
+        if (message == sent_.end()) return false;
+        clock_[rank] = std::max(clock_[rank], message->second);
+        return true;
+      }
+      case ActionKind::kReduce:
+        check(next_weights_[a.stage] == schedule_.microbatches, a, "its gradients are not whole");
+        return true;
+      default:
+        compute(rank, a);
+        return true;
+    }
+  }
+
+  void compute(int rank, const Action& a) {
+    Progress& p = progress_[a.stage][a.microbatch];
+    double time = 0;
+    if (a.kind == ActionKind::kForward) {
+      check(!p.forward, a, "it was done before");
+      p.forward = true;
+      int& live = live_[a.stage];
+      result_.live_records[a.stage] = std::max(result_.live_records[a.stage], ++live);
+      time = times_.forward;
+    }
+    if (a.kind == ActionKind::kBackward || a.kind == ActionKind::kBackwardInput) {
+      check(p.forward && !p.input, a, p.forward ? "it was done before" : "the microbatch has not been forward");
+      p.input = true;
+      time += times_.backward_input;
+    }
+    if (a.kind == ActionKind::kBackward || a.kind == ActionKind::kBackwardWeights) {
+      check(p.input && !p.weights, a, p.input ? "it was done before" : "the backward of its input comes first");
+      check(a.microbatch == next_weights_[a.stage]++, a,
+            "weights' gradients are added in the order of the microbatches");
+      p.weights = true;
+      --live_[a.stage];
+      time += times_.backward_weights;
+    }
+    clock_[rank] += time;
+    busy_[rank] += time;
+  }
+
+  void check(bool holds, const Action& a, const char* problem) const {
+    DT_CHECK(holds, "{}: {}: {}", schedule_.name, describe(a), problem);
+  }
+
+  void check_ended() const {
+    std::string waiting;
+    for (int rank = 0; rank < schedule_.ranks; ++rank) {
+      if (next_[rank] == schedule_.actions[rank].size()) continue;
+      waiting += fmt::format("{}rank {} waits in {}", waiting.empty() ? "" : ", ", rank,
+                             describe(schedule_.actions[rank][next_[rank]]));
+    }
+    DT_CHECK(waiting.empty(), "{}: the ranks wait for one another: {}", schedule_.name, waiting);
+    for (int stage = 0; stage < schedule_.stages; ++stage) {
+      DT_CHECK(next_weights_[stage] == schedule_.microbatches, "{}: stage {} ends {} of {} microbatches",
+               schedule_.name, stage, next_weights_[stage], schedule_.microbatches);
+    }
+  }
+
+  const Schedule& schedule_;
+  ActionTimes times_;
+  std::vector<double> clock_;  // by rank
+  std::vector<double> busy_;
+  std::vector<size_t> next_;
+  std::vector<int> live_;  // by stage
+  std::vector<int> next_weights_;
+  std::vector<std::vector<Progress>> progress_;
+  std::map<Message, double> sent_;
+  SimulatedSchedule result_;
+};
+
+}  // namespace
+
+SimulatedSchedule simulate(const Schedule& schedule, const ActionTimes& times) {
+  return Simulation(schedule, times).run();
+}
+
+}  // namespace deeptitan

@@ -168,7 +168,8 @@ RenderedTurns ChatTemplate::render_turns(const std::vector<ChatMessage>& message
     }
   };
 
-  // What the model has before it when it writes answer i; nothing where it writes first and the template wants a message.
+  // What the model has before it when it writes answer i; nothing where it writes first and the template wants a
+  // message.
   const auto prompt_before = [&](size_t i) -> std::optional<jinja::TracedText> {
     if (i > 0) return render_until(i, i, true);
     try {

@@ -56,8 +56,8 @@ ChatMessage message_from(const jinja::Value& value, const std::string& where) {
   if (content == nullptr) {
     message.fields.set("content", jinja::Value());
   } else if (!content->is_string() && !content->is_none()) {
-    DT_CHECK_USAGE(content->as_sequence() != nullptr, "{}: 'content' is a {}; expected a text or a list of parts", where,
-                   content->type_name());
+    DT_CHECK_USAGE(content->as_sequence() != nullptr, "{}: 'content' is a {}; expected a text or a list of parts",
+                   where, content->type_name());
     check_parts(*content->as_sequence(), where);
   }
   return message;

@@ -28,8 +28,8 @@ struct Conversation {
 /// The message that a template is given: a dict of role, content and the further fields.
 jinja::Value message_value(const ChatMessage& message);
 
-/// Messages from a JSON list of objects with at least a role; content is a text, none or a list of parts. Throws a usage
-/// error that begins with `where` and names the message.
+/// Messages from a JSON list of objects with at least a role; content is a text, none or a list of parts. Throws a
+/// usage error that begins with `where` and names the message.
 std::vector<ChatMessage> messages_from_value(const jinja::Value& list, const std::string& where);
 
 }  // namespace deeptitan

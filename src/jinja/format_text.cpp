@@ -67,8 +67,8 @@ bool is_wide(std::string_view specification) {
 TracedText formatted(const Value& value, std::string_view specification, Budget& budget) {
   if (specification.empty()) return to_traced(value, budget);
   const auto refuse = [&] {
-    throw Failure(fmt::format("the format '{}' of a value of type '{}' is not supported", specification,
-                              value.type_name()));
+    throw Failure(
+        fmt::format("the format '{}' of a value of type '{}' is not supported", specification, value.type_name()));
   };
   const bool is_ascii = !value.is_string() || std::all_of(value.as_string().begin(), value.as_string().end(),
                                                           [](char c) { return static_cast<unsigned char>(c) < 0x80; });

@@ -26,9 +26,27 @@ constexpr const char* kEos = "<｜end▁of▁sentence｜>";
 constexpr const char* kMarker = "Qz7Qz";
 
 // Answers that occur in headers, are empty, end in white space, or hold the text of special tokens.
-const std::vector<std::string> kHardAnswers = {
-    "A", "s", "t", "Assistant", "assistant", "<", "think", "", "ok \n", " led by a space", "\n", "｜", "user", "Be brief.",
-    "<｜Assistant｜>", "<｜User｜>x", "<|im_end|>x", "a<｜end▁of▁sentence｜>b", "<｜end▁of▁sentence｜>", "question", "next"};
+const std::vector<std::string> kHardAnswers = {"A",
+                                               "s",
+                                               "t",
+                                               "Assistant",
+                                               "assistant",
+                                               "<",
+                                               "think",
+                                               "",
+                                               "ok \n",
+                                               " led by a space",
+                                               "\n",
+                                               "｜",
+                                               "user",
+                                               "Be brief.",
+                                               "<｜Assistant｜>",
+                                               "<｜User｜>x",
+                                               "<|im_end|>x",
+                                               "a<｜end▁of▁sentence｜>b",
+                                               "<｜end▁of▁sentence｜>",
+                                               "question",
+                                               "next"};
 
 ChatTemplate with_eos(const std::string& source, const std::string& eos) {
   const nlohmann::json config = {{"bos_token", "<｜begin▁of▁sentence｜>"}, {"eos_token", eos}};
@@ -46,9 +64,10 @@ Messages joined(const Messages& before, const std::string& answer, const Message
   return all;
 }
 
-// Where the loss of the answer lies, from whole renderings alone: with a marker in the answer's place, what stands before
-// it as the prompt has it is the header, and what stands behind its first end token is the rest; both stand in the
-// rendering of the answer as well. Nothing where the template does other things with the answer than with the marker.
+// Where the loss of the answer lies, from whole renderings alone: with a marker in the answer's place, what stands
+// before it as the prompt has it is the header, and what stands behind its first end token is the rest; both stand in
+// the rendering of the answer as well. Nothing where the template does other things with the answer than with the
+// marker.
 std::optional<TextSpan> expected_span(const ChatTemplate& chat, const std::string& eos, const Messages& before,
                                       const std::string& answer, const Messages& after) {
   const std::string prompt = render(chat, before, true);
@@ -105,7 +124,8 @@ TextSpan rounded(TextSpan span, const std::string& text) {
 }
 
 void compare(const std::string& name, const ChatTemplate& chat, const std::string& eos, Tally& tally) {
-  const std::vector<Messages> beginnings = {{{"user", "the question"}}, {{"system", "Be brief."}, {"user", "the question"}}};
+  const std::vector<Messages> beginnings = {{{"user", "the question"}},
+                                            {{"system", "Be brief."}, {"user", "the question"}}};
   const std::vector<Messages> endings = {{}, {{"user", "the next one"}, {"assistant", "B"}}};
   for (const Messages& before : beginnings) {
     for (const Messages& after : endings) {
@@ -238,21 +258,27 @@ TEST(AssistantSpans, APromptThatPartsInsideATokenLeavesTheTokenWhole) {
 // Leaves the reasoning out of answers that are followed by a question, as the models' own templates do.
 constexpr const char* kForgetful =
     "{% for m in messages %}<{{ m.role }}>"
-    "{% if m.role == 'assistant' and not loop.last and '</think>' in m.content %}{{ m.content.split('</think>')[-1].lstrip() }}"
-    "{% else %}{{ m.content | trim }}{% endif %}<end>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    "{% if m.role == 'assistant' and not loop.last and '</think>' in m.content %}{{ "
+    "m.content.split('</think>')[-1].lstrip() }}"
+    "{% else %}{{ m.content | trim }}{% endif %}<end>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif "
+    "%}";
 
 TEST(AssistantSpans, ReasoningThatIsLeftOutOfEarlierAnswersIsNotLearnt) {
   const ChatTemplate chat = with_eos(kForgetful, "<end>");
-  EXPECT_EQ(answers_of(chat.render_turns(
-                {{"user", "x"}, {"assistant", "<think>a</think>\nb"}, {"user", "y"}, {"assistant", "<think>c</think> d "}})),
-            (std::vector<std::string>{"b<end>", "<think>c</think> d<end>"}));
+  EXPECT_EQ(
+      answers_of(chat.render_turns(
+          {{"user", "x"}, {"assistant", "<think>a</think>\nb"}, {"user", "y"}, {"assistant", "<think>c</think> d "}})),
+      (std::vector<std::string>{"b<end>", "<think>c</think> d<end>"}));
 }
 
 TEST(AssistantSpans, ReasoningAndToolCallsCount) {
   const ChatTemplate chat = with_eos(
-      "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
-      "{% if m.content is string %}{{ m.content }}{% elif m.content %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}"
-      "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}<end>"
+      "{% for m in messages %}<{{ m.role }}>{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% "
+      "endif %}"
+      "{% if m.content is string %}{{ m.content }}{% elif m.content %}{% for p in m.content %}{{ p.text }}{% endfor "
+      "%}{% endif %}"
+      "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor "
+      "%}<end>"
       "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
       "<end>");
   const jinja::Value list = jinja::value_from_json(
@@ -297,12 +323,16 @@ TEST(AssistantSpans, WhatTheTemplateDoesNotReadIsRefused) {
   const ChatTemplate chat = with_eos("{% for m in messages %}{{ m.content }}{{ style }}{% endfor %}", "<end>");
   ChatRenderOptions tools;
   tools.tools = jinja::value_from_json(R"([{"type": "function"}])", "tools");
-  EXPECT_EQ(message_of([&] { chat.render({{"user", "x"}}, tools); }),
+  EXPECT_EQ(message_of([&] {
+              chat.render({{"user", "x"}}, tools);
+            }),
             "the chat template takes no tools, so the model would not see them; leave them out, or use a template that "
             "reads `tools`");
   ChatRenderOptions variables;
   variables.variables.set("thinking", true);
-  EXPECT_EQ(message_of([&] { chat.render({{"user", "x"}}, variables); }),
+  EXPECT_EQ(message_of([&] {
+              chat.render({{"user", "x"}}, variables);
+            }),
             "the chat template reads no variable 'thinking', so it would change nothing; it reads messages, style");
 }
 

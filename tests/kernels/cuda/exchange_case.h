@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cpu/all_to_all/all_to_all.h"
+#include "kernels/reference/all_to_all.h"
 
 namespace deeptitan::cuda {
 

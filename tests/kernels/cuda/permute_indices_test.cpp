@@ -6,9 +6,9 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "kernels/cpu/permute_indices/permute_indices.h"
 #include "kernels/cuda/device_buffer.h"
 #include "kernels/permute_indices_cases.h"
+#include "kernels/reference/permute_indices.h"
 
 namespace deeptitan::cuda {
 namespace {

@@ -8,8 +8,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cpu/permute/permute.h"
-#include "kernels/cpu/quantization/quantization.h"
 #include "kernels/cuda/device_buffer.h"
+#include "kernels/reference/quantization.h"
 
 namespace deeptitan::cuda {
 namespace {

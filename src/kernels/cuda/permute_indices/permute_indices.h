@@ -1,6 +1,6 @@
 #pragma once
 
-// Received token rows into the order of this rank's experts, on the GPU; kernels/cpu/permute_indices/permute_indices.h
+// Received token rows into the order of this rank's experts, on the GPU; tests/kernels/reference/permute_indices.h
 // says what each function computes. All pointers are device pointers. Each is one launch; deterministic; nothing is
 // allocated, waited for or read back, so all can be captured in a graph.
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// bf16 and fp32 to fp8 e4m3 with scales, and back, on the GPU; kernels/cpu/quantization/quantization.h says what each
+// bf16 and fp32 to fp8 e4m3 with scales, and back, on the GPU; tests/kernels/reference/quantization.h says what each
 // function computes, and these give the same bits (a NaN's payload apart). All pointers are device pointers. Each is
 // one launch; deterministic; nothing is allocated, waited for or read back, so all can be captured in a graph. Rows
 // whose length is a multiple of 8 and that start at 16 bytes are read and written 16 bytes at a time, others element by

@@ -1,4 +1,4 @@
-#include "kernels/cpu/permute_indices/permute_indices.h"
+#include "kernels/reference/permute_indices.h"
 
 #include <numeric>
 #include <vector>

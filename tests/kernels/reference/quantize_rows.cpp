@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/cpu/quantization/group.h"
-#include "kernels/cpu/quantization/quantization.h"
+#include "kernels/reference/quantization.h"
+#include "kernels/reference/quantization_group.h"
 
 namespace deeptitan::cpu {
 

@@ -1,4 +1,4 @@
-#include "kernels/cpu/quantization/quantization.h"
+#include "kernels/reference/quantization.h"
 
 #include <cmath>
 #include <cstring>

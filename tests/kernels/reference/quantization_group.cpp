@@ -1,4 +1,4 @@
-#include "kernels/cpu/quantization/group.h"
+#include "kernels/reference/quantization_group.h"
 
 #include "kernels/cpu/vector_clones.h"
 

@@ -1,4 +1,4 @@
-#include "kernels/cpu/all_to_all/all_to_all.h"
+#include "kernels/reference/all_to_all.h"
 
 #include <cstring>
 #include <vector>

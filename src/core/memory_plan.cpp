@@ -1,11 +1,10 @@
 #include "core/memory_plan.h"
 
 #include <algorithm>
-#include <fstream>
-#include <limits>
 
 #include <fmt/format.h>
 
+#include "core/available_memory.h"
 #include "core/file.h"
 #ifdef DT_CUDA
 #include "core/cuda_device.h"
@@ -43,12 +42,7 @@ int64_t available_memory(Device device) {
     fail_without_cuda("memory", device);
 #endif
   }
-  std::ifstream file("/proc/meminfo");
-  int64_t kilobytes = 0;
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("MemAvailable:")) kilobytes = std::stoll(line.substr(13));
-  }
-  return kilobytes > 0 ? kilobytes * 1024 : std::numeric_limits<int64_t>::max();
+  return available_host_memory();
 }
 
 }  // namespace deeptitan

@@ -29,7 +29,7 @@ struct MemoryPlan {
 /// The plan that arenas have counted: the peak of each.
 MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas);
 
-/// Bytes of memory that the system can give now, without swapping; of a GPU, what it has free.
+/// Bytes of memory that can be taken now: of the host, available_host_memory; of a GPU, what it has free.
 int64_t available_memory(Device device = {});
 
 }  // namespace deeptitan

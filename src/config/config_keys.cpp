@@ -15,8 +15,8 @@ constexpr std::array<std::string_view, 2> kLossNotFiniteNames = {"stop", "skip"}
 constexpr std::array<std::string_view, 1> kOptimizerNames = {"AdamW"};
 constexpr std::array<std::string_view, 4> kDecayTypeNames = {"constant", "linear", "cosine", "sqrt"};
 constexpr std::array<std::string_view, 2> kActivationCheckpointNames = {"none", "layer"};
-constexpr std::array<std::string_view, 2> kExportDtypeNames = {"float32", "bfloat16"};
-constexpr std::array<std::string_view, 2> kSourceFormatNames = {"text", "chat"};
+constexpr std::array<std::string_view, 2> kExportDtypeNames = {"fp32", "bf16"};
+constexpr std::array<std::string_view, 3> kSourceFormatNames = {"text", "chat", "plain"};
 
 /// An enum whose values count from 0 in the order of `names`.
 template <typename Enum>
@@ -43,19 +43,20 @@ const std::string kModelNameDoc = fmt::format(
 const ConfigKey<RunConfig> kKeys[] = {
     {"job.dump_folder", DT_MEMBER(&c.job.dump_folder), "", kAny, kMayDiffer,
      "Folder of the run: metrics, checkpoints, the model, the loss curve."},
-    {"job.description", DT_MEMBER(&c.job.description), "", kAny, kFixed, "What the run is for; shown when it starts."},
+    {"job.description", DT_MEMBER(&c.job.description), "", kAny, kMayDiffer,
+     "What the run is for; shown when it starts."},
 
-    {"metrics.log_freq", DT_MEMBER(&c.metrics.log_freq), "steps", kAtLeast1, kFixed,
+    {"metrics.log_freq", DT_MEMBER(&c.metrics.log_freq), "steps", kAtLeast1, kMayDiffer,
      "Steps between two lines of metrics.jsonl and of the TensorBoard file."},
-    {"metrics.enable_tensorboard", DT_MEMBER(&c.metrics.enable_tensorboard), "", kAny, kFixed,
+    {"metrics.enable_tensorboard", DT_MEMBER(&c.metrics.enable_tensorboard), "", kAny, kMayDiffer,
      "Whether TensorBoard event files are written, into `tensorboard` in the run's folder."},
-    {"metrics.sample_freq", DT_MEMBER(&c.metrics.sample_freq), "steps", kAtLeast0, kFixed,
+    {"metrics.sample_freq", DT_MEMBER(&c.metrics.sample_freq), "steps", kAtLeast0, kMayDiffer,
      "Steps between two texts sampled from the model; 0 = none."},
-    {"metrics.sample_prompt", DT_MEMBER(&c.metrics.sample_prompt), "", kAny, kFixed,
+    {"metrics.sample_prompt", DT_MEMBER(&c.metrics.sample_prompt), "", kAny, kMayDiffer,
      "What a sampled text begins with; empty = the beginning of a document."},
-    {"metrics.sample_max_new_tokens", DT_MEMBER(&c.metrics.sample_max_new_tokens), "tokens", kAtLeast1, kFixed,
+    {"metrics.sample_max_new_tokens", DT_MEMBER(&c.metrics.sample_max_new_tokens), "tokens", kAtLeast1, kMayDiffer,
      "Length of a sampled text."},
-    {"metrics.sample_temperature", DT_MEMBER(&c.metrics.sample_temperature), "", kAtLeast0, kFixed,
+    {"metrics.sample_temperature", DT_MEMBER(&c.metrics.sample_temperature), "", kAtLeast0, kMayDiffer,
      "Temperature of a sampled text; 0 = the likeliest token each time."},
 
     {"model.name", DT_MEMBER(&c.model.name), "", kAny, kFixed, kModelNameDoc},
@@ -97,6 +98,9 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Sequences of a microbatch: what is in memory at once."},
     {"training.global_batch_size", DT_MEMBER(&c.training.global_batch_size), "sequences", kAtLeast0, kFixed,
      "Sequences of an optimizer step, a multiple of training.local_batch_size; 0 = one microbatch."},
+    {"training.threads", DT_MEMBER(&c.training.threads), "threads", kAtLeast0, kMayDiffer,
+     "Threads of the processor that the run takes; the numbers do not depend on it; 0 = all cores, or "
+     "OMP_NUM_THREADS."},
     {"training.max_norm", DT_MEMBER(&c.training.max_norm), "", kAtLeast0, kFixed,
      "Gradients of a larger norm are scaled down to it; 0 = never."},
     {"training.dtype", DT_MEMBER(choice(c.training.dtype, kTrainingDtypeNames)), "", kAny, kFixed,
@@ -116,11 +120,11 @@ const ConfigKey<RunConfig> kKeys[] = {
      "`model.embed_tokens.weight`, or `model.layers.*.mlp.gate.*` for the routers with their biases. They cost no "
      "gradient, no optimizer state and no fp32 copy. `gate_proj` and `up_proj` go together."},
 
-    {"checkpoint.interval", DT_MEMBER(&c.checkpoint.interval), "steps", kAtLeast0, kFixed,
+    {"checkpoint.interval", DT_MEMBER(&c.checkpoint.interval), "steps", kAtLeast0, kMayDiffer,
      "Steps between two checkpoints; 0 = one at the end."},
-    {"checkpoint.keep_latest_k", DT_MEMBER(&c.checkpoint.keep_latest_k), "checkpoints", kAtLeast1, kFixed,
+    {"checkpoint.keep_latest_k", DT_MEMBER(&c.checkpoint.keep_latest_k), "checkpoints", kAtLeast1, kMayDiffer,
      "Checkpoints that are kept; older ones are removed."},
-    {"checkpoint.export_dtype", DT_MEMBER(choice(c.checkpoint.export_dtype, kExportDtypeNames)), "", kAny, kFixed,
+    {"checkpoint.export_dtype", DT_MEMBER(choice(c.checkpoint.export_dtype, kExportDtypeNames)), "", kAny, kMayDiffer,
      "Element type of the weights in the model directory. Training state is always fp32."},
 
     {"activation_checkpoint.mode", DT_MEMBER(choice(c.activation_checkpoint.mode, kActivationCheckpointNames)), "",
@@ -129,14 +133,14 @@ const ConfigKey<RunConfig> kKeys[] = {
     {"data.sources", DT_MEMBER(&c.data.sources), "", kAny, kFixed, "The texts that are trained on; keys below."},
     {"data.synthetic", DT_MEMBER(&c.data.synthetic), "", kAny, kFixed,
      "Random tokens in place of text, to measure speed."},
-    {"data.cache_folder", DT_MEMBER(&c.data.cache_folder), "", kAny, kFixed,
+    {"data.cache_folder", DT_MEMBER(&c.data.cache_folder), "", kAny, kMayDiffer,
      "Where tokenised texts are kept; runs share it."},
 
-    {"validation.freq", DT_MEMBER(&c.validation.freq), "steps", kAtLeast0, kFixed,
+    {"validation.freq", DT_MEMBER(&c.validation.freq), "steps", kAtLeast0, kMayDiffer,
      "Steps between two validations; 0 = never."},
     {"validation.fraction", DT_MEMBER(&c.validation.fraction), "", NumberRange{.least = 0, .most = 0.5}, kFixed,
      "The last part of each source that is held out, where it names no validation_path."},
-    {"validation.max_tokens", DT_MEMBER(&c.validation.max_tokens), "tokens", kAtLeast0, kFixed,
+    {"validation.max_tokens", DT_MEMBER(&c.validation.max_tokens), "tokens", kAtLeast0, kMayDiffer,
      "Tokens of each source that a validation reads at most; 0 = all."},
 };
 #undef DT_MEMBER
@@ -145,19 +149,31 @@ const ConfigKey<RunConfig> kKeys[] = {
 
 const ConfigKey<TextSource> kSourceKeys[] = {
     {"path", DT_MEMBER(&s.path), "", kAny, kFixed,
-     "A text file, a .jsonl file (one JSON object a line), or a directory, read recursively in the order of names."},
+     "A text file, a JSON file (objects on lines or one after another, or a list of them; found by its content too), "
+     "one "
+     "of them compressed by gzip or zstd, or a directory of such files, read recursively in the order of names. Binary "
+     "files of a directory are left out and counted."},
+    {"include", DT_MEMBER(&s.include), "", kAny, kFixed,
+     "Directory: patterns of the files that are read (`*`, `?` and `[a-z]` as in a shell; `*` matches `/` too), each "
+     "held against a file's name and its path below the directory, such as `*.md`; none = all."},
+    {"exclude", DT_MEMBER(&s.exclude), "", kAny, kFixed, "Directory: patterns of files that are not read."},
     {"name", DT_MEMBER(&s.name), "", kAny, kFixed,
      "Name under which its validation loss is reported; empty = the path's last part without extension."},
     {"weight", DT_MEMBER(&s.weight), "", kAbove0, kFixed,
      "Its share of the training sequences, relative to the other sources' weights."},
+    {"max_passes", DT_MEMBER(&s.max_passes), "", kAtLeast0, kFixed,
+     "How often the run may read its training part at most, such as 4 or 0.5: what its weight asks beyond that goes to "
+     "the other sources; 0 = no limit."},
     {"format", DT_MEMBER(choice(s.format, kSourceFormatNames)), "", kAny, kFixed,
-     "text: documents, every token of which is learnt. chat: JSON lines with a list of messages (role and content: "
-     "system, user, assistant), rendered by the chat template; only the assistant's turns and their end are learnt."},
-    {"text_field", DT_MEMBER(&s.text_field), "", kAny, kFixed, "text, .jsonl: the field that holds the document."},
+     "text: documents, every token of which is learnt. chat: JSON objects with a list of messages (role and content: "
+     "system, user, assistant), rendered by the chat template; only the assistant's turns and their end are learnt. "
+     "plain: as text, but JSON is read as it stands, braces included."},
+    {"text_field", DT_MEMBER(&s.text_field), "", kAny, kFixed, "text, JSON: the field that holds the document."},
     {"messages_field", DT_MEMBER(&s.messages_field), "", kAny, kFixed,
      "chat: the field that holds the list of messages."},
     {"document_separator", DT_MEMBER(&s.document_separator), "", kAny, kFixed,
-     "Text files: what stands between two documents, such as \"\\n\\n\"; empty = a file is one document."},
+     "Text files: what stands between two documents, such as \"\\n\\n\" (a line feed there stands for a file's CR LF "
+     "too); empty = a file is one document."},
     {"validation_path", DT_MEMBER(&s.validation_path), "", kAny, kFixed,
      "Its validation text, read as `path` is; empty = the last validation.fraction of the source (of a chat: of its "
      "conversations)."},

@@ -28,12 +28,14 @@ namespace {
 void check_format_keys(const TextSource& source, std::string_view where) {
   const TextSource defaults;
   const bool chat = source.format == SourceFormat::kChat;
+  const char* format = chat ? "chat" : source.format == SourceFormat::kPlain ? "plain" : "text";
   const char* stray = nullptr;
   if (chat && source.text_field != defaults.text_field) stray = "text_field";
+  if (source.format == SourceFormat::kPlain && source.text_field != defaults.text_field) stray = "text_field";
   if (chat && source.document_separator != defaults.document_separator) stray = "document_separator";
   if (!chat && source.messages_field != defaults.messages_field) stray = "messages_field";
   DT_CHECK_USAGE(stray == nullptr, "{}: source '{}' has format = \"{}\", which has no {}; remove it or change format",
-                 where, source.display_name(), chat ? "chat" : "text", stray);
+                 where, source.display_name(), format, stray);
 }
 
 }  // namespace
@@ -106,10 +108,11 @@ std::vector<ConfigDifference> check_resumable(const RunConfig& saved, const RunC
                              difference.before, difference.after);
     }
   }
-  DT_CHECK_USAGE(refused.empty(),
-                 "cannot resume: {}. Only training.steps, optimizer.lr and lr_scheduler.* may change; use the saved "
-                 "values, or start a new run in another job.dump_folder",
-                 refused);
+  DT_CHECK_USAGE(
+      refused.empty(),
+      "cannot resume: {}. Only the keys that docs/config.md marks with * may change; use the saved values, or "
+      "start a new run in another job.dump_folder",
+      refused);
   return allowed;
 }
 

@@ -27,17 +27,21 @@ enum class ActivationCheckpointMode { kNone, kLayer };
 /// Element type of the weights in an exported model directory.
 enum class ExportDtype { kFloat32, kBfloat16 };
 
-/// What the lines or files of a source hold: documents, or conversations of which the assistant's turns are learnt.
-enum class SourceFormat { kText, kChat };
+/// What the files of a source hold: documents, which may lie in JSON; conversations, of which the assistant's turns are
+/// learnt; or text that is read as it stands, whatever it looks like.
+enum class SourceFormat { kText, kChat, kPlain };
 
 /// One text that is trained on: an element of data.sources.
 struct TextSource {
-  std::string path;     // a text file, a .jsonl file, or a directory of them
+  std::string path;     // a text file, a JSON file, or a directory of them
   std::string name;     // under which its validation loss is reported; the path's last part where empty
   double weight = 1.0;  // share of the training sequences, relative to the other sources
   SourceFormat format = SourceFormat::kText;
-  std::string text_field = "text";  // .jsonl: the field that holds the document
-  std::string document_separator;   // text files: what stands between two documents; empty = a file is one document
+  std::vector<std::string> include = {};  // directory: patterns of the files that are read; none = all
+  std::vector<std::string> exclude = {};  // directory: patterns of files that are not
+  double max_passes = 0;                  // how often the run may read it at most; 0 = as often as its weight asks
+  std::string text_field = "text";        // JSON: the field that holds the document
+  std::string document_separator;  // text files: what stands between two documents; empty = a file is one document
   std::string messages_field = "messages";  // chat: the field that holds the list of messages
   std::string validation_path;              // its validation text; empty = the last validation.fraction of the source
 
@@ -100,6 +104,7 @@ struct RunConfig {
     int64_t seq_len = 256;
     int64_t local_batch_size = 8;
     int64_t global_batch_size = 0;  // 0 = local_batch_size
+    int64_t threads = 0;            // 0 = all cores
     double max_norm = 1.0;
     TrainingDtype dtype = TrainingDtype::kAuto;
     std::string device = "auto";

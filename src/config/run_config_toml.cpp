@@ -9,6 +9,7 @@
 #include <toml++/toml.h>
 
 #include "config/config_keys.h"
+#include "config/dtype_words.h"
 #include "config/nearest_name.h"
 #include "core/error.h"
 
@@ -139,7 +140,8 @@ struct Assignment {
   }
   bool operator()(const ChoiceMember& target) const {
     if (!node.is_string()) return false;
-    const auto at = std::find(target.names.begin(), target.names.end(), node.as_string()->get());
+    const std::string_view word = usual_dtype_word(node.as_string()->get());
+    const auto at = std::find(target.names.begin(), target.names.end(), word);
     if (at == target.names.end()) return false;
     target.set(static_cast<size_t>(at - target.names.begin()));
     return true;

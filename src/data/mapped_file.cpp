@@ -9,14 +9,15 @@
 
 namespace deeptitan {
 
-MappedFile::MappedFile(const std::filesystem::path& path) {
-  const File file = File::open(path);
+MappedFile::MappedFile(const std::filesystem::path& path) : MappedFile(File::open(path)) {}
+
+MappedFile::MappedFile(const File& file) {
   size_ = file.size();
   if (size_ == 0) return;  // an empty mapping is not allowed
   data_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
   if (data_ == MAP_FAILED) {
     data_ = nullptr;
-    fail_file("map", path, errno);
+    fail_file("map", file.path(), errno);
   }
 }
 

@@ -5,24 +5,65 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/random.h"
+#include "data/source_plan.h"
 
 namespace deeptitan {
+namespace {
+
+constexpr int kManyPasses = 4;
+
+// Passes that begin are said one by one at first, then at each doubling.
+bool is_said(int64_t pass) {
+  return pass <= kManyPasses || (pass & (pass - 1)) == 0;
+}
+
+}  // namespace
 
 PackedSampler::PackedSampler(const std::vector<TokenDataset>& datasets, int64_t sequence_length, int64_t seed,
-                             const TextEncoder& encoder)
+                             const TextEncoder& encoder, const RunLength& run)
     : sequence_length_(sequence_length), padding_token_(encoder.eos_token_id), token_bytes_(encoder.token_bytes) {
   DT_CHECK(!datasets.empty() && sequence_length > 0, "{} sources and sequences of {} tokens; expected at least 1 each",
            datasets.size(), sequence_length);
-  double sum_of_weights = 0;
-  for (const TokenDataset& dataset : datasets) sum_of_weights += dataset.weight();
   for (const TokenDataset& dataset : datasets) {
     if (!dataset.training().is_chat()) check_windows(dataset);
     Source& source = sources_.emplace_back();
     source.dataset = &dataset;
-    source.share = dataset.weight() / sum_of_weights;
     source.key = random_key("data/" + dataset.name(), static_cast<uint64_t>(seed));
     begin_pass(source);
     if (source.packing) check_packing(dataset, *source.packing);
+  }
+  plan_passes(run);
+}
+
+// Of a pass that begins at the most unfavourable token.
+int64_t PackedSampler::least_sequences(const Source& source) const {
+  if (source.packing) return source.sequences;
+  const int64_t tokens = source.dataset->training().size() - 1;
+  return std::max<int64_t>(1, (tokens - (sequence_length_ - 1)) / sequence_length_);
+}
+
+void PackedSampler::plan_passes(const RunLength& run) {
+  std::vector<SourceDemand> demands;
+  for (const Source& source : sources_) {
+    demands.push_back(
+        {source.dataset->name(), source.dataset->weight(), source.dataset->max_passes(), least_sequences(source)});
+  }
+  const int64_t total = run.steps * run.sequences_per_step;
+  const std::vector<SourceShare> shares = divide_run(demands, total, run.sequences_per_step);
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    Source& source = sources_[i];
+    source.share = shares[i].share;
+    source.planned_passes = shares[i].passes;
+    if (total == 0) continue;
+    log_info(fmt::format("{}: {} tokens to train on, {:.2f} passes over them are planned ({:.1f} % of the run)",
+                         demands[i].name, source.dataset->training().size(), source.planned_passes,
+                         100 * source.share));
+    if (source.planned_passes > kManyPasses) {
+      log_warning(fmt::format(
+          "{}: the run reads it {:.0f} times; beyond about {} passes the same text teaches little more (arXiv "
+          "2305.16264): set max_passes of the source, lower its weight or training.steps, or add text",
+          demands[i].name, source.planned_passes, kManyPasses));
+    }
   }
 }
 
@@ -95,6 +136,10 @@ void PackedSampler::draw(PackedBatch* batch) {
     ++behind->epoch;
     behind->index = 0;
     begin_pass(*behind);
+    if (batch != nullptr && behind->planned_passes > 0 && is_said(behind->epoch + 1)) {
+      log_info(fmt::format("{}: pass {} of {:.2f} begins", behind->dataset->name(), behind->epoch + 1,
+                           behind->planned_passes));
+    }
   }
 }
 

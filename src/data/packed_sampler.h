@@ -11,18 +11,27 @@
 
 namespace deeptitan {
 
-/// Draws shuffled sequences from the training parts of several sources in proportion to their weights.
+/// How long a run is: what passes are planned for.
+struct RunLength {
+  int64_t steps = 0;  // 0: not known
+  int64_t sequences_per_step = 1;
+};
+
+/// Draws shuffled sequences from the training parts of several sources in proportion to their weights, within their
+/// max_passes (divide_run).
 ///
 /// A pass over a source cuts it into windows of sequence_length tokens, from a random first token below that length on,
 /// so that passes cut it in different places; the windows come in a random order. A pass over conversations packs them
 /// whole in a random order (DocumentPacking). Sequence n of a run comes from the source that is furthest behind its
-/// share, weight / sum of weights * (n + 1), the first such source where several are.
+/// share of n + 1, the first such source where several are.
 class PackedSampler final : public BatchSource {
  public:
-  /// The datasets must outlive the sampler. Says on the log how conversations are packed. Throws a usage error where a
-  /// source has too few tokens for one sequence, or no conversation with an answer in its first sequence_length tokens.
+  /// The datasets must outlive the sampler. Says on the log how conversations are packed, how often a run of this
+  /// length reads each source, and later when a further pass begins. Throws a usage error where a source has too few
+  /// tokens for one sequence, or no conversation with an answer in its first sequence_length tokens, or where the
+  /// sources' max_passes do not suffice for the run.
   PackedSampler(const std::vector<TokenDataset>& datasets, int64_t sequence_length, int64_t seed,
-                const TextEncoder& encoder);
+                const TextEncoder& encoder, const RunLength& run = {});
 
   void next_batch(int64_t sequences, PackedBatch* batch) override;
   void skip(int64_t sequences) override;
@@ -33,6 +42,7 @@ class PackedSampler final : public BatchSource {
   struct Source {
     const TokenDataset* dataset;
     double share;
+    double planned_passes;
     uint64_t key;
     int64_t epoch = 0;
     int64_t index = 0;
@@ -44,6 +54,8 @@ class PackedSampler final : public BatchSource {
   };
 
   void begin_pass(Source& source) const;
+  void plan_passes(const RunLength& run);
+  int64_t least_sequences(const Source& source) const;
   void check_windows(const TokenDataset& dataset) const;
   void check_packing(const TokenDataset& dataset, const DocumentPacking& packing) const;
   void append_sequence_of(const Source& source, PackedBatch* batch) const;

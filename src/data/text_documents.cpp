@@ -1,15 +1,18 @@
 #include "data/text_documents.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
-#include <system_error>
 
 #include <nlohmann/json.hpp>
 
 #include "config/nearest_name.h"
 #include "core/error.h"
 #include "core/utf8.h"
+#include "data/compressed_file.h"
+#include "data/json_values.h"
 #include "data/mapped_file.h"
+#include "data/source_files.h"
 
 namespace deeptitan {
 
@@ -21,9 +24,43 @@ bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n\f\v") == std::string_view::npos;
 }
 
-bool is_hidden(const std::filesystem::path& path) {
-  return path.filename().string().starts_with('.');
-}
+/// What stands between two documents. A line feed in it stands for the line end of the file, CR LF or LF.
+class Separator {
+ public:
+  struct Match {
+    size_t place;  // npos: nowhere
+    size_t bytes;
+  };
+
+  explicit Separator(std::string_view text) {
+    for (size_t i = 0; i < text.size(); ++i) {
+      if (!text.substr(i).starts_with("\r\n")) text_ += text[i];
+    }
+  }
+
+  /// The first place in `text` where it stands.
+  Match find(std::string_view text) const {
+    for (size_t at = text.find(text_[0]); at != std::string_view::npos; at = text.find(text_[0], at + 1)) {
+      const size_t begin = text_[0] == '\n' && at > 0 && text[at - 1] == '\r' ? at - 1 : at;
+      if (const size_t bytes = bytes_at(text.substr(begin)); bytes > 0) return {begin, bytes};
+    }
+    return {std::string_view::npos, 0};
+  }
+
+ private:
+  // How many bytes it takes at the beginning of `text`; 0 where it does not stand there.
+  size_t bytes_at(std::string_view text) const {
+    size_t at = 0;
+    for (const char c : text_) {
+      if (c == '\n' && text.substr(at).starts_with("\r\n")) ++at;
+      if (at == text.size() || text[at] != c) return 0;
+      ++at;
+    }
+    return at;
+  }
+
+  std::string text_;
+};
 
 class DocumentReader {
  public:
@@ -33,48 +70,82 @@ class DocumentReader {
 
   void read(const std::filesystem::path& path) {
     const MappedFile file(path);
-    std::string_view bytes = file.bytes();
+    std::optional<MappedFile> unpacked;
+    if (compression_of(file.bytes()) != Compression::kNone) unpacked = decompress(path, file.bytes());
+    std::string_view bytes = unpacked ? unpacked->bytes() : file.bytes();
     if (bytes.starts_with(kByteOrderMark)) bytes.remove_prefix(kByteOrderMark.size());
     ++statistics_.files;
-    if (source_.format == SourceFormat::kChat) {
-      for_each_line(bytes, path, [this](std::string_view line, const std::string& where) { add(line, where); });
-    } else if (path.extension() == ".jsonl") {
-      for_each_line(bytes, path,
-                    [this](std::string_view line, const std::string& where) { read_json_line(line, where); });
-    } else if (source_.document_separator.empty()) {
-      add(bytes, {});
-    } else {
-      split(bytes, source_.document_separator, [this](std::string_view document) { add(document, {}); });
+    switch (layout_of(source_, path, bytes)) {
+      case FileLayout::kText:
+        read_text(bytes);
+        break;
+      case FileLayout::kJsonLines:
+        for_each_line(bytes, path, [this](std::string_view line, const std::string& where) { read_json(line, where); });
+        break;
+      case FileLayout::kJsonValues:
+        read_values(path, bytes, for_each_json_value, "JSON objects one after another");
+        break;
+      case FileLayout::kJsonList:
+        read_values(path, bytes, for_each_json_element, "a JSON list");
+        break;
     }
   }
 
   const TextStatistics& statistics() const { return statistics_; }
 
  private:
-  template <typename PartVisitor>
-  static void split(std::string_view text, std::string_view separator, const PartVisitor& visit_part) {
-    while (true) {
-      const size_t end = text.find(separator);
-      visit_part(text.substr(0, end));
-      if (end == std::string_view::npos) return;
-      text.remove_prefix(end + separator.size());
+  void read_text(std::string_view bytes) {
+    if (source_.document_separator.empty()) {
+      add(bytes, {});
+      return;
     }
+    const Separator separator(source_.document_separator);
+    while (true) {
+      const Separator::Match match = separator.find(bytes);
+      add(bytes.substr(0, match.place), {});
+      if (match.place == std::string_view::npos) return;
+      bytes.remove_prefix(match.place + match.bytes);
+    }
+  }
+
+  template <typename ForEach>
+  void read_values(const std::filesystem::path& path, std::string_view bytes, const ForEach& for_each,
+                   std::string_view expected) {
+    int64_t last = 1;
+    const JsonSequenceEnd end = for_each(bytes, [&](std::string_view value, int64_t line) {
+      last = line;
+      read_json(value, fmt::format("{}:{}", path.string(), line));
+      return true;
+    });
+    DT_CHECK_USAGE(end == JsonSequenceEnd::kWhole,
+                   "{}: expected {} to the end of the file; what follows line {} is not, or is cut short",
+                   path.string(), expected, last);
   }
 
   /// Lines that are not blank, with their file:line.
   template <typename LineVisitor>
   static void for_each_line(std::string_view bytes, const std::filesystem::path& path, const LineVisitor& visit_line) {
-    int64_t line_number = 0;
-    split(bytes, "\n", [&](std::string_view line) {
-      ++line_number;
+    for (int64_t line_number = 1; !bytes.empty(); ++line_number) {
+      const std::string_view line = bytes.substr(0, bytes.find('\n'));
+      bytes.remove_prefix(std::min(line.size() + 1, bytes.size()));
       if (!is_blank(line)) visit_line(line, fmt::format("{}:{}", path.string(), line_number));
-    });
+    }
   }
 
-  void read_json_line(std::string_view line, const std::string& where) {
-    const SanitizedText sanitized = sanitize(line);
+  /// A document that is JSON, or lies in it.
+  void read_json(std::string_view text, const std::string& where) {
+    if (source_.format == SourceFormat::kChat) {
+      add(text, where);
+      return;
+    }
+    const SanitizedText sanitized = sanitize(text);
     const nlohmann::json object = nlohmann::json::parse(sanitized.text, nullptr, /*allow_exceptions=*/false);
-    DT_CHECK_USAGE(object.is_object(), "{}: expected a JSON object on each line of a .jsonl file", where);
+    if (object.is_string()) {
+      deliver(object.get_ref<const std::string&>(), {});
+      return;
+    }
+    DT_CHECK_USAGE(object.is_object(), "{}: expected a JSON object{}", where,
+                   object.is_discarded() ? "; it is not valid JSON, or goes on in the next line" : "");
     const auto field = object.find(source_.text_field);
     if (field == object.end()) {
       std::vector<std::string> names;
@@ -82,8 +153,10 @@ class DocumentReader {
       DT_CHECK_USAGE(!object.contains("messages"),
                      "{}: no field '{}', but messages; set format = \"chat\" for the source to train on conversations",
                      where, source_.text_field);
-      fail_usage("{}: no field '{}'{} (fields: {}); set text_field of the source to the one that holds the text", where,
-                 source_.text_field, did_you_mean(source_.text_field, names), fmt::join(names, ", "));
+      fail_usage(
+          "{}: no field '{}'{} (fields: {}); set text_field of the source to the one that holds the text, or format = "
+          "\"plain\" to train on the JSON as it stands",
+          where, source_.text_field, did_you_mean(source_.text_field, names), fmt::join(names, ", "));
     }
     DT_CHECK_USAGE(field->is_string(), "{}: field '{}' is {}; expected a text", where, source_.text_field,
                    field->type_name());
@@ -118,31 +191,11 @@ class DocumentReader {
 
 }  // namespace
 
-std::vector<std::filesystem::path> list_text_files(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto status = std::filesystem::status(path, error);
-  DT_CHECK_USAGE(std::filesystem::exists(status), "cannot read the text {}: no such file or directory", path.string());
-  if (!std::filesystem::is_directory(status)) return {path};
-  std::vector<std::filesystem::path> files;
-  auto entry = std::filesystem::recursive_directory_iterator(path, error);
-  for (; !error && entry != std::filesystem::recursive_directory_iterator(); entry.increment(error)) {
-    if (is_hidden(entry->path())) {
-      if (entry->is_directory()) entry.disable_recursion_pending();
-    } else if (entry->is_regular_file()) {
-      files.push_back(entry->path());
-    }
-  }
-  DT_CHECK_USAGE(!error, "cannot read the directory {}: {}", path.string(), error.message());
-  DT_CHECK_USAGE(!files.empty(), "the directory {} holds no text; expected text files or .jsonl files", path.string());
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
 TextStatistics for_each_document(
     const TextSource& source, const std::filesystem::path& path,
     const std::function<void(std::string_view document, const std::string& where)>& visit) {
   DocumentReader reader(source, visit);
-  for (const std::filesystem::path& file : list_text_files(path)) reader.read(file);
+  for (const std::filesystem::path& file : list_source_files(source, path).files) reader.read(file);
   return reader.statistics();
 }
 

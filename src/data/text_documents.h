@@ -5,15 +5,10 @@
 #include <functional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "config/run_config.h"
 
 namespace deeptitan {
-
-/// The files of a text: `path` itself, or every file below it, in the order of their names; names that begin with a dot
-/// are left out. Throws a usage error if there is none.
-std::vector<std::filesystem::path> list_text_files(const std::filesystem::path& path);
 
 /// What reading a text met.
 struct TextStatistics {
@@ -24,12 +19,13 @@ struct TextStatistics {
   int64_t answers_without_end = 0;  // conversations in which an answer does not end with the eos token
 };
 
-/// Calls `visit` with each document at `path` in order, read as `source` says. Where source.format is kText, a file
-/// that ends in .jsonl holds one JSON object a line, whose source.text_field is a document; any other file is one
-/// document, or several where source.document_separator is set. Documents are valid UTF-8 (what is not is replaced and
-/// counted) and never empty or blank; a view lives until `visit` returns. Throws a usage error that names file and line
-/// for a line that is not such an object. Where source.format is kChat, every line of every file is a document, to be
-/// read by parse_chat_line; `where` is then its file:line, and empty otherwise.
+/// Calls `visit` with each document of the files at `path` (list_source_files) in order, read as `source` says. Where
+/// source.format is kText, a file of JSON (layout_of) holds objects, whose source.text_field is a document, or strings,
+/// which are documents; any other file, and where it is kPlain every file, is one document, or several where
+/// source.document_separator is set. Compressed files count as what they hold. Documents are valid UTF-8 (what is not
+/// is replaced and counted) and never empty or blank; a view lives until `visit` returns. Throws a usage error that
+/// names file and line for a value that is not such an object. Where source.format is kChat, every line, or every value
+/// of a JSON list, is a document, to be read by parse_chat_line; `where` is then its file:line, and empty otherwise.
 TextStatistics for_each_document(const TextSource& source, const std::filesystem::path& path,
                                  const std::function<void(std::string_view document, const std::string& where)>& visit);
 

@@ -24,6 +24,7 @@ TokenDataset::TokenDataset(const TextSource& source, double validation_fraction,
                            const std::filesystem::path& cache_folder)
     : name_(source.display_name()),
       weight_(source.weight),
+      max_passes_(source.max_passes),
       file_(open_token_file(source, source.path, encoder, cache_folder)) {
   training_ = file_.all();
   if (!source.validation_path.empty()) {

@@ -23,6 +23,7 @@ class TokenDataset {
 
   const std::string& name() const { return name_; }
   double weight() const { return weight_; }
+  double max_passes() const { return max_passes_; }
   const TokenRange& training() const { return training_; }
   const TokenRange& validation() const { return validation_; }
   /// Highest token id of both parts: it must be below the model's vocab_size.
@@ -33,6 +34,7 @@ class TokenDataset {
  private:
   std::string name_;
   double weight_;
+  double max_passes_;
   TokenFile file_;
   std::optional<TokenFile> validation_file_;
   TokenRange training_;

@@ -12,8 +12,10 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "data/chat_line.h"
+#include "data/compressed_file.h"
 #include "data/content_hash.h"
 #include "data/mapped_file.h"
+#include "data/source_files.h"
 
 namespace deeptitan {
 
@@ -175,7 +177,9 @@ class TokenFileWriter {
   int64_t answers_without_end_ = 0;
 };
 
-std::string hash_of_content(const TextSource& source, const std::filesystem::path& path, const TextEncoder& encoder) {
+/// Of what decides the tokens. A text that is read as it always was keeps its hash from version to version, so that its
+/// caches and checkpoints go on.
+std::string hash_of_content(const TextSource& source, const SourceFiles& files, const TextEncoder& encoder) {
   ContentHash hash;
   hash.add(std::string_view(kMagic, sizeof kMagic));
   hash.add(encoder.fingerprint);
@@ -188,9 +192,21 @@ std::string hash_of_content(const TextSource& source, const std::filesystem::pat
     hash.add(source.text_field);
     hash.add(source.document_separator);
   }
-  for (const std::filesystem::path& file : list_text_files(path)) {
-    hash.add(file.extension().string());  // decides how the file is read
-    hash.add(MappedFile(file).bytes());
+  const bool splits_lines = source.document_separator.find('\n') != std::string::npos;
+  for (const std::filesystem::path& file : files.files) {
+    const std::string extension = file.extension().string();
+    const MappedFile mapped(file);
+    hash.add(extension);
+    hash.add(mapped.bytes());
+    if (compression_of(mapped.bytes()) != Compression::kNone) {
+      hash.add("compressed");
+      continue;
+    }
+    const FileLayout layout = layout_of(source, file, mapped.bytes());
+    const FileLayout by_extension =
+        source.format == SourceFormat::kChat || extension == ".jsonl" ? FileLayout::kJsonLines : FileLayout::kText;
+    if (layout != by_extension) hash.add(fmt::format("layout {}", static_cast<int>(layout)));
+    if (splits_lines && mapped.bytes().find("\r\n") != std::string_view::npos) hash.add("crlf");
   }
   return hash.hex();
 }
@@ -271,7 +287,8 @@ TokenRange TokenFile::all() const {
 
 TokenFile open_token_file(const TextSource& source, const std::filesystem::path& path, const TextEncoder& encoder,
                           const std::filesystem::path& cache_folder) {
-  const std::string hash = hash_of_content(source, path, encoder);
+  const SourceFiles files = list_source_files(source, path);
+  const std::string hash = hash_of_content(source, files, encoder);
   const std::filesystem::path target = cache_folder / fmt::format("{}.tokens", hash);
   const bool cached = std::filesystem::exists(target);
   if (!cached) {
@@ -286,6 +303,13 @@ TokenFile open_token_file(const TextSource& source, const std::filesystem::path&
   log_info(fmt::format("{}: {} tokens, {} {}, {} in {} files{}", path.string(), file.all().size(), s.documents,
                        chat ? "conversations" : "documents", format_bytes(static_cast<uint64_t>(s.bytes)), s.files,
                        cached ? " (tokenised before)" : ""));
+  if (files.not_chosen > 0) {
+    log_info(fmt::format("{}: {} files are left out by include and exclude", path.string(), files.not_chosen));
+  }
+  if (files.binary > 0) {
+    log_warning(fmt::format("{}: {} binary files are left out, the first is {} ({})", path.string(), files.binary,
+                            files.first_binary.string(), files.first_binary_holds));
+  }
   if (s.answers_without_end > 0) {
     log_warning(
         fmt::format("{}: in {} conversations an answer does not end with the tokenizer's eos token, so the model "

@@ -104,7 +104,7 @@ TEST(CheckResumable, StepsAndLearningRateMayChangeNothingElse) {
   current.model.shape = R"({"hidden_size": 512})";
   expect_usage_error([&] { check_resumable(saved, current); },
                      "cannot resume: model.shape is {} in the checkpoint and {hidden_size = 512} now; training.seq_len "
-                     "is 256 in the checkpoint and 128 now. Only training.steps, optimizer.lr and lr_scheduler.* may "
+                     "is 256 in the checkpoint and 128 now. Only the keys that docs/config.md marks with * may "
                      "change; use the saved values, or start a new run in another job.dump_folder");
 }
 

@@ -148,7 +148,7 @@ TEST(RunConfigToml, EachMistakeInAFileHasItsLine) {
   expect("[[data.sources]]\npath = \"a\"\nweight = 0\n",
          "run.toml:3: data.sources: weight = 0; expected a number greater than 0");
   expect("[[data.sources]]\npath = \"a\"\nformat = \"chats\"\n",
-         "run.toml:3: data.sources: format = 'chats'; expected one of text, chat; did you mean 'chat'?");
+         "run.toml:3: data.sources: format = 'chats'; expected one of text, chat, plain; did you mean 'chat'?");
   expect("[data]\nsources = [\"a.txt\"]\n",
          "run.toml:2: data.sources holds 'a.txt'; expected tables, each with a path");
   expect("[data]\nsources = \"a.txt\"\n", "run.toml:2: data.sources = 'a.txt'; expected an array of tables");

@@ -7,6 +7,7 @@
 
 #include "core/log.h"
 #include "data/letter_encoder.h"
+#include "data/source_plan.h"
 #include "data/synthetic_source.h"
 #include "data/validation_batches.h"
 #include "support/expect_error.h"
@@ -89,6 +90,56 @@ TEST_F(PackedSamplerTest, WeightsAreKeptAtEveryMoment) {
     ASSERT_NEAR(count['b'], n * 1 / 4.5, 1.5);
     ASSERT_NEAR(count['c'], n * 0.5 / 4.5, 1.5);
   }
+}
+
+TEST_F(PackedSamplerTest, ASourceGivesNoMoreThanItsPasses) {
+  TextSource limited;
+  limited.path = folder_.write("small.txt", std::string(70, 'a'));  // at least 9 sequences of 7 tokens
+  limited.max_passes = 2;
+  datasets_.emplace_back(limited, 0.0, letter_encoder(), folder_.path() / "cache");
+  add("large", std::string(5000, 'b'), 1);
+  PackedSampler s(datasets_, 7, 1, letter_encoder(), RunLength{100, 4});
+  PackedBatch batch;
+  for (int step = 0; step < 100; ++step) {
+    s.next_batch(4, &batch);
+    // Spread over the whole run, not all at its beginning.
+    EXPECT_LE(s.position().sources[0].drawn, 18 * (step + 1) / 100 + 1);
+  }
+  EXPECT_EQ(s.position().sources[0].drawn, 18);
+  EXPECT_LE(s.position().sources[0].epoch, 2);
+  EXPECT_EQ(s.position().sources[1].drawn, 382);
+}
+
+TEST(DivideRun, LimitsGoToTheOthersByTheirWeights) {
+  const std::vector<SourceDemand> demands = {{"a", 2, 1.5, 10}, {"b", 1, 0, 1000}, {"c", 3, 0, 1000}};
+  const std::vector<SourceShare> shares = divide_run(demands, 100, 10);
+  EXPECT_DOUBLE_EQ(shares[0].share, 0.15);
+  EXPECT_DOUBLE_EQ(shares[1].share, 0.85 / 4);
+  EXPECT_DOUBLE_EQ(shares[2].share, 0.85 * 3 / 4);
+  EXPECT_DOUBLE_EQ(shares[0].passes, 1.5);
+  EXPECT_DOUBLE_EQ(shares[1].passes, 100 * 0.85 / 4 / 1000);
+  // A limit that takes from another which has one too.
+  const std::vector<SourceDemand> both = {{"a", 9, 1, 10}, {"b", 1, 1, 20}, {"c", 1, 0, 100}};
+  const std::vector<SourceShare> second = divide_run(both, 100, 10);
+  EXPECT_DOUBLE_EQ(second[0].share, 0.1);
+  EXPECT_DOUBLE_EQ(second[1].share, 0.2);
+  EXPECT_DOUBLE_EQ(second[2].share, 0.7);
+}
+
+TEST(DivideRun, WithoutLimitsOrLengthWeightsAlone) {
+  const std::vector<SourceDemand> demands = {{"a", 3, 1, 10}, {"b", 1, 1, 10}};
+  const std::vector<SourceShare> shares = divide_run(demands, 0, 1);
+  EXPECT_EQ(shares[0].share, 0.75);
+  EXPECT_EQ(shares[1].share, 0.25);
+  EXPECT_EQ(shares[0].passes, 0);
+}
+
+TEST(DivideRun, ARunThatAsksForMoreIsRefusedWithTheStepsThatFit) {
+  const std::vector<SourceDemand> demands = {{"a", 3, 1, 10}, {"b", 1, 2.5, 20}};
+  expect_usage_error(
+      [&] { divide_run(demands, 100, 10); },
+      "the run takes 100 sequences, and data.sources within their max_passes give 60; lower training.steps "
+      "to 6, raise max_passes, or add text");
 }
 
 TEST_F(PackedSamplerTest, RestoredPositionGoesOnExactly) {

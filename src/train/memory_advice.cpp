@@ -63,6 +63,29 @@ std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const
   return advice;
 }
 
+std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelConfig& model, int64_t bytes) {
+  const std::string experts = "model.layers.*.mlp.experts.*";
+  std::vector<MemoryAdvice> advice;
+  const auto consider = [&](const RunConfig& candidate, const std::string& change) {
+    const int64_t needed = planned_bytes(candidate, model);
+    if (needed < bytes) advice.push_back({change, needed});
+  };
+  const bool can_recompute = config.activation_checkpoint.mode != ActivationCheckpointMode::kLayer;
+  const bool can_freeze = model.num_moe_layers() > 0 && config.training.freeze.empty();
+  RunConfig recomputed = config;
+  recomputed.activation_checkpoint.mode = ActivationCheckpointMode::kLayer;
+  RunConfig frozen = config;
+  frozen.training.freeze = {experts};
+  RunConfig both = recomputed;
+  both.training.freeze = {experts};
+  const std::string recompute_words = "activation_checkpoint.mode = \"layer\"";
+  const std::string freeze_words = fmt::format("training.freeze = [\"{}\"]", experts);
+  if (can_recompute) consider(recomputed, recompute_words);
+  if (can_freeze) consider(frozen, freeze_words);
+  if (can_recompute && can_freeze) consider(both, recompute_words + " and " + freeze_words);
+  return advice;
+}
+
 void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes) {
   if (plan.total() <= bytes) return;
   std::string message = fmt::format("the run needs {} of memory and {} are available; its largest arenas are {}",

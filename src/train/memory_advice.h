@@ -23,6 +23,10 @@ struct MemoryAdvice {
 /// recomputed layers, shorter sequences, and these together. Empty where none fits.
 std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes);
 
+/// What recomputing layers, freezing the routed experts, and both would bring a plan of `bytes` down to; what makes no
+/// difference, or is done already, is left out.
+std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelConfig& model, int64_t bytes);
+
 /// Throws a usage error with the largest arenas and the advice where the plan is larger than `bytes`.
 void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes);
 

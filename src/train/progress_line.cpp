@@ -3,10 +3,21 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "core/clock.h"
+#include "core/terminal.h"
+
 namespace deeptitan {
+namespace {
+
+constexpr int64_t kFirstLines = 10;
+constexpr double kSecondsBetweenLines = 5;
+
+}  // namespace
 
 std::string format_duration(double seconds) {
   const auto whole = static_cast<int64_t>(seconds + 0.5);
@@ -17,29 +28,60 @@ std::string format_duration(double seconds) {
 ProgressLine::ProgressLine(int64_t steps, double flops_per_token, double peak)
     : steps_(steps), flops_per_token_(flops_per_token), peak_(peak), terminal_(isatty(STDOUT_FILENO) != 0) {}
 
-std::string ProgressLine::format(const StepMetrics& m, double eta_seconds) const {
-  std::string line = fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  |g| {:.2f}  {:.0f} tok/s", m.step, steps_, m.loss,
-                                 m.learning_rate, m.gradient_norm, m.tokens_per_second);
-  if (peak_ > 0) line += fmt::format("  {:.0f} % of peak", 100.0 * m.tokens_per_second * flops_per_token_ / peak_);
+std::string ProgressLine::format(const StepMetrics& m, double eta_seconds, int columns) const {
+  // In the order in which they are shown; those of a higher rank go first where the line is too narrow.
+  struct Field {
+    int rank;
+    std::string text;
+  };
+  std::vector<Field> fields = {{0, fmt::format("step {}/{}", m.step, steps_)},
+                               {0, fmt::format("loss {:.4f}", m.loss)},
+                               {5, fmt::format("lr {:.2e}", m.learning_rate)},
+                               {4, fmt::format("|g| {:.2f}", m.gradient_norm)},
+                               {2, fmt::format("{:.0f} tok/s", m.tokens_per_second)}};
+  if (peak_ > 0) {
+    fields.push_back({6, fmt::format("{:.0f} % of peak", 100.0 * m.tokens_per_second * flops_per_token_ / peak_)});
+  }
   if (const MoeLayerMetrics* worst = m.worst_moe_layer()) {
-    line += fmt::format("  load {:.2f}x in layer {}", worst->load_max_over_mean, worst->layer);
-    if (worst->experts_without_tokens > 0) line += fmt::format(" ({} idle)", worst->experts_without_tokens);
+    std::string load = fmt::format("load {:.2f}x in layer {}", worst->load_max_over_mean, worst->layer);
+    if (worst->experts_without_tokens > 0) load += fmt::format(" ({} idle)", worst->experts_without_tokens);
+    fields.push_back({3, std::move(load)});
   }
   if (m.validation) {
-    line += fmt::format("  validation {:.4f} ({:.3f} bits/byte)", m.validation->loss, m.validation->bits_per_byte);
+    fields.push_back(
+        {0, fmt::format("validation {:.4f} ({:.3f} bits/byte)", m.validation->loss, m.validation->bits_per_byte)});
   }
-  if (m.skipped) line += "  SKIPPED: not finite";
-  return line + fmt::format("  ETA {}", format_duration(eta_seconds));
+  if (m.skipped) fields.push_back({0, "SKIPPED: not finite"});
+  fields.push_back({1, fmt::format("ETA {}", format_duration(eta_seconds))});
+  const auto joined = [&](int highest) {
+    std::string line;
+    for (const Field& field : fields) {
+      if (field.rank <= highest) line += (line.empty() ? "" : "  ") + field.text;
+    }
+    return line;
+  };
+  int highest = 6;
+  std::string line = joined(highest);
+  if (columns == 0) return line;
+  while (static_cast<int>(line.size()) > columns && highest > 0) line = joined(--highest);
+  return line.substr(0, static_cast<size_t>(columns));
 }
 
 void ProgressLine::show(const StepMetrics& metrics, double eta_seconds) {
-  const std::string line = format(metrics, eta_seconds);
   // A step that validated keeps its line: those are what one scrolls back for.
   if (terminal_) {
+    // The last column stays free: a line that reaches it makes some terminals go on in the next.
+    const std::string line = format(metrics, eta_seconds, metrics.validation ? 0 : terminal_width(STDOUT_FILENO) - 1);
     std::printf("\r\033[2K%s%s", line.c_str(), metrics.validation ? "\n" : "");
     open_ = !metrics.validation;
   } else {
-    std::printf("%s\n", line.c_str());
+    const double now = monotonic_seconds();
+    const bool wanted = lines_ < kFirstLines || now - last_line_ >= kSecondsBetweenLines || metrics.validation ||
+                        metrics.skipped || metrics.step == steps_;
+    if (!wanted) return;
+    ++lines_;
+    last_line_ = now;
+    std::printf("%s\n", format(metrics, eta_seconds).c_str());
   }
   std::fflush(stdout);
 }

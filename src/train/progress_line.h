@@ -14,9 +14,11 @@ class ProgressLine {
   /// `flops_per_token` of training and the machine's `peak` in FLOP/s give the share of the peak; 0: not known.
   ProgressLine(int64_t steps, double flops_per_token, double peak);
 
-  std::string format(const StepMetrics& metrics, double eta_seconds) const;
+  /// In at most `columns`: what matters least is left out first. 0: all of it.
+  std::string format(const StepMetrics& metrics, double eta_seconds, int columns = 0) const;
 
-  /// On a terminal the line replaces the one before; elsewhere every line stays.
+  /// On a terminal the line replaces the one before and is no wider than it. Elsewhere lines stay: the first ten, then
+  /// one every five seconds, and every one that validated, was skipped or is the last.
   void show(const StepMetrics& metrics, double eta_seconds);
   /// Prints a message above the line.
   void message(const std::string& text);
@@ -29,6 +31,8 @@ class ProgressLine {
   double peak_;
   bool terminal_;
   bool open_ = false;
+  int64_t lines_ = 0;
+  double last_line_ = 0;  // when it was printed
 };
 
 /// "1:02:03", "4:05".

@@ -7,6 +7,7 @@
 #include <memory>
 #include <numbers>
 
+#include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/atomic_directory.h"
@@ -19,6 +20,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "core/terminal.h"
 #include "data/packed_sampler.h"
 #include "data/synthetic_source.h"
 #include "data/token_dataset.h"
@@ -40,6 +42,8 @@ namespace deeptitan {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int kWidestChart = 160;
 
 double wall_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -173,7 +177,8 @@ void Trainer::open_data() {
   model_config_.bos_token_id = tokenizer_->bos_token_id().value_or(-1);
   model_config_.pad_token_id = tokenizer_->pad_token_id().value_or(-1);
   datasets_ = open_datasets(config_, *encoder_, model_config_.vocab_size);
-  source_ = std::make_unique<PackedSampler>(datasets_, config_.training.seq_len, config_.training.seed, *encoder_);
+  source_ = std::make_unique<PackedSampler>(datasets_, config_.training.seq_len, config_.training.seed, *encoder_,
+                                            RunLength{config_.training.steps, config_.sequences_per_step()});
   for (const TokenDataset& dataset : datasets_) {
     validation_.emplace_back(dataset, config_.training.seq_len, config_.validation.max_tokens, *encoder_);
   }
@@ -298,7 +303,7 @@ void Trainer::export_final_model() {
 
 void Trainer::draw_loss_curve(ProgressLine& progress) const {
   const LossCurve curve = read_loss_curve(folder_.metrics());
-  const std::string terminal = render_loss_terminal(curve, 100, 18);
+  const std::string terminal = render_loss_terminal(curve, std::min(terminal_width(STDOUT_FILENO), kWidestChart), 18);
   if (!terminal.empty()) progress.message(terminal);
   write_file(folder_.loss_svg(), render_loss_svg(curve, config_.job.description.empty() ? config_.job.dump_folder
                                                                                         : config_.job.description));
@@ -373,7 +378,12 @@ TrainingOutcome Trainer::run() {
   if (const int64_t frozen = count_frozen(engine_->model().parameters()); frozen > 0) {
     progress.message(fmt::format("{} parameters are frozen", frozen));
   }
-  if (start_) progress.message(fmt::format("resumed at step {}", progress_.step));
+  if (start_ && progress_.step >= config_.training.steps) {
+    progress.message(fmt::format("the run is finished: all {} steps were done before; raise training.steps to go on",
+                                 config_.training.steps));
+  } else if (start_) {
+    progress.message(fmt::format("resumed at step {}", progress_.step));
+  }
 
   double mean_seconds = 0;
   bool stopped = false;

@@ -242,8 +242,8 @@ TEST(TrainingRun, WhatMayNotChangeOnResumeIsRefused) {
   config = sample().config("changed");
   config.training.freeze = {"lm_head.weight"};
   EXPECT_EQ(error_of(config, resume(ResumeMode::kLatest)),
-            "cannot resume: training.freeze is [] in the checkpoint and [\"lm_head.weight\"] now. Only training.steps, "
-            "optimizer.lr and lr_scheduler.* may change; use the saved values, or start a new run in another "
+            "cannot resume: training.freeze is [] in the checkpoint and [\"lm_head.weight\"] now. Only the keys "
+            "that docs/config.md marks with * may change; use the saved values, or start a new run in another "
             "job.dump_folder");
   EXPECT_EQ(error_of(sample().config("empty"), resume(ResumeMode::kLatest)),
             (sample().run("empty") / "checkpoints").string() + " holds no complete checkpoint to resume from");

@@ -21,6 +21,7 @@
 #include "kernels/cpu/peak/peak.h"
 #include "model/flops.h"
 #include "option_checks.h"
+#include "threads_option.h"
 #include "train/memory_advice.h"
 #include "usage_message.h"
 
@@ -130,7 +131,7 @@ void bench_inference(const BenchArguments& a, bool decode) {
   Json report;
   report["bench"] = decode ? "decode" : "prefill";
   report["config"] = a.target;
-  report["dtype"] = dtype_name(dtype);
+  report["dtype"] = dtype == DType::kBF16 ? "bf16" : "fp32";
   report["steps"] = a.steps;
   report[decode ? "cached_tokens" : "tokens"] = a.tokens;
   report["tokens_per_second"] = tokens_per_second;
@@ -165,6 +166,7 @@ CLI::App* add_mode(CLI::App& bench, const char* name, const char* description,
       mode->add_option("--steps", arguments->steps, "Timed repetitions; the median counts")->capture_default_str(),
       "STEPS", 1);
   mode->add_flag("--json", arguments->json, "Print one JSON object");
+  add_threads_option(*mode);
   return mode;
 }
 
@@ -182,9 +184,9 @@ void add_bench_command(CLI::App& app) {
   const auto add_inference = [&](const char* name, const char* description, const char* tokens, bool decode) {
     CLI::App* mode = add_mode(*bench, name, description, arguments, "Run file (TOML), model directory or config.json");
     whole_number(mode->add_option("--tokens", arguments->tokens, tokens)->capture_default_str(), "TOKENS", 1);
-    one_of(mode->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else f32")
+    one_of(mode->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else fp32")
                ->capture_default_str(),
-           {"auto", "bf16", "f32"});
+           {"auto", "bf16", "fp32"});
     mode->callback([arguments, decode] { bench_inference(*arguments, decode); });
   };
   add_inference("decode", "Tokens generated one after another: tokens/s, share of the memory's bandwidth, time by op",

@@ -2,35 +2,34 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include <fmt/format.h>
-#include <unistd.h>
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
-#include "config/nearest_name.h"
+#include "chat_commands.h"
+#include "chat_display.h"
 #include "core/error.h"
-#include "core/file.h"
 #include "core/log.h"
 #include "device_option.h"
 #include "generate/chat_session.h"
 #include "generate/model_files.h"
+#include "line_editor.h"
 #include "option_checks.h"
 #include "sampling_options.h"
-#include "standard_output.h"
 #include "terminal_line.h"
+#include "threads_option.h"
 #include "valid_text.h"
 
 namespace deeptitan {
 namespace {
 
 constexpr int64_t kDefaultContext = 8192;
+constexpr double kTalkTemperature = 0.7;
 
 struct ChatArguments {
   std::string model;
@@ -40,86 +39,12 @@ struct ChatArguments {
   std::string device = "auto";
   int64_t context = 0;
   int64_t max_new_tokens = 2048;
+  bool quiet = false;
   SamplingArguments sampling;
 };
 
-// How roles look: coloured on a terminal, plain words otherwise.
-class Display {
- public:
-  Display() : input_(::isatty(STDIN_FILENO) == 1), output_(::isatty(STDOUT_FILENO) == 1) {}
-
-  bool interactive() const { return input_ && output_; }
-  void ask() const { write(output_ ? "\033[1;32muser\033[0m: " : "user: "); }
-  // A line that did not come from the keyboard is shown, so that the output reads as a conversation.
-  void echo(const std::string& line) const {
-    if (!input_) write(line + "\n");
-  }
-  void begin_answer() { part_ = Part::kNone; }
-  void piece(std::string_view text, bool thinking) {
-    const Part part = thinking ? Part::kThinking : Part::kAnswer;
-    if (part != part_) {
-      // Line feeds around the tags belong to the tags.
-      text.remove_prefix(std::min(text.find_first_not_of('\n'), text.size()));
-      if (text.empty()) return;
-      if (part_ != Part::kNone) write(output_ ? "\033[0m\n" : "\n");
-      if (thinking) {
-        write(output_ ? "\033[1;36massistant\033[0m \033[2mthinks: " : "assistant thinks: ");
-      } else {
-        write(output_ ? "\033[1;36massistant\033[0m: " : "assistant: ");
-      }
-      part_ = part;
-    }
-    write(text);
-  }
-  void end_answer() const { write(output_ ? "\033[0m\n" : "\n"); }
-  void write(std::string_view text) const {
-    write_output(text);
-    flush_output();
-  }
-
- private:
-  enum class Part { kNone, kThinking, kAnswer };
-  bool input_;
-  bool output_;
-  Part part_ = Part::kNone;
-};
-
-void save_conversation(const ChatSession& session, const std::string& path) {
-  nlohmann::ordered_json json = nlohmann::ordered_json::array();
-  for (const ChatMessage& m : session.messages()) json.push_back({{"role", m.role}, {"content", m.content}});
-  write_file(path, json.dump(2) + "\n");
-  log_info(fmt::format("{} messages written to {}", json.size(), path));
-}
-
-// Returns false where the conversation is to end.
-bool run_command(ChatSession& session, const std::string& line) {
-  const size_t space = std::min(line.find(' '), line.size());
-  const std::string command = line.substr(0, space);
-  const std::string rest = space < line.size() ? line.substr(space + 1) : "";
-  if (command == "/exit") return false;
-  if (command == "/reset") {
-    session.reset();
-    log_info("the conversation starts again");
-  } else if (command == "/system") {
-    session.set_system(rest);
-    log_info(rest.empty() ? "no system message from now on" : "the system message counts from the next question on");
-  } else if (command == "/save") {
-    if (rest.empty()) {
-      log_warning("/save FILE: give the file to write the conversation to");
-    } else {
-      save_conversation(session, rest);
-    }
-  } else {
-    const std::vector<std::string> known = {"/reset", "/system", "/save", "/exit"};
-    const std::string nearest = nearest_name(command, known);
-    log_warning(fmt::format("{}: unknown command{}; there are /reset, /system TEXT, /save FILE and /exit", command,
-                            nearest.empty() ? "" : ", did you mean " + nearest + "?"));
-  }
-  return true;
-}
-
 void answer(ChatSession& session, const std::string& question, const GenerationOptions& options, int64_t context,
-            Display& display) {
+            bool quiet, ChatDisplay& display) {
   InterruptNotes::clear();
   display.begin_answer();
   const ChatTurn turn =
@@ -144,7 +69,63 @@ void answer(ChatSession& session, const std::string& question, const GenerationO
     case StopReason::kStopString:
       break;
   }
-  log_info(describe_speed(turn.generation));
+  if (!quiet) log_info(describe_speed(turn.generation));
+}
+
+// Lines from the keyboard, with an editor, or from a pipe.
+class Questions {
+ public:
+  explicit Questions(const ChatDisplay& display) : display_(display) {
+    if (display.interactive()) editor_.emplace(LineHistory(chat_history_file()));
+  }
+
+  // A question or a command, which may have several lines between two \"\"\".
+  LineResult read(std::string& text) {
+    const LineResult result = read_line({"user", display_.question_colour(), ": "}, text);
+    if (result != LineResult::kLine || !text.starts_with(kQuotes)) return result;
+    text.erase(0, kQuotes.size());
+    std::string line;
+    while (!text.ends_with(kQuotes)) {
+      const LineResult next = read_line({.label = "...", .end = " "}, line);
+      if (next == LineResult::kInterrupted) return next;
+      if (next == LineResult::kEnd) return LineResult::kLine;
+      text += "\n" + line;
+    }
+    text.resize(text.size() - kQuotes.size());
+    return LineResult::kLine;
+  }
+
+ private:
+  static constexpr std::string_view kQuotes = "\"\"\"";
+
+  LineResult read_line(const LinePrompt& prompt, std::string& line) {
+    if (editor_) return editor_->read(prompt, line);
+    display_.write(prompt.label + prompt.end);
+    const LineResult result = reader_.read(line);
+    if (result != LineResult::kLine) return result;
+    line = valid_text(std::move(line), "the line");
+    display_.echo(line);
+    return result;
+  }
+
+  const ChatDisplay& display_;
+  std::optional<LineEditor> editor_;
+  LineReader reader_;
+};
+
+// The command line, else generation_config.json; a temperature that neither names is one that suits talk.
+SamplingOptions chat_sampling(const ChatArguments& arguments, const GenerationConfig& generation) {
+  SamplingOptions recommended = generation.sampling;
+  if (!generation.names_temperature) recommended.temperature = kTalkTemperature;
+  return arguments.sampling.over(recommended);
+}
+
+void greet(const ChatArguments& arguments, const GenerationConfig& generation, double temperature, int64_t context) {
+  const char* source = arguments.sampling.temperature ? "--temperature"
+                       : generation.names_temperature ? "generation_config.json"
+                                                      : "the model names none";
+  log_info(fmt::format("a context of {} tokens, temperature {} ({}); {}; Ctrl-C stops an answer", context, temperature,
+                       source, chat_command_names()));
 }
 
 void run_chat(const ChatArguments& arguments) {
@@ -160,20 +141,19 @@ void run_chat(const ChatArguments& arguments) {
   ChatSession session(*engine, files.tokenizer, std::move(chat_template), files.generation.end_ids);
   session.set_system(arguments.system);
   GenerationOptions options{.max_new_tokens = arguments.max_new_tokens,
-                            .sampling = arguments.sampling.over(files.generation.sampling)};
+                            .sampling = chat_sampling(arguments, files.generation)};
   options.interrupted = [] { return InterruptNotes::noted(); };
 
   const InterruptNotes notes;
-  Display display;
-  LineReader reader;
-  if (display.interactive()) {
-    log_info(fmt::format("a context of {} tokens; /reset, /system TEXT, /save FILE, /exit; Ctrl-C stops an answer",
-                         context));
-  }
-  std::string line;
+  ChatDisplay display;
+  Questions questions(display);
+  if (!arguments.quiet) greet(arguments, files.generation, options.sampling.temperature, context);
+  ChatState state{session, options, [&](const std::string& question) {
+                    answer(session, question, options, context, arguments.quiet, display);
+                  }};
+  std::string text;
   while (true) {
-    display.ask();
-    const LineResult result = reader.read(line);
+    const LineResult result = questions.read(text);
     if (result == LineResult::kEnd) {
       display.write("\n");
       return;
@@ -183,13 +163,11 @@ void run_chat(const ChatArguments& arguments) {
       display.write("\n");
       continue;
     }
-    line = valid_text(std::move(line), "the line");
-    display.echo(line);
-    if (line.find_first_not_of(" \t") == std::string::npos) continue;
+    if (text.find_first_not_of(" \t\n") == std::string::npos) continue;
     try {
-      if (line.front() != '/') {
-        answer(session, line, options, context, display);
-      } else if (!run_command(session, line)) {
+      if (text.front() != '/') {
+        state.answer(text);
+      } else if (!run_chat_command(state, text)) {
         return;
       }
     } catch (const Error& error) {
@@ -203,7 +181,7 @@ void run_chat(const ChatArguments& arguments) {
 
 void add_chat_command(CLI::App& app) {
   auto arguments = std::make_shared<ChatArguments>();
-  CLI::App* command = app.add_subcommand("chat", "Talk with a model: /reset, /system TEXT, /save FILE, /exit");
+  CLI::App* command = app.add_subcommand("chat", "Talk with a model; /help lists its commands");
   command->add_option("--model", arguments->model, "Hugging Face model directory")->required()->type_name("DIR");
   command->add_option("--system", arguments->system, "The system message");
   command->add_option("--chat-template", arguments->chat_template, "Jinja file that replaces the model's own template");
@@ -216,11 +194,15 @@ void add_chat_command(CLI::App& app) {
   whole_number(command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens of one answer")
                    ->capture_default_str(),
                "TOKENS", 0);
-  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else f32")
+  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else fp32")
              ->capture_default_str(),
-         {"auto", "bf16", "f32"});
+         {"auto", "bf16", "fp32"});
   add_device_option(*command, arguments->device);
   add_sampling_options(*command, arguments->sampling);
+  add_threads_option(*command);
+  command->get_option("--temperature")
+      ->description("Divides the logits; 0: always the likeliest token (generation_config.json's, else 0.7)");
+  command->add_flag("--quiet", arguments->quiet, "No greeting, and no statistics behind an answer");
   command->callback([arguments] { run_chat(*arguments); });
 }
 

@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 
 #include "checkpoint/convert_directory.h"
+#include "config/dtype_words.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "option_checks.h"
@@ -29,7 +30,7 @@ void run_convert(const ConvertArguments& arguments) {
   static const std::map<std::string, DType> kDTypes = {
       {"bf16", DType::kBF16}, {"fp32", DType::kF32}, {"fp8", DType::kF8E4M3}};
   ConvertOptions options;
-  options.dtype = kDTypes.at(arguments.dtype);
+  options.dtype = kDTypes.at(std::string(usual_dtype_word(arguments.dtype)));
   options.max_shard_bytes = arguments.max_shard_size;
   const bool terminal = ::isatty(STDERR_FILENO) == 1;
   if (terminal) {

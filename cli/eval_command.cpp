@@ -1,11 +1,15 @@
 #include "eval_command.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
-#include <limits>
+#include <filesystem>
 #include <memory>
+#include <numbers>
+#include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -14,13 +18,21 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/log.h"
+#include "data/source_files.h"
+#include "data/text_documents.h"
 #include "device_option.h"
+#include "eval_json.h"
+#include "eval_request.h"
 #include "generate/evaluate.h"
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
 #include "generate/token_pair.h"
 #include "option_checks.h"
+#include "standard_input.h"
 #include "standard_output.h"
+#include "terminal_line.h"
+#include "threads_option.h"
 #include "valid_text.h"
 
 namespace deeptitan {
@@ -28,15 +40,25 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int64_t kRequestContext = 8192;
+
 struct EvalArguments {
   std::string model;
-  std::string text;
+  std::vector<std::string> texts;
   std::string token_ids;
   std::string pairs;
+  std::string requests;
   std::string dtype = "auto";
   std::string device = "auto";
   int64_t context = 0;
+  bool prefix_token = false;
   bool json = false;
+};
+
+// What a file holds: one text, or the documents of its JSON.
+struct NamedTexts {
+  std::string name;
+  std::vector<std::vector<int32_t>> documents;
 };
 
 void print_line(const std::string& line) {
@@ -44,44 +66,40 @@ void print_line(const std::string& line) {
   flush_output();
 }
 
-std::vector<int32_t> read_token_ids(const std::string& path) {
-  const Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-  DT_CHECK_USAGE(json.is_array(), "{}: expected a JSON array of token ids", path);
-  std::vector<int32_t> ids;
-  for (const Json& id : json) {
-    const bool in_range = id.is_number_unsigned() && id.get<uint64_t>() <= std::numeric_limits<int32_t>::max();
-    DT_CHECK_USAGE(in_range, "{}: {} at place {} is not a token id", path, id.dump(), ids.size());
-    ids.push_back(id.get<int32_t>());
+NamedTexts read_documents(const std::filesystem::path& file, const Tokenizer& tokenizer) {
+  NamedTexts texts{file.string(), {}};
+  const TextStatistics statistics =
+      for_each_document({}, file, [&](std::string_view document, const std::string& /*where*/) {
+        texts.documents.push_back(encode_prompt(tokenizer, document));
+      });
+  if (statistics.replaced_characters > 0) {
+    log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", file.string(),
+                            statistics.replaced_characters));
   }
-  return ids;
+  if (texts.documents.empty()) texts.documents.push_back(encode_prompt(tokenizer, ""));
+  return texts;
 }
 
-void print_score(const TextScore& score, bool as_json) {
-  if (!as_json) {
-    print_line(fmt::format("tokens {}\nloss {:.6f} nats a token\nperplexity {:.4f}\nbits per byte {:.6f}",
-                           score.token_ids.size(), score.loss, score.perplexity, score.bits_per_byte));
-    return;
+// The texts of files, and of directories' files, read as training reads them.
+std::vector<NamedTexts> read_texts(const std::vector<std::string>& paths, const Tokenizer& tokenizer) {
+  std::vector<NamedTexts> texts;
+  for (const std::string& path : paths) {
+    if (path == "-") {
+      texts.push_back({path, {encode_prompt(tokenizer, valid_text(read_standard_input(), "standard input"))}});
+      continue;
+    }
+    const SourceFiles found = list_source_files({}, path);
+    for (const std::filesystem::path& file : found.files) texts.push_back(read_documents(file, tokenizer));
+    if (found.binary > 0) {
+      log_warning(fmt::format("{}: {} binary files are left out, the first is {} ({})", path, found.binary,
+                              found.first_binary.string(), found.first_binary_holds));
+    }
   }
-  Json logprobs = Json::array({nullptr});
-  for (size_t i = 1; i < score.logprobs.size(); ++i) logprobs.push_back(score.logprobs[i]);
-  print_line(Json{{"token_ids", score.token_ids},
-                  {"logprobs", logprobs},
-                  {"loss", score.loss},
-                  {"perplexity", score.perplexity},
-                  {"bits_per_byte", score.bits_per_byte}}
-                 .dump());
-}
-
-// A line of --pairs.
-TokenPair parse_pair(const Tokenizer& tokenizer, const Json& json, const std::string& where) {
-  const bool well_formed = json.is_object() && json.contains("context") && json["context"].is_string() &&
-                           json.contains("continuation") && json["continuation"].is_string();
-  DT_CHECK_USAGE(well_formed, "{}: expected an object with the texts context and continuation", where);
-  return encode_pair(tokenizer, json["context"].get<std::string>(), json["continuation"].get<std::string>(), where);
+  return texts;
 }
 
 std::vector<TokenPair> read_pairs(const Tokenizer& tokenizer, const std::string& path) {
-  const std::string text = read_file(path);
+  const std::string text = read_file_or_input(path);
   std::vector<TokenPair> pairs;
   size_t line_number = 0;
   for (size_t begin = 0; begin < text.size();) {
@@ -97,6 +115,99 @@ std::vector<TokenPair> read_pairs(const Tokenizer& tokenizer, const std::string&
   return pairs;
 }
 
+// Texts as if their tokens had been scored in one.
+class Total {
+ public:
+  void add(const TextScore& score) {
+    const auto scored = static_cast<double>(score.token_ids.size() - 1);
+    const double nats = score.loss * scored;
+    tokens_ += static_cast<int64_t>(score.token_ids.size());
+    scored_ += scored;
+    nats_ += nats;
+    if (score.bits_per_byte > 0) bytes_ += nats / std::numbers::ln2 / score.bits_per_byte;
+  }
+  void add(const Total& other) {
+    tokens_ += other.tokens_;
+    scored_ += other.scored_;
+    nats_ += other.nats_;
+    bytes_ += other.bytes_;
+  }
+  int64_t tokens() const { return tokens_; }
+  double loss() const { return nats_ / scored_; }
+  double perplexity() const { return std::exp(loss()); }
+  double bits_per_byte() const { return bytes_ > 0 ? nats_ / std::numbers::ln2 / bytes_ : 0.0; }
+
+ private:
+  int64_t tokens_ = 0;
+  double scored_ = 0;
+  double nats_ = 0;
+  double bytes_ = 0;
+};
+
+void print_row(const std::string& name, const Total& total) {
+  print_line(fmt::format("{:>10} {:>10.6f} {:>12.4f} {:>10.6f}  {}", total.tokens(), total.loss(), total.perplexity(),
+                         total.bits_per_byte(), name));
+}
+
+void score_texts(const EvalArguments& arguments, const ModelFiles& files, const DeviceChoice& device,
+                 InferenceOptions options, int64_t longest, std::vector<NamedTexts> texts) {
+  int64_t needed = 1;
+  for (NamedTexts& text : texts) {
+    for (std::vector<int32_t>& ids : text.documents) {
+      if (arguments.prefix_token) add_prefix_token(files.tokenizer, ids);
+      const auto count = static_cast<int64_t>(ids.size());
+      DT_CHECK_USAGE(count >= 2, "{}a text of {} tokens has nothing to predict; expected at least 2",
+                     texts.size() > 1 ? text.name + ": " : "", count);
+      needed = std::max(needed, count - 1);
+    }
+  }
+  options.context_length = std::min(longest, needed);
+  const auto engine = load_engine(files, options);
+  say_device(device);
+  Total all;
+  const bool several = texts.size() > 1;
+  if (several && !arguments.json) print_line("    tokens       loss   perplexity  bits/byte  text");
+  for (NamedTexts& text : texts) {
+    Total total;
+    for (std::vector<int32_t>& ids : text.documents) {
+      const TextScore score = score_text(*engine, files.tokenizer, std::move(ids));
+      total.add(score);
+      if (!arguments.json) continue;
+      Json json;
+      if (several) json["file"] = text.name;
+      json.update(score_as_json(score));
+      print_line(json.dump());
+    }
+    all.add(total);
+    if (arguments.json) continue;
+    if (several) {
+      print_row(text.name, total);
+    } else {
+      print_line(fmt::format("tokens {}\nloss {:.6f} nats a token\nperplexity {:.4f}\nbits per byte {:.6f}",
+                             total.tokens(), total.loss(), total.perplexity(), total.bits_per_byte()));
+    }
+  }
+  if (several && !arguments.json) print_row("all", all);
+}
+
+// Answers as the lines come, so that another program can ask one thing after another.
+void answer_requests(const std::string& path, EvalRequests& requests) {
+  int64_t number = 0;
+  const auto answer = [&](const std::string& line) {
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) return;
+    print_line(requests.answer(line, fmt::format("{}:{}", path == "-" ? "standard input" : path, number)));
+  };
+  std::string line;
+  if (path == "-") {
+    LineReader reader;
+    while (reader.read(line) == LineResult::kLine) answer(line);
+    return;
+  }
+  std::istringstream lines(read_file(path));
+  while (std::getline(lines, line)) answer(line);
+}
+
 void run_eval(const EvalArguments& arguments) {
   const ModelFiles files = open_model_files(arguments.model);
   const DeviceChoice device = choose_device(arguments.device);
@@ -104,31 +215,29 @@ void run_eval(const EvalArguments& arguments) {
                            .compute = parse_compute_dtype(arguments.dtype, device.device),
                            .context_length = arguments.context};
   const int64_t longest = arguments.context > 0 ? arguments.context : files.config.max_position_embeddings;
-
-  if (!arguments.pairs.empty()) {
+  if (!arguments.requests.empty()) {
+    options.context_length = arguments.context > 0 ? arguments.context : std::min(longest, kRequestContext);
+    const auto engine = load_engine(files, options);
+    say_device(device);
+    EvalRequests requests(files, *engine);
+    answer_requests(arguments.requests, requests);
+  } else if (!arguments.pairs.empty()) {
     const std::vector<TokenPair> pairs = read_pairs(files.tokenizer, arguments.pairs);
     int64_t needed = 1;
     for (const TokenPair& p : pairs) needed = std::max<int64_t>(needed, p.context.size() + p.continuation.size());
     options.context_length = std::min(longest, needed);
     const auto engine = load_engine(files, options);
     say_device(device);
-    for (const TokenPair& p : pairs) {
-      const ContinuationScore score = score_continuation(*engine, p.context, p.continuation);
+    for (const ContinuationScore& score : score_pairs(*engine, pairs)) {
       print_line(Json{{"logprob", score.logprob}, {"is_greedy", score.is_greedy}}.dump());
     }
-    return;
-  }
-  std::vector<int32_t> ids;
-  if (!arguments.token_ids.empty()) {
-    ids = read_token_ids(arguments.token_ids);
+  } else if (!arguments.token_ids.empty()) {
+    const Json json = Json::parse(read_file_or_input(arguments.token_ids), nullptr, /*allow_exceptions=*/false);
+    score_texts(arguments, files, device, options, longest,
+                {{arguments.token_ids, {parse_token_ids(json, arguments.token_ids)}}});
   } else {
-    ids = encode_prompt(files.tokenizer, valid_text(read_file(arguments.text), arguments.text));
+    score_texts(arguments, files, device, options, longest, read_texts(arguments.texts, files.tokenizer));
   }
-  DT_CHECK_USAGE(ids.size() >= 2, "a text of {} tokens has nothing to predict; expected at least 2", ids.size());
-  options.context_length = std::min<int64_t>(longest, static_cast<int64_t>(ids.size()) - 1);
-  const auto engine = load_engine(files, options);
-  say_device(device);
-  print_score(score_text(*engine, files.tokenizer, std::move(ids)), arguments.json);
 }
 
 }  // namespace
@@ -138,27 +247,45 @@ void add_eval_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "Measure how well a model predicts a text");
   command->add_option("--model", arguments->model, "Hugging Face model directory")->required()->type_name("DIR");
   CLI::Option_group* what = command->add_option_group("what");
-  what->add_option("--text", arguments->text, "Text file, UTF-8: loss, perplexity and bits per byte");
-  what->add_option("--token-ids", arguments->token_ids, "The same for a JSON array of token ids");
+  what->add_option(
+          "--text", arguments->texts,
+          "Texts, read as a source of training is (UTF-8, JSON with a field text, compressed, directories): loss, "
+          "perplexity and bits per byte of each file and of all; -: "
+          "standard input")
+      ->type_name("FILE");
+  what->add_option("--token-ids", arguments->token_ids, "The same for a JSON array of token ids; -: standard input")
+      ->type_name("FILE");
   what->add_option("--pairs", arguments->pairs,
-                   "JSON lines {\"context\": TEXT, \"continuation\": TEXT}: prints for each {\"logprob\": nats, "
-                   "\"is_greedy\": whether greedy decoding would give it}");
+                   "JSON lines {\"context\": TEXT, \"continuation\": TEXT} (or token ids for both): prints for each "
+                   "{\"logprob\": nats, \"is_greedy\": whether greedy decoding would give it}; -: standard input")
+      ->type_name("FILE");
+  what->add_option(
+          "--requests", arguments->requests,
+          "JSON lines that are answered one by one as they come, for evaluation harnesses: {\"context\", "
+          "\"continuation\"}, {\"text\"}, {\"prompt\", \"stop\", ...}, {\"encode\"}, {\"decode\"}, {\"render\"} or "
+          "{\"info\"}; see docs/evaluation.md; -: standard input")
+      ->type_name("FILE");
   what->require_option(1);
-  command->add_flag(
-      "--json", arguments->json,
-      "Print one JSON object: token_ids, logprobs (natural logarithm, the first null), loss (nats a token), "
-      "perplexity, bits_per_byte");
+  command->add_flag("--json", arguments->json,
+                    "Print one JSON object a text: token_ids, logprobs (natural logarithm, the first null), logprob "
+                    "(their sum), loss "
+                    "(nats a token), perplexity, bits_per_byte");
+  command->add_flag("--prefix-token", arguments->prefix_token,
+                    "Score the first token of a text too: behind bos, or eos where the tokenizer has no bos");
   whole_number(
       command
-          ->add_option("--context", arguments->context,
-                       "Length of a window; a longer text goes through windows that advance by half of it and keep "
-                       "the first score of each token; 0: the model's max_position_embeddings")
+          ->add_option(
+              "--context", arguments->context,
+              "Length of a window; a longer text goes through windows that advance by half of it and keep "
+              "the first score of each token; 0: the model's max_position_embeddings (with --requests 8192, if "
+              "that is less)")
           ->capture_default_str(),
       "TOKENS", 0);
-  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else f32")
+  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else fp32")
              ->capture_default_str(),
-         {"auto", "bf16", "f32"});
+         {"auto", "bf16", "fp32"});
   add_device_option(*command, arguments->device);
+  add_threads_option(*command);
   command->callback([arguments] { run_eval(*arguments); });
 }
 

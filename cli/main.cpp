@@ -13,6 +13,7 @@
 #include "eval_command.h"
 #include "generate_command.h"
 #include "help_formatter.h"
+#include "init_command.h"
 #include "inspect_command.h"
 #include "plan_command.h"
 #include "standard_output.h"
@@ -33,6 +34,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.formatter(std::make_shared<HelpFormatter>());  // commands inherit it
   add_train_command(app);
+  add_init_command(app);
   add_generate_command(app);
   add_chat_command(app);
   add_eval_command(app);

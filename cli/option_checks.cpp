@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
+#include "config/dtype_words.h"
 #include "config/nearest_name.h"
 
 namespace deeptitan {
@@ -84,7 +85,7 @@ CLI::Option* number_in(CLI::Option* option, double least, double most, LowerBoun
 
 CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& values) {
   return with_check(option, fmt::format("{}", fmt::join(values, "|")), [values](const std::string& input) {
-    if (std::find(values.begin(), values.end(), input) != values.end()) return std::string();
+    if (std::find(values.begin(), values.end(), usual_dtype_word(input)) != values.end()) return std::string();
     return fmt::format("expected one of {}, not {}{}", fmt::join(values, ", "), input, did_you_mean(input, values));
   });
 }

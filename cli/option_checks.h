@@ -21,7 +21,8 @@ enum class LowerBound { kFrom, kAbove };
 CLI::Option* number_in(CLI::Option* option, double least, double most = std::numeric_limits<double>::infinity(),
                        LowerBound bound = LowerBound::kFrom);
 
-/// Accepts one of `values`; the message for another names the nearest. --help shows them all.
+/// Accepts one of `values`, an element type in any spelling that usual_dtype_word knows; the message for another names
+/// the nearest. --help shows them all.
 CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& values);
 
 /// Accepts a number of bytes, at least 1, as 5000000000, 5GB or 4GiB.

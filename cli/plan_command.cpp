@@ -1,9 +1,13 @@
 #include "plan_command.h"
 
+#include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
 #include "config/run_config_toml.h"
@@ -20,14 +24,26 @@ struct PlanArguments {
   int64_t memory = 0;
 };
 
+// A run file, or the name of a shape, which needs no file.
+RunConfig config_of(const std::string& target, const std::vector<ConfigOverride>& overrides) {
+  const std::vector<std::string> names = model_config_names();
+  if (std::filesystem::exists(target) || std::find(names.begin(), names.end(), target) == names.end()) {
+    return load_run_config(target, overrides);
+  }
+  return parse_run_config("[model]\nname = \"" + target + "\"\n[data]\nsynthetic = true\n", target, overrides);
+}
+
 void run_plan(const PlanArguments& arguments, const std::vector<std::string>& overrides) {
-  const RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
+  const RunConfig config = config_of(arguments.config, parse_overrides(overrides));
   const ModelConfig model = resolve_model_config(config);
   const TrainingEngineOptions options = engine_options(config, bfloat16_is_native());
   const MemoryPlan plan = TrainingEngine(model, options).plan();
   for (const PlannedArena& arena : plan.arenas)
     fmt::print("{:>16}  {:>10}  {}\n", arena.bytes, format_bytes(arena.bytes), arena.name);
   fmt::print("{:>16}  {:>10}  in all\n", plan.total(), format_bytes(plan.total()));
+  for (const MemoryAdvice& a : what_would_save(config, model, plan.total())) {
+    fmt::print("{:>16}  {:>10}  with {}\n", a.bytes, format_bytes(a.bytes), a.change);
+  }
   const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory(options.device);
   if (plan.total() <= memory) {
     fmt::print("fits into {} bytes ({})\n", memory, format_bytes(memory));
@@ -47,7 +63,11 @@ void add_plan_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "plan", "Print the memory of a training run, the largest part first, before anything is allocated");
   auto arguments = std::make_shared<PlanArguments>();
-  command->add_option("CONFIG", arguments->config, "Run file (TOML)")->required()->type_name("FILE");
+  command
+      ->add_option("CONFIG", arguments->config,
+                   fmt::format("Run file (TOML), or the name of a shape: {}", fmt::join(model_config_names(), ", ")))
+      ->required()
+      ->type_name("FILE");
   byte_count(command->add_option(
       "--memory", arguments->memory,
       "What the run may use, as in 8000000000, 8GB or 8GiB (default: what the system has available)"));

@@ -13,4 +13,7 @@ bool standard_input_holds_text();
 /// All of standard input, to its end. Throws Error where it cannot be read.
 std::string read_standard_input();
 
+/// What a file holds; - is standard input. Throws Error where it cannot be read.
+std::string read_file_or_input(const std::string& path);
+
 }  // namespace deeptitan

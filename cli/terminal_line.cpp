@@ -56,6 +56,31 @@ void InterruptNotes::clear() {
   interrupt_noted = 0;
 }
 
+LineResult InputBytes::read_block(std::string& buffer) {
+  while (true) {
+    pollfd files[] = {{STDIN_FILENO, POLLIN, 0}, {wake_read, POLLIN, 0}};
+    if (::poll(files, 2, -1) < 0 && errno != EINTR) fail_file("wait for", "standard input", errno);
+    if (InterruptNotes::noted()) return LineResult::kInterrupted;
+    if (files[0].revents == 0) continue;
+    char block[4096];
+    const ssize_t bytes = ::read(STDIN_FILENO, block, sizeof block);
+    if (bytes < 0 && errno == EINTR) continue;
+    if (bytes < 0) fail_file("read", "standard input", errno);
+    buffer.append(block, static_cast<size_t>(bytes));
+    return bytes == 0 ? LineResult::kEnd : LineResult::kLine;
+  }
+}
+
+LineResult InputBytes::next(char& byte) {
+  if (place_ == buffer_.size()) {
+    buffer_.clear();
+    place_ = 0;
+    if (const LineResult result = read_block(buffer_); result != LineResult::kLine) return result;
+  }
+  byte = buffer_[place_++];
+  return LineResult::kLine;
+}
+
 LineResult LineReader::read(std::string& line) {
   while (true) {
     const size_t end = buffer_.find('\n');
@@ -66,16 +91,9 @@ LineResult LineReader::read(std::string& line) {
       return LineResult::kLine;
     }
     if (at_end_) return LineResult::kEnd;
-    pollfd files[] = {{STDIN_FILENO, POLLIN, 0}, {wake_read, POLLIN, 0}};
-    if (::poll(files, 2, -1) < 0 && errno != EINTR) fail_file("wait for", "standard input", errno);
-    if (InterruptNotes::noted()) return LineResult::kInterrupted;
-    if (files[0].revents == 0) continue;
-    char block[4096];
-    const ssize_t bytes = ::read(STDIN_FILENO, block, sizeof block);
-    if (bytes < 0 && errno == EINTR) continue;
-    if (bytes < 0) fail_file("read", "standard input", errno);
-    at_end_ = bytes == 0;
-    buffer_.append(block, static_cast<size_t>(bytes));
+    const LineResult result = InputBytes::read_block(buffer_);
+    if (result == LineResult::kInterrupted) return result;
+    at_end_ = result == LineResult::kEnd;
   }
 }
 

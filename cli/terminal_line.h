@@ -20,8 +20,23 @@ class InterruptNotes {
 
 enum class LineResult { kLine, kInterrupted, kEnd };
 
-/// Reads standard input a line at a time, unbuffered by the C library so that Ctrl-C ends a read at once, which
-/// clear() makes it forget.
+/// The bytes of standard input, unbuffered by the C library so that Ctrl-C ends a read at once, which
+/// InterruptNotes::clear() makes it forget.
+class InputBytes {
+ public:
+  /// Waits for bytes and puts them behind `buffer`. kEnd: the input is over; kInterrupted: Ctrl-C was noted; kLine:
+  /// neither. Throws Error where it cannot be read.
+  static LineResult read_block(std::string& buffer);
+
+  /// The next byte.
+  LineResult next(char& byte);
+
+ private:
+  std::string buffer_;
+  size_t place_ = 0;
+};
+
+/// Reads standard input a line at a time.
 class LineReader {
  public:
   /// The next line without its line feed. kEnd: the input is over; kInterrupted: Ctrl-C was noted. Throws Error where

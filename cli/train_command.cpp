@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <omp.h>
 #include <CLI/CLI.hpp>
 
 #include "config/run_config_toml.h"
@@ -34,6 +35,7 @@ struct TrainArguments {
   bool overwrite = false;
   int64_t replay_step = 0;
   std::string device;
+  int64_t threads = 0;
 };
 
 TrainerOptions trainer_options(const TrainArguments& arguments) {
@@ -82,6 +84,8 @@ void print_sample(TrainingEngine& engine, const Tokenizer& tokenizer, const RunC
 void run_train(const TrainArguments& arguments, const std::vector<std::string>& overrides) {
   RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
   if (!arguments.device.empty()) config.training.device = arguments.device;
+  if (arguments.threads > 0) config.training.threads = arguments.threads;
+  if (config.training.threads > 0) omp_set_num_threads(static_cast<int>(config.training.threads));
   std::signal(SIGINT, request_interrupt);
   std::signal(SIGTERM, request_interrupt);
   TrainerOptions options = trainer_options(arguments);
@@ -113,6 +117,7 @@ void add_train_command(CLI::App& app) {
                    "Repeat this step from the checkpoint before it, look at every op's output, and write nothing"),
                "STEP", 1);
   command->add_option("--device", arguments->device, "training.device: cpu, cuda, cuda:N or auto")->type_name("DEVICE");
+  whole_number(command->add_option("--threads", arguments->threads, "In place of training.threads"), "THREADS", 1);
   command->allow_extras();
   command->footer("Any key of the run file can be set here as --section.key value, as in --training.steps 100.");
   command->callback([command, arguments] { run_train(*arguments, run_file_overrides(*command)); });

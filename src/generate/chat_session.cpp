@@ -18,6 +18,33 @@ void ChatSession::reset() {
   turns_.clear();
 }
 
+std::optional<std::string> ChatSession::undo() {
+  while (!turns_.empty()) {
+    const ChatMessage last = std::move(turns_.back());
+    turns_.pop_back();
+    if (last.role == "user") return last.content;
+  }
+  return std::nullopt;
+}
+
+void ChatSession::load(const std::vector<ChatMessage>& messages) {
+  std::string system;
+  std::vector<ChatMessage> turns;
+  for (const ChatMessage& message : messages) {
+    const bool first = turns.empty() && system.empty();
+    DT_CHECK_USAGE(message.role == "user" || message.role == "assistant" || (message.role == "system" && first),
+                   "message {} has role '{}'; a conversation has user, assistant, and system at its beginning",
+                   turns.size(), message.role);
+    if (message.role == "system") {
+      system = message.content;
+    } else {
+      turns.push_back(message);
+    }
+  }
+  system_ = std::move(system);
+  turns_ = std::move(turns);
+}
+
 std::vector<ChatMessage> ChatSession::messages() const {
   std::vector<ChatMessage> all;
   if (!system_.empty()) all.push_back({"system", system_});

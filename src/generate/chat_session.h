@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,11 @@ class ChatSession {
 
   /// Starts again; the system message stays.
   void reset();
+  /// Takes the last question and its answer back, and returns the question; nothing where there is none.
+  std::optional<std::string> undo();
+  /// Goes on from `messages`, as messages() gives them. Throws a usage error for a role other than system (first),
+  /// user and assistant; the conversation is then as it was.
+  void load(const std::vector<ChatMessage>& messages);
   /// Sets or (empty) takes away the system message, from the next question on.
   void set_system(std::string text) { system_ = std::move(text); }
   const std::string& system() const { return system_; }

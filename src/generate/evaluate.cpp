@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 #include <utility>
 
 #include <fmt/format.h>
@@ -80,8 +81,15 @@ ContinuationScore score_continuation(InferenceEngine& engine, std::span<const in
   std::vector<int32_t> targets(inputs, -1), likeliest(inputs);
   std::vector<float> logprobs(inputs);
   for (size_t i = first; i < ids.size(); ++i) targets[i - 1] = ids[i];
-  engine.truncate(0);
-  engine.score(std::span(ids).first(inputs), targets, logprobs, likeliest);
+  // What the cache shares with the inputs stays, up to the first that is asked for its follower. Dynamic NTK turns all
+  // keys with the length in use, so that nothing of another length can stay.
+  int64_t kept = 0;
+  if (engine.config().rope.kind != RopeKind::kDynamic) {
+    kept = std::min(engine.keep_common_prefix(std::span(ids).first(inputs)), static_cast<int64_t>(first) - 1);
+  }
+  engine.truncate(kept);
+  engine.score(std::span(ids).subspan(kept, inputs - kept), std::span(targets).subspan(kept),
+               std::span(logprobs).subspan(kept), std::span(likeliest).subspan(kept));
 
   ContinuationScore result{.is_greedy = true, .tokens = wanted};
   for (size_t i = first; i < ids.size(); ++i) {
@@ -90,6 +98,15 @@ ContinuationScore score_continuation(InferenceEngine& engine, std::span<const in
     result.is_greedy = result.is_greedy && likeliest[i - 1] == ids[i];
   }
   return result;
+}
+
+std::vector<ContinuationScore> score_pairs(InferenceEngine& engine, std::span<const TokenPair> pairs) {
+  std::vector<size_t> order(pairs.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return pairs[a].context < pairs[b].context; });
+  std::vector<ContinuationScore> scores(pairs.size());
+  for (const size_t i : order) scores[i] = score_continuation(engine, pairs[i].context, pairs[i].continuation);
+  return scores;
 }
 
 }  // namespace deeptitan

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "generate/inference_engine.h"
+#include "generate/token_pair.h"
 #include "tokenizer/tokenizer.h"
 
 namespace deeptitan {
@@ -34,8 +35,12 @@ struct ContinuationScore {
 
 /// Scores `continuation` behind `context` (which must hold at least one token). What is longer than the engine's
 /// context loses tokens at the front. Throws a usage error where the continuation is empty or does not itself fit, and
-/// Error that names the place where a log-probability is not finite.
+/// Error that names the place where a log-probability is not finite. What the context shares with the tokens that the
+/// engine's cache holds is not run again: of continuations of one context, one after another, the context runs once.
 ContinuationScore score_continuation(InferenceEngine& engine, std::span<const int32_t> context,
                                      std::span<const int32_t> continuation);
+
+/// score_continuation of each pair, in the order of `pairs`; run so that pairs with one context follow one another.
+std::vector<ContinuationScore> score_pairs(InferenceEngine& engine, std::span<const TokenPair> pairs);
 
 }  // namespace deeptitan

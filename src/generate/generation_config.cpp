@@ -49,6 +49,7 @@ GenerationConfig load_generation_config(const std::filesystem::path& directory, 
     const auto do_sample = json.find("do_sample");
     if (do_sample != json.end() && do_sample->is_boolean() && do_sample->get<bool>()) {
       read_number(json, "temperature", where, result.sampling.temperature);
+      result.names_temperature = json.contains("temperature") && !json["temperature"].is_null();
       read_number(json, "top_k", where, result.sampling.top_k);
       read_number(json, "top_p", where, result.sampling.top_p);
       read_number(json, "min_p", where, result.sampling.min_p);

@@ -14,6 +14,7 @@ namespace deeptitan {
 struct GenerationConfig {
   std::vector<int32_t> end_ids;  // sorted: any of these ends a text
   SamplingOptions sampling;      // as generation_config.json recommends where its do_sample is true, else the defaults
+  bool names_temperature = false;  // whether that is one of its recommendations
 };
 
 /// Reads generation_config.json where there is one. A text ends at each of its eos_token_id, at those of config.json,

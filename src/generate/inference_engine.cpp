@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "config/dtype_words.h"
 #include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -35,10 +36,11 @@ void check_in_vocabulary(int32_t id, int64_t vocab) {
 }  // namespace
 
 DType parse_compute_dtype(std::string_view word, Device device) {
-  if (word == "auto") return device.kind == DeviceKind::kCuda || bfloat16_is_native() ? DType::kBF16 : DType::kF32;
-  if (word == "bf16") return DType::kBF16;
-  if (word == "f32") return DType::kF32;
-  fail_usage("dtype = {}: use auto, bf16 or f32", word);
+  const std::string_view usual = usual_dtype_word(word);
+  if (usual == "auto") return device.kind == DeviceKind::kCuda || bfloat16_is_native() ? DType::kBF16 : DType::kF32;
+  if (usual == "bf16") return DType::kBF16;
+  if (usual == "fp32") return DType::kF32;
+  fail_usage("dtype = {}: use auto, bf16 or fp32", word);
 }
 
 InferenceEngine::InferenceEngine(const ModelConfig& config, const InferenceOptions& options)

@@ -23,7 +23,8 @@ struct InferenceOptions {
   int64_t page_size = 64;        // tokens of a cache page
 };
 
-/// "bf16", "f32", or "auto" (bf16 on a GPU and where this processor multiplies it natively, else f32) as a dtype.
+/// "bf16", "fp32" (in any spelling), or "auto" (bf16 on a GPU and where this processor multiplies it natively, else
+/// fp32) as a dtype.
 /// Throws a usage error for any other word.
 DType parse_compute_dtype(std::string_view word, Device device = {});
 

@@ -14,7 +14,7 @@ void explain_not_finite(InferenceEngine& engine, std::span<const int32_t> tokens
   engine.set_check_finite(false);
   engine.truncate(0);
   fail(
-      "{}. First: {}. The weights are finite, so numbers overflowed in the model: try --dtype f32, or another "
+      "{}. First: {}. The weights are finite, so numbers overflowed in the model: try --dtype fp32, or another "
       "checkpoint where that fails too",
       found.what(), first);
 }

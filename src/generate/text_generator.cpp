@@ -1,6 +1,7 @@
 #include "generate/text_generator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include <fmt/format.h>
@@ -21,6 +22,13 @@ std::vector<bool> decodable_ids(const Tokenizer& tokenizer) {
 
 double rate(int64_t tokens, double seconds) {
   return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+}
+
+double logprob_of(std::span<const float> logits, int32_t id) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - largest);
+  return logits[id] - largest - std::log(sum);
 }
 
 int32_t next_token(InferenceEngine& engine, Sampler& sampler, std::span<const float> logits,
@@ -97,6 +105,7 @@ Generation TextGenerator::generate(std::span<const int32_t> prompt, const Genera
   }
   while (true) {
     const int32_t id = next_token(engine_, sampler, logits, sequence);
+    if (options.logprobs) result.logprobs.push_back(logprob_of(logits, id));
     sequence.push_back(id);
     result.tokens.push_back(id);
     if (std::binary_search(end_ids_.begin(), end_ids_.end(), id)) {

@@ -18,6 +18,7 @@ struct GenerationOptions {
   SamplingOptions sampling = {};
   std::vector<std::string> stop = {};      // strings that end the text, special tokens' among them; no part of it
   bool skip_special_tokens = true;         // leave special tokens out of the text
+  bool logprobs = false;                   // give the new tokens' log-probabilities
   std::function<bool()> interrupted = {};  // asked before each forward: true ends the generation
 };
 
@@ -33,6 +34,8 @@ enum class StopReason {
 struct Generation {
   std::string text;
   std::vector<int32_t> tokens;  // new ones; the eos token that ended the text is the last
+  std::vector<double>
+      logprobs;  // where asked for: of each new token, before temperature and filters; natural logarithm
   StopReason reason = StopReason::kMaxNewTokens;
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;  // of the prompt, that the cache held already

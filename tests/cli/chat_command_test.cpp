@@ -49,8 +49,15 @@ class ChatCommand : public ::testing::Test {
         << sample_->run("cache").string() << "\"\n[[data.sources]]\nformat = \"chat\"\npath = \"" << chats << "\"\n";
     outcome = run_program({"train", taught});
     ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    // Renders an answer that the model has learnt to be over: what follows is the end.
+    std::ofstream(sample_->run("empty.jinja")) << "{{ bos_token }}<｜User｜>Who came?<｜Assistant｜>the king.";
   }
   static void TearDownTestSuite() { delete sample_; }
+
+  void SetUp() override {
+    ::setenv("DEEPTITAN_HISTORY", sample_->run("history").c_str(), 1);
+    ::setenv("TERM", "xterm-256color", 1);
+  }
 
   static std::string model(const char* run) { return (sample_->run(run) / "model").string(); }
 
@@ -93,8 +100,8 @@ TEST_F(ChatCommand, CommandsChangeTheConversation) {
   for (const std::string& line : std::vector<std::string>{
            "the conversation starts again", "the system message counts from the next question on",
            "3 messages written to " + saved,
-           "warning: /sistem: unknown command, did you mean /system?; there are /reset, /system TEXT, /save FILE and "
-           "/exit",
+           "warning: /sistem: unknown command, did you mean /system?; there are /help, /reset, /undo, /retry, /system, "
+           "/set, /save, /load, /exit",
            "warning: /save FILE: give the file to write the conversation to"}) {
     EXPECT_NE(outcome.err.find(line + "\n"), std::string::npos) << line << "\n" << outcome.err;
   }
@@ -102,6 +109,69 @@ TEST_F(ChatCommand, CommandsChangeTheConversation) {
   EXPECT_EQ(messages, nlohmann::json::parse(
                           R"([{"role": "system", "content": "Say no."}, {"role": "user", "content": "Who came?"},
                               {"role": "assistant", "content": "no prophet."}])"));
+}
+
+TEST_F(ChatCommand, AQuestionIsTakenBackRepeatedAndGoneOnWith) {
+  const std::string saved = sample_->run("again.json").string();
+  const Outcome outcome = chat("/undo\n/retry\nWho came?\nAnd then?\n/retry\n/undo\nAnd then?\n/save " + saved +
+                               "\n/reset\n/load " + saved + "\n/undo\nAnd then?\n/load /no/file\n");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  int answers = 0;
+  for (size_t at = 0; (at = outcome.out.find("assistant: a lion.\n", at)) != std::string::npos; ++at) ++answers;
+  EXPECT_EQ(answers, 4) << outcome.out;
+  for (const std::string& line : std::vector<std::string>{
+           "warning: /undo: there is no question yet", "warning: /retry: there is no question yet",
+           "at temperature 0 the answer is the same again", "taken back: And then?", "4 messages read from " + saved}) {
+    EXPECT_NE(outcome.err.find(line + "\n"), std::string::npos) << line << "\n" << outcome.err;
+  }
+  EXPECT_NE(outcome.err.find("/no/file"), std::string::npos) << outcome.err;
+}
+
+TEST_F(ChatCommand, SettingsAreShownChangedAndChecked) {
+  const Outcome outcome = chat("/set\n/set top_k 3\n/set temperature -1\n/set tempreture 1\n/set seed x\n/help\n");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  for (const std::string& line : std::vector<std::string>{
+           "temperature 0, top-k 0, top-p 1, min-p 0, repetition-penalty 1, seed 0, max-new-tokens 2048",
+           "temperature 0, top-k 3, top-p 1, min-p 0, repetition-penalty 1, seed 0, max-new-tokens 2048",
+           "warning: temperature = -1: expected 0 (the likeliest token) or more",
+           "warning: /set seed: expected a number, not 'x'"}) {
+    EXPECT_NE(outcome.err.find(line + "\n"), std::string::npos) << line << "\n" << outcome.err;
+  }
+  EXPECT_NE(outcome.err.find("/set: there is no 'tempreture'; did you mean 'temperature'?"), std::string::npos);
+  EXPECT_NE(outcome.err.find("  /load FILE "), std::string::npos) << outcome.err;
+}
+
+TEST_F(ChatCommand, QuotesHoldAQuestionOfSeveralLines) {
+  const std::string saved = sample_->run("lines.json").string();
+  const Outcome outcome = chat("\"\"\"Who\n\ncame?\"\"\"\n/save " + saved + "\n");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(nlohmann::json::parse(read_file(saved))[0]["content"], "Who\n\ncame?");
+}
+
+TEST_F(ChatCommand, QuietLeavesOutStatisticsAndGreeting) {
+  std::vector<std::string> quiet = arguments(model("taught"));
+  quiet.push_back("--quiet");
+  const Outcome outcome = run_program(quiet, {.input = "Who came?\n"});
+  EXPECT_EQ(outcome.out, "user: Who came?\nassistant: the king.\nuser: \n");
+  EXPECT_EQ(outcome.err, "");
+}
+
+TEST_F(ChatCommand, TheTemperatureIsSaidWithWhereItComesFrom) {
+  const auto said = [&](const std::string& directory) {
+    return run_program({"chat", "--model", directory, "--dtype", "f32"}).err;
+  };
+  EXPECT_NE(said(model("taught")).find("temperature 0.7 (the model names none)"), std::string::npos);
+  const fs::path copy = sample_->run("warm");
+  fs::copy(model("taught"), copy, fs::copy_options::recursive);
+  std::ofstream(copy / "generation_config.json") << R"({"do_sample": true, "temperature": 0.3})";
+  EXPECT_NE(said(copy.string()).find("temperature 0.3 (generation_config.json)"), std::string::npos);
+}
+
+TEST_F(ChatCommand, AnEmptyAnswerHasItsLabel) {
+  const Outcome outcome = run_program({"chat", "--model", model("taught"), "--dtype", "f32", "--temperature", "0",
+                                       "--chat-template", sample_->run("empty.jinja").string()},
+                                      {.input = "Who came?\n"});
+  EXPECT_EQ(outcome.out, "user: Who came?\nassistant: (an empty answer)\nuser: \n") << outcome.err;
 }
 
 TEST_F(ChatCommand, WhatCannotBeDoneDoesNotEndTheConversation) {
@@ -125,7 +195,8 @@ TEST_F(ChatCommand, RolesAreColouredOnATerminal) {
   if (!TerminalProgram::has_terminals()) GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
   TerminalProgram program(arguments(model("taught")));
   EXPECT_TRUE(
-      program.wait_for("a context of 8192 tokens; /reset, /system TEXT, /save FILE, /exit; Ctrl-C stops an answer"))
+      program.wait_for("a context of 8192 tokens, temperature 0 (--temperature); /help, /reset, /undo, /retry, "
+                       "/system, /set, /save, /load, /exit; Ctrl-C stops an answer"))
       << program.shown();
   EXPECT_TRUE(program.wait_for("\033[1;32muser\033[0m: ")) << program.shown();
   program.type("Who came?\n");
@@ -133,6 +204,48 @@ TEST_F(ChatCommand, RolesAreColouredOnATerminal) {
   EXPECT_TRUE(program.wait_for("\033[1;32muser\033[0m: ")) << program.shown();
   program.type("/exit\n");
   EXPECT_EQ(program.finish(), 0);
+}
+
+TEST_F(ChatCommand, ALineOfAnyLengthComesInWhole) {
+  if (!TerminalProgram::has_terminals()) GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
+  const std::string saved = sample_->run("long.json").string();
+  std::string line = "x";
+  while (line.size() < 5003) line += " \u00e4bcd";
+  for (const bool bracketed : {false, true}) {
+    TerminalProgram program(arguments(model("taught")));
+    ASSERT_TRUE(program.wait_for("user")) << program.shown();
+    program.type(bracketed ? "\033[200~" + line + "\rand more\033[201~\n" : line + "\n");
+    ASSERT_TRUE(program.wait_for("tokens/s")) << program.shown();
+    program.type("/save " + saved + "\n");
+    ASSERT_TRUE(program.wait_for("messages written")) << program.shown();
+    program.type("/exit\n");
+    EXPECT_EQ(program.finish(), 0);
+    const std::string found = nlohmann::json::parse(read_file(saved))[0]["content"];
+    const std::string expected = bracketed ? line + "\nand more" : line;
+    EXPECT_TRUE(found == expected) << bracketed << ": " << found.size() << " bytes, the last "
+                                   << found.substr(found.size() - 30);
+  }
+}
+
+TEST_F(ChatCommand, LinesAreEditedAndRememberedAcrossSessions) {
+  if (!TerminalProgram::has_terminals()) GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
+  const std::string saved = sample_->run("edited.json").string();
+  fs::remove(sample_->run("history"));
+  {
+    TerminalProgram program(arguments(model("taught")));
+    ASSERT_TRUE(program.wait_for("user")) << program.shown();
+    program.type("ho camX\177\001W\005e?\n");  // Backspace, Ctrl-A, Ctrl-E
+    ASSERT_TRUE(program.wait_for("the king.")) << program.shown();
+    program.type("\004");
+    EXPECT_EQ(program.finish(), 0) << program.shown();
+  }
+  TerminalProgram program(arguments(model("taught")));
+  ASSERT_TRUE(program.wait_for("user")) << program.shown();
+  program.type("\033[A\n");  // up
+  ASSERT_TRUE(program.wait_for("the king.")) << program.shown();
+  program.type("/save " + saved + "\n/exit\n");
+  EXPECT_EQ(program.finish(), 0);
+  EXPECT_EQ(nlohmann::json::parse(read_file(saved))[0]["content"], "Who came?");
 }
 
 TEST_F(ChatCommand, CtrlCStopsTheAnswerAndNotTheProgram) {

@@ -32,7 +32,7 @@ std::vector<std::string> shown_command(const std::string& line) {
 // --help of the command that `words` begin with: two words where the first has commands of its own.
 std::string help_of(const std::vector<std::string>& words) {
   static std::map<std::string, std::string> known;
-  const bool nested = words.size() > 1 && (words[0] == "tokenizer" || words[0] == "bench");
+  const bool nested = words.size() > 1 && (words[0] == "tokenizer" || words[0] == "bench" || words[0] == "init");
   const std::string name = nested ? words[0] + " " + words[1] : words[0];
   if (!known.contains(name)) {
     std::vector<std::string> arguments = {words[0]};

@@ -1,9 +1,12 @@
 #include "cli/terminal_program.h"
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 
+#include <poll.h>
 #include <pty.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,11 +23,14 @@ bool TerminalProgram::has_terminals() {
   return true;
 }
 
-TerminalProgram::TerminalProgram(const std::vector<std::string>& arguments) {
+TerminalProgram::TerminalProgram(const std::vector<std::string>& arguments, int columns) {
   std::vector<char*> argv = {const_cast<char*>(DT_PROGRAM)};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  pid_ = ::forkpty(&terminal_, nullptr, nullptr, nullptr);
+  winsize size = {};
+  size.ws_row = 24;
+  size.ws_col = static_cast<unsigned short>(columns);
+  pid_ = ::forkpty(&terminal_, nullptr, nullptr, &size);
   DT_CHECK(pid_ >= 0, "no pseudo-terminal for the program");
   if (pid_ == 0) {
     ::execv(DT_PROGRAM, argv.data());
@@ -40,9 +46,17 @@ TerminalProgram::~TerminalProgram() {
   ::close(terminal_);
 }
 
-void TerminalProgram::type(const std::string& text) const {
-  const ssize_t written = ::write(terminal_, text.data(), text.size());
-  DT_CHECK(written == static_cast<ssize_t>(text.size()), "the terminal took only a part of what was typed");
+void TerminalProgram::type(const std::string& text) {
+  // What the program shows meanwhile is read, or both would wait for the other.
+  for (size_t typed = 0; typed < text.size();) {
+    pollfd terminal = {terminal_, POLLIN | POLLOUT, 0};
+    ::poll(&terminal, 1, -1);
+    if ((terminal.revents & POLLIN) != 0) read_some();
+    if ((terminal.revents & POLLOUT) == 0) continue;
+    const ssize_t written = ::write(terminal_, text.data() + typed, std::min<size_t>(text.size() - typed, 256));
+    DT_CHECK(written > 0, "the terminal took only a part of what was typed");
+    typed += static_cast<size_t>(written);
+  }
 }
 
 bool TerminalProgram::read_some() {

@@ -13,13 +13,13 @@ class TerminalProgram {
   /// Whether a pseudo-terminal can be opened here: a bare chroot or container may lack /dev/pts.
   static bool has_terminals();
 
-  explicit TerminalProgram(const std::vector<std::string>& arguments);
+  explicit TerminalProgram(const std::vector<std::string>& arguments, int columns = 80);
   ~TerminalProgram();
   TerminalProgram(const TerminalProgram&) = delete;
   TerminalProgram& operator=(const TerminalProgram&) = delete;
 
   /// Types `text`; "\x03" is Ctrl-C, "\x04" Ctrl-D.
-  void type(const std::string& text) const;
+  void type(const std::string& text);
   /// Reads on until `text` has come behind what was last waited for; false where the program ends first.
   bool wait_for(const std::string& text);
   /// Reads to the end and waits for the program: its exit code, or 128 + N where signal N ended it.

@@ -8,6 +8,7 @@
 
 #include "checkpoint/training_state.h"
 #include "cli/program.h"
+#include "cli/terminal_program.h"
 #include "core/file.h"
 #include "support/sample_run.h"
 
@@ -97,8 +98,8 @@ TEST(TrainCommand, ADifferentConfigurationIsNotResumed) {
   EXPECT_EQ(seed.exit_code, 2);
   EXPECT_EQ(
       seed.err,
-      "deeptitan: cannot resume: training.seed is 5 in the checkpoint and 6 now. Only training.steps, optimizer.lr and "
-      "lr_scheduler.* may change; use the saved values, or start a new run in another job.dump_folder\n");
+      "deeptitan: cannot resume: training.seed is 5 in the checkpoint and 6 now. Only the keys that docs/config.md "
+      "marks with * may change; use the saved values, or start a new run in another job.dump_folder\n");
   const std::string folder = sample().run("different").string();
   const Outcome again = run_program({"train", file});
   EXPECT_EQ(again.exit_code, 2);
@@ -178,6 +179,49 @@ TEST(TrainCommand, WhatCannotBeReadIsNamed) {
   EXPECT_NE(tokenizer.err.find("/no/tokenizer"), std::string::npos) << tokenizer.err;
   EXPECT_NE(tokenizer.exit_code, 0);
   EXPECT_FALSE(std::filesystem::exists(sample().run("unread")));
+}
+
+TEST(TrainCommand, ProgressAndChartAreNoWiderThanTheTerminal) {
+  if (!testing::TerminalProgram::has_terminals())
+    GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
+  for (const int columns : {60, 80, 200}) {
+    const std::string file = run_file("columns" + std::to_string(columns));
+    testing::TerminalProgram program({"train", file, "--training.steps", "8", "--validation.freq", "0"}, columns);
+    EXPECT_EQ(program.finish(), 0) << program.shown();
+    // What stands between two carriage returns or line feeds, in characters.
+    std::string shown = program.shown();
+    shown.erase(0, shown.find("step 1/8"));
+    shown.resize(shown.find("model: "));
+    int width = 0;
+    int widest = 0;
+    bool escape = false;
+    for (const char c : shown) {
+      if (c == '\r' || c == '\n') {
+        width = 0;
+      } else if (c == '\033') {
+        escape = true;
+      } else if (escape) {
+        escape = std::isalpha(static_cast<unsigned char>(c)) == 0;
+      } else if ((static_cast<unsigned char>(c) & 0xC0u) != 0x80) {
+        widest = std::max(widest, ++width);
+      }
+    }
+    EXPECT_LE(widest, columns);
+    EXPECT_GT(widest, std::min(columns, 100) - 15);  // the room is used
+    EXPECT_NE(shown.find("ETA"), std::string::npos);
+  }
+}
+
+TEST(TrainCommand, AFinishedRunSaysSo) {
+  const std::string file = run_file("finished");
+  ASSERT_EQ(run_program({"train", file, "--training.steps", "2"}).exit_code, 0);
+  const Outcome again = run_program({"train", file, "--training.steps", "2", "--resume", "auto", "--metrics.log_freq",
+                                     "7", "--checkpoint.interval", "1", "--validation.freq", "3", "--threads", "1"});
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_NE(again.out.find("the run is finished: all 2 steps were done before; raise training.steps to go on"),
+            std::string::npos)
+      << again.out;
+  EXPECT_NE(again.err.find("resuming with metrics.log_freq = 7 (it was 1)"), std::string::npos) << again.err;
 }
 
 }  // namespace

@@ -24,7 +24,10 @@ void expect_usage_error(const std::vector<std::string>& arguments, const std::st
 }
 
 std::vector<std::vector<std::string>> all_commands() {
-  return {{"train"},
+  return {{"init", "pretrain"},
+          {"init", "finetune"},
+          {"init", "chat"},
+          {"train"},
           {"generate"},
           {"chat"},
           {"eval"},
@@ -197,6 +200,10 @@ TEST(Usage, ARunThatDoesNotFitIsRefusedWithAdvice) {
   const Outcome fits = run_program({"plan", file, "--memory", "100GB"});
   EXPECT_EQ(fits.exit_code, 0);
   EXPECT_NE(fits.out.find("fits into 100000000000 bytes (100.0 GB)"), std::string::npos) << fits.out;
+  EXPECT_NE(fits.out.find("  with activation_checkpoint.mode = \"layer\"\n"), std::string::npos) << fits.out;
+  EXPECT_NE(fits.out.find("  with training.freeze = [\"model.layers.*.mlp.experts.*\"]\n"), std::string::npos)
+      << fits.out;
+  EXPECT_EQ(run_program({"plan", "tiny-v3", "--memory", "100GB"}).exit_code, 0);
   const Outcome plan = run_program({"plan", file, "--memory", "300MB"});
   EXPECT_EQ(plan.exit_code, 1);
   EXPECT_EQ(plan.err, "");

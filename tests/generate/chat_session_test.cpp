@@ -70,6 +70,29 @@ TEST_F(ChatSessionTest, EachQuestionSeesTheWholeConversationAndRunsOnlyWhatIsNew
   EXPECT_EQ(chat.messages().size(), 1u);
 }
 
+TEST_F(ChatSessionTest, AQuestionCanBeTakenBackAndAConversationGoneOnWith) {
+  ChatSession chat = session();
+  EXPECT_FALSE(chat.undo());
+  chat.set_system("be kind");
+  ask(chat, "the day");
+  const std::string second = ask(chat, "and the night");
+  const std::vector<ChatMessage> whole = chat.messages();
+  EXPECT_EQ(chat.undo(), "and the night");
+  EXPECT_EQ(chat.messages().size(), 3u);
+  EXPECT_EQ(ask(chat, "and the night"), second);
+  ChatSession other = session();
+  other.load(whole);
+  EXPECT_EQ(other.system(), "be kind");
+  EXPECT_EQ(other.undo(), "and the night");
+  EXPECT_EQ(ask(other, "and the night"), second);
+  expect_usage_error(
+      [&] {
+        other.load({{"user", "a"}, {"tool", "b"}});
+      },
+      "message 1 has role 'tool'; a conversation has user, assistant, and system at its beginning");
+  EXPECT_EQ(other.messages().size(), 5u);
+}
+
 TEST_F(ChatSessionTest, TheOldestQuestionsFallOutOfAFullContext) {
   engine_ = drawn_engine(config_, {.context_length = 40});
   ChatSession chat = session();

@@ -83,6 +83,37 @@ TEST_F(EvaluateTest, ContinuationsAreSummedAndComparedWithGreedyDecoding) {
   EXPECT_FALSE(score_continuation(*engine, context, other).is_greedy);
 }
 
+TEST_F(EvaluateTest, AContextIsRunOnceForAllItsContinuations) {
+  const auto engine = drawn_engine(config_);
+  const std::vector<int32_t> first = testing::random_tokens(config_, 20, 1),
+                             second = testing::random_tokens(config_, 9, 2);
+  std::vector<TokenPair> pairs;
+  for (uint64_t i = 0; i < 6; ++i)
+    pairs.push_back({i % 2 == 0 ? first : second, testing::random_tokens(config_, 3, 9 + i)});
+  pairs.push_back(pairs[0]);
+  const std::vector<ContinuationScore> scores = score_pairs(*engine, pairs);
+  const auto alone = drawn_engine(config_);
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    alone->truncate(0);
+    const ContinuationScore expected = score_continuation(*alone, pairs[i].context, pairs[i].continuation);
+    EXPECT_NEAR(scores[i].logprob, expected.logprob, 1e-4) << i;
+    EXPECT_EQ(scores[i].is_greedy, expected.is_greedy) << i;
+  }
+  // Of the second pair the context's last token is run, and the continuation but its last.
+  const auto flops_of = [&](const TokenPair& pair) {
+    OpProfile profile;
+    alone->set_profile(&profile);
+    score_continuation(*alone, pair.context, pair.continuation);
+    alone->set_profile(nullptr);
+    double sum = 0;
+    for (const auto& [name, entry] : profile.entries) sum += entry.flops;
+    return sum;
+  };
+  alone->truncate(0);
+  const double whole = flops_of(pairs[0]);
+  EXPECT_LT(flops_of(pairs[2]), whole / 3);
+}
+
 TEST_F(EvaluateTest, ALongContextLosesItsFront) {
   const auto engine = drawn_engine(config_, {.context_length = 6});
   const std::vector<int32_t> ids = testing::random_tokens(config_, 12, 2);

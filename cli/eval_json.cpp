@@ -1,0 +1,54 @@
+#include "eval_json.h"
+
+#include <limits>
+#include <numeric>
+
+#include "core/error.h"
+
+namespace deeptitan {
+
+using Json = nlohmann::ordered_json;
+
+std::vector<int32_t> parse_token_ids(const Json& json, const std::string& where) {
+  DT_CHECK_USAGE(json.is_array(), "{}: expected a JSON array of token ids", where);
+  std::vector<int32_t> ids;
+  for (const Json& id : json) {
+    const bool in_range = id.is_number_unsigned() && id.get<uint64_t>() <= std::numeric_limits<int32_t>::max();
+    DT_CHECK_USAGE(in_range, "{}: {} at place {} is not a token id", where, id.dump(), ids.size());
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
+TokenPair parse_pair(const Tokenizer& tokenizer, const Json& json, const std::string& where) {
+  const auto is = [&](auto test) {
+    return json.is_object() && json.contains("context") && json.contains("continuation") && test(json["context"]) &&
+           test(json["continuation"]);
+  };
+  if (is([](const Json& value) { return value.is_array(); })) {
+    return {parse_token_ids(json["context"], where + ": context"),
+            parse_token_ids(json["continuation"], where + ": continuation")};
+  }
+  DT_CHECK_USAGE(is([](const Json& value) { return value.is_string(); }),
+                 "{}: expected an object with the texts context and continuation", where);
+  return encode_pair(tokenizer, json["context"].get<std::string>(), json["continuation"].get<std::string>(), where);
+}
+
+Json score_as_json(const TextScore& score) {
+  Json logprobs = Json::array({nullptr});
+  for (size_t i = 1; i < score.logprobs.size(); ++i) logprobs.push_back(score.logprobs[i]);
+  return {{"token_ids", score.token_ids},
+          {"logprobs", logprobs},
+          {"logprob", std::accumulate(score.logprobs.begin(), score.logprobs.end(), 0.0)},
+          {"loss", score.loss},
+          {"perplexity", score.perplexity},
+          {"bits_per_byte", score.bits_per_byte}};
+}
+
+void add_prefix_token(const Tokenizer& tokenizer, std::vector<int32_t>& ids) {
+  const auto prefix = tokenizer.bos_token_id() ? tokenizer.bos_token_id() : tokenizer.eos_token_id();
+  DT_CHECK_USAGE(prefix, "the tokenizer names neither a bos_token nor an eos_token to put before a text");
+  if (ids.empty() || ids.front() != *prefix) ids.insert(ids.begin(), *prefix);
+}
+
+}  // namespace deeptitan

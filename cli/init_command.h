@@ -1,0 +1,12 @@
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace deeptitan {
+
+/// Adds `deeptitan init pretrain|finetune|chat`.
+void add_init_command(CLI::App& app);
+
+}  // namespace deeptitan

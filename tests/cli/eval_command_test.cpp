@@ -1,0 +1,153 @@
+// eval on several texts, and as the back end of an evaluation harness.
+
+#include <cmath>
+#include <fstream>
+#include <sstream>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "cli/program.h"
+#include "support/sample_run.h"
+
+namespace deeptitan {
+namespace {
+
+using Json = nlohmann::json;
+using testing::Outcome;
+using testing::run_program;
+
+class EvalCommand : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    sample_ = new testing::SampleRun;
+    const std::string file = sample_->run("run.toml").string();
+    std::ofstream(file) << sample_->toml("run", "steps = 10\ndtype = \"fp32\"\n");
+    const Outcome outcome = run_program({"train", file, "--model.shape.max_position_embeddings", "128"});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  }
+  static void TearDownTestSuite() { delete sample_; }
+
+  static Outcome eval(const std::vector<std::string>& more, const std::string& input = "") {
+    std::vector<std::string> all = {"eval", "--model", (sample_->run("run") / "model").string(), "--dtype", "f32"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run_program(all, {.input = input});
+  }
+  static std::vector<Json> lines(const Outcome& outcome) {
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    std::vector<Json> found;
+    std::istringstream text(outcome.out);
+    for (std::string line; std::getline(text, line);) found.push_back(Json::parse(line));
+    return found;
+  }
+  static std::string write(const std::string& name, const std::string& text) {
+    std::filesystem::create_directories(sample_->run(name).parent_path());
+    std::ofstream(sample_->run(name)) << text;
+    return sample_->run(name).string();
+  }
+
+  static const testing::SampleRun* sample_;
+};
+
+const testing::SampleRun* EvalCommand::sample_ = nullptr;
+
+TEST_F(EvalCommand, SeveralTextsGiveARowEachAndOneOfAll) {
+  const std::string one = write("t/one.txt", "And the king saw the river.");
+  const std::string two = write("t/two.jsonl", "{\"text\": \"a lion\"}\n{\"text\": \"the woman heard bread.\"}\n");
+  write("t/three.so", std::string("\x7f"
+                                  "ELF\0\0",
+                                  6));
+  const std::vector<Json> single = lines(eval({"--text", one, "--json"}));
+  const std::vector<Json> each = lines(eval({"--text", one, two, "--json"}));
+  ASSERT_EQ(each.size(), 3u);
+  EXPECT_EQ(each[0]["logprobs"], single.at(0)["logprobs"]);
+  EXPECT_EQ(each[0]["file"], one);
+  EXPECT_EQ(each[2]["file"], two);
+  // Of a document the braces are no part.
+  EXPECT_EQ(each[1]["logprobs"], lines(eval({"--text", "-", "--json"}, "a lion")).at(0)["logprobs"]);
+  const Outcome table = eval({"--text", (sample_->run("t")).string()});
+  EXPECT_EQ(table.exit_code, 0);
+  EXPECT_NE(table.err.find("1 binary files are left out"), std::string::npos) << table.err;
+  double nats = 0, tokens = 0;
+  for (const Json& document : each) {
+    nats -= document["logprob"].get<double>();
+    tokens += static_cast<double>(document["token_ids"].size() - 1);
+  }
+  EXPECT_NE(table.out.find(fmt::format("{:>10.6f} {:>12.4f} ", nats / tokens, std::exp(nats / tokens))),
+            std::string::npos)
+      << table.out;
+  EXPECT_NE(table.out.find("  all\n"), std::string::npos) << table.out;
+}
+
+TEST_F(EvalCommand, PairsMayShareContextsAndBeTokenIds) {
+  const std::vector<Json> ids = lines(eval({"--requests", "-"},
+                                           "{\"encode\": \"And the king\"}\n{\"encode\": \" saw\", "
+                                           "\"add_special_tokens\": false}\n"));
+  const std::string texts =
+      "{\"context\": \"And the king\", \"continuation\": \" saw\"}\n{\"context\": \"a lion\", \"continuation\": \" "
+      "heard\"}\n"
+      "{\"context\": \"And the king\", \"continuation\": \" heard\"}\n{\"context\": \"And the king\", "
+      "\"continuation\": \" saw\"}\n";
+  const std::vector<Json> pairs = lines(eval({"--pairs", write("pairs.jsonl", texts)}));
+  ASSERT_EQ(pairs.size(), 4u);
+  EXPECT_NEAR(pairs[0]["logprob"], pairs[3]["logprob"], 1e-4);
+  std::istringstream each(texts);
+  std::string line;
+  for (size_t i = 0; std::getline(each, line); ++i) {
+    EXPECT_NEAR(lines(eval({"--pairs", "-"}, line + "\n")).at(0)["logprob"], pairs[i]["logprob"], 1e-4) << i;
+  }
+  const Json by_ids = {{"context", ids[0]["tokens"]}, {"continuation", ids[1]["tokens"]}};
+  EXPECT_NEAR(lines(eval({"--pairs", "-"}, by_ids.dump() + "\n")).at(0)["logprob"], pairs[0]["logprob"], 1e-4);
+}
+
+TEST_F(EvalCommand, ThePrefixTokenMakesTheFirstTokenCount) {
+  const std::string path = write("one.txt", "king");
+  // The sample's tokenizer puts bos before a text: so the ids, which have none, show the difference.
+  std::vector<int32_t> ids =
+      lines(eval({"--requests", "-"}, "{\"encode\": \"And the king\", \"add_special_tokens\": false}\n"))
+          .at(0)["tokens"];
+  const std::string bare = write("ids.json", Json(ids).dump());
+  const Json without = lines(eval({"--token-ids", bare, "--json"})).at(0);
+  const Json with = lines(eval({"--token-ids", bare, "--json", "--prefix-token"})).at(0);
+  EXPECT_EQ(with["token_ids"].size(), without["token_ids"].size() + 1);
+  EXPECT_TRUE(with["logprobs"][1].is_number());
+  const Json request = {{"text", ids}, {"prefix_token", true}};
+  EXPECT_EQ(lines(eval({"--requests", "-"}, request.dump() + "\n")).at(0)["logprobs"], with["logprobs"]);
+}
+
+TEST_F(EvalCommand, RequestsAreAnsweredOneByOneAsTheyCome) {
+  const std::vector<Json> found =
+      lines(eval({"--requests", "-"},
+                 "{\"info\": true, \"id\": 7}\n\n{\"context\": \"And the king\", \"continuation\": \" saw\"}\n"
+                 "{\"prompt\": \"And the king\", \"max_new_tokens\": 8, \"stop\": [\".\"]}\n{\"decode\": [69, 70]}\n"
+                 "{\"encode\": \"a\", \"add_special_tokens\": false}\n"));
+  ASSERT_EQ(found.size(), 5u);
+  EXPECT_EQ(found[0]["id"], 7);
+  EXPECT_EQ(found[0]["context"], 128);
+  EXPECT_EQ(found[0]["vocab_size"], 320);
+  EXPECT_EQ(found[1]["tokens"], found[1]["tokens"].get<int64_t>());
+  const Outcome pair = eval({"--pairs", "-"}, "{\"context\": \"And the king\", \"continuation\": \" saw\"}\n");
+  EXPECT_NEAR(found[1]["logprob"], lines(pair).at(0)["logprob"], 1e-4);
+  const Outcome text =
+      run_program({"generate", "--model", (sample_->run("run") / "model").string(), "--dtype", "f32", "--prompt",
+                   "And the king", "--max-new-tokens", "8", "--stop", ".", "--temperature", "0"});
+  EXPECT_EQ(found[2]["text"].get<std::string>() + "\n", text.out);
+}
+
+TEST_F(EvalCommand, MistakesInRequestsAreNamedWithTheirLine) {
+  const auto expect = [&](const std::string& line, const std::string& message) {
+    const Outcome outcome = eval({"--requests", "-"}, "\n" + line + "\n");
+    EXPECT_EQ(outcome.exit_code, 2) << message;
+    EXPECT_NE(outcome.err.find("deeptitan: standard input:2: " + message), std::string::npos) << outcome.err;
+  };
+  expect("[]", "expected a JSON object with one of continuation, text, prompt, encode, decode, render, info");
+  expect("{\"continuation\": \"a\"}", "expected an object with the texts context and continuation");
+  expect("{\"text\": \"a b\", \"prefix\": true}", "unknown field 'prefix'; did you mean 'prefix_token'?");
+  expect("{\"encode\": 3}", "encode is 3; expected a text");
+  expect("{\"decode\": \"a\"}", "decode: expected a JSON array of token ids");
+  expect("{\"prompt\": []}", "prompt is an empty list of token ids");
+}
+
+}  // namespace
+}  // namespace deeptitan

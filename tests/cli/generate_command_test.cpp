@@ -1,0 +1,181 @@
+// generate as scripts use it: JSON lines in and out, samples, log-probabilities.
+
+#include <fstream>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "cli/program.h"
+#include "support/sample_run.h"
+
+namespace deeptitan {
+namespace {
+
+using Json = nlohmann::json;
+using testing::Outcome;
+using testing::run_program;
+
+const std::string kAnsweringTemplate = std::string(DT_TEST_DATA_DIR) + "/golden/chat_templates/deepseek_v3.jinja";
+
+class GenerateCommand : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    sample_ = new testing::SampleRun;
+    const std::string file = sample_->run("run.toml").string();
+    std::ofstream(file) << sample_->toml("run", "steps = 10\ndtype = \"fp32\"\n");
+    const Outcome outcome = run_program({"train", file, "--model.shape.max_position_embeddings", "128"});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  }
+  static void TearDownTestSuite() { delete sample_; }
+
+  static Outcome generate(const std::vector<std::string>& more, const std::string& input = "") {
+    std::vector<std::string> all = {"generate", "--model", (sample_->run("run") / "model").string(), "--dtype", "f32"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run_program(all, {.input = input});
+  }
+  static std::vector<Json> lines(const Outcome& outcome) {
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    std::vector<Json> found;
+    std::istringstream text(outcome.out);
+    for (std::string line; std::getline(text, line);) found.push_back(Json::parse(line));
+    return found;
+  }
+  static std::string write(const std::string& name, const std::string& text) {
+    std::ofstream(sample_->run(name)) << text;
+    return sample_->run(name).string();
+  }
+
+  static const testing::SampleRun* sample_;
+};
+
+const testing::SampleRun* GenerateCommand::sample_ = nullptr;
+
+TEST_F(GenerateCommand, InputGivesALineForEachPromptInOrder) {
+  const std::string input =
+      write("in.jsonl", R"({"id": "first", "prompt": "And the king", "max_new_tokens": 5})"
+                        "\n\n"
+                        R"({"prompt": "a prophet", "temperature": 0.7, "top_k": 20, "seed": 3, "stop": [".\n"]})"
+                        "\n"
+                        R"({"id": {"n": 3}, "messages": [{"role": "user", "content": "Who came?"}]})"
+                        "\n");
+  const std::vector<std::string> shared = {"--temperature", "0", "--max-new-tokens", "12"};
+  std::vector<std::string> all = shared;
+  all.insert(all.end(), {"--input", input, "--chat-template", kAnsweringTemplate});
+  const std::vector<Json> found = lines(generate(all));
+  ASSERT_EQ(found.size(), 3u);
+  EXPECT_EQ(found[0]["id"], "first");
+  EXPECT_EQ(found[1]["id"], 3);  // its line
+  EXPECT_EQ(found[2]["id"], Json::parse(R"({"n": 3})"));
+  // Each is what it would be alone.
+  const auto alone = [&](const std::vector<std::string>& more) { return lines(generate(more)).at(0); };
+  const std::vector<Json> expected = {
+      alone({"--prompt", "And the king", "--temperature", "0", "--max-new-tokens", "5", "--json"}),
+      alone({"--prompt", "a prophet", "--temperature", "0.7", "--top-k", "20", "--seed", "3", "--stop", ".\\n",
+             "--max-new-tokens", "12", "--json"}),
+      alone({"--prompt", "Who came?", "--chat", "--chat-template", kAnsweringTemplate, "--temperature", "0",
+             "--max-new-tokens", "12", "--json"})};
+  for (size_t i = 0; i < 3; ++i) {
+    for (const char* field : {"text", "tokens", "stop_reason", "prompt_tokens"}) {
+      EXPECT_EQ(found[i][field], expected[i][field]) << i << " " << field;
+    }
+    // What the cache shares is not run again: the same numbers, but for the order of sums.
+    for (size_t j = 0; j < expected[i]["logprobs"].size(); ++j) {
+      EXPECT_NEAR(found[i]["logprobs"][j], expected[i]["logprobs"][j], 1e-5) << i;
+    }
+    EXPECT_FALSE(expected[i].contains("id"));
+  }
+  EXPECT_EQ(found[0]["tokens"].size(), 5u);
+  EXPECT_EQ(found[0]["stop_reason"], "max_new_tokens");
+  EXPECT_GE(found[0]["prefill_seconds"], 0.0);
+  // From a pipe too.
+  all = shared;
+  all.insert(all.end(), {"--input", "-"});
+  EXPECT_EQ(lines(generate(all, "{\"prompt\": \"And the king\", \"max_new_tokens\": 5}\n")).at(0)["text"],
+            found[0]["text"]);
+}
+
+TEST_F(GenerateCommand, LogProbabilitiesAreThoseThatEvalFinds) {
+  const Json found =
+      lines(generate({"And the king", "--json", "--max-new-tokens", "20", "--temperature", "0.5", "--top-p", "0.5"}))
+          .at(0);
+  const Outcome prompt = run_program({"tokenizer", "encode", "--model", (sample_->run("run") / "model").string(),
+                                      "--file", write("king.txt", "And the king")});
+  std::vector<int32_t> ids = Json::parse(prompt.out);
+  if (static_cast<size_t>(found["prompt_tokens"]) > ids.size()) ids.insert(ids.begin(), 0);
+  const size_t length = ids.size();
+  for (const Json& id : found["tokens"]) ids.push_back(id);
+  const Outcome outcome = run_program({"eval", "--model", (sample_->run("run") / "model").string(), "--token-ids",
+                                       write("ids.json", Json(ids).dump()), "--json", "--dtype", "f32"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const Json scored = Json::parse(outcome.out);
+  for (size_t i = 0; i < found["tokens"].size(); ++i) {
+    EXPECT_NEAR(found["logprobs"][i], scored["logprobs"][length + i], 1e-4) << i;
+  }
+}
+
+TEST_F(GenerateCommand, SamplesHaveSeedsThatCountUp) {
+  const std::vector<std::string> shared = {"--prompt", "And", "--max-new-tokens", "10", "--json"};
+  std::vector<std::string> three = shared;
+  three.insert(three.end(), {"--samples", "3", "--seed", "5"});
+  const std::vector<Json> found = lines(generate(three));
+  ASSERT_EQ(found.size(), 3u);
+  for (int i = 0; i < 3; ++i) {
+    std::vector<std::string> one = shared;
+    one.insert(one.end(), {"--seed", std::to_string(5 + i)});
+    EXPECT_EQ(lines(generate(one)).at(0)["tokens"], found[i]["tokens"]);
+  }
+  EXPECT_NE(found[0]["tokens"], found[1]["tokens"]);
+  const std::vector<Json> named =
+      lines(generate({"--input", write("in.jsonl", "{\"prompt\": \"And\"}\n{\"prompt\": \"a\"}\n"), "--samples", "2"}));
+  ASSERT_EQ(named.size(), 4u);
+  EXPECT_EQ(named[1]["id"], 1);
+  EXPECT_EQ(named[1]["sample"], 1);
+  EXPECT_EQ(named[2]["id"], 2);
+  const Outcome plain = generate({"And", "--samples", "2", "--max-new-tokens", "3"});
+  EXPECT_TRUE(plain.out.starts_with("--- 1 of 2 ---\n")) << plain.out;
+  EXPECT_NE(plain.out.find("\n--- 2 of 2 ---\n"), std::string::npos) << plain.out;
+}
+
+TEST_F(GenerateCommand, MessagesAreAnswered) {
+  const std::vector<std::string> shared = {"--temperature",   "0", "--max-new-tokens", "8", "--chat-template",
+                                           kAnsweringTemplate};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), shared.begin(), shared.end());
+    return generate(more);
+  };
+  const std::string expected = with({"--prompt", "Who came?", "--chat", "--system", "Say no."}).out;
+  const std::string list = R"([{"role": "system", "content": "Say no."}, {"role": "user", "content": "Who came?"}])";
+  EXPECT_EQ(with({"--messages", write("m.json", list)}).out, expected);
+  EXPECT_EQ(with({"--messages", write("m.json", "{\"messages\": " + list + "}")}).out, expected);
+  std::vector<std::string> piped = {"--messages", "-"};
+  piped.insert(piped.end(), shared.begin(), shared.end());
+  EXPECT_EQ(generate(piped, list).out, expected);
+  const Outcome without = with({"--messages", write("m.json", R"([{"content": "a"}])")});
+  EXPECT_EQ(without.exit_code, 2);
+  EXPECT_NE(without.err.find("message 0 has no role"), std::string::npos) << without.err;
+}
+
+TEST_F(GenerateCommand, MistakesInTheInputAreNamedWithTheirLine) {
+  const auto expect = [&](const std::string& text, const std::string& message) {
+    const std::string path = write("bad.jsonl", text);
+    const Outcome outcome = generate({"--input", path});
+    EXPECT_EQ(outcome.exit_code, 2) << message;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_NE(outcome.err.find("deeptitan: " + path + message), std::string::npos) << outcome.err;
+  };
+  expect("", ": holds no prompts; expected a JSON object with prompt or messages a line");
+  expect("{\"prompt\": \"a\"}\nnot json\n", ":2: expected a JSON object with prompt or messages");
+  expect("{\"id\": 1}\n", ":1: expected one of prompt and messages, found neither");
+  expect("{\"prompt\": \"a\", \"messages\": []}\n", ":1: expected one of prompt and messages, found both");
+  expect("{\"prompt\": 3}\n", ":1: prompt is 3; expected a text");
+  expect("{\"prompt\": \"a\", \"temprature\": 1}\n", ":1: unknown field 'temprature'; did you mean 'temperature'?");
+  expect("{\"prompt\": \"a\", \"top_k\": 1.5}\n", ":1: top_k is 1.5; expected a whole number");
+  expect("{\"prompt\": \"a\", \"top_p\": 2}\n", ":1: top-p = 2: expected more than 0 and at most 1");
+  expect("{\"prompt\": \"a\", \"seed\": -1}\n", ":1: seed is -1; expected a whole number");
+  expect("{\"prompt\": \"a\", \"stop\": [\"\"]}\n", ":1: stop is [\"\"]; expected a text or a list of texts");
+  expect("{\"prompt\": \"a\", \"stop\": {\"a\": \"b\"}}\n", ":1: stop is {");
+  expect("{\"prompt\": \"a\", \"max_new_tokens\": 0}\n", ":1: max_new_tokens = 0; expected at least 1");
+}
+
+}  // namespace
+}  // namespace deeptitan

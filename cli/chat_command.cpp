@@ -137,7 +137,7 @@ void run_chat(const ChatArguments& arguments) {
   const auto engine = load_engine(files, {.device = device.device,
                                           .compute = parse_compute_dtype(arguments.dtype, device.device),
                                           .context_length = context});
-  say_device(device);
+  if (!arguments.quiet) say_device(device);
   ChatSession session(*engine, files.tokenizer, std::move(chat_template), files.generation.end_ids);
   session.set_system(arguments.system);
   GenerationOptions options{.max_new_tokens = arguments.max_new_tokens,
@@ -202,7 +202,7 @@ void add_chat_command(CLI::App& app) {
   add_threads_option(*command);
   command->get_option("--temperature")
       ->description("Divides the logits; 0: always the likeliest token (generation_config.json's, else 0.7)");
-  command->add_flag("--quiet", arguments->quiet, "No greeting, and no statistics behind an answer");
+  command->add_flag("--quiet", arguments->quiet, "No greeting, no word on the device, and no statistics behind an answer");
   command->callback([arguments] { run_chat(*arguments); });
 }
 

@@ -44,6 +44,7 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
     : options_(options),
       model_(config, model_options(options)),
       statistics_(model_.total_layers()),
+      runner_(model_, split_into_stages(config.num_hidden_layers, options.schedule.stages), options.schedule),
       optimizer_(std::make_unique<AdamW>(options.adamw), options.weight_decay) {
   const auto arena = [&](const char* name) {
     arenas_.push_back(std::make_unique<Arena>(name, options_.device));
@@ -65,8 +66,9 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   take_memory();
   PackedBatch batch;
   batch.reset(options_.sequences, options_.seq_len);
-  begin_step(1, 0.0, 1, 1);
-  model_.forward_backward(ctx_, forward_context(true), training_targets_, *record_);
+  begin_step(1, 0.0, 1, runner_.schedule().microbatches);
+  microbatches_loaded_ = microbatches_.size();
+  run_microbatches();
   end_step();
   evaluate(batch);
   ctx_.planning = false;
@@ -87,21 +89,24 @@ void TrainingEngine::take_memory() {
   ctx_.state = static_cast<StepState*>(state_.raw());
   loss_sum_ = inputs_->take(DType::kF64, {1});
   optimizer_.plan(list, *optimizer_memory_);
-  record_ = model_.make_training_record({*activations_, *activation_gradients_}, tokens);
-  for (Tensor* t : {&token_ids_, &targets_, &positions_, &next_ids_, &next_targets_})
-    *t = inputs_->take(DType::kI32, {tokens});
-  document_offset_ = inputs_->take(DType::kI32, {tokens + 1});
+  runner_.plan({*activations_, *activation_gradients_}, tokens);
   sample_logits_ = inputs_->take(DType::kF32, {1, model_.head().vocab()});
   sequence_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
-
-  layout_.tokens = tokens;
-  layout_.fresh_tokens = tokens;
-  layout_.longest_position = options_.seq_len;
-  layout_.token_ids = token_ids_;
-  layout_.positions = positions_;
-  layout_.documents = {document_offset_, options_.seq_len};
-  layout_.sequence_offset = sequence_offset_;
-  training_targets_ = {.targets = targets_, .next_ids = next_ids_, .next_targets = next_targets_};
+  // A validation in the middle of a step leaves the microbatches alone that wait for their schedule.
+  const int waiting = runner_.schedule().microbatches;
+  microbatches_.clear();
+  document_offsets_.clear();
+  for (int i = 0; i < (waiting > 1 ? waiting + 1 : 1); ++i) {
+    auto& [layout, targets] = microbatches_.emplace_back();
+    for (Tensor* t : {&layout.token_ids, &targets.targets, &layout.positions, &targets.next_ids, &targets.next_targets})
+      *t = inputs_->take(DType::kI32, {tokens});
+    document_offsets_.push_back(inputs_->take(DType::kI32, {tokens + 1}));
+    layout.tokens = tokens;
+    layout.fresh_tokens = tokens;
+    layout.longest_position = options_.seq_len;
+    layout.documents = {document_offsets_.back(), options_.seq_len};
+    layout.sequence_offset = sequence_offset_;
+  }
 }
 
 void TrainingEngine::allocate() {
@@ -130,27 +135,21 @@ void TrainingEngine::refresh() {
   model_.parameters().refresh(ctx_);
 }
 
-ForwardContext TrainingEngine::forward_context(bool training) {
-  ForwardContext forward{.batch = layout_};
-  forward.routes = routes_;
-  if (training) forward.auxiliary = &statistics_;
-  return forward;
-}
-
-void TrainingEngine::load_batch(const PackedBatch& batch) {
+void TrainingEngine::load_batch(const PackedBatch& batch, size_t slot) {
   const int64_t tokens = tokens_per_microbatch();
   DT_CHECK(batch.sequences == options_.sequences && batch.sequence_length == options_.seq_len,
            "expected a batch of {} sequences of {} tokens, found {} of {}", options_.sequences, options_.seq_len,
            batch.sequences, batch.sequence_length);
-  layout_.documents.offset = document_offset_.rows(0, static_cast<int64_t>(batch.document_offsets.size()));
-  upload<int32_t>(token_ids_, batch.tokens);
-  upload<int32_t>(targets_, batch.targets);
-  upload<int32_t>(positions_, batch.positions);
-  upload<int32_t>(layout_.documents.offset, batch.document_offsets);
+  auto& [layout, targets] = microbatches_[slot];
+  layout.documents.offset = document_offsets_[slot].rows(0, static_cast<int64_t>(batch.document_offsets.size()));
+  upload<int32_t>(layout.token_ids, batch.tokens);
+  upload<int32_t>(targets.targets, batch.targets);
+  upload<int32_t>(layout.positions, batch.positions);
+  upload<int32_t>(layout.documents.offset, batch.document_offsets);
   std::vector<int32_t> next_ids(tokens), next_targets(tokens);
   shift_targets(batch, next_ids, next_targets);
-  upload<int32_t>(next_ids_, next_ids);
-  upload<int32_t>(next_targets_, next_targets);
+  upload<int32_t>(targets.next_ids, next_ids);
+  upload<int32_t>(targets.next_targets, next_targets);
 }
 
 StepState TrainingEngine::state() {
@@ -172,6 +171,9 @@ void TrainingEngine::set_updates(int64_t updates) {
 }
 
 void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches) {
+  const int waiting = runner_.schedule().microbatches;
+  DT_CHECK(microbatches_loaded_ == 0 && (waiting == 1 || microbatches == waiting),
+           "a step of {} microbatches for a schedule of {}", microbatches, waiting);
   StepInput& in = input_.in;
   in.step = step;
   in.learning_rate = learning_rate;
@@ -187,8 +189,16 @@ void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t targ
 }
 
 void TrainingEngine::add_microbatch(const PackedBatch& batch) {
-  load_batch(batch);
-  model_.forward_backward(ctx_, forward_context(true), training_targets_, *record_);
+  load_batch(batch, microbatches_loaded_++);
+  run_microbatches();
+}
+
+// As soon as the schedule has all that it is over.
+void TrainingEngine::run_microbatches() {
+  const auto wanted = static_cast<size_t>(runner_.schedule().microbatches);
+  if (microbatches_loaded_ < wanted) return;
+  microbatches_loaded_ = 0;
+  runner_.run(ctx_, std::span(microbatches_).first(wanted), &statistics_, routes_);
 }
 
 void TrainingEngine::end_step() {
@@ -286,12 +296,13 @@ std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics(const Report& report) c
 }
 
 double TrainingEngine::evaluate(const PackedBatch& batch) {
-  if (!ctx_.planning) load_batch(batch);
+  if (!ctx_.planning) load_batch(batch, microbatches_.size() - 1);
+  const auto& [layout, targets] = microbatches_.back();
   ArenaScope workspace(*workspace_);
-  const Tensor hidden = workspace.take(options_.compute, {layout_.tokens, model_.config().hidden_size});
-  const Tensor loss = workspace.take(DType::kF32, {layout_.tokens});
-  model_.forward_hidden(ctx_, forward_context(false), hidden);
-  model_.head().loss(ctx_, loss, {}, hidden, targets_, nullptr, false);
+  const Tensor hidden = workspace.take(options_.compute, {layout.tokens, model_.config().hidden_size});
+  const Tensor loss = workspace.take(DType::kF32, {layout.tokens});
+  model_.forward_hidden(ctx_, ForwardContext{.batch = layout, .routes = routes_}, hidden);
+  model_.head().loss(ctx_, loss, {}, hidden, targets.targets, nullptr, false);
   fill_zero(ctx_, loss_sum_);
   accumulate_sum(ctx_, loss_sum_, loss);
   double sum = 0;
@@ -305,12 +316,12 @@ std::vector<float> TrainingEngine::next_token_logits(std::span<const int32_t> to
   const auto count = static_cast<int64_t>(tokens.size());
   DT_CHECK(count > 0 && count <= std::min(options_.seq_len, tokens_per_microbatch()),
            "a sample needs 1 to {} tokens, found {}", options_.seq_len, count);
-  BatchLayout layout = layout_;
+  BatchLayout layout = microbatches_.back().layout;
   layout.tokens = count;
   layout.fresh_tokens = count;
-  layout.token_ids = token_ids_.rows(0, count);
-  layout.positions = positions_.rows(0, count);
-  layout.documents.offset = document_offset_.rows(0, 2);
+  layout.token_ids = layout.token_ids.rows(0, count);
+  layout.positions = layout.positions.rows(0, count);
+  layout.documents.offset = document_offsets_.back().rows(0, 2);
   std::vector<int32_t> positions(count);
   std::iota(positions.begin(), positions.end(), 0);
   upload<int32_t>(layout.token_ids, tokens);

@@ -15,8 +15,10 @@
 #include "core/memory_plan.h"
 #include "data/packed_batch.h"
 #include "model/deepseek/deepseek_model.h"
+#include "parallel/schedule.h"
 #include "train/metrics_record.h"
 #include "train/optimizer.h"
+#include "train/stage_runner.h"
 
 namespace deeptitan {
 
@@ -34,8 +36,10 @@ struct TrainingEngineOptions {
   double weight_decay = 0.1;
   AdamWSettings adamw;
   std::vector<std::string> freeze;  // see freeze_parameters
-  int report_lag = 0;               // steps that are queued before the host looks at one's result: 0 or 1
-  bool halt_not_finite = false;     // a step that is not finite halts those queued behind it
+  /// The pipeline's stages are run in this process, in the schedule's order. One stage: microbatch by microbatch.
+  Schedule schedule = one_f_one_b_schedule(1, 1);
+  int report_lag = 0;            // steps that are queued before the host looks at one's result: 0 or 1
+  bool halt_not_finite = false;  // a step that is not finite halts those queued behind it
 };
 
 struct StepResult {
@@ -113,8 +117,8 @@ class TrainingEngine {
 
  private:
   void take_memory();
-  void load_batch(const PackedBatch& batch);
-  ForwardContext forward_context(bool training);
+  void load_batch(const PackedBatch& batch, size_t slot);
+  void run_microbatches();
   StepState state();
   struct Report;
   void queue_report();
@@ -124,6 +128,7 @@ class TrainingEngine {
   TrainingEngineOptions options_;
   DeepseekModel model_;
   StepStatistics statistics_;
+  StageRunner runner_;
   std::vector<std::unique_ptr<Arena>> arenas_;
   Arena* parameters_;
   Arena* gradients_;
@@ -143,10 +148,10 @@ class TrainingEngine {
   Tensor loss_sum_;                              // f64 [1], of a validation batch
   std::deque<std::unique_ptr<Report>> reports_;  // of the steps that the host has not looked at, the oldest first
   std::vector<std::unique_ptr<Report>> spare_reports_;
-  std::unique_ptr<DeepseekModel::TrainingRecord> record_;
-  Tensor token_ids_, targets_, positions_, document_offset_, sequence_offset_, next_ids_, next_targets_, sample_logits_;
-  BatchLayout layout_;
-  TrainingTargets training_targets_;
+  std::vector<MicrobatchInputs> microbatches_;  // as many as the schedule has
+  std::vector<Tensor> document_offsets_;        // i32 [tokens + 1] each
+  size_t microbatches_loaded_ = 0;              // of those that the schedule waits for
+  Tensor sequence_offset_, sample_logits_;
 
   RouteRecord* routes_ = nullptr;
 };

@@ -61,31 +61,38 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
   }
 }
 
-std::unique_ptr<DeepseekModel::TrainingRecord> DeepseekModel::make_training_record(const RecordArenas& arenas,
-                                                                                   int64_t tokens) const {
-  auto record = std::make_unique<TrainingRecord>();
-  const int64_t hidden = config_.hidden_size;
-  for (size_t i = 0; i <= layers_.size(); ++i)
-    record->hidden.push_back(arenas.saved.take(options_.compute, {tokens, hidden}));
-  record->normed = arenas.saved.take(options_.compute, {tokens, hidden});
-  record->rstd = arenas.saved.take(DType::kF32, {tokens});
-  record->d_normed = arenas.saved.take(options_.compute, {tokens, hidden});
-  record->loss = arenas.saved.take(DType::kF32, {tokens});
-  for (Tensor& d : record->d_hidden) d = arenas.saved.take(options_.compute, {tokens, hidden});
+std::unique_ptr<DeepseekModel::StageRecord> DeepseekModel::make_record(const Stage& stage, const RecordArenas& arenas,
+                                                                       int64_t tokens, bool weights_put_off) const {
+  DT_CHECK_USAGE(!weights_put_off || !options_.recompute_layers,
+                 "layers that are recomputed need a schedule that ends a layer's backward at once; use 1f1b, or no "
+                 "recomputation");
+  auto record = std::make_unique<StageRecord>();
+  record->stage = stage;
+  const auto state = [&](Arena& arena) { return arena.take(options_.compute, {tokens, config_.hidden_size}); };
+  for (int64_t i = 0; i <= stage.layers(); ++i) record->hidden.push_back(state(arenas.saved));
+  if (stage.head) {
+    record->normed = state(arenas.saved);
+    record->rstd = arenas.saved.take(DType::kF32, {tokens});
+    record->d_normed = state(arenas.saved);
+    record->loss = arenas.saved.take(DType::kF32, {tokens});
+  }
+  const size_t gradients_alive = weights_put_off ? record->hidden.size() : 2;
+  while (record->d_hidden.size() < gradients_alive) record->d_hidden.push_back(state(arenas.saved));
 
   // Layers use the gradient arena one after another, so they share it; recomputed layers share the saved one as well.
   const int64_t gradients = arenas.gradients.mark();
   const int64_t saved = arenas.saved.mark();
   const auto add = [&](auto& list, const auto& layer) {
-    arenas.gradients.share_from(gradients);
+    if (!weights_put_off) arenas.gradients.share_from(gradients);
     if (options_.recompute_layers) arenas.saved.share_from(saved);
     list.push_back(layer.make_record(arenas, tokens));
   };
-  for (const auto& layer : layers_) add(record->layers, *layer);
-  for (const auto& module : mtp_) {
-    // A module's forward and backward follow one another, so it may share with recomputed layers too.
-    add(record->mtp, *module);
+  for (int64_t i = stage.first_layer; i < stage.end_layer; ++i) add(record->layers, *layers_[i]);
+  // A module's backward comes before the layers', so it may share with recomputed layers too.
+  if (stage.mtp) {
+    for (const auto& module : mtp_) add(record->mtp, *module);
   }
+  if (!weights_put_off) arenas.gradients.share_from(gradients);
   return record;
 }
 
@@ -108,45 +115,65 @@ void DeepseekModel::end_step(ExecutionContext& ctx) {
   }
 }
 
-void DeepseekModel::forward_backward(ExecutionContext& ctx, const ForwardContext& forward,
-                                     const TrainingTargets& targets, TrainingRecord& record) {
+void DeepseekModel::forward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
+                            StageRecord& record) {
+  const Stage& stage = record.stage;
+  if (!ctx.planning) rope_.fill(forward.batch.longest_position);
+  if (stage.embedding) embedding(ctx, record.hidden[0], embedding_->value, forward.batch.token_ids);
+  for (int64_t i = 0; i < stage.layers(); ++i) {
+    layers_[stage.first_layer + i]->forward(ctx, forward, record.hidden[i + 1], record.hidden[i],
+                                            record.layers[i].get());
+  }
+  if (!stage.head) return;
   StepState& state = *ctx.state;  // an address on the device
   const auto sum = [&](double& to) { accumulate_sum(ctx, Tensor(&to, DType::kF64, {1}, ctx.device), record.loss); };
-  const auto layers = static_cast<int64_t>(layers_.size());
-  if (!ctx.planning) rope_.fill(forward.batch.longest_position);
-  embedding(ctx, record.hidden[0], embedding_->value, forward.batch.token_ids);
-  for (int64_t i = 0; i < layers; ++i) {
-    layers_[i]->forward(ctx, forward, record.hidden[i + 1], record.hidden[i], record.layers[i].get());
-  }
-  final_norm_->forward(ctx, record.normed, record.rstd, record.hidden[layers]);
+  final_norm_->forward(ctx, record.normed, record.rstd, record.hidden.back());
   head_->loss(ctx, record.loss, record.d_normed, record.normed, targets.targets, &state.in.target_scale, false);
   sum(state.out.loss_sum);
-
-  for (size_t i = 0; i < mtp_.size(); ++i) {
+  for (size_t i = 0; i < record.mtp.size(); ++i) {
     mtp_[i]->forward(ctx, forward, record.loss, record.normed, targets.next_ids, targets.next_targets, *head_,
                      &state.in.mtp_scale, *record.mtp[i]);
     sum(state.out.mtp_loss_sum);
-    mtp_[i]->backward(ctx, forward, record.d_normed, record.normed, targets.next_ids, *record.mtp[i]);
   }
+}
 
-  Tensor d_out = record.d_hidden[0];
-  Tensor d_in = record.d_hidden[1];
-  final_norm_->backward_input(ctx, d_out, record.d_normed, record.hidden[layers], record.rstd, false);
-  final_norm_->backward_weights(ctx, record.d_normed, record.hidden[layers], record.rstd);
+void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
+                             Backward what, StageRecord& record) {
+  const Stage& stage = record.stage;
+  const bool of_input = what != Backward::kWeights;
+  const bool of_weights = what != Backward::kInput;
+  const int64_t layers = stage.layers();
+  if (stage.head && of_input) {
+    // A module's backward is whole: what it adds to weights does not wait.
+    for (size_t i = 0; i < record.mtp.size(); ++i) {
+      mtp_[i]->backward(ctx, forward, record.d_normed, record.normed, targets.next_ids, *record.mtp[i]);
+    }
+    final_norm_->backward_input(ctx, record.gradient(layers), record.d_normed, record.hidden[layers], record.rstd,
+                                false);
+  }
+  if (stage.head && of_weights) {
+    final_norm_->backward_weights(ctx, record.d_normed, record.hidden[layers], record.rstd);
+  }
   for (int64_t i = layers - 1; i >= 0; --i) {
-    if (options_.recompute_layers && (i + 1 < layers || !mtp_.empty())) {
+    const DecoderLayer& layer = *layers_[stage.first_layer + i];
+    Record& of_layer = *record.layers[i];
+    // The last layer's record is as the forward left it, unless a module has shared its memory.
+    if (of_input && options_.recompute_layers && (i + 1 < layers || !record.mtp.empty())) {
       // The same kernels on the same input: the same bits, and nothing counted twice.
       ForwardContext again = forward;
       again.auxiliary = nullptr;
       ArenaScope workspace(*ctx.workspace);
       const Tensor out = workspace.take(options_.compute, {forward.batch.tokens, config_.hidden_size});
-      layers_[i]->forward(ctx, again, out, record.hidden[i], record.layers[i].get());
+      layer.forward(ctx, again, out, record.hidden[i], &of_layer);
     }
-    layers_[i]->backward_input(ctx, forward, d_in, d_out, record.hidden[i], *record.layers[i]);
-    layers_[i]->backward_weights(ctx, forward, d_out, record.hidden[i], *record.layers[i]);
-    std::swap(d_in, d_out);
+    if (of_input) {
+      layer.backward_input(ctx, forward, record.gradient(i), record.gradient(i + 1), record.hidden[i], of_layer);
+    }
+    if (of_weights) layer.backward_weights(ctx, forward, record.gradient(i + 1), record.hidden[i], of_layer);
   }
-  if (embedding_->gradient.defined()) embedding_backward(ctx, embedding_->gradient, d_out, forward.batch.token_ids);
+  if (stage.embedding && of_weights && embedding_->gradient.defined()) {
+    embedding_backward(ctx, embedding_->gradient, record.gradient(0), forward.batch.token_ids);
+  }
 }
 
 void DeepseekModel::forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden) {

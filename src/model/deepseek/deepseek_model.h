@@ -11,6 +11,7 @@
 #include "model/head.h"
 #include "model/next_token_prediction.h"
 #include "model/parameter.h"
+#include "model/stage.h"
 #include "model/step_statistics.h"
 
 namespace deeptitan {
@@ -51,9 +52,12 @@ class DeepseekModel {
 
   // Training. ------------------------------------------------------------------------------------------------------
 
-  /// All tensors of one microbatch of `tokens` tokens, and of the statistics of a step.
-  class TrainingRecord;
-  std::unique_ptr<TrainingRecord> make_training_record(const RecordArenas& arenas, int64_t tokens) const;
+  /// All tensors of one microbatch of `tokens` tokens in a stage. Where the backward of the weights may be put off, its
+  /// gradients have memory of their own; else they share arenas.gradients with all other records. Throws a usage error
+  /// where it may and layers are recomputed.
+  class StageRecord;
+  std::unique_ptr<StageRecord> make_record(const Stage& stage, const RecordArenas& arenas, int64_t tokens,
+                                           bool weights_put_off) const;
   void plan_statistics(StepStatistics& statistics, Arena& arena) const;
 
   /// Before a step's first microbatch: each gradient's first write overwrites it, but for the embedding's table, whose
@@ -62,10 +66,16 @@ class DeepseekModel {
   /// After the last: clears the gradients that nothing was written to.
   void end_step(ExecutionContext& ctx);
 
-  /// Forward and backward of one microbatch: adds to all gradients, and to the step state's sums of the main loss and
-  /// of the next-token-prediction losses (unweighted), in nats.
-  void forward_backward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
-                        TrainingRecord& record);
+  /// Forward of one microbatch through a stage: from record.inputs() (where the stage has no embedding) to
+  /// record.outputs() (where it has no head). With a head it adds to the step state's sums of the main loss and of the
+  /// next-token-prediction losses (unweighted), in nats, and to the head's gradients.
+  void forward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
+               StageRecord& record);
+  /// From the gradients of the stage's outputs to those of its inputs: kInput, adding to the weights' gradients:
+  /// kWeights, once after kInput, or both, layer by layer.
+  enum class Backward { kInput, kWeights, kBoth };
+  void backward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets, Backward what,
+                StageRecord& record);
 
   // Inference and validation. --------------------------------------------------------------------------------------
 
@@ -96,16 +106,30 @@ class DeepseekModel {
   std::vector<std::unique_ptr<NextTokenPrediction>> mtp_;
 };
 
-class DeepseekModel::TrainingRecord {
+class DeepseekModel::StageRecord {
  public:
-  /// The layers' inputs, then the last one's output: [T, D] each.
+  /// What crosses the stage's boundaries, [T, D] each, and its gradients.
+  std::vector<Tensor> inputs() const { return {hidden.front()}; }
+  std::vector<Tensor> outputs() const { return {hidden.back()}; }
+  std::vector<Tensor> d_inputs() const { return {gradient(0)}; }
+  std::vector<Tensor> d_outputs() const { return {gradient(stage.layers())}; }
+
+ private:
+  friend class DeepseekModel;
+  // The gradient of hidden[place]: a tensor each, or two in turn.
+  const Tensor& gradient(int64_t place) const {
+    return d_hidden[d_hidden.size() == hidden.size() ? place : (stage.layers() - place) % 2];
+  }
+
+  Stage stage;
+  // The layers' inputs, then the last one's output: [T, D] each.
   std::vector<Tensor> hidden;
-  /// One record a layer, or one that all share where layers are recomputed.
+  std::vector<Tensor> d_hidden;
+  // One record a layer, or one that all share where layers are recomputed.
   std::vector<std::unique_ptr<Record>> layers;
   std::vector<std::unique_ptr<Record>> mtp;
   Tensor normed, rstd;  // after the final norm
   Tensor d_normed;      // [T, D]
-  Tensor d_hidden[2];   // gradients of a layer's output and input, in turn
   Tensor loss;          // f32 [T]
 };
 

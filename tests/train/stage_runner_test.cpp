@@ -1,0 +1,139 @@
+// Stages of one model in one process, in every schedule's order: the bits of one stage.
+
+#include "train/stage_runner.h"
+
+#include <memory>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "support/compare.h"
+#include "support/expect_error.h"
+#include "support/tiny_model.h"
+#include "train/training_engine.h"
+
+namespace deeptitan {
+namespace {
+
+using testing::random_batch;
+using testing::relative_error;
+using testing::tiny_v2;
+using testing::tiny_v3;
+
+constexpr int64_t kStageLength = 21;
+constexpr int kMicrobatches = 6;
+
+ModelConfig four_layers(ModelConfig config) {
+  config.num_hidden_layers = 4;
+  return config;
+}
+
+TrainingEngineOptions stage_options(const Schedule& schedule, bool recompute = false) {
+  TrainingEngineOptions options;
+  options.seq_len = kStageLength;
+  options.sequences = 2;
+  options.schedule = schedule;
+  options.recompute_layers = recompute;
+  return options;
+}
+
+struct TrainedRun {
+  std::vector<double> losses;
+  std::vector<double> norms;
+  std::vector<double> balance;
+  std::vector<float> values;
+};
+
+// Two steps, so that the second begins from what the first has updated.
+TrainedRun train_two_steps(const ModelConfig& config, const TrainingEngineOptions& options) {
+  TrainingEngine engine(config, options);
+  engine.allocate();
+  engine.initialize(7);
+  TrainedRun result;
+  for (int64_t step = 1; step <= 2; ++step) {
+    std::vector<PackedBatch> batches;
+    int64_t targets = 0;
+    for (int m = 0; m < kMicrobatches; ++m) {
+      batches.push_back(random_batch(config, 2, kStageLength, static_cast<uint64_t>(10 * step + m)));
+      targets += batches.back().target_count;
+    }
+    engine.begin_step(step, 0.01, targets, kMicrobatches);
+    for (const PackedBatch& batch : batches) {
+      engine.add_microbatch(batch);
+      engine.evaluate(batch);  // leaves the microbatches alone that wait
+    }
+    const StepResult report = engine.finish_step();
+    result.losses.push_back(report.loss + report.mtp_loss);
+    result.norms.push_back(report.gradient_norm);
+    for (const MoeLayerMetrics& layer : report.moe_layers) {
+      result.balance.push_back(layer.aux_loss);
+      result.balance.push_back(layer.load_max_over_mean);
+    }
+  }
+  for (const Parameter& p : engine.model().parameters().all()) {
+    if (!p.value.defined()) continue;
+    result.values.insert(result.values.end(), p.value.host<float>(), p.value.host<float>() + p.value.numel());
+  }
+  return result;
+}
+
+std::vector<Schedule> schedules_of(int ranks) {
+  return {gpipe_schedule(ranks, kMicrobatches), one_f_one_b_schedule(ranks, kMicrobatches),
+          zero_bubble_schedule(ranks, kMicrobatches)};
+}
+
+TEST(StageRunner, StagesHaveTheBitsOfOneStage) {
+  ModelConfig config = four_layers(tiny_v3());
+  config.num_nextn_predict_layers = 0;
+  const TrainedRun expected = train_two_steps(config, stage_options(one_f_one_b_schedule(1, 1)));
+  std::vector<Schedule> schedules = schedules_of(1);
+  for (const int ranks : {2, 3}) {
+    for (const Schedule& schedule : schedules_of(ranks)) schedules.push_back(schedule);
+  }
+  schedules.push_back(interleaved_schedule(2, 2, kMicrobatches));
+  schedules.push_back(interleaved_schedule(1, 3, kMicrobatches));
+  for (const Schedule& schedule : schedules) {
+    SCOPED_TRACE(schedule.name + " on " + std::to_string(schedule.ranks));
+    const TrainedRun found = train_two_steps(config, stage_options(schedule));
+    EXPECT_EQ(found.losses, expected.losses);
+    EXPECT_EQ(found.norms, expected.norms);
+    EXPECT_EQ(found.balance, expected.balance);
+    EXPECT_EQ(found.values, expected.values);
+  }
+}
+
+TEST(StageRunner, RecomputedLayersHaveTheSameBits) {
+  ModelConfig config = four_layers(tiny_v3());
+  config.num_nextn_predict_layers = 0;
+  const TrainedRun expected = train_two_steps(config, stage_options(one_f_one_b_schedule(1, 1)));
+  for (const Schedule& schedule : {gpipe_schedule(2, kMicrobatches), one_f_one_b_schedule(3, kMicrobatches)}) {
+    EXPECT_EQ(train_two_steps(config, stage_options(schedule, /*recompute=*/true)).values, expected.values) << schedule.name;
+  }
+  expect_usage_error([&] { train_two_steps(config, stage_options(zero_bubble_schedule(2, kMicrobatches), true)); },
+                     "layers that are recomputed need a schedule that ends a layer's backward at once; use 1f1b, or no "
+                     "recomputation");
+}
+
+// Tensors with writers in two stages (the embedding of a tied head, of a next-token-prediction module) are added to in
+// another order, and only these.
+TEST(StageRunner, TensorsWithWritersInTwoStagesDifferByTheOrderOfSums) {
+  for (const ModelConfig& config : {four_layers(tiny_v2()), four_layers(tiny_v3())}) {
+    const TrainedRun expected = train_two_steps(config, stage_options(one_f_one_b_schedule(1, 1)));
+    const TrainedRun found = train_two_steps(config, stage_options(one_f_one_b_schedule(2, kMicrobatches)));
+    EXPECT_EQ(found.losses[0], expected.losses[0]);
+    EXPECT_NEAR(found.norms[0], expected.norms[0], 1e-6 * expected.norms[0]);
+    // AdamW divides by the root of the squares: a gradient near zero may move an element the other way.
+    EXPECT_LT(relative_error(found.values, expected.values), 1e-3);
+  }
+}
+
+TEST(StageRunner, ASplitThatDoesNotFitIsRefused) {
+  expect_usage_error([] { TrainingEngine(tiny_v3(), stage_options(one_f_one_b_schedule(4, kMicrobatches))); },
+                     "4 pipeline stages for 3 layers; use 1 to 3");
+  TrainingEngine engine(tiny_v3(), stage_options(one_f_one_b_schedule(2, kMicrobatches)));
+  engine.allocate();
+  expect_runtime_error([&] { engine.begin_step(1, 0.01, 100, 3); }, "a step of 3 microbatches for a schedule of 6");
+}
+
+}  // namespace
+}  // namespace deeptitan

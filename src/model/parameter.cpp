@@ -162,24 +162,24 @@ void ParameterList::freeze(Parameter& parameter) {
   parameter.residency = parameter.spec.direct ? Residency::kDirect : Residency::kFrozenPrepared;
 }
 
-PreparedWeight* ParameterList::prepare(const Parameter* parameter, DType operand) {
+PreparedWeight* ParameterList::prepare(const Parameter* parameter, DType activations) {
   const auto& shape = parameter->shape;
   PreparedWeight weight;
   weight.groups = shape.size() == 3 ? shape[0] : 1;
   weight.outputs = shape[shape.size() - 2];
   weight.inputs = shape.back();
-  weight.operand = operand;
+  weight.activations = activations;
   prepared_.push_back({parameter, {}, std::move(weight)});
   return &prepared_.back().weight;
 }
 
-PreparedWeight* ParameterList::prepare_heads(const Parameter* parameter, DType operand, const HeadRows& rows,
+PreparedWeight* ParameterList::prepare_heads(const Parameter* parameter, DType activations, const HeadRows& rows,
                                              bool transposed) {
   PreparedWeight weight;
   weight.groups = rows.heads;
   weight.outputs = rows.count;
   weight.inputs = parameter->shape[1];
-  weight.operand = operand;
+  weight.activations = activations;
   weight.for_forward = !transposed;
   weight.backward_layout = transposed ? BackwardLayout::kKept : BackwardLayout::kNone;
   prepared_.push_back({parameter, rows, std::move(weight)});

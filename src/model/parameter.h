@@ -139,10 +139,10 @@ class ParameterList {
   /// From now on the parameter is not trained. Before anything is planned.
   void freeze(Parameter& parameter);
 
-  /// Asks for a weight to be prepared: each matrix of the parameter for its own product.
-  PreparedWeight* prepare(const Parameter* parameter, DType operand);
+  /// Asks for a weight to be prepared for activations of this type: each matrix of the parameter for its own product.
+  PreparedWeight* prepare(const Parameter* parameter, DType activations);
   /// The same for a band of rows of each head.
-  PreparedWeight* prepare_heads(const Parameter* parameter, DType operand, const HeadRows& rows, bool transposed);
+  PreparedWeight* prepare_heads(const Parameter* parameter, DType activations, const HeadRows& rows, bool transposed);
 
   /// Takes the values' memory, by residency: the masters bucket by bucket, then what is read directly.
   void plan_values(Arena& arena);

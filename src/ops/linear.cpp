@@ -32,8 +32,8 @@ constexpr ProductNames kGroupedBackward{"grouped_linear_backward_input", "groupe
 void run_product(ExecutionContext& ctx, const ProductNames& names, const Tensor& out, const Tensor& x,
                  const PreparedWeight& weight, bool backward, const Tensor& group_offset, bool accumulate) {
   const int64_t rows = x.size(0);
-  check_tensor(x, names.x, weight.operand, {rows, backward ? weight.outputs : weight.inputs});
-  check_activation_type(names.out, out);
+  check_weight_product(names.op, weight.format, x, out);
+  check_tensor(x, names.x, x.dtype(), {rows, backward ? weight.outputs : weight.inputs});
   check_tensor(out, names.out, out.dtype(), {rows, backward ? weight.inputs : weight.outputs});
   const bool from_forward = !backward || weight.backward_layout == BackwardLayout::kDerived;
   const Tensor& packed = from_forward ? weight.forward : weight.backward_input;
@@ -53,8 +53,7 @@ bool bfloat16_is_native() {
 }
 
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
-  DT_CHECK(weight.operand == DType::kF32 || weight.operand == DType::kBF16, "products take f32 and bf16, not {}",
-           dtype_name(weight.operand));
+  weight.format = weight_format(arena.device(), weight.activations);
   if (arena.device().kind == DeviceKind::kCpu) return on_cpu::plan_prepared_weight(weight, arena);
 #ifdef DT_CUDA
   on_cuda::plan_prepared_weight(weight, arena);
@@ -136,8 +135,8 @@ void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_s
                     int64_t x_head_stride, const PreparedWeight& weight, bool transposed) {
   const int64_t heads = weight.groups;
   const Tensor& packed = transposed ? weight.backward_input : weight.forward;
-  check_tensor(x, "linear_by_head: x", weight.operand, {-1, -1});
-  check_activation_type("linear_by_head: out", out);
+  check_weight_product("linear_by_head", weight.format, x, out);
+  check_tensor(x, "linear_by_head: x", x.dtype(), {-1, -1});
   check_tensor(out, "linear_by_head: out", out.dtype(), {x.size(0), -1});
   DT_CHECK(packed.defined(), "linear_by_head: the weight [{}, {}, {}] was not prepared for it", heads, weight.outputs,
            weight.inputs);

@@ -5,6 +5,7 @@
 #include "core/execution_context.h"
 #include "core/tensor.h"
 #include "ops/op_scope.h"
+#include "ops/weight_format.h"
 
 // Matrix products with weights. Legend: M rows, N outputs, K inputs, G groups (experts, or heads).
 
@@ -17,23 +18,24 @@ enum class BackwardLayout {
   kDerived,  // it is made from that of y = x W^T for each product, some panels at a time: half the memory
 };
 
-/// What the products want instead of a weight as it is stored: rounded to the operand type and laid out for the
-/// kernels. A weight is a stack of G matrices [N, K] (G = 1 for an ordinary linear layer).
+/// What the products want instead of a weight as it is stored: in a format, rounded and laid out for the kernels. A
+/// weight is a stack of G matrices [N, K] (G = 1 for an ordinary linear layer).
 struct PreparedWeight {
-  int64_t groups = 1;           // G
-  int64_t outputs = 0;          // N
-  int64_t inputs = 0;           // K
-  DType operand = DType::kF32;  // f32 or bf16: the type of the activations it multiplies
-  bool for_forward = true;      // y = x W^T is wanted
+  int64_t groups = 1;               // G
+  int64_t outputs = 0;              // N
+  int64_t inputs = 0;               // K
+  DType activations = DType::kF32;  // that it multiplies: what the format is chosen by, for the arena's device
+  bool for_forward = true;          // y = x W^T is wanted
   BackwardLayout backward_layout = BackwardLayout::kNone;
-  Tensor forward;         // [G, words]
-  Tensor backward_input;  // [G, words], where it is kept
+  WeightFormat format = WeightFormat::kPanelsF32;
+  Tensor forward;         // what the format makes of it for y = x W^T
+  Tensor backward_input;  // the same for d_x = d_y W, where it is kept; of formats that serve both, the same memory
 };
 
 /// Whether this processor multiplies bf16 natively: what a compute dtype "auto" follows.
 bool bfloat16_is_native();
 
-/// Takes the memory of `weight.forward` and `weight.backward_input` from the arena.
+/// Chooses the format, and takes the memory of `weight.forward` and `weight.backward_input` from the arena.
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena);
 
 /// Fills groups of them, from `first_group` on: once after loading, and after each optimizer step where there is a
@@ -41,7 +43,7 @@ void plan_prepared_weight(PreparedWeight& weight, Arena& arena);
 /// make a group as have N rows.
 void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first_group, std::span<const Tensor> rows);
 
-/// out[M, N] = x W^T, or out += x W^T. x is of the operand type; out is that or fp32.
+/// out[M, N] = x W^T, or out += x W^T. The format says which types of x and out exist.
 void linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,
             const PreparedWeight& weight, bool accumulate = false);
 

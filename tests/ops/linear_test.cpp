@@ -31,12 +31,12 @@ TEST(LinearOps, RefuseWhatDoesNotFit) {
       [&] {
         linear(c.ctx, c.f32({4, 6}), c.bf16({4, 8}), weight);
       },
-      "linear: x: expected f32 [4, 8], found bf16 [4, 8]");
+      "linear: a weight as panels_f32 does not take bf16 to f32; it takes f32 to f32, f32 to bf16");
   expect_runtime_error(
       [&] {
         linear(c.ctx, c.i32({4, 6}), x, weight);
       },
-      "linear: out: expected f32 or bf16, found i32 [4, 6]");
+      "linear: a weight as panels_f32 does not take f32 to i32; it takes f32 to f32, f32 to bf16");
   expect_runtime_error(
       [&] {
         linear_backward_input(c.ctx, x, c.f32({4, 6}), weight);
@@ -95,8 +95,9 @@ TEST(LinearOps, AWeightIsPreparedFromWholeGroups) {
 TEST(LinearOps, OtherOperandsAreRefused) {
   Arena arena("prepared");
   PreparedWeight weight;
-  weight.operand = DType::kF16;
-  expect_runtime_error([&] { plan_prepared_weight(weight, arena); }, "products take f32 and bf16, not f16");
+  weight.activations = DType::kF16;
+  expect_runtime_error([&] { plan_prepared_weight(weight, arena); },
+                       "no format of weights for activations of f16 on the CPU; there are some for f32, bf16");
 }
 
 }  // namespace

@@ -9,8 +9,8 @@
 namespace deeptitan::on_cpu {
 namespace {
 
-cpu::OperandType operand_type(DType dtype) {
-  return dtype == DType::kBF16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
+cpu::OperandType operand_type(WeightFormat format) {
+  return format == WeightFormat::kPanelsBf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
 }
 
 // Calls body with null pointers of the types of the operands and of the result.
@@ -22,7 +22,7 @@ void for_product_types(const Tensor& operand, const Tensor& result, const Body& 
 }  // namespace
 
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
-  const cpu::OperandType type = operand_type(weight.operand);
+  const cpu::OperandType type = operand_type(weight.format);
   const int64_t groups = weight.groups;
   weight.forward = {};
   weight.backward_input = {};
@@ -46,7 +46,7 @@ void prepare_weight(ExecutionContext& /*ctx*/, PreparedWeight& weight, int64_t f
   const auto group_at = [&](const Tensor& layout) {
     return layout.defined() ? layout.host<uint32_t>() + first_group * layout.stride() : nullptr;
   };
-  const cpu::PackedWeights packed{operand_type(weight.operand), weight.outputs, weight.inputs, group_at(weight.forward),
+  const cpu::PackedWeights packed{operand_type(weight.format), weight.outputs, weight.inputs, group_at(weight.forward),
                                   group_at(weight.backward_input)};
   for_activation_type(rows.front(), [&](auto* element) {
     cpu::pack_weights<Element<decltype(element)>>(packed, pieces.data(), static_cast<int64_t>(pieces.size()) / groups,
@@ -64,7 +64,7 @@ void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Pr
   Tensor panels;
   if (derived) {
     panels = workspace.take(
-        DType::kI32, {cpu::transposed_workspace_words(operand_type(weight.operand), weight.outputs, weight.inputs)});
+        DType::kI32, {cpu::transposed_workspace_words(operand_type(weight.format), weight.outputs, weight.inputs)});
   }
   if (ctx.planning) return;
   const uint32_t* packed = (backward && !derived ? weight.backward_input : weight.forward).host<uint32_t>();

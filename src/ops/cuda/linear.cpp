@@ -83,7 +83,8 @@ void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Te
 }  // namespace
 
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
-  const Tensor rows = arena.take(weight.operand, {weight.groups, weight.outputs, weight.inputs});
+  const Tensor rows = arena.take(weight.format == WeightFormat::kRowsBf16 ? DType::kBF16 : DType::kF32,
+                                 {weight.groups, weight.outputs, weight.inputs});
   weight.forward = weight.for_forward ? rows : Tensor();
   weight.backward_input = weight.backward_layout == BackwardLayout::kKept ? rows : Tensor();
 }

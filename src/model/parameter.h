@@ -87,7 +87,7 @@ struct Parameter {
   bool stacked() const { return spec.name.find("{}") != std::string::npos; }
   /// The tensors of a checkpoint that what lies here is made of, expert by expert, in the order of their places.
   std::vector<FileTensor> file_tensors() const;
-  /// The names of those of all experts, owned or not.
+  /// The names of those of all experts, owned or not: expert by expert, the pieces of each in order.
   std::vector<std::string> file_names() const;
 };
 

@@ -18,14 +18,11 @@ constexpr FormatOfDevice kFormats[] = {{WeightFormat::kPanelsF32, "panels_f32", 
                                        {WeightFormat::kRowsF32, "rows_f32", DeviceKind::kCuda, DType::kF32},
                                        {WeightFormat::kRowsBf16, "rows_bf16", DeviceKind::kCuda, DType::kBF16}};
 
-constexpr WeightProduct kProducts[] = {{WeightFormat::kPanelsF32, DType::kF32, DType::kF32},
-                                       {WeightFormat::kPanelsF32, DType::kF32, DType::kBF16},
-                                       {WeightFormat::kPanelsBf16, DType::kBF16, DType::kBF16},
-                                       {WeightFormat::kPanelsBf16, DType::kBF16, DType::kF32},
-                                       {WeightFormat::kRowsF32, DType::kF32, DType::kF32},
-                                       {WeightFormat::kRowsF32, DType::kF32, DType::kBF16},
-                                       {WeightFormat::kRowsBf16, DType::kBF16, DType::kBF16},
-                                       {WeightFormat::kRowsBf16, DType::kBF16, DType::kF32}};
+constexpr WeightProduct kProducts[] = {
+    {WeightFormat::kPanelsF32, DType::kF32, DType::kF32},    {WeightFormat::kPanelsF32, DType::kF32, DType::kBF16},
+    {WeightFormat::kPanelsBf16, DType::kBF16, DType::kBF16}, {WeightFormat::kPanelsBf16, DType::kBF16, DType::kF32},
+    {WeightFormat::kRowsF32, DType::kF32, DType::kF32},      {WeightFormat::kRowsF32, DType::kF32, DType::kBF16},
+    {WeightFormat::kRowsBf16, DType::kBF16, DType::kBF16},   {WeightFormat::kRowsBf16, DType::kBF16, DType::kF32}};
 
 [[noreturn]] void fail_without_product(const char* op, WeightFormat format, DType x, DType y) {
   std::string those;

@@ -57,14 +57,14 @@ void freeze_parameters(ParameterList& parameters, std::span<const std::string> p
   for (const std::string& pattern : patterns) {
     bool found = false;
     for (const Parameter& p : parameters.all()) {
-      for (const ParameterPiece& piece : p.spec.pieces) {
-        int64_t count = 0;
-        int64_t experts = 0;
-        for (const FileTensor& tensor : p.file_tensors()) {
-          if (tensor.stream != piece.name) continue;
-          ++experts;
-          count += matches(pattern, tensor.name) ? 1 : 0;
-        }
+      // Of all experts, so that every rank decides alike.
+      const std::vector<std::string> names = p.file_names();
+      const size_t pieces = p.spec.pieces.size();
+      const size_t experts = names.size() / pieces;
+      for (size_t i = 0; i < pieces; ++i) {
+        const ParameterPiece& piece = p.spec.pieces[i];
+        size_t count = 0;
+        for (size_t e = 0; e < experts; ++e) count += matches(pattern, names[e * pieces + i]) ? 1 : 0;
         if (count == 0) continue;
         DT_CHECK_USAGE(count == experts,
                        "training.freeze: '{}' matches {} of the {} experts of {}; the experts of a layer are frozen "

@@ -205,8 +205,11 @@ TEST(WeightFormat, AProductThatDoesNotExistNamesThoseThatDo) {
   expect_runtime_error([&] { check_weight_product("linear", WeightFormat::kPanelsBf16, f32, f32); },
                        "linear: a weight as panels_bf16 does not take f32 to f32; it takes bf16 to bf16, bf16 to f32");
   check_weight_product("linear", WeightFormat::kRowsBf16, bf16, f32);
-  expect_runtime_error([] { weight_format({DeviceKind::kCuda, 0}, DType::kF16); },
-                       "no format of weights for activations of f16 on a GPU; there are some for f32, bf16");
+  expect_runtime_error(
+      [] {
+        weight_format({DeviceKind::kCuda, 0}, DType::kF16);
+      },
+      "no format of weights for activations of f16 on a GPU; there are some for f32, bf16");
 }
 
 }  // namespace

@@ -69,6 +69,20 @@ TEST(Freeze, PatternsAreOfTheNamesInACheckpoint) {
                    "lm_head.weight"}));
 }
 
+TEST(Freeze, RanksThatOwnOtherExpertsDecideAlike) {
+  for (const int64_t first : {0, 2, 4}) {
+    ParameterList list(/*training=*/true, DType::kF32, {first, 2});
+    list.declare({.name = "experts.{}.up", .shape = {6, 3, 4}});
+    list.declare({.name = "dense", .shape = {3, 4}});
+    expect_usage_error(
+        [&] { freeze_parameters(list, std::vector<std::string>{"experts.[0-3].up"}); },
+        "training.freeze: 'experts.[0-3].up' matches 4 of the 6 experts of experts.{}.up; the experts of "
+        "a layer are frozen together: use experts.*.up");
+    freeze_parameters(list, std::vector<std::string>{"experts.*"});
+    EXPECT_TRUE(list.all().front().frozen);
+  }
+}
+
 TEST(Freeze, TheTensorsOfOneProductAreFrozenTogether) {
   EXPECT_EQ(frozen_by({"model.layers.0.mlp.up_proj.weight", "*.0.mlp.gate_proj.weight"}),
             std::vector<std::string>{"model.layers.0.mlp.gate_up_proj.weight"});

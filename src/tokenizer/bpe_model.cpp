@@ -44,7 +44,7 @@ uint64_t hash_bytes(std::string_view bytes) {
 BpeModel::Scratch::Scratch() : cache(kCacheSlots) {}
 
 BpeModel::BpeModel(const std::vector<std::pair<std::string, int32_t>>& vocabulary,
-                   const std::vector<std::pair<std::string, std::string>>& merges, bool ignore_merges)
+                   const std::vector<std::pair<std::string, std::string>>& merges, bool ignore_merges, Ranks ranks)
     : ignore_merges_(ignore_merges) {
   std::unordered_map<std::string_view, int32_t> id_of_token;
   std::unordered_set<int32_t> used;
@@ -68,7 +68,9 @@ BpeModel::BpeModel(const std::vector<std::pair<std::string, int32_t>>& vocabular
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [left, right] = merges[rank];
     const int32_t left_id = id_of(left), right_id = id_of(right);
-    insert_merge(pair_key(left_id, right_id), static_cast<uint32_t>(rank), id_of(left + right));
+    const int32_t id = id_of(left + right);
+    insert_merge(pair_key(left_id, right_id),
+                 static_cast<uint32_t>(ranks == Ranks::kByPlace ? static_cast<int64_t>(rank) : id), id);
   }
 }
 

@@ -55,12 +55,16 @@ class BpeModel {
 
   BpeModel() = default;
 
+  /// What decides which of two pairs merges first: its place in the list of merges, or the id of what it makes.
+  enum class Ranks { kByPlace, kByResult };
+
   /// `vocabulary`: each token as tokenizer.json spells it (byte-level characters) and its id. `merges`: pairs of such
   /// tokens, first come first merged. `ignore_merges`: a piece that is a token is that token, whatever the merges give.
   /// Throws Error if an id is negative, too large or used twice, or a merge names a token that is not in the
   /// vocabulary.
   BpeModel(const std::vector<std::pair<std::string, int32_t>>& vocabulary,
-           const std::vector<std::pair<std::string, std::string>>& merges, bool ignore_merges);
+           const std::vector<std::pair<std::string, std::string>>& merges, bool ignore_merges,
+           Ranks ranks = Ranks::kByPlace);
 
   /// True if each of the 256 bytes has a token of its own, so that any text can be encoded and got back.
   bool covers_all_bytes() const;

@@ -35,7 +35,7 @@ PieceCounts count_pieces(std::span<const std::string_view> texts, const PreToken
   {
     PieceCounts& counts = counts_of_thread[static_cast<size_t>(omp_get_thread_num())];
     PreTokenizer::Scratch scratch;
-    std::vector<size_t> ends;
+    std::vector<PreTokenizer::Piece> pieces;
     std::string sanitized, piece;
 #pragma omp for schedule(dynamic, 16)
     for (size_t i = 0; i < texts.size(); ++i) {
@@ -45,13 +45,11 @@ PieceCounts count_pieces(std::span<const std::string_view> texts, const PreToken
           sanitized = utf8_sanitize(text).text;
           text = sanitized;
         }
-        ends.clear();
-        pre_tokenizer.split(text, scratch, ends);
-        size_t begin = 0;
-        for (const size_t end : ends) {
+        pieces.clear();
+        pre_tokenizer.split(text, scratch, pieces);
+        for (const auto& [begin, end] : pieces) {
           piece.assign(text, begin, end - begin);
           ++counts[piece];
-          begin = end;
         }
       } catch (...) {
 #pragma omp critical(bpe_trainer_count_pieces)

@@ -2,11 +2,16 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include <utf8proc.h>
 
 #include "core/error.h"
+#include "core/shown_text.h"
+#include "core/utf8.h"
+#include "tokenizer/pcre2_regex.h"
 #include "tokenizer/unicode_additions.h"
 
 namespace deeptitan {
@@ -88,8 +93,70 @@ bool CodePointSet::contains(char32_t code_point) const {
   return after != ranges_.begin() && code_point <= std::prev(after)->last;
 }
 
-const CodePointSet& unicode_category(std::string_view name) {
+namespace {
+
+const std::map<std::string, CodePointSet, std::less<>>& all_categories() {
   static const auto categories = build_categories();
+  return categories;
+}
+
+// Every code point that PCRE2's property matches. A long name begins with a capital letter; short ones (Latn) are left
+// to those who write them.
+CodePointSet build_script(const std::string& name) {
+  const Pcre2Regex regex("\\p{sc:" + name + "}");
+  Pcre2Scratch scratch;
+  std::vector<CodePointSet::Range> ranges;
+  for (char32_t c = 0; c <= kLastCodePoint; ++c) {
+    if (c >= 0xD800 && c < 0xE000) continue;
+    std::string text;
+    append_utf8(text, c);
+    if (regex.find(text, 0, scratch).first != 0) continue;
+    if (!ranges.empty() && ranges.back().last + 1 == c) {
+      ranges.back().last = c;
+    } else {
+      ranges.push_back({c, c});
+    }
+  }
+  CodePointSet script(std::move(ranges));
+  if (name == "Han") {
+    // Of Unicode 15 to 16 (Scripts.txt), which the library may not know yet.
+    for (const auto& [first, last] :
+         {std::pair<char32_t, char32_t>{0x2B739, 0x2B739}, {0x2EBF0, 0x2EE5D}, {0x31350, 0x323AF}}) {
+      script.add(first, last);
+    }
+  }
+  return script;
+}
+
+}  // namespace
+
+const CodePointSet& unicode_property(std::string_view name) {
+  if (all_categories().contains(name)) return unicode_category(name);
+  static std::mutex mutex;
+  static std::map<std::string, CodePointSet, std::less<>> scripts;
+  const std::lock_guard lock(mutex);
+  const auto found = scripts.find(name);
+  if (found != scripts.end()) return found->second;
+  const bool is_name = name.size() > 2 && name.size() < 40 && name[0] >= 'A' && name[0] <= 'Z' &&
+                       std::all_of(name.begin(), name.end(),
+                                   [](char c) { return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_'; });
+  const auto unknown = [&] {
+    fail(
+        "\\p{{{}}} is neither a general category nor a script; use one such as L, Lu, N, P, S, M, Z, Han, or rewrite "
+        "the pattern",
+        shown(name));
+  };
+  if (!is_name) unknown();
+  try {
+    return scripts.emplace(std::string(name), build_script(std::string(name))).first->second;
+  } catch (const Error&) {
+    unknown();
+  }
+  return unicode_category(name);
+}
+
+const CodePointSet& unicode_category(std::string_view name) {
+  const auto& categories = all_categories();
   const auto found = categories.find(name);
   DT_CHECK(found != categories.end(),
            "\\p{{{}}} is not a general category; use one such as L, Lu, N, P, S, M, Z, or rewrite the pattern", name);

@@ -38,6 +38,10 @@ class CodePointSet {
 /// Throws Error for a name that is not a category.
 const CodePointSet& unicode_category(std::string_view name);
 
+/// The code points of a general category, or of a script by its long name ("Han", "Latin"): those that PCRE2 knows, and
+/// for Han those of Unicode 16. Throws Error for a name that is neither.
+const CodePointSet& unicode_property(std::string_view name);
+
 /// White_Space of the Unicode Character Database: what `\s` means to Oniguruma and to Rust's regex crate.
 const CodePointSet& unicode_white_space();
 

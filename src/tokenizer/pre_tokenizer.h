@@ -14,9 +14,17 @@
 namespace deeptitan {
 
 /// Cuts a text into the pieces that byte-pair encoding works on, by a sequence of regular expressions: each cuts the
-/// pieces of the one before at the bounds of its matches (behaviour Isolated), seeing one piece at a time.
+/// pieces of the one before at the bounds of its matches (behaviour Isolated, or Removed for what RegexPattern::kept
+/// leaves out), seeing one piece at a time.
 class PreTokenizer {
  public:
+  /// Bytes begin to end (not included) of a text.
+  struct Piece {
+    size_t begin;
+    size_t end;
+    bool operator==(const Piece&) const = default;
+  };
+
   /// What one thread needs for split.
   struct Scratch {
     std::vector<uint8_t> classes;
@@ -31,17 +39,20 @@ class PreTokenizer {
   PreTokenizer() : PreTokenizer({}, Engine::kFastest) {}
   PreTokenizer(const std::vector<RegexPattern>& patterns, Engine engine);
 
-  /// Appends to `ends` the byte offset at which each piece of `text` (valid UTF-8) ends; the last is text.size().
-  void split(std::string_view text, Scratch& scratch, std::vector<size_t>& ends) const;
+  /// Appends the pieces of `text` (valid UTF-8) in order; they cover it unless a pattern leaves some out.
+  void split(std::string_view text, Scratch& scratch, std::vector<Piece>& pieces) const;
 
  private:
-  using Stage = std::variant<RunMatcher, Pcre2Regex>;
-
   void split_stage(size_t stage, std::string_view text, size_t begin, size_t end, Scratch& scratch,
-                   std::vector<size_t>& ends) const;
+                   std::vector<Piece>& pieces) const;
+
+  struct Regex {
+    Pcre2Regex regex;
+    RegexPattern::Kept kept;
+  };
 
   std::unique_ptr<const CodePointClasses> classes_;  // the matchers of stages_ point into it
-  std::vector<Stage> stages_;
+  std::vector<std::variant<RunMatcher, Regex>> stages_;
 };
 
 }  // namespace deeptitan

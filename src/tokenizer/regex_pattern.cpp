@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <optional>
 
 #include "core/error.h"
 #include "core/utf8.h"
@@ -13,9 +14,16 @@ namespace {
 constexpr size_t kMaxPatternBytes = 1 << 16;
 constexpr size_t kMaxTranslatedBytes = 8 << 20;
 constexpr uint32_t kMaxRepeat = 1000;
+constexpr int kMaxClassDepth = 20;
 
 CodePointSet single(char32_t c) {
   return CodePointSet({{c, c}});
+}
+
+CodePointSet intersection(const CodePointSet& a, const CodePointSet& b) {
+  CodePointSet outside = a.complement();
+  outside.add(b.complement());
+  return outside.complement();
 }
 
 bool is_one_of(char c, std::string_view set) {
@@ -78,6 +86,7 @@ class Parser {
     if (rest_.front() == ')') {
       DT_CHECK(depth_ > 0, "regular expression {}: ) without (", pattern_);
       rest_.remove_prefix(1);
+      if (lookaround_depth_ == depth_) lookaround_depth_ = 0;
       --depth_;
       emit(")");
       emit(take_quantifier().pcre2);
@@ -119,6 +128,8 @@ class Parser {
     ++depth_;
     for (const std::string_view kind : {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:"}) {
       if (take(kind)) {
+        const bool looks_around = kind == "(?=" || kind == "(?!" || kind == "(?<=" || kind == "(?<!";
+        if (looks_around && lookaround_depth_ == 0) lookaround_depth_ = depth_;
         emit(kind);
         return;
       }
@@ -207,11 +218,11 @@ class Parser {
   }
 
   CodePointSet take_property(bool negated) {
-    DT_CHECK(take("{"), "regular expression {}: \\p must be followed by a category in braces", pattern_);
+    DT_CHECK(take("{"), "regular expression {}: \\p must be followed by a category or a script in braces", pattern_);
     if (take("^")) negated = !negated;
     const size_t close = rest_.find('}');
     DT_CHECK(close != std::string_view::npos, "regular expression {}: \\p{{ is not closed by }}", pattern_);
-    const CodePointSet& set = unicode_category(rest_.substr(0, close));
+    const CodePointSet& set = unicode_property(rest_.substr(0, close));
     rest_.remove_prefix(close + 1);
     return negated ? set.complement() : set;
   }
@@ -227,25 +238,50 @@ class Parser {
     return value;
   }
 
+  // [...]: a union of characters, ranges, escapes and classes, or the intersection of several such unions (&&).
   CodePointSet take_class() {
+    DT_CHECK(++class_depth_ <= kMaxClassDepth, "regular expression {}: classes are nested more than {} deep", pattern_,
+             kMaxClassDepth);
     take("[");
+    if (rest_.starts_with(":")) unsupported("a POSIX bracket [: :]");
     const bool negated = take("^");
+    std::optional<CodePointSet> result;
+    bool more = true;
+    while (more) {
+      const CodePointSet part = take_union();
+      result = result ? intersection(*result, part) : part;
+      more = take("&&");
+      if (!more) take("]");
+    }
+    --class_depth_;
+    return negated ? result->complement() : *result;
+  }
+
+  // Up to && or the closing bracket, which stay.
+  CodePointSet take_union() {
     std::vector<CodePointSet::Range> ranges;
+    const auto add = [&](const CodePointSet& set) {
+      ranges.insert(ranges.end(), set.ranges().begin(), set.ranges().end());
+      DT_CHECK(ranges.size() * 8 <= kMaxTranslatedBytes, "regular expression {}: a class is too large", pattern_);
+    };
     bool first = true;
-    while (!take("]")) {
+    while (!rest_.starts_with("]") && !rest_.starts_with("&&")) {
       DT_CHECK(!rest_.empty(), "regular expression {}: a class is not closed by ]", pattern_);
-      if (rest_.front() == '[') unsupported("a class inside a class");
-      if (rest_.starts_with("&&")) unsupported("&& in a class");
-      if (rest_.front() == '-' && !first && !rest_.starts_with("-]")) unsupported("an unescaped - between classes");
+      const bool before_end = rest_.starts_with("-]") || rest_.starts_with("-&&");
+      if (rest_.front() == '-' && !first && !before_end) unsupported("an unescaped - between classes");
       first = false;
+      if (rest_.front() == '[') {
+        add(take_class());
+        continue;
+      }
       const CodePointSet low = rest_.front() == '\\' ? take_escape(true) : single(take_code_point());
-      const bool is_range = rest_.size() >= 2 && rest_[0] == '-' && rest_[1] != ']';
+      const bool is_range = rest_.size() >= 2 && rest_[0] == '-' && rest_[1] != ']' && !rest_.starts_with("-&&");
       if (!is_range) {
-        ranges.insert(ranges.end(), low.ranges().begin(), low.ranges().end());
-        DT_CHECK(ranges.size() * 8 <= kMaxTranslatedBytes, "regular expression {}: a class is too large", pattern_);
+        add(low);
         continue;
       }
       take("-");
+      if (rest_.front() == '[') unsupported("an unescaped - between classes");
       const CodePointSet high = rest_.front() == '\\' ? take_escape(true) : single(take_code_point());
       const bool ends_are_characters = low.ranges().size() == 1 && high.ranges().size() == 1 &&
                                        low.ranges()[0].first == low.ranges()[0].last &&
@@ -255,14 +291,14 @@ class Parser {
                pattern_);
       ranges.push_back({low.ranges()[0].first, high.ranges()[0].first});
     }
-    if (ranges.empty()) unsupported("an empty class");
-    const CodePointSet set(std::move(ranges));
-    return negated ? set.complement() : set;
+    if (first) unsupported("an empty class");
+    return CodePointSet(std::move(ranges));
   }
 
   Quantifier take_quantifier() {
     Quantifier quantifier;
     bool braces = false;
+    if (rest_.starts_with("*") || rest_.starts_with("+")) check_bounded();
     if (take("*")) {
       quantifier = {0, RunItem::kUnbounded, true, "*"};
     } else if (take("+")) {
@@ -283,6 +319,11 @@ class Parser {
     }
     if (!rest_.empty() && is_one_of(rest_.front(), "*+?{")) unsupported("a quantifier after a quantifier");
     return quantifier;
+  }
+
+  // A lookaround that may read to the end of the text, from every place, takes time that grows with its square.
+  void check_bounded() const {
+    if (lookaround_depth_ > 0) unsupported("a lookaround of unbounded length");
   }
 
   Quantifier take_braces() {
@@ -308,6 +349,7 @@ class Parser {
       quantifier.max = high.empty() ? RunItem::kUnbounded : number(high);
       DT_CHECK(quantifier.min <= quantifier.max, "regular expression {}: {{{}}} counts down", pattern_, inside);
     }
+    if (quantifier.max == RunItem::kUnbounded) check_bounded();
     const std::string upper = quantifier.max == RunItem::kUnbounded ? "" : std::to_string(quantifier.max);
     quantifier.pcre2 = fmt::format("{{{},{}}}", quantifier.min, upper);
     rest_.remove_prefix(close + 1);
@@ -335,6 +377,8 @@ class Parser {
   std::string_view pattern_;
   std::string_view rest_;
   int depth_ = 0;
+  int class_depth_ = 0;
+  int lookaround_depth_ = 0;  // depth_ inside the outermost lookaround; 0 outside of any
   std::string pcre2_;
   bool only_runs_ = true;
   bool ended_ = false;  // the current alternative already has its condition

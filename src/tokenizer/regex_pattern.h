@@ -35,6 +35,10 @@ struct RunAlternative {
 
 /// A regular expression as tokenizer.json holds it.
 struct RegexPattern {
+  /// Which pieces of a text a split leaves: those that match, those between, or both.
+  enum class Kept { kAll, kMatches, kGaps };
+
+  Kept kept = Kept::kAll;
   /// The same expression for PCRE2 (flags UTF and MULTILINE), every class written out as ranges of code points.
   std::string pcre2;
   /// The same expression as alternatives tried in order, where it consists of nothing but runs of classes.

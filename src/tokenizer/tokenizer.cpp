@@ -14,16 +14,23 @@
 #include "tokenizer/byte_level.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/tiktoken_model.h"
 #include "tokenizer/tokenizer_json.h"
 
 namespace deeptitan {
+namespace {
+
+constexpr const char* kTokenizerJson = "tokenizer.json";
+constexpr const char* kTiktokenModel = "tiktoken.model";
+
+}  // namespace
 
 struct Tokenizer::State {
   // What one call of encode needs; kept from call to call, so that the pieces seen before are found again.
   struct EncodeScratch {
     PreTokenizer::Scratch pre_tokenizer;
     BpeModel::Scratch model;
-    std::vector<size_t> piece_ends;
+    std::vector<PreTokenizer::Piece> pieces;
     std::vector<AddedTokenMatcher::Part> parts;
     std::vector<AddedTokenMatcher::Part> normalized_parts;
   };
@@ -157,12 +164,10 @@ void Tokenizer::State::encode_normalized(std::string_view text, const EncodeOpti
       continue;
     }
     const std::string_view plain = text.substr(part.begin, part.end - part.begin);
-    scratch.piece_ends.clear();
-    pre_tokenizer.split(plain, scratch.pre_tokenizer, scratch.piece_ends);
-    size_t begin = 0;
-    for (const size_t end : scratch.piece_ends) {
-      model.encode_piece(plain.substr(begin, end - begin), scratch.model, ids);
-      begin = end;
+    scratch.pieces.clear();
+    pre_tokenizer.split(plain, scratch.pre_tokenizer, scratch.pieces);
+    for (const PreTokenizer::Piece& piece : scratch.pieces) {
+      model.encode_piece(plain.substr(piece.begin, piece.end - piece.begin), scratch.model, ids);
     }
   }
 }
@@ -187,9 +192,11 @@ Tokenizer::Tokenizer(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
 Tokenizer Tokenizer::from_json(std::string tokenizer_json, std::string tokenizer_config_json,
                                std::string chat_template_jinja) {
-  const TokenizerDescription description = parse_tokenizer_json(tokenizer_json);
   TokenizerConfigDescription config;
   if (!tokenizer_config_json.empty()) config = parse_tokenizer_config(tokenizer_config_json);
+  const TokenizerDescription description = is_tiktoken_model(tokenizer_json)
+                                               ? parse_tiktoken_model(tokenizer_json, config)
+                                               : parse_tokenizer_json(tokenizer_json);
 
   auto state = std::make_shared<State>();
   state->tokenizer_json = std::move(tokenizer_json);
@@ -197,7 +204,8 @@ Tokenizer Tokenizer::from_json(std::string tokenizer_json, std::string tokenizer
   state->chat_template_jinja = std::move(chat_template_jinja);
   state->normalize = description.normalize_nfc;
   state->pre_tokenizer = PreTokenizer(description.splits, PreTokenizer::Engine::kFastest);
-  state->model = BpeModel(description.vocabulary, description.merges, description.ignore_merges);
+  state->model =
+      BpeModel(description.vocabulary, description.merges, description.ignore_merges, description.merge_ranks);
   DT_CHECK(!description.unknown_token || state->model.covers_all_bytes(),
            "model.unk_token is \"{}\" and some bytes have no token; supported are vocabularies that hold all 256 bytes",
            *description.unknown_token);
@@ -237,7 +245,11 @@ std::vector<std::pair<size_t, size_t>> Tokenizer::added_token_places(std::string
 
 Tokenizer Tokenizer::load(const std::filesystem::path& directory_or_file) {
   const bool is_directory = std::filesystem::is_directory(directory_or_file);
-  const std::filesystem::path json_path = is_directory ? directory_or_file / "tokenizer.json" : directory_or_file;
+  std::filesystem::path json_path = is_directory ? directory_or_file / kTokenizerJson : directory_or_file;
+  if (is_directory && !std::filesystem::exists(json_path) &&
+      std::filesystem::exists(directory_or_file / kTiktokenModel)) {
+    json_path = directory_or_file / kTiktokenModel;
+  }
   std::string config_text, template_text;
   if (is_directory) {
     const std::filesystem::path config_path = directory_or_file / "tokenizer_config.json";
@@ -343,7 +355,7 @@ const std::string& Tokenizer::chat_template_jinja() const {
 }
 
 void Tokenizer::save(const std::filesystem::path& directory) const {
-  write_file(directory / "tokenizer.json", tokenizer_json());
+  write_file(directory / (is_tiktoken_model(tokenizer_json()) ? kTiktokenModel : kTokenizerJson), tokenizer_json());
   if (!tokenizer_config_json().empty()) write_file(directory / "tokenizer_config.json", tokenizer_config_json());
   if (!chat_template_jinja().empty()) write_file(directory / "chat_template.jinja", chat_template_jinja());
 }

@@ -26,11 +26,13 @@ struct EncodeOptions {
 /// be called from several threads at once. Copies are cheap and share everything.
 class Tokenizer {
  public:
-  /// Reads a directory (tokenizer.json; tokenizer_config.json and chat_template.jinja where they exist) or one
-  /// tokenizer.json alone. Throws Error that names the file and what in it is missing, damaged or unsupported.
+  /// Reads a directory (tokenizer.json, or where there is none Kimi's tiktoken.model; tokenizer_config.json and
+  /// chat_template.jinja where they exist) or one tokenizer.json alone. Throws Error that names the file and what in it
+  /// is missing, damaged or unsupported.
   static Tokenizer load(const std::filesystem::path& directory_or_file);
 
-  /// The same from the files' texts; an empty one is as good as none. The chat template is kept, not read.
+  /// The same from the files' texts (the first is a tokenizer.json or a tiktoken.model); an empty one is as good as
+  /// none. The chat template is kept, not read.
   static Tokenizer from_json(std::string tokenizer_json, std::string tokenizer_config_json = {},
                              std::string chat_template_jinja = {});
 
@@ -69,7 +71,7 @@ class Tokenizer {
   const std::vector<int32_t>& prefix_ids() const;
   const std::vector<int32_t>& suffix_ids() const;
 
-  /// The files' texts; empty where there was no such file.
+  /// The files' texts (the first, of whichever holds the vocabulary); empty where there was no such file.
   const std::string& tokenizer_json() const;
   const std::string& tokenizer_config_json() const;
   const std::string& chat_template_jinja() const;

@@ -117,8 +117,12 @@ void read_pre_tokenizer(const Json& value, TokenizerDescription& description, bo
   DT_CHECK(!byte_level, "pre_tokenizer {} comes after ByteLevel; ByteLevel must be the last", type);
   if (type == "Split") {
     const std::string behavior = require_string(value, "behavior", "pre_tokenizer Split");
-    DT_CHECK(behavior == "Isolated", "pre_tokenizer Split.behavior is \"{}\"; supported is Isolated", behavior);
-    description.splits.push_back(read_split_pattern(value));
+    const bool invert = bool_or(value, "invert", false, "pre_tokenizer Split");
+    DT_CHECK(behavior == "Isolated" || behavior == "Removed",
+             "pre_tokenizer Split.behavior is \"{}\"; supported are Isolated and Removed", behavior);
+    RegexPattern pattern = read_split_pattern(value);
+    if (behavior == "Removed") pattern.kept = invert ? RegexPattern::Kept::kMatches : RegexPattern::Kept::kGaps;
+    description.splits.push_back(std::move(pattern));
   } else if (type == "Digits") {
     description.splits.push_back(digits_pattern(bool_or(value, "individual_digits", false, "pre_tokenizer Digits")));
   } else if (type == "ByteLevel") {
@@ -239,9 +243,8 @@ TokenizerDescription parse_tokenizer_json(std::string_view text) {
   const Json json = parse_json(text, "tokenizer.json");
   DT_CHECK(json.is_object(), "tokenizer.json must hold an object, not {}", json.type_name());
   TokenizerDescription description;
-  for (const char* option : {"truncation", "padding"}) {
-    DT_CHECK(find(json, option) == nullptr, "\"{}\" is set; supported is null", option);
-  }
+  // "truncation" and "padding" are left over from whoever saved the file: they are options of a call, as in
+  // transformers.
   if (const Json* tokens = find(json, "added_tokens")) {
     DT_CHECK(tokens->is_array(), "added_tokens must be an array, not {}", tokens->type_name());
     for (const Json& token : *tokens) {
@@ -272,6 +275,9 @@ TokenizerConfigDescription parse_tokenizer_config(std::string_view text) {
   description.bos_token = read_named_token(json, "bos_token");
   description.eos_token = read_named_token(json, "eos_token");
   description.pad_token = read_named_token(json, "pad_token");
+  if (find(json, "tokenizer_class") != nullptr) {
+    description.tokenizer_class = require_string(json, "tokenizer_class", "tokenizer_config.json");
+  }
   description.add_bos_token = read_flag(json, "add_bos_token");
   description.add_eos_token = read_flag(json, "add_eos_token");
   if (const Json* tokens = find(json, "added_tokens_decoder")) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tokenizer/added_tokens.h"
+#include "tokenizer/bpe_model.h"
 #include "tokenizer/regex_pattern.h"
 
 namespace deeptitan {
@@ -19,6 +20,7 @@ struct TokenizerDescription {
   std::vector<std::pair<std::string, int32_t>> vocabulary;
   std::vector<std::pair<std::string, std::string>> merges;
   bool ignore_merges = false;
+  BpeModel::Ranks merge_ranks = BpeModel::Ranks::kByPlace;
   std::optional<std::string> unknown_token;
   std::vector<AddedToken> added_tokens;
   bool has_post_processor = false;
@@ -31,6 +33,7 @@ struct TokenizerConfigDescription {
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
   std::optional<std::string> pad_token;
+  std::optional<std::string> tokenizer_class;
   std::optional<bool> add_bos_token;
   std::optional<bool> add_eos_token;
   std::vector<AddedToken> added_tokens;

@@ -13,11 +13,12 @@ namespace {
 
 using deeptitan::PreTokenizer;
 
-std::vector<size_t> split(const deeptitan::RegexPattern& pattern, PreTokenizer::Engine engine, std::string_view text) {
+std::vector<PreTokenizer::Piece> split(const deeptitan::RegexPattern& pattern, PreTokenizer::Engine engine,
+                                       std::string_view text) {
   PreTokenizer::Scratch scratch;
-  std::vector<size_t> ends;
-  PreTokenizer({pattern}, engine).split(text, scratch, ends);
-  return ends;
+  std::vector<PreTokenizer::Piece> pieces;
+  PreTokenizer({pattern}, engine).split(text, scratch, pieces);
+  return pieces;
 }
 
 }  // namespace
@@ -28,8 +29,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string text = deeptitan::utf8_sanitize(input.substr(end)).text + " ab\n\u00e9 \u4e2d\u6587 12\n";
   try {
     const deeptitan::RegexPattern pattern = deeptitan::parse_regex(input.substr(0, end));
-    const std::vector<size_t> runs = split(pattern, PreTokenizer::Engine::kFastest, text);
-    if (runs.empty() || runs.back() != text.size()) std::abort();
+    const std::vector<PreTokenizer::Piece> runs = split(pattern, PreTokenizer::Engine::kFastest, text);
+    if (runs.empty() || runs.back().end != text.size()) std::abort();
     if (runs != split(pattern, PreTokenizer::Engine::kPcre2, text)) std::abort();
   } catch (const deeptitan::Error&) {
   }

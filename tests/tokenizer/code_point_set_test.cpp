@@ -53,5 +53,17 @@ TEST(UnicodeCategory, NamesWhatIsNotOne) {
   }
 }
 
+TEST(UnicodeProperty, ScriptsByTheirNames) {
+  const CodePointSet& han = unicode_property("Han");
+  for (const char32_t c : {0x4E00U, 0x9FFFU, 0x3005U, 0x3007U, 0x2B739U, 0x2EBF0U, 0x323AFU})
+    EXPECT_TRUE(han.contains(c));
+  for (const char32_t c : {0x3006U, 0x3042U, 0x30A2U, 0xAC00U, 0x41U}) EXPECT_FALSE(han.contains(c));
+  EXPECT_TRUE(unicode_property("Hiragana").contains(0x3042));
+  EXPECT_EQ(&unicode_property("Lu"), &unicode_category("Lu"));
+  for (const char* name : {"Nonsense", "Han}|(", "han", "", "x"}) {
+    EXPECT_THROW(unicode_property(name), Error) << name;
+  }
+}
+
 }  // namespace
 }  // namespace deeptitan

@@ -159,6 +159,14 @@ TEST(Tokenizer, TakesTokensOfTheConfig) {
   EXPECT_TRUE(tokenizer.is_special_token(300));
 }
 
+TEST(Tokenizer, TruncationAndPaddingOfWhoSavedItAreLeft) {
+  const Tokenizer tokenizer = changed_tokenizer([](Json& json) {
+    json["truncation"] = {{"max_length", 2}, {"strategy", "LongestFirst"}, {"stride", 0}, {"direction", "Right"}};
+    json["padding"] = {{"strategy", {{"Fixed", 50}}}, {"pad_id", 0}, {"pad_token", "x"}, {"direction", "Right"}};
+  });
+  EXPECT_EQ(tokenizer.encode(kText), small_tokenizer().encode(kText));
+}
+
 TEST(Tokenizer, NamesWhatItDoesNotSupport) {
   const auto set = [](const char* path, const Json& value) {
     return [path, value](Json& json) { json[Json::json_pointer(path)] = value; };
@@ -178,15 +186,14 @@ TEST(Tokenizer, NamesWhatItDoesNotSupport) {
                "pre_tokenizer.type is \"Metaspace\"; supported are Split, Digits, ByteLevel and Sequence");
   expect_error(set("/pre_tokenizer", nullptr),
                "pre_tokenizer has no ByteLevel; supported are byte-level vocabularies only");
-  expect_error(set("/pre_tokenizer/pretokenizers/0/behavior", "Removed"),
-               "pre_tokenizer Split.behavior is \"Removed\"; supported is Isolated");
+  expect_error(set("/pre_tokenizer/pretokenizers/0/behavior", "MergedWithNext"),
+               "pre_tokenizer Split.behavior is \"MergedWithNext\"; supported are Isolated and Removed");
   expect_error(set("/pre_tokenizer/pretokenizers/3/add_prefix_space", true),
                "pre_tokenizer ByteLevel.add_prefix_space is true; supported is false");
   expect_error(set("/post_processor", {{"type", "BertProcessing"}}),
                "post_processor.type is \"BertProcessing\"; supported are ByteLevel, TemplateProcessing and Sequence");
   expect_error(set("/decoder", {{"type", "Metaspace"}}), "decoder.type is \"Metaspace\"; supported is ByteLevel");
   expect_error(set("/decoder", nullptr), "tokenizer.json has no \"decoder\"");
-  expect_error(set("/truncation", {{"max_length", 5}}), "\"truncation\" is set; supported is null");
   expect_error(set("/added_tokens/0/id", 7),
                "the added token \"<｜begin▁of▁sentence｜>\" has the id 7, but the vocabulary gives it 0");
   expect_error(nothing, "tokenizer_config.json: bos_token is \"<s>\", which is not in the vocabulary",

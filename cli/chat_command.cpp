@@ -21,6 +21,7 @@
 #include "line_editor.h"
 #include "option_checks.h"
 #include "sampling_options.h"
+#include "template_options.h"
 #include "terminal_line.h"
 #include "threads_option.h"
 #include "valid_text.h"
@@ -41,6 +42,7 @@ struct ChatArguments {
   int64_t max_new_tokens = 2048;
   bool quiet = false;
   SamplingArguments sampling;
+  TemplateArguments chat_variables;
 };
 
 void answer(ChatSession& session, const std::string& question, const GenerationOptions& options, int64_t context,
@@ -131,6 +133,8 @@ void greet(const ChatArguments& arguments, const GenerationConfig& generation, d
 void run_chat(const ChatArguments& arguments) {
   const ModelFiles files = open_model_files(arguments.model);
   ChatTemplate chat_template = ChatTemplate::load(arguments.model, arguments.chat_template);
+  const ChatRenderOptions chat_template_options = arguments.chat_variables.options();
+  chat_template.check_options(chat_template_options);
   const int64_t longest = files.config.max_position_embeddings;
   const int64_t context = arguments.context > 0 ? arguments.context : std::min(longest, kDefaultContext);
   const DeviceChoice device = choose_device(arguments.device);
@@ -140,6 +144,7 @@ void run_chat(const ChatArguments& arguments) {
   if (!arguments.quiet) say_device(device);
   ChatSession session(*engine, files.tokenizer, std::move(chat_template), files.generation.end_ids);
   session.set_system(arguments.system);
+  session.set_template_options(chat_template_options);
   GenerationOptions options{.max_new_tokens = arguments.max_new_tokens,
                             .sampling = chat_sampling(arguments, files.generation)};
   options.interrupted = [] { return InterruptNotes::noted(); };
@@ -198,11 +203,13 @@ void add_chat_command(CLI::App& app) {
              ->capture_default_str(),
          {"auto", "bf16", "fp32"});
   add_device_option(*command, arguments->device);
+  add_template_options(*command, arguments->chat_variables);
   add_sampling_options(*command, arguments->sampling);
   add_threads_option(*command);
   command->get_option("--temperature")
       ->description("Divides the logits; 0: always the likeliest token (generation_config.json's, else 0.7)");
-  command->add_flag("--quiet", arguments->quiet, "No greeting, no word on the device, and no statistics behind an answer");
+  command->add_flag("--quiet", arguments->quiet,
+                    "No greeting, no word on the device, and no statistics behind an answer");
   command->callback([arguments] { run_chat(*arguments); });
 }
 

@@ -28,6 +28,7 @@
 #include "sampling_options.h"
 #include "standard_input.h"
 #include "standard_output.h"
+#include "template_options.h"
 #include "threads_option.h"
 #include "valid_text.h"
 
@@ -50,6 +51,7 @@ struct GenerateArguments {
   bool json = false;
   std::vector<std::string> stop;
   SamplingArguments sampling;
+  TemplateArguments chat_variables;
 };
 
 void print_now(std::string_view text) {
@@ -91,7 +93,7 @@ void check_one_prompt(const GenerateArguments& arguments) {
 class Encoders {
  public:
   Encoders(const GenerateArguments& arguments, const Tokenizer& tokenizer)
-      : arguments_(arguments), tokenizer_(tokenizer) {}
+      : arguments_(arguments), tokenizer_(tokenizer), template_options_(arguments.chat_variables.options()) {}
 
   // As it is, or as one question of a conversation.
   std::vector<int32_t> text(const std::string& prompt) {
@@ -99,10 +101,10 @@ class Encoders {
     std::vector<ChatMessage> messages;
     if (!arguments_.system.empty()) messages.push_back({"system", arguments_.system});
     messages.push_back({"user", prompt});
-    return encode_rendered(tokenizer_, chat_template().render(messages));
+    return encode_rendered(tokenizer_, chat_template().render(messages, template_options_));
   }
   std::vector<int32_t> messages(const jinja::Value& list) {
-    return encode_rendered(tokenizer_, chat_template().render_messages(list));
+    return encode_rendered(tokenizer_, chat_template().render_messages(list, template_options_));
   }
 
  private:
@@ -113,6 +115,7 @@ class Encoders {
 
   const GenerateArguments& arguments_;
   const Tokenizer& tokenizer_;
+  ChatRenderOptions template_options_;
   std::optional<ChatTemplate> template_;
 };
 
@@ -188,6 +191,9 @@ void run_generate(const GenerateArguments& arguments) {
   check_one_prompt(arguments);
   DT_CHECK_USAGE(arguments.chat_template.empty() || arguments.chat || arguments.messages || arguments.input,
                  "--chat-template counts with --chat, --messages or --input; give one of them, or leave it out");
+  DT_CHECK_USAGE(!arguments.chat_variables.given() || arguments.chat || arguments.messages || arguments.input,
+                 "--template-var and --tools count with --chat, --messages or --input; give one of them, or leave them "
+                 "out");
   std::vector<std::string> stop;
   for (const std::string& text : arguments.stop) stop.push_back(read_escapes(text, "--stop"));
   const ModelFiles files = open_model_files(arguments.model);
@@ -245,6 +251,7 @@ void add_generate_command(CLI::App& app) {
       command->add_flag("--chat", arguments->chat, "The prompt is a question: put it into the model's chat template");
   command->add_option("--system", arguments->system, "With --chat: the system message")->needs(chat);
   command->add_option("--chat-template", arguments->chat_template, "Jinja file that replaces the model's own template");
+  add_template_options(*command, arguments->chat_variables, "Of a conversation: ");
   whole_number(command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens to generate")
                    ->capture_default_str(),
                "TOKENS", 0);

@@ -21,6 +21,7 @@
 #include "core/log.h"
 #include "option_checks.h"
 #include "standard_output.h"
+#include "template_options.h"
 #include "tokenizer/bpe_trainer.h"
 #include "tokenizer/tokenizer.h"
 #include "valid_text.h"
@@ -58,6 +59,7 @@ struct RenderArguments {
   std::string messages;
   std::string chat_template;
   bool no_generation_prompt = false;
+  TemplateArguments chat_variables;
 };
 
 std::string read_input(const std::string& path) {
@@ -197,7 +199,8 @@ std::vector<ChatMessage> read_messages(const std::string& path) {
 // Prints the text as it is, without a line feed of its own: the template's last one counts.
 void run_render(const RenderArguments& arguments) {
   const ChatTemplate chat_template = ChatTemplate::load(arguments.model, arguments.chat_template);
-  const ChatRenderOptions options = {.add_generation_prompt = !arguments.no_generation_prompt};
+  ChatRenderOptions options = arguments.chat_variables.options();
+  options.add_generation_prompt = !arguments.no_generation_prompt;
   write_output(chat_template.render(read_messages(arguments.messages), options));
   flush_output();
 }
@@ -265,6 +268,7 @@ void add_render(CLI::App& tokenizer) {
       ->type_name("FILE");
   command->add_flag("--no-generation-prompt", arguments->no_generation_prompt,
                     "Leave out what opens the assistant's next turn");
+  add_template_options(*command, arguments->chat_variables);
   command->callback([arguments] { run_render(*arguments); });
 }
 

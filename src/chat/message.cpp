@@ -35,15 +35,29 @@ void check_parts(const jinja::Sequence& parts, const std::string& where) {
   }
 }
 
-ChatMessage message_from(const jinja::Value& value, const std::string& where) {
+}  // namespace
+
+std::string json_word(const jinja::Value& value) {
+  if (value.is_none()) return "null";
+  if (value.is_string()) return "a text";
+  if (value.is_bool()) return value.as_bool() ? "true" : "false";
+  if (value.is_number()) return "a number";
+  return value.as_dict() != nullptr ? "an object" : "a list";
+}
+
+ChatMessage message_from_value(const jinja::Value& value, const std::string& where) {
   const jinja::Dict* dict = value.as_dict();
-  DT_CHECK_USAGE(dict != nullptr, "{} is a {}; expected an object with a role and a content", where, value.type_name());
+  DT_CHECK_USAGE(dict != nullptr, "{} is {}; expected an object with a role and a content", where, json_word(value));
   const jinja::Value* role = dict->find("role");
   DT_CHECK_USAGE(role != nullptr, "{} has no 'role' (keys: {}); expected a role and a content", where, keys_of(*dict));
-  DT_CHECK_USAGE(role->is_string(), "{}: 'role' is a {}; expected a text", where, role->type_name());
+  DT_CHECK_USAGE(role->is_string(), "{}: 'role' is {}; expected a text", where, json_word(*role));
   const jinja::Value* content = dict->find("content");
-  DT_CHECK_USAGE(content != nullptr || dict->find("tool_calls") != nullptr,
-                 "{} has no 'content' (keys: {}); expected a role and a content", where, keys_of(*dict));
+  const jinja::Value* calls = dict->find("tool_calls");
+  const bool calls_tools = calls != nullptr && calls->truthy();
+  DT_CHECK_USAGE(calls == nullptr || calls->is_none() || calls->as_sequence() != nullptr,
+                 "{}: 'tool_calls' is {}; expected a list of calls", where, json_word(*calls));
+  DT_CHECK_USAGE(content != nullptr || calls_tools, "{} has no 'content' (keys: {}); expected a role and a content",
+                 where, keys_of(*dict));
   ChatMessage message{role->as_string(), ""};
   for (const auto& [key, field] : dict->items()) {
     if (key.as_string() == "role") continue;
@@ -55,15 +69,14 @@ ChatMessage message_from(const jinja::Value& value, const std::string& where) {
   }
   if (content == nullptr) {
     message.fields.set("content", jinja::Value());
-  } else if (!content->is_string() && !content->is_none()) {
-    DT_CHECK_USAGE(content->as_sequence() != nullptr, "{}: 'content' is a {}; expected a text or a list of parts",
-                   where, content->type_name());
+  } else if (!content->is_string() && !(content->is_none() && calls_tools)) {
+    DT_CHECK_USAGE(content->as_sequence() != nullptr,
+                   "{}: 'content' is {}; expected a text, a list of parts, or null beside tool_calls", where,
+                   json_word(*content));
     check_parts(*content->as_sequence(), where);
   }
   return message;
 }
-
-}  // namespace
 
 jinja::Value message_value(const ChatMessage& message) {
   jinja::Dict dict;
@@ -76,11 +89,11 @@ jinja::Value message_value(const ChatMessage& message) {
 std::vector<ChatMessage> messages_from_value(const jinja::Value& list, const std::string& where) {
   const jinja::Sequence* sequence = list.as_sequence();
   DT_CHECK_USAGE(sequence != nullptr,
-                 "{}: expected a list of messages, [{{\"role\": \"user\", \"content\": \"...\"}}], not a {}", where,
-                 list.type_name());
+                 "{}: expected a list of messages, [{{\"role\": \"user\", \"content\": \"...\"}}], not {}", where,
+                 json_word(list));
   std::vector<ChatMessage> messages;
   for (const jinja::Value& item : sequence->items) {
-    messages.push_back(message_from(item, fmt::format("{}: message {}", where, messages.size())));
+    messages.push_back(message_from_value(item, fmt::format("{}: message {}", where, messages.size())));
   }
   return messages;
 }

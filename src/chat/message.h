@@ -28,6 +28,13 @@ struct Conversation {
 /// The message that a template is given: a dict of role, content and the further fields.
 jinja::Value message_value(const ChatMessage& message);
 
+/// What JSON calls a value's type, for messages: "a text", "an object", "null", ...
+std::string json_word(const jinja::Value& value);
+
+/// A message from an object with at least a role; content is a text, a list of parts of text, or none where there are
+/// tool calls. Throws a usage error that begins with `where`.
+ChatMessage message_from_value(const jinja::Value& value, const std::string& where);
+
 /// Messages from a JSON list of objects with at least a role; content is a text, none or a list of parts. Throws a
 /// usage error that begins with `where` and names the message.
 std::vector<ChatMessage> messages_from_value(const jinja::Value& list, const std::string& where);

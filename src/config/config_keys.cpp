@@ -166,8 +166,8 @@ const ConfigKey<TextSource> kSourceKeys[] = {
      "the other sources; 0 = no limit."},
     {"format", DT_MEMBER(choice(s.format, kSourceFormatNames)), "", kAny, kFixed,
      "text: documents, every token of which is learnt. chat: JSON objects with a list of messages (role and content: "
-     "system, user, assistant), rendered by the chat template; only the assistant's turns and their end are learnt. "
-     "plain: as text, but JSON is read as it stands, braces included."},
+     "system, user, assistant, tool), rendered by the chat template; only the assistant's turns and their end are "
+     "learnt. plain: as text, but JSON is read as it stands, braces included."},
     {"text_field", DT_MEMBER(&s.text_field), "", kAny, kFixed, "text, JSON: the field that holds the document."},
     {"messages_field", DT_MEMBER(&s.messages_field), "", kAny, kFixed,
      "chat: the field that holds the list of messages."},

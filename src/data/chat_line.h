@@ -1,19 +1,22 @@
 #pragma once
 
 #include <string_view>
-#include <vector>
 
-#include "chat/chat_template.h"
+#include "chat/message.h"
 
 namespace deeptitan {
 
-/// The conversation that one line of a chat file holds:
+/// The conversation that one JSON object of a chat file holds:
 ///   {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
-/// `messages_field` names the list; further fields of the line and of a message do not reach the chat template. Throws
-/// a usage error that begins with `where` (file:line) unless the list has at least one message of the assistant, each
-/// message a role (system, user or assistant) and a content that are texts, and none what would change its meaning
-/// (tool_calls, function_call, weight).
-std::vector<ChatMessage> parse_chat_line(std::string_view line, std::string_view messages_field,
-                                         std::string_view where);
+/// `messages_field` names the list. A content may be a list of parts of text, or null beside tool_calls; what else a
+/// message holds is given to the chat template. So are, beside the list, `tools` (a list, or one written as a text) and
+/// the variables in the object `chat_template_kwargs`. Where the list is missing, two other shapes are known by their
+/// keys: ShareGPT's `conversations` (from: system, human, gpt, tool; value) with `system` beside it, and Alpaca's
+/// `instruction`, `input`, `output`, `system` and `history`. Further fields are not read.
+///
+/// Throws a usage error that begins with `where` (file:line) for anything else, for a conversation without a message of
+/// the assistant, for pairs of answers (chosen, rejected), and for what would change the meaning of a message and is
+/// not supported (function_call, weight).
+Conversation parse_chat_line(std::string_view line, std::string_view messages_field, std::string_view where);
 
 }  // namespace deeptitan

@@ -23,7 +23,7 @@ struct TextEncoder {
 
   /// The tokens of a conversation and which of them count in the loss; empty where there is no chat template. Throws
   /// Error for messages that the template refuses. Called from several threads at once.
-  std::function<EncodedTurns(const std::vector<ChatMessage>& messages)> encode_chat;
+  std::function<EncodedTurns(const Conversation& conversation)> encode_chat;
   /// Changes whenever the tokens of some conversation would.
   std::string chat_fingerprint;
 };

@@ -116,9 +116,9 @@ class TokenFileWriter {
       encoded.ids.push_back(encoder_.eos_token_id);
       return encoded;
     }
-    const std::vector<ChatMessage> messages = parse_chat_line(document.text, source_.messages_field, document.where);
+    const Conversation conversation = parse_chat_line(document.text, source_.messages_field, document.where);
     try {
-      return encoder_.encode_chat(messages);
+      return encoder_.encode_chat(conversation);
     } catch (const Error& error) {
       fail_usage("{}: {}", document.where, error.what());
     }

@@ -6,6 +6,12 @@
 #include "data/content_hash.h"
 
 namespace deeptitan {
+namespace {
+
+// Changes where the same template gives other tokens or another loss than before.
+constexpr std::string_view kLossPlacement = "by origins";
+
+}  // namespace
 
 TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::shared_ptr<const ChatTemplate> chat_template) {
   const std::optional<int32_t> eos = tokenizer.eos_token_id();
@@ -26,12 +32,14 @@ TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::shared_ptr<const 
   hash.add(tokenizer.tokenizer_json());
   encoder.fingerprint = hash.hex();
   if (chat_template == nullptr) return encoder;
-  encoder.encode_chat = [tokenizer, chat = std::move(chat_template)](const std::vector<ChatMessage>& messages) {
-    return encode_turns(tokenizer, chat->render_turns(messages));
+  encoder.encode_chat = [tokenizer, chat = std::move(chat_template)](const Conversation& conversation) {
+    return encode_turns(tokenizer, chat->render_turns(conversation.messages, {.tools = conversation.tools,
+                                                                              .variables = conversation.variables}));
   };
   // The template, and the special tokens that it writes.
   hash.add(tokenizer.chat_template_jinja());
   hash.add(tokenizer.tokenizer_config_json());
+  hash.add(kLossPlacement);
   encoder.chat_fingerprint = hash.hex();
   return encoder;
 }

@@ -58,7 +58,7 @@ ChatTurn ChatSession::ask(const std::string& question, const GenerationOptions& 
   ChatTurn turn;
   try {
     turns_.push_back({"user", question});
-    std::string text = template_.render(messages());
+    std::string text = template_.render(messages(), template_options_);
     std::vector<int32_t> prompt = encode_rendered(tokenizer_, text);
     const int64_t room = std::min(options.max_new_tokens, std::max<int64_t>(1, engine_.context_length() / 4));
     while (static_cast<int64_t>(prompt.size()) + room > engine_.context_length()) {
@@ -68,7 +68,7 @@ ChatTurn ChatSession::ask(const std::string& question, const GenerationOptions& 
       if (next == turns_.end()) break;
       turn.forgotten_messages += next - turns_.begin();
       turns_.erase(turns_.begin(), next);
-      text = template_.render(messages());
+      text = template_.render(messages(), template_options_);
       prompt = encode_rendered(tokenizer_, text);
     }
     const std::string opened = ends_in_thinking(text) ? text.substr(text.rfind("<think>")) : "";

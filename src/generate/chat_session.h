@@ -30,6 +30,9 @@ class ChatSession {
   ChatTurn ask(const std::string& question, const GenerationOptions& options,
                const ThinkingSplitter::OnPiece& on_piece);
 
+  /// The tools and further variables that the template is given from the next question on.
+  void set_template_options(ChatRenderOptions options) { template_options_ = std::move(options); }
+
   /// Starts again; the system message stays.
   void reset();
   /// Takes the last question and its answer back, and returns the question; nothing where there is none.
@@ -49,6 +52,7 @@ class ChatSession {
   InferenceEngine& engine_;
   Tokenizer tokenizer_;
   ChatTemplate template_;
+  ChatRenderOptions template_options_;
   TextGenerator generator_;
   std::string system_;
   std::vector<ChatMessage> turns_;

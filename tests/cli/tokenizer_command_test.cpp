@@ -88,6 +88,28 @@ TEST_F(TokenizerCommand, RendersTheTextOfAChatTemplate) {
   with.emplace_back("--no-generation-prompt");
   EXPECT_EQ(run_program(with).out, text);
 
+  const std::string reads_more = write(
+      "more.jinja",
+      "{{ thinking }} {{ style }} {{ tools | tojson }} {% for m in messages %}{{ m.content | upper }}{% endfor %}");
+  std::vector<std::string> more = render;
+  more.insert(more.end(), {"--chat-template", reads_more, "--template-var", "thinking=true", "--template-var",
+                           "style=two words", "--tools", write("tools.json", R"([{"type": "function"}])")});
+  EXPECT_EQ(run_program(more).out, "True two words [{\"type\": \"function\"}] BE BRIEF.HIYOBYE\n");
+  const auto usage_error_of = [&](const std::vector<std::string>& options) {
+    std::vector<std::string> command = render;
+    command.insert(command.end(), {"--chat-template", reads_more});
+    command.insert(command.end(), options.begin(), options.end());
+    const Outcome outcome = run_program(command);
+    EXPECT_EQ(outcome.exit_code, 2);
+    EXPECT_EQ(outcome.out, "");
+    return outcome.err;
+  };
+  EXPECT_EQ(usage_error_of({"--template-var", "thinkin=1"}),
+            "deeptitan: the chat template reads no variable 'thinkin', so it would change nothing; it reads messages, "
+            "style, thinking, tools\n");
+  EXPECT_EQ(usage_error_of({"--template-var", "thinking"}),
+            "deeptitan: --template-var thinking: expected NAME=VALUE, such as thinking=true\n");
+
   fs::copy_file(own, directory() / "chat_template.jinja");
   EXPECT_EQ(run_program(render).out, text + "<｜Assistant｜>");
   write_file(directory() / "chat_template.jinja", "{{ bos_token }}\n{{ raise_exception('no roles here') }}");
@@ -109,8 +131,8 @@ TEST_F(TokenizerCommand, MessagesThatAreNoneAreNamed) {
   };
   const std::string file = (sample_->path() / "wrong.json").string();
   EXPECT_EQ(error_of("{}"), "deeptitan: " + file +
-                                ": expected a list of messages, [{\"role\": \"user\", \"content\": \"...\"}], not a "
-                                "dict\n");
+                                ": expected a list of messages, [{\"role\": \"user\", \"content\": \"...\"}], not "
+                                "an object\n");
   EXPECT_EQ(error_of(R"([{"role": "user", "content": "a"}, {"content": "b"}])"),
             "deeptitan: " + file + ": message 1 has no 'role' (keys: content); expected a role and a content\n");
   EXPECT_TRUE(error_of("[").starts_with("deeptitan: " + file)) << error_of("[");

@@ -14,9 +14,9 @@ inline TextEncoder letter_encoder() {
   encoder.token_bytes = [](int32_t token) { return token == 256 ? 0 : 1; };
   encoder.eos_token_id = 256;
   encoder.fingerprint = "letters";
-  encoder.encode_chat = [](const std::vector<ChatMessage>& messages) {
+  encoder.encode_chat = [](const Conversation& conversation) {
     EncodedTurns turns;
-    for (const ChatMessage& message : messages) {
+    for (const ChatMessage& message : conversation.messages) {
       turns.ids.push_back(static_cast<unsigned char>(message.role[0]));
       turns.in_loss.push_back(false);
       for (const char c : message.content) turns.ids.push_back(static_cast<unsigned char>(c));

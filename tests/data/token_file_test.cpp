@@ -139,9 +139,9 @@ TEST_F(ChatFileTest, TheCacheKeepsWhatIsLearnt) {
   const TextSource source = chats(kTwoChats);
   int calls = 0;
   TextEncoder encoder = letter_encoder();
-  encoder.encode_chat = [&, encode = encoder.encode_chat](const std::vector<ChatMessage>& messages) {
+  encoder.encode_chat = [&, encode = encoder.encode_chat](const Conversation& conversation) {
     ++calls;
-    return encode(messages);
+    return encode(conversation);
   };
   for (int open_again = 0; open_again < 2; ++open_again) {
     const TokenFile file = open(source, encoder);
@@ -174,14 +174,14 @@ TEST_F(ChatFileTest, TheFirstWrongLineIsNamed) {
   lines += "{\"messages\": 3}\n{\"messages\": 4}\n";
   const TextSource source = chats(lines);
   expect_usage_error([&] { open(source); },
-                     source.path + ":601: field 'messages' is number; expected a list of messages");
+                     source.path + ":601: field 'messages' is a number; expected a list of messages");
   EXPECT_EQ(cached_files(), 0u);
 }
 
 TEST_F(ChatFileTest, WhatTheTemplateRefusesIsNamedByItsLine) {
   TextEncoder encoder = letter_encoder();
-  encoder.encode_chat = [](const std::vector<ChatMessage>& messages) -> EncodedTurns {
-    if (messages.size() > 2) fail("roles must alternate");
+  encoder.encode_chat = [](const Conversation& conversation) -> EncodedTurns {
+    if (conversation.messages.size() > 2) fail("roles must alternate");
     return {.ids = {1}, .in_loss = {true}};
   };
   const TextSource source = chats(kTwoChats);
@@ -190,8 +190,9 @@ TEST_F(ChatFileTest, WhatTheTemplateRefusesIsNamedByItsLine) {
 
 TEST_F(ChatFileTest, AnswersWithoutAnEndAreCounted) {
   TextEncoder encoder = letter_encoder();
-  encoder.encode_chat = [](const std::vector<ChatMessage>& messages) -> EncodedTurns {
-    if (messages.size() > 2) return {.ids = {1, 2, 256, 3, 256}, .in_loss = {false, true, false, true, true}};
+  encoder.encode_chat = [](const Conversation& conversation) -> EncodedTurns {
+    if (conversation.messages.size() > 2)
+      return {.ids = {1, 2, 256, 3, 256}, .in_loss = {false, true, false, true, true}};
     return {.ids = {1, 2, 256}, .in_loss = {false, true, true}};
   };
   EXPECT_EQ(open(chats(kTwoChats), encoder).statistics().answers_without_end, 1);

@@ -53,7 +53,7 @@ TEST(TokenizerEncoder, OfAConversationTheAnswersAndTheirEndsAreLearnt) {
   const TextEncoder encoder = make_text_encoder(tokenizer, shared_template(chat_template, config));
   EXPECT_EQ(encoder.fingerprint, plain.fingerprint);
   const EncodedTurns turns =
-      encoder.encode_chat({{"user", "e"}, {"assistant", "bo"}, {"user", "o"}, {"assistant", ""}});
+      encoder.encode_chat({.messages = {{"user", "e"}, {"assistant", "bo"}, {"user", "o"}, {"assistant", ""}}});
   //                                             b  e  $  a  b  o  $  b  o  $  a  $
   EXPECT_EQ(turns.ids, (std::vector<int32_t>{1, 6, 5, 0, 1, 7, 5, 1, 7, 5, 0, 5}));
   EXPECT_EQ(turns.in_loss, (std::vector<bool>{0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1}));

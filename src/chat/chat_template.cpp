@@ -166,6 +166,10 @@ void ChatTemplate::check_options(const ChatRenderOptions& options) const {
                  "the chat template takes no tools, so the model would not see them; leave them out, or use a template "
                  "that reads `tools`");
   for (const auto& [name, value] : options.variables.items()) {
+    for (const char* own : {"messages", "add_generation_prompt", "tools"}) {
+      DT_CHECK_USAGE(name.as_string() != own,
+                     "'{}' is no variable to set: the template is given it with the conversation", own);
+    }
     DT_CHECK_USAGE(template_.reads(name.as_string()),
                    "the chat template reads no variable '{}', so it would change nothing; it reads {}",
                    shown(name.as_string()), fmt::join(template_.names_read(), ", "));

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/shown_text.h"
 #include "core/utf8.h"
 #include "jinja/builtins.h"
 #include "jinja/interpreter.h"
@@ -11,6 +12,12 @@
 #include "jinja/parser.h"
 
 namespace deeptitan::jinja {
+namespace {
+
+// Of a message, which may hold what the template or the conversation says.
+constexpr size_t kMostShown = 2000;
+
+}  // namespace
 
 struct Template::Parsed {
   Body body;
@@ -26,7 +33,7 @@ Template::Template(std::string_view source, std::string name) : name_(std::move(
       return std::make_unique<const Parsed>(Parsed{std::move(body), std::move(names)});
     }();
   } catch (const SyntaxFailure& failure) {
-    fail("{} line {}: {}", name_, failure.line, failure.what());
+    fail("{} line {}: {}", name_, failure.line, shown(failure.what(), kMostShown));
   }
 }
 
@@ -56,7 +63,7 @@ TracedText Template::render_traced(const Dict& variables, const RenderOptions& o
   try {
     return interpreter.render(parsed_->body);
   } catch (const Failure& failure) {
-    fail("{} line {}: {}", name_, interpreter.line(), failure.what());
+    fail("{} line {}: {}", name_, interpreter.line(), shown(failure.what(), kMostShown));
   }
 }
 

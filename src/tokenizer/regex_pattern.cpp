@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/shown_text.h"
 #include "core/utf8.h"
 
 namespace deeptitan {
@@ -47,7 +48,7 @@ class Parser {
              kMaxPatternBytes);
     DT_CHECK(is_valid_utf8(pattern_), "the regular expression is not valid UTF-8");
     while (!rest_.empty()) parse_piece();
-    DT_CHECK(depth_ == 0, "regular expression {}: a group is not closed by )", pattern_);
+    DT_CHECK(depth_ == 0, "regular expression {}: a group is not closed by )", shown(pattern_));
     finish_alternative();
     RegexPattern result;
     result.pcre2 = std::move(pcre2_);
@@ -57,8 +58,8 @@ class Parser {
 
  private:
   [[noreturn]] void unsupported(std::string_view construct) const {
-    fail("regular expression {}: {} is not supported; use classes, quantifiers, groups, lookaround, ^ and $", pattern_,
-         construct);
+    fail("regular expression {}: {} is not supported; use classes, quantifiers, groups, lookaround, ^ and $",
+         shown(pattern_), shown(construct));
   }
 
   bool take(std::string_view text) {
@@ -84,7 +85,7 @@ class Parser {
       return;
     }
     if (rest_.front() == ')') {
-      DT_CHECK(depth_ > 0, "regular expression {}: ) without (", pattern_);
+      DT_CHECK(depth_ > 0, "regular expression {}: ) without (", shown(pattern_));
       rest_.remove_prefix(1);
       if (lookaround_depth_ == depth_) lookaround_depth_ = 0;
       --depth_;
@@ -171,7 +172,7 @@ class Parser {
   CodePointSet take_escape(bool in_class) {
     const std::string_view start = rest_;
     rest_.remove_prefix(1);
-    DT_CHECK(!rest_.empty(), "regular expression {}: it ends with a backslash", pattern_);
+    DT_CHECK(!rest_.empty(), "regular expression {}: it ends with a backslash", shown(pattern_));
     const char c = rest_.front();
     if (static_cast<unsigned char>(c) >= 0x80) return single(take_code_point());
     rest_.remove_prefix(1);
@@ -206,7 +207,7 @@ class Parser {
       case 'x': {
         if (!take("{")) return single(take_hex(1, 2));
         const char32_t value = take_hex(1, 6);
-        DT_CHECK(take("}"), "regular expression {}: \\x{{ is not closed by }}", pattern_);
+        DT_CHECK(take("}"), "regular expression {}: \\x{{ is not closed by }}", shown(pattern_));
         return single(value);
       }
       default:
@@ -218,10 +219,11 @@ class Parser {
   }
 
   CodePointSet take_property(bool negated) {
-    DT_CHECK(take("{"), "regular expression {}: \\p must be followed by a category or a script in braces", pattern_);
+    DT_CHECK(take("{"), "regular expression {}: \\p must be followed by a category or a script in braces",
+             shown(pattern_));
     if (take("^")) negated = !negated;
     const size_t close = rest_.find('}');
-    DT_CHECK(close != std::string_view::npos, "regular expression {}: \\p{{ is not closed by }}", pattern_);
+    DT_CHECK(close != std::string_view::npos, "regular expression {}: \\p{{ is not closed by }}", shown(pattern_));
     const CodePointSet& set = unicode_property(rest_.substr(0, close));
     rest_.remove_prefix(close + 1);
     return negated ? set.complement() : set;
@@ -233,15 +235,15 @@ class Parser {
     const auto [stop, error] = std::from_chars(rest_.data(), end, value, 16);
     const auto digits = static_cast<size_t>(stop - rest_.data());
     DT_CHECK(error == std::errc() && digits >= at_least && value <= 0x10FFFF && !(value >= 0xD800 && value < 0xE000),
-             "regular expression {}: a hexadecimal escape is not that of a character", pattern_);
+             "regular expression {}: a hexadecimal escape is not that of a character", shown(pattern_));
     rest_.remove_prefix(digits);
     return value;
   }
 
   // [...]: a union of characters, ranges, escapes and classes, or the intersection of several such unions (&&).
   CodePointSet take_class() {
-    DT_CHECK(++class_depth_ <= kMaxClassDepth, "regular expression {}: classes are nested more than {} deep", pattern_,
-             kMaxClassDepth);
+    DT_CHECK(++class_depth_ <= kMaxClassDepth, "regular expression {}: classes are nested more than {} deep",
+             shown(pattern_), kMaxClassDepth);
     take("[");
     if (rest_.starts_with(":")) unsupported("a POSIX bracket [: :]");
     const bool negated = take("^");
@@ -262,11 +264,12 @@ class Parser {
     std::vector<CodePointSet::Range> ranges;
     const auto add = [&](const CodePointSet& set) {
       ranges.insert(ranges.end(), set.ranges().begin(), set.ranges().end());
-      DT_CHECK(ranges.size() * 8 <= kMaxTranslatedBytes, "regular expression {}: a class is too large", pattern_);
+      DT_CHECK(ranges.size() * 8 <= kMaxTranslatedBytes, "regular expression {}: a class is too large",
+               shown(pattern_));
     };
     bool first = true;
     while (!rest_.starts_with("]") && !rest_.starts_with("&&")) {
-      DT_CHECK(!rest_.empty(), "regular expression {}: a class is not closed by ]", pattern_);
+      DT_CHECK(!rest_.empty(), "regular expression {}: a class is not closed by ]", shown(pattern_));
       const bool before_end = rest_.starts_with("-]") || rest_.starts_with("-&&");
       if (rest_.front() == '-' && !first && !before_end) unsupported("an unescaped - between classes");
       first = false;
@@ -288,7 +291,7 @@ class Parser {
                                        high.ranges()[0].first == high.ranges()[0].last;
       DT_CHECK(ends_are_characters && low.ranges()[0].first <= high.ranges()[0].first,
                "regular expression {}: a range in a class must go from a character to one that is not before it",
-               pattern_);
+               shown(pattern_));
       ranges.push_back({low.ranges()[0].first, high.ranges()[0].first});
     }
     if (first) unsupported("an empty class");
@@ -336,7 +339,7 @@ class Parser {
       const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
       if (error != std::errc() || stop != digits.data() + digits.size()) unsupported(rest_.substr(0, close + 1));
       DT_CHECK(value <= kMaxRepeat, "regular expression {}: {} repetitions are too many; at most {} are supported",
-               pattern_, value, kMaxRepeat);
+               shown(pattern_), value, kMaxRepeat);
       return value;
     };
     Quantifier quantifier;
@@ -347,7 +350,7 @@ class Parser {
       if (low.empty() && high.empty()) unsupported("{,}");
       quantifier.min = low.empty() ? 0 : number(low);
       quantifier.max = high.empty() ? RunItem::kUnbounded : number(high);
-      DT_CHECK(quantifier.min <= quantifier.max, "regular expression {}: {{{}}} counts down", pattern_, inside);
+      DT_CHECK(quantifier.min <= quantifier.max, "regular expression {}: {{{}}} counts down", shown(pattern_), inside);
     }
     if (quantifier.max == RunItem::kUnbounded) check_bounded();
     const std::string upper = quantifier.max == RunItem::kUnbounded ? "" : std::to_string(quantifier.max);
@@ -358,7 +361,7 @@ class Parser {
 
   void emit(std::string_view text) {
     pcre2_ += text;
-    DT_CHECK(pcre2_.size() <= kMaxTranslatedBytes, "regular expression {}: its classes are too large", pattern_);
+    DT_CHECK(pcre2_.size() <= kMaxTranslatedBytes, "regular expression {}: its classes are too large", shown(pattern_));
   }
 
   void emit_set(const CodePointSet& set) {

@@ -24,7 +24,7 @@ constexpr std::string_view kKimiPattern =
 
 constexpr const char* kKimiClass = "TikTokenTokenizer";
 constexpr int32_t kReservedTokens = 256;
-constexpr size_t kLongestToken = 4096;  // bytes
+constexpr size_t kLongestToken = 1024;  // bytes
 
 std::optional<std::string> decode_base64(std::string_view text) {
   constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -334,6 +334,12 @@ TEST(AssistantSpans, WhatTheTemplateDoesNotReadIsRefused) {
               chat.render({{"user", "x"}}, variables);
             }),
             "the chat template reads no variable 'thinking', so it would change nothing; it reads messages, style");
+  ChatRenderOptions own;
+  own.variables.set("add_generation_prompt", true);
+  EXPECT_EQ(message_of([&] {
+              chat.render({{"user", "x"}}, own);
+            }),
+            "'add_generation_prompt' is no variable to set: the template is given it with the conversation");
 }
 
 }  // namespace

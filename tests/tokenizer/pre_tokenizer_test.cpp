@@ -115,7 +115,8 @@ TEST(ParseRegex, NamesWhatItDoesNotSupport) {
   expect_error(R"((a)\1)", R"(regular expression (a)\1: \1)" + hint);
   expect_error(R"([[:alpha:]])", R"(regular expression [[:alpha:]]: a POSIX bracket [: :])" + hint);
   expect_error(R"([a&&])", R"(regular expression [a&&]: an empty class)" + hint);
-  expect_error(std::string(30, '['), "regular expression " + std::string(30, '[') + ": classes are nested more than 20 deep");
+  expect_error(std::string(30, '['),
+               "regular expression " + std::string(30, '[') + ": classes are nested more than 20 deep");
   expect_error(R"(a{2}+)", R"(regular expression a{2}+: ? or + after a {n,m} quantifier)" + hint);
   expect_error(R"(a**)", R"(regular expression a**: a quantifier after a quantifier)" + hint);
   expect_error(R"((?<n>a))", R"(regular expression (?<n>a): (?<)" + hint);

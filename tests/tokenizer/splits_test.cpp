@@ -25,8 +25,7 @@ TokenizerDescription with_split(const Json& pattern, const std::string& behavior
   const std::string_view text = "a b";
   Json json = Json::parse(train_bpe(std::span(&text, 1), {.vocab_size = 262, .min_frequency = 1}).tokenizer_json());
   const Json split = {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", behavior}, {"invert", invert}};
-  const Json bytes = {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
   json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {split, bytes}}};
   return parse_tokenizer_json(json.dump());
 }
@@ -93,7 +92,8 @@ TEST(Regex, ALookaroundOfUnboundedLengthIsRefused) {
                   ": a lookaround of unbounded length is not supported; use classes, quantifiers, groups, lookaround, "
                   "^ and $");
   }
-  for (const char* pattern : {"a+(?=b)", "(?:(?=a)b)+", "\\s+(?!\\S)", "(?=a{1,5})b*"}) EXPECT_NO_THROW(parse_regex(pattern));
+  for (const char* pattern : {"a+(?=b)", "(?:(?=a)b)+", "\\s+(?!\\S)", "(?=a{1,5})b*"})
+    EXPECT_NO_THROW(parse_regex(pattern));
 }
 
 }  // namespace

@@ -13,7 +13,9 @@ import argparse
 import datetime
 import json
 import pathlib
+import re
 import traceback
+import unicodedata
 import zlib
 
 import jinja2
@@ -114,8 +116,12 @@ def published_templates(folder):
 
 
 def character_checksums():
-    """CRC-32 of what each str method makes of every character, for the tables of make_unicode_tables.py."""
-    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    """CRC-32 of what each str method makes of every character that Unicode 14 (Python 3.11) assigns as Unicode 16 does."""
+    header = (HERE.parents[2] / "src/tokenizer/unicode_additions.h").read_text(encoding="utf-8")
+    later = re.findall(r'\{0x([0-9A-F]+), 0x([0-9A-F]+), "', header)
+    changed = {c for first, last in later for c in range(int(first, 16), int(last, 16) + 1)}
+    characters = [chr(c) for c in range(0x110000)
+                  if unicodedata.category(chr(c)) not in ("Cn", "Cs") and c not in changed]
 
     def checksum(convert):
         return zlib.crc32("".join(convert(c) for c in characters).encode())

@@ -18,6 +18,7 @@
 #include "core/random.h"
 #include "data/synthetic_source.h"
 #include "generate/inference_engine.h"
+#include "hub/cached_model.h"
 #include "kernels/cpu/peak/peak.h"
 #include "model/flops.h"
 #include "option_checks.h"
@@ -92,7 +93,7 @@ void bench_train(const BenchArguments& a, const std::vector<std::string>& overri
 // A run file's model, or the one of a Hugging Face directory or config.json.
 ModelConfig model_of(const std::string& target) {
   if (target.ends_with(".toml")) return resolve_model_config(load_run_config(target));
-  return load_model_config(target);
+  return load_model_config(model_directory_of(target));
 }
 
 // Weights are drawn, not read: what is measured does not depend on them.

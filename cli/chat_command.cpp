@@ -187,7 +187,9 @@ void run_chat(const ChatArguments& arguments) {
 void add_chat_command(CLI::App& app) {
   auto arguments = std::make_shared<ChatArguments>();
   CLI::App* command = app.add_subcommand("chat", "Talk with a model; /help lists its commands");
-  command->add_option("--model", arguments->model, "Hugging Face model directory")->required()->type_name("DIR");
+  model_place(command->add_option("--model", arguments->model,
+                                  "Hugging Face model directory, or the name of a downloaded model"))
+      ->required();
   command->add_option("--system", arguments->system, "The system message");
   command->add_option("--chat-template", arguments->chat_template, "Jinja file that replaces the model's own template");
   whole_number(

@@ -12,6 +12,7 @@
 #include "config/nearest_name.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_reader.h"
 #include "core/log.h"
 
 namespace deeptitan {
@@ -60,8 +61,8 @@ void save(const ChatSession& session, const std::string& path) {
 
 void load(ChatSession& session, const std::string& path) {
   DT_CHECK_USAGE(!path.empty(), "/load FILE: give the file to read the conversation from");
-  const auto json = nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-  const auto& list = json.is_object() && json.contains("messages") ? json["messages"] : json;
+  const nlohmann::json json = read_json(read_file(path), {.where = path, .kind = ErrorKind::kUsage});
+  const nlohmann::json& list = json.is_object() && json.contains("messages") ? json["messages"] : json;
   DT_CHECK_USAGE(list.is_array(), "{}: expected a list of messages, as /save writes it", path);
   std::vector<ChatMessage> messages;
   for (const auto& message : list) {

@@ -49,7 +49,9 @@ void run_convert(const ConvertArguments& arguments) {
 void add_convert_command(CLI::App& app) {
   auto arguments = std::make_shared<ConvertArguments>();
   CLI::App* command = app.add_subcommand("convert", "Rewrite a model directory with weights of another type");
-  command->add_option("IN", arguments->input, "Hugging Face model directory to read")->required()->type_name("DIR");
+  model_place(command->add_option("IN", arguments->input,
+                                  "Hugging Face model directory to read, or the name of a downloaded model"))
+      ->required();
   command->add_option("OUT", arguments->output, "Directory to write; must be new or empty")
       ->required()
       ->type_name("DIR");

@@ -18,6 +18,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_reader.h"
 #include "core/log.h"
 #include "data/source_files.h"
 #include "data/text_documents.h"
@@ -108,8 +109,8 @@ std::vector<TokenPair> read_pairs(const Tokenizer& tokenizer, const std::string&
     begin = end + 1;
     ++line_number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    pairs.push_back(parse_pair(tokenizer, Json::parse(line, nullptr, /*allow_exceptions=*/false),
-                               fmt::format("{} line {}", path, line_number)));
+    const std::string where = fmt::format("{} line {}", path, line_number);
+    pairs.push_back(parse_pair(tokenizer, read_json<Json>(line, {.where = where, .kind = ErrorKind::kUsage}), where));
   }
   DT_CHECK_USAGE(!pairs.empty(), "{}: holds no pairs; expected a JSON object a line", path);
   return pairs;
@@ -214,6 +215,10 @@ void run_eval(const EvalArguments& arguments) {
   InferenceOptions options{.device = device.device,
                            .compute = parse_compute_dtype(arguments.dtype, device.device),
                            .context_length = arguments.context};
+  DT_CHECK_USAGE(arguments.context <= files.config.max_position_embeddings,
+                 "eval: --context = {} is more than the model's max_position_embeddings = {}; use at most that many "
+                 "tokens",
+                 arguments.context, files.config.max_position_embeddings);
   const int64_t longest = arguments.context > 0 ? arguments.context : files.config.max_position_embeddings;
   if (!arguments.requests.empty()) {
     options.context_length = arguments.context > 0 ? arguments.context : std::min(longest, kRequestContext);
@@ -232,7 +237,8 @@ void run_eval(const EvalArguments& arguments) {
       print_line(Json{{"logprob", score.logprob}, {"is_greedy", score.is_greedy}}.dump());
     }
   } else if (!arguments.token_ids.empty()) {
-    const Json json = Json::parse(read_file_or_input(arguments.token_ids), nullptr, /*allow_exceptions=*/false);
+    const Json json = read_json<Json>(read_file_or_input(arguments.token_ids),
+                                      {.where = arguments.token_ids, .kind = ErrorKind::kUsage});
     score_texts(arguments, files, device, options, longest,
                 {{arguments.token_ids, {parse_token_ids(json, arguments.token_ids)}}});
   } else {
@@ -245,7 +251,9 @@ void run_eval(const EvalArguments& arguments) {
 void add_eval_command(CLI::App& app) {
   auto arguments = std::make_shared<EvalArguments>();
   CLI::App* command = app.add_subcommand("eval", "Measure how well a model predicts a text");
-  command->add_option("--model", arguments->model, "Hugging Face model directory")->required()->type_name("DIR");
+  model_place(command->add_option("--model", arguments->model,
+                                  "Hugging Face model directory, or the name of a downloaded model"))
+      ->required();
   CLI::Option_group* what = command->add_option_group("what");
   what->add_option(
           "--text", arguments->texts,

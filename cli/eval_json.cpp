@@ -4,17 +4,18 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/json_reader.h"
 
 namespace deeptitan {
 
 using Json = nlohmann::ordered_json;
 
 std::vector<int32_t> parse_token_ids(const Json& json, const std::string& where) {
-  DT_CHECK_USAGE(json.is_array(), "{}: expected a JSON array of token ids", where);
+  DT_CHECK_USAGE(json.is_array(), "{}: expected a JSON array of token ids, found {}", where, json_kind(json));
   std::vector<int32_t> ids;
   for (const Json& id : json) {
     const bool in_range = id.is_number_unsigned() && id.get<uint64_t>() <= std::numeric_limits<int32_t>::max();
-    DT_CHECK_USAGE(in_range, "{}: {} at place {} is not a token id", where, id.dump(), ids.size());
+    DT_CHECK_USAGE(in_range, "{}: {} at place {} is not a token id", where, shown_json(id), ids.size());
     ids.push_back(id.get<int32_t>());
   }
   return ids;

@@ -13,6 +13,7 @@
 #include "chat/chat_template.h"
 #include "config/nearest_name.h"
 #include "core/error.h"
+#include "core/json_reader.h"
 #include "core/utf8.h"
 #include "eval_json.h"
 #include "generate/evaluate.h"
@@ -40,12 +41,12 @@ void check_fields(const Json& request, const std::vector<std::string>& known, co
 bool flag(const Json& request, const char* name, bool otherwise, const std::string& where) {
   const auto found = request.find(name);
   if (found == request.end()) return otherwise;
-  DT_CHECK_USAGE(found->is_boolean(), "{}: {} is {}; expected true or false", where, name, found->dump());
+  DT_CHECK_USAGE(found->is_boolean(), "{}: {} is {}; expected true or false", where, name, shown_json(*found));
   return found->get<bool>();
 }
 
 std::string text_of(const Json& json, const char* name, const std::string& where) {
-  DT_CHECK_USAGE(json.is_string(), "{}: {} is {}; expected a text", where, name, json.dump());
+  DT_CHECK_USAGE(json.is_string(), "{}: {} is {}; expected a text", where, name, shown_json(json));
   return json.get<std::string>();
 }
 
@@ -59,7 +60,7 @@ EvalRequests::EvalRequests(const ModelFiles& files, InferenceEngine& engine)
     : files_(files), engine_(engine), generator_(engine, files.tokenizer, files.generation.end_ids) {}
 
 std::string EvalRequests::answer(const std::string& line, const std::string& where) {
-  const Json request = Json::parse(utf8_sanitize(line).text, nullptr, /*allow_exceptions=*/false);
+  const Json request = read_json<Json>(utf8_sanitize(line).text, {.where = where, .kind = ErrorKind::kUsage});
   const Tokenizer& tokenizer = files_.tokenizer;
   const auto asked = std::find_if(kAsked.begin(), kAsked.end(), [&](std::string_view name) {
     return request.is_object() && request.contains(std::string(name));
@@ -100,7 +101,7 @@ std::string EvalRequests::answer(const std::string& line, const std::string& whe
     ChatRenderOptions options;
     options.add_generation_prompt = flag(request, "add_generation_prompt", true, where);
     json["text"] = ChatTemplate::load(files_.directory)
-                       .render_messages(parse_message_list(request["render"].dump(), where), options);
+                       .render_messages(parse_message_list(write_json(request["render"]), where), options);
   } else {
     check_fields(request, {"info"}, where);
     json["context"] = engine_.context_length();

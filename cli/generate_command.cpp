@@ -220,7 +220,9 @@ void run_generate(const GenerateArguments& arguments) {
 void add_generate_command(CLI::App& app) {
   auto arguments = std::make_shared<GenerateArguments>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text with a model");
-  command->add_option("--model", arguments->model, "Hugging Face model directory")->required()->type_name("DIR");
+  model_place(command->add_option("--model", arguments->model,
+                                  "Hugging Face model directory, or the name of a downloaded model"))
+      ->required();
   CLI::Option_group* what = command->add_option_group("what");
   what->add_option("--prompt,PROMPT", arguments->prompt,
                    "The text to continue; -, or none of these: standard input, all of it");

@@ -8,6 +8,7 @@
 
 #include "config/nearest_name.h"
 #include "core/error.h"
+#include "core/json_reader.h"
 #include "core/utf8.h"
 #include "eval_json.h"
 #include "generate/sampler.h"
@@ -22,7 +23,7 @@ template <typename T>
 void read_number(const Json& json, const std::string& where, std::string_view name, T& value) {
   const bool fits = std::is_same_v<T, double> ? json.is_number() : json.is_number_integer();
   const bool negative = std::is_unsigned_v<T> && fits && !json.is_number_unsigned();
-  DT_CHECK_USAGE(fits && !negative, "{}: {} is {}; expected a {}number", where, name, json.dump(),
+  DT_CHECK_USAGE(fits && !negative, "{}: {} is {}; expected a {}number", where, name, shown_json(json),
                  std::is_same_v<T, double> ? "" : "whole ");
   value = json.get<T>();
 }
@@ -32,7 +33,7 @@ std::vector<std::string> read_stop(const Json& json, const std::string& where) {
   for (const Json& text : json.is_string() ? Json::array({json}) : json) {
     DT_CHECK_USAGE(
         json.is_structured() == json.is_array() && text.is_string() && !text.get_ref<const std::string&>().empty(),
-        "{}: stop is {}; expected a text or a list of texts, none of them empty", where, json.dump());
+        "{}: stop is {}; expected a text or a list of texts, none of them empty", where, shown_json(json));
     strings.push_back(text.get<std::string>());
   }
   return strings;
@@ -55,12 +56,13 @@ GenerateRequest parse_request(const Json& json, const std::string& where, int64_
     if (name == "id") {
       request.id = value;
     } else if (name == "prompt") {
-      DT_CHECK_USAGE(value.is_string() || value.is_array(), "{}: prompt is {}; expected a text", where, value.dump());
+      DT_CHECK_USAGE(value.is_string() || value.is_array(), "{}: prompt is {}; expected a text", where,
+                     shown_json(value));
       request.prompt =
           value.is_string() ? encoders.text(value.get<std::string>()) : parse_token_ids(value, where + ": prompt");
       DT_CHECK_USAGE(!request.prompt.empty(), "{}: prompt is an empty list of token ids; expected at least one", where);
     } else if (name == "messages" && encoders.messages) {
-      request.prompt = encoders.messages(parse_message_list(value.dump(), where));
+      request.prompt = encoders.messages(parse_message_list(write_json(value), where));
     } else if (name == "max_new_tokens") {
       read_number(value, where, name, options.max_new_tokens);
       DT_CHECK_USAGE(options.max_new_tokens > 0, "{}: max_new_tokens = {}; expected at least 1", where,
@@ -118,7 +120,7 @@ std::vector<GenerateRequest> parse_requests(std::string_view text, const std::st
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const std::string where = fmt::format("{}:{}", path, number);
-    const Json json = Json::parse(utf8_sanitize(line).text, nullptr, /*allow_exceptions=*/false);
+    const Json json = read_json<Json>(utf8_sanitize(line).text, {.where = where, .kind = ErrorKind::kUsage});
     requests.push_back(parse_request(json, where, number, defaults, encoders));
   }
   DT_CHECK_USAGE(!requests.empty(), "{}: holds no prompts; expected a JSON object with prompt or messages a line",

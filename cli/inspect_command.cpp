@@ -11,9 +11,11 @@
 #include "config/model_config_json.h"
 #include "config/run_config_toml.h"
 #include "core/file.h"
+#include "hub/cached_model.h"
 #include "model/deepseek/deepseek_model.h"
 #include "model/flops.h"
 #include "option_checks.h"
+#include "planned_model.h"
 #include "train/memory_advice.h"
 
 namespace deeptitan {
@@ -24,11 +26,13 @@ struct InspectArguments {
   int64_t context = 4096;
 };
 
-// A model directory or config.json, a run file, or a name such as v2-lite.
-ModelConfig config_of(const std::string& target) {
-  if (target.ends_with(".toml")) return resolve_model_config(load_run_config(target));
-  const bool is_path = std::filesystem::exists(target) || target.find('/') != std::string::npos;
-  return is_path ? load_model_config(target) : named_model_config(target);
+// A model directory or config.json, a run file, a model in the hub's cache, or a name such as v2-lite.
+PlannedModel model_of(const std::string& target) {
+  if (target.ends_with(".toml")) return planned_model(load_run_config(target));
+  std::error_code error;
+  const bool is_path = std::filesystem::exists(target, error) || target.find('/') != std::string::npos;
+  if (!is_path) return {named_model_config(target), ""};
+  return {load_model_config(model_directory_of(target)), ""};
 }
 
 std::string millions(double count) {
@@ -50,7 +54,8 @@ void print_shapes(const ModelConfig& config) {
 }
 
 void run_inspect(const InspectArguments& a) {
-  const ModelConfig c = config_of(a.target);
+  const auto [c, note] = model_of(a.target);
+  if (!note.empty()) fmt::print("{}\n", note);
   const ModelSize size = count_parameters(c);
   const int64_t context = std::min(a.context, c.max_position_embeddings);
   fmt::print("{}: {} layers ({} with experts), hidden {}, {} heads, vocabulary {}, context {}\n",
@@ -86,7 +91,7 @@ void add_inspect_command(CLI::App& app) {
   auto arguments = std::make_shared<InspectArguments>();
   command
       ->add_option("MODEL", arguments->target,
-                   fmt::format("Model directory, config.json, run file (.toml), or a name: {}",
+                   fmt::format("Model directory, config.json, run file (.toml), OWNER/NAME in the cache, or a name: {}",
                                fmt::join(model_config_names(), ", ")))
       ->required();
   whole_number(

@@ -19,6 +19,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_reader.h"
 #include "core/log.h"
 #include "core/utf8.h"
 
@@ -76,7 +77,7 @@ std::vector<std::string> LineHistory::load() const {
   std::vector<std::string> lines;
   std::ifstream file(file_);
   for (std::string text; std::getline(file, text);) {
-    const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const nlohmann::json json = try_read_json(text).value_or(nlohmann::json());
     if (json.is_string()) lines.push_back(json.get<std::string>());
   }
   if (lines.size() > kLinesKept) lines.erase(lines.begin(), lines.end() - kLinesKept);

@@ -1,5 +1,7 @@
 #include <csignal>
+#include <filesystem>
 #include <memory>
+#include <new>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -9,6 +11,7 @@
 #include "check_processor.h"
 #include "convert_command.h"
 #include "core/error.h"
+#include "core/shown_text.h"
 #include "download_command.h"
 #include "eval_command.h"
 #include "generate_command.h"
@@ -53,13 +56,19 @@ int run(int argc, char** argv) {
   } catch (const CLI::RuntimeError& ended) {  // a command chose its exit code and has said why
     return ended.get_exit_code();
   } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "deeptitan: {}\n", usage_message(app, error));
+    fmt::print(stderr, "deeptitan: {}\n", printable_message(usage_message(app, error)));
     return kExitUsage;
   } catch (const Error& error) {
-    fmt::print(stderr, "deeptitan: {}\n", error.what());
+    fmt::print(stderr, "deeptitan: {}\n", printable_message(error.what()));
     return error.kind() == ErrorKind::kUsage ? kExitUsage : kExitFailure;
+  } catch (const std::filesystem::filesystem_error& error) {
+    fmt::print(stderr, "deeptitan: cannot use {}: {}\n", shown(error.path1().string(), 400), error.code().message());
+    return kExitFailure;
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "deeptitan: there is no memory left; deeptitan plan says what a run takes\n");
+    return kExitFailure;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "deeptitan: {}\n", error.what());
+    fmt::print(stderr, "deeptitan: an error that has no message of its own ({}); please report it\n", error.what());
     return kExitFailure;
   }
 }

@@ -12,6 +12,8 @@
 
 #include "config/dtype_words.h"
 #include "config/nearest_name.h"
+#include "core/error.h"
+#include "hub/cached_model.h"
 
 namespace deeptitan {
 namespace {
@@ -84,10 +86,32 @@ CLI::Option* number_in(CLI::Option* option, double least, double most, LowerBoun
 }
 
 CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& values) {
-  return with_check(option, fmt::format("{}", fmt::join(values, "|")), [values](const std::string& input) {
-    if (std::find(values.begin(), values.end(), usual_dtype_word(input)) != values.end()) return std::string();
+  option->type_name(fmt::format("{}", fmt::join(values, "|")));
+  CLI::Validator validator("");
+  validator.operation([values](std::string& input) {
+    if (std::find(values.begin(), values.end(), input) != values.end()) return std::string();
+    const std::string canonical(usual_dtype_word(input));
+    if (std::find(values.begin(), values.end(), canonical) != values.end()) {
+      input = canonical;
+      return std::string();
+    }
     return fmt::format("expected one of {}, not {}{}", fmt::join(values, ", "), input, did_you_mean(input, values));
   });
+  return option->transform(validator);
+}
+
+CLI::Option* model_place(CLI::Option* option) {
+  option->type_name("MODEL");
+  CLI::Validator validator("");
+  validator.operation([](std::string& input) {
+    try {
+      input = model_directory_of(input).string();
+      return std::string();
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+  });
+  return option->transform(validator);
 }
 
 CLI::Option* byte_count(CLI::Option* option) {

@@ -25,6 +25,10 @@ CLI::Option* number_in(CLI::Option* option, double least, double most = std::num
 /// the nearest. --help shows them all.
 CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& values);
 
+/// Accepts a path, or the name of a model in the hub's cache (OWNER/NAME or a short name): the option's text becomes
+/// the directory.
+CLI::Option* model_place(CLI::Option* option);
+
 /// Accepts a number of bytes, at least 1, as 5000000000, 5GB or 4GiB.
 CLI::Option* byte_count(CLI::Option* option);
 

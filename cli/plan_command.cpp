@@ -13,6 +13,7 @@
 #include "config/run_config_toml.h"
 #include "core/file.h"
 #include "option_checks.h"
+#include "planned_model.h"
 #include "train/memory_advice.h"
 #include "usage_message.h"
 
@@ -35,7 +36,7 @@ RunConfig config_of(const std::string& target, const std::vector<ConfigOverride>
 
 void run_plan(const PlanArguments& arguments, const std::vector<std::string>& overrides) {
   const RunConfig config = config_of(arguments.config, parse_overrides(overrides));
-  const ModelConfig model = resolve_model_config(config);
+  const auto [model, note] = planned_model(config);
   const TrainingEngineOptions options = engine_options(config, bfloat16_is_native());
   const MemoryPlan plan = TrainingEngine(model, options).plan();
   for (const PlannedArena& arena : plan.arenas)
@@ -44,6 +45,7 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   for (const MemoryAdvice& a : what_would_save(config, model, plan.total())) {
     fmt::print("{:>16}  {:>10}  with {}\n", a.bytes, format_bytes(a.bytes), a.change);
   }
+  if (!note.empty()) fmt::print("{}\n", note);
   const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory(options.device);
   if (plan.total() <= memory) {
     fmt::print("fits into {} bytes ({})\n", memory, format_bytes(memory));

@@ -38,8 +38,9 @@ void add_sampling_options(CLI::App& command, SamplingArguments& arguments) {
       command.add_option("--repetition-penalty", arguments.repetition_penalty,
                          "Makes tokens that have appeared less likely; 1: none (generation_config.json's, else 1)"),
       0, std::numeric_limits<double>::infinity(), LowerBound::kAbove);
-  command.add_option("--seed", arguments.seed, "Of the random choices: the same seed gives the same text")
-      ->capture_default_str();
+  whole_number(command.add_option("--seed", arguments.seed, "Of the random choices: the same seed gives the same text")
+                   ->capture_default_str(),
+               "NUMBER", 0);
 }
 
 }  // namespace deeptitan

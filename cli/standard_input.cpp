@@ -37,7 +37,7 @@ std::string read_standard_input() {
 }
 
 std::string read_file_or_input(const std::string& path) {
-  return path == "-" ? read_standard_input() : read_file(path);
+  return path == "-" ? read_standard_input() : read_file_or_pipe(path);
 }
 
 }  // namespace deeptitan

@@ -63,7 +63,7 @@ struct RenderArguments {
 };
 
 std::string read_input(const std::string& path) {
-  if (path != kStandardInput) return read_file(path);
+  if (path != kStandardInput) return read_file_or_pipe(path);
   std::string text;
   char block[1 << 16];
   while (const size_t bytes = std::fread(block, 1, sizeof block, stdin)) text.append(block, bytes);
@@ -232,9 +232,9 @@ void add_train(CLI::App& tokenizer) {
 void add_encode(CLI::App& tokenizer) {
   auto arguments = std::make_shared<EncodeArguments>();
   CLI::App* command = tokenizer.add_subcommand("encode", "Print the token ids of each line of a file as a JSON array");
-  command->add_option("--model", arguments->model, "Hugging Face directory, or a tokenizer.json")
-      ->required()
-      ->type_name("DIR");
+  model_place(command->add_option("--model", arguments->model,
+                                  "Hugging Face directory, a tokenizer.json, or the name of a downloaded model"))
+      ->required();
   command->add_option("--file", arguments->file, "Text file, UTF-8; - is standard input")
       ->required()
       ->type_name("FILE");
@@ -247,9 +247,9 @@ void add_encode(CLI::App& tokenizer) {
 void add_decode(CLI::App& tokenizer) {
   auto arguments = std::make_shared<DecodeArguments>();
   CLI::App* command = tokenizer.add_subcommand("decode", "Print the text of token ids");
-  command->add_option("--model", arguments->model, "Hugging Face directory, or a tokenizer.json")
-      ->required()
-      ->type_name("DIR");
+  model_place(command->add_option("--model", arguments->model,
+                                  "Hugging Face directory, a tokenizer.json, or the name of a downloaded model"))
+      ->required();
   command->add_option("--file", arguments->file, "File with a JSON array of ids a line; - is standard input")
       ->type_name("FILE");
   command->add_option("IDS", arguments->ids, "Token ids")->type_name("ID");
@@ -260,7 +260,9 @@ void add_decode(CLI::App& tokenizer) {
 void add_render(CLI::App& tokenizer) {
   auto arguments = std::make_shared<RenderArguments>();
   CLI::App* command = tokenizer.add_subcommand("render", "Print the text that a chat template gives for messages");
-  command->add_option("--model", arguments->model, "Hugging Face directory")->required()->type_name("DIR");
+  model_place(
+      command->add_option("--model", arguments->model, "Hugging Face directory, or the name of a downloaded model"))
+      ->required();
   command->add_option("--messages", arguments->messages, "JSON list of role and content; - is standard input")
       ->required()
       ->type_name("FILE");

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "config/nearest_name.h"
+#include "config/other_words.h"
 #include "core/error.h"
 
 namespace deeptitan {
@@ -48,7 +49,9 @@ std::vector<std::string> command_names(const CLI::App& command) {
 std::string unknown_argument(const CLI::App& command, const std::string& argument) {
   if (argument.starts_with("-")) {
     const std::string name = argument.substr(0, argument.find('='));
-    return fmt::format("unknown option '{}'{}", name, did_you_mean(name, option_names(command)));
+    const std::string words = command.get_allow_extras() ? other_words_for(name) : "";
+    return fmt::format("unknown option '{}'{}", name,
+                       words.empty() ? did_you_mean(name, option_names(command)) : words);
   }
   const std::vector<std::string> commands = command_names(command);
   if (commands.empty()) return fmt::format("unexpected argument '{}'", argument);

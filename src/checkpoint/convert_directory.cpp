@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include <nlohmann/json.hpp>
-
 #include "checkpoint/atomic_directory.h"
 #include "checkpoint/convert_elements.h"
 #include "checkpoint/model_directory.h"
@@ -11,12 +9,17 @@
 #include "checkpoint/safetensors_writer.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_reader.h"
+#include "core/log.h"
+#include "core/shown_text.h"
 
 namespace deeptitan {
 namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
+
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 /// What happens to one tensor of the input.
 struct Conversion {
@@ -157,7 +160,7 @@ class Converter {
     const int64_t column_blocks = scale_shape(source.shape)[1];
     const int64_t piece_rows = std::max<int64_t>(1, piece_elements_ / columns / kFloat8BlockSize) * kFloat8BlockSize;
     const size_t source_size = dtype_size(source.dtype);
-    // Quantising starts from f32, or from bf16 where that is what the file holds.
+    // Quantising starts from fp32, or from bf16 where that is what the file holds.
     DType dtype = conversion.dtype;
     if (conversion.quantize) dtype = source.dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
     for (int64_t begin = 0; begin < rows; begin += piece_rows) {
@@ -197,20 +200,16 @@ class Converter {
 /// config.json as the output needs it; checks that the input is quantised in no other way than can be read.
 std::string converted_config(const fs::path& path, DType dtype) {
   DT_CHECK(fs::exists(path), "{} is missing; a model directory has one", path.string());
-  Json config;
-  try {
-    config = Json::parse(read_file(path));
-  } catch (const Json::exception&) {
-    fail("{} is not valid JSON", path.string());
-  }
-  DT_CHECK(config.is_object(), "{} must hold a JSON object, found {}", path.string(), config.type_name());
+  const std::string where = path.string();
+  Json config = read_json_file<Json>(path, {.where = where}, kMaxConfigBytes);
+  DT_CHECK(config.is_object(), "{} must hold a JSON object, found {}", where, json_kind(config));
   if (const auto found = config.find("quantization_config"); found != config.end() && !found->is_null()) {
     const Json& quantization = *found;
     const Json block = {kFloat8BlockSize, kFloat8BlockSize};
     DT_CHECK(quantization.is_object() && quantization.value("quant_method", Json()) == "fp8" &&
                  quantization.value("weight_block_size", block) == block,
              "{}: quantization_config must be absent or fp8 with weight_block_size [128, 128], found {}", path.string(),
-             quantization.dump());
+             shown_json(quantization));
   }
   config.erase("quantization_config");
   const char* name = dtype == DType::kF32 ? "float32" : "bfloat16";
@@ -222,7 +221,7 @@ std::string converted_config(const fs::path& path, DType dtype) {
                                      {"quant_method", "fp8"},
                                      {"weight_block_size", {kFloat8BlockSize, kFloat8BlockSize}}};
   }
-  return config.dump(2) + "\n";
+  return write_json(config, 2) + "\n";
 }
 
 bool holds_tensors(const std::string& file_name) {
@@ -233,18 +232,38 @@ bool holds_tensors(const std::string& file_name) {
   return false;
 }
 
+bool lies_in(const fs::path& path, const fs::path& directory) {
+  return std::mismatch(directory.begin(), directory.end(), path.begin(), path.end()).first == directory.end();
+}
+
+/// The directory that its links may lead into: itself; in the hub's cache, whose snapshots are links to blobs beside
+/// them, that of the repository.
+fs::path home_of_links(const fs::path& input) {
+  const fs::path directory = fs::canonical(input);
+  const fs::path snapshots = directory.parent_path();
+  return snapshots.filename() == "snapshots" ? snapshots.parent_path() : directory;
+}
+
 void copy_small_files(const fs::path& input, const fs::path& output) {
+  const fs::path home = home_of_links(input);
   for (const auto& entry : fs::directory_iterator(input)) {
     const std::string name = entry.path().filename().string();
-    if (!entry.is_regular_file() || name.starts_with(".") || name == "config.json" || holds_tensors(name)) continue;
-    write_file(output / name, read_file(entry.path()));
+    if (name.starts_with(".") || name == "config.json" || holds_tensors(name)) continue;
+    std::error_code error;
+    if (!entry.is_regular_file(error)) continue;
+    const fs::path file = fs::canonical(entry.path());
+    if (entry.is_symlink() && !lies_in(file, home)) {
+      log_warning(fmt::format("{} is a link to {}, outside {}: not copied", shown(name), file.string(), home.string()));
+      continue;
+    }
+    fs::copy_file(file, output / name, error);
+    if (error) fail_file("copy", entry.path(), error.value());
   }
 }
 
 void check_places(const fs::path& input, const fs::path& output) {
   const fs::path from = fs::weakly_canonical(input), to = fs::weakly_canonical(output);
-  const auto [inside, rest] = std::mismatch(from.begin(), from.end(), to.begin(), to.end());
-  DT_CHECK_USAGE(inside != from.end(), "the output {} lies in the input {}; choose a directory of its own",
+  DT_CHECK_USAGE(!lies_in(to, from), "the output {} lies in the input {}; choose a directory of its own",
                  output.string(), input.string());
   DT_CHECK_USAGE(!fs::exists(output) || (fs::is_directory(output) && fs::is_empty(output)),
                  "the output {} exists and is not an empty directory; choose another or remove it", output.string());
@@ -262,7 +281,7 @@ bool is_float8_weight(std::string_view name, size_t dimensions) {
 
 ConvertSummary convert_directory(const fs::path& input, const fs::path& output, const ConvertOptions& options) {
   DT_CHECK_USAGE(options.dtype == DType::kBF16 || options.dtype == DType::kF32 || options.dtype == DType::kF8E4M3,
-                 "a model can be converted to bf16, f32 or f8_e4m3, not to {}", dtype_name(options.dtype));
+                 "a model can be converted to bf16, fp32 or fp8, not to {}", dtype_name(options.dtype));
   DT_CHECK(options.piece_elements > 0, "piece_elements must be at least 1, found {}", options.piece_elements);
   const ModelDirectory model(input);
   check_places(input, output);

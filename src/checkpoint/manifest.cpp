@@ -4,10 +4,10 @@
 #include <set>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_reader.h"
+#include "core/shown_text.h"
 
 namespace deeptitan {
 namespace {
@@ -112,16 +112,31 @@ Manifest read_manifest(const fs::path& directory) {
   DT_CHECK(has_digest && std::string_view(text).substr(line + kDigestLine.size(), kDigestDigits) ==
                              digest_of(std::string_view(text).substr(0, line)),
            "{} is damaged: its last line is not the digest of the lines above", path.string());
-  const ordered_json json = ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
-  DT_CHECK(json.is_object() && json.contains("format") && json["format"] == kFormat,
-           "{} is not a manifest of deeptitan", path.string());
-  DT_CHECK(json["version"] == kVersion,
-           "{} has format version {}, this program reads {}; use the program that wrote it", path.string(),
-           json["version"].dump(), kVersion);
+  const std::string where = path.string();
+  const ordered_json json = read_json<ordered_json>(text, {.where = where});
+  const auto member = [&](const ordered_json& object, const char* key) -> const ordered_json& {
+    DT_CHECK(object.is_object() && object.contains(key), "{} is not a manifest of deeptitan: it has no \"{}\"", where,
+             key);
+    return object.at(key);
+  };
+  DT_CHECK(member(json, "format") == kFormat, "{} is not a manifest of deeptitan", where);
+  const ordered_json& version = member(json, "version");
+  DT_CHECK(version == kVersion, "{} has format version {}, this program reads {}; use the program that wrote it", where,
+           shown_json(version), kVersion);
+  const auto whole_number = [&](const ordered_json& value, std::string_view what) {
+    DT_CHECK(value.is_number_unsigned() && value.get<uint64_t>() <= INT64_MAX,
+             "{}: {} must be a whole number, found {}", where, shown(what), json_kind(value));
+    return value.get<int64_t>();
+  };
   Manifest manifest;
-  manifest.step = json.at("step").get<int64_t>();
-  for (const auto& [name, file] : json.at("files").items()) {
-    manifest.files[name] = {file.at("bytes").get<uint64_t>(), file.at("digest").get<std::string>()};
+  manifest.step = whole_number(member(json, "step"), "step");
+  const ordered_json& files = member(json, "files");
+  DT_CHECK(files.is_object(), "{}: files must be an object, found {}", where, json_kind(files));
+  for (const auto& [name, file] : files.items()) {
+    const ordered_json& digest = member(file, "digest");
+    DT_CHECK(digest.is_string(), "{}: the digest of {} must be text, found {}", where, shown(name), json_kind(digest));
+    manifest.files[name] = {static_cast<uint64_t>(whole_number(member(file, "bytes"), name)),
+                            digest.get<std::string>()};
   }
   return manifest;
 }

@@ -13,7 +13,9 @@ namespace deeptitan {
 
 /// The tensors of a Hugging Face model directory: `model.safetensors`, or `model.safetensors.index.json` and the shards
 /// that it names. Every shard must be there when the directory is opened, but a shard is opened, mapped and checked
-/// only when one of its tensors is first asked for. Functions may be called from several threads.
+/// only when one of its tensors is first asked for. The index counts: what a shard holds beside its tensors is ignored.
+/// Tensors have the names of the hub's files, also where a file stores them under others or the experts of a layer in
+/// one tensor (checkpoint/stored_names.h). Functions may be called from several threads.
 class ModelDirectory {
  public:
   /// Throws Error if the directory, its tensors or one of the index's shards is missing.
@@ -30,6 +32,9 @@ class ModelDirectory {
   /// As find, but a missing tensor is an Error that names it.
   const TensorEntry& at(std::string_view name) const;
 
+  /// Bytes of all its tensor files.
+  uint64_t file_bytes() const;
+
   /// As SafetensorsFile::prefetch and release, for a tensor of this directory.
   void prefetch(const TensorEntry& tensor) const;
   void release(const TensorEntry& tensor) const;
@@ -37,7 +42,6 @@ class ModelDirectory {
  private:
   struct Shard {
     std::string file_name;
-    std::vector<std::string_view> expected;  // by the index; empty for a directory without one
     mutable std::once_flag opened;
     mutable std::unique_ptr<SafetensorsFile> file;
   };
@@ -45,7 +49,10 @@ class ModelDirectory {
   const Shard* shard_of(std::string_view name) const;
   void read_index(const std::filesystem::path& index_path);
 
+  using Names = SafetensorsFile::Names;
+
   std::filesystem::path directory_;
+  Names names_of_;
   std::string single_file_;  // "model.safetensors"
   std::string index_file_;   // "model.safetensors.index.json"
   std::vector<std::string> names_;

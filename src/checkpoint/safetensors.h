@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "checkpoint/tensor_entry.h"
@@ -19,7 +20,9 @@ namespace deeptitan {
 /// is an Error that names the file and the tensor. Nothing is read of the tensors' bytes until they are used.
 class SafetensorsFile {
  public:
-  explicit SafetensorsFile(const std::filesystem::path& path);
+  /// How tensors are handed out: as the file has them, or as a model's on the hub (checkpoint/stored_names.h).
+  enum class Names { kStored, kModel };
+  explicit SafetensorsFile(const std::filesystem::path& path, Names names = Names::kStored);
   ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
@@ -29,6 +32,8 @@ class SafetensorsFile {
   const std::vector<TensorEntry>& tensors() const { return tensors_; }
   /// nullptr if the file has no such tensor.
   const TensorEntry* find(std::string_view name) const;
+  /// Names::kModel: the tensors that the file's tensor `name` was split into; empty if it was not.
+  std::vector<std::string> parts_of(std::string_view name) const;
   /// The header's __metadata__, empty if it has none.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
@@ -39,11 +44,14 @@ class SafetensorsFile {
   void release(const TensorEntry& tensor) const;
 
  private:
+  void add(TensorEntry tensor, Names names);
+
   std::filesystem::path path_;
   std::byte* mapping_ = nullptr;
   size_t mapping_bytes_ = 0;
   std::vector<TensorEntry> tensors_;
-  std::unordered_map<std::string_view, size_t> index_;  // keys are views of tensors_[i].name
+  std::unordered_map<std::string_view, size_t> index_;                   // keys are views of tensors_[i].name
+  std::map<std::string, std::pair<size_t, size_t>, std::less<>> split_;  // places in tensors_ of a tensor's parts
   std::map<std::string, std::string> metadata_;
 };
 

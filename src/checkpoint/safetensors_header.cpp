@@ -1,12 +1,10 @@
 // The header's grammar and every check of it; the mapping is in safetensors.cpp.
 #include <algorithm>
-#include <set>
-
-#include <nlohmann/json.hpp>
 
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
-#include "core/file.h"
+#include "core/json_reader.h"
+#include "core/shown_text.h"
 
 namespace deeptitan {
 namespace {
@@ -16,33 +14,9 @@ using nlohmann::json;
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the limit that the format's own library sets
 constexpr int kMaxDepth = 3;                       // header object, tensor object, array of numbers
 
-json parse_json(const char* text, size_t bytes, std::string_view file) {
-  std::vector<std::set<std::string>> fields(kMaxDepth + 1);
-  const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
-    using Event = json::parse_event_t;
-    DT_CHECK(depth <= kMaxDepth, "{}: the header's JSON is nested more deeply than a safetensors header is", file);
-    if (event == Event::object_start) fields[static_cast<size_t>(depth)].clear();
-    if (event == Event::key) {
-      // A JSON parser keeps the last of two equal keys; here the second is a lie about the first one's bytes.
-      const auto& key = parsed.get_ref<const std::string&>();
-      auto& seen = fields[static_cast<size_t>(depth) - 1];
-      DT_CHECK(seen.insert(key).second, "{}: \"{}\" stands twice in the header", file, key);
-    }
-    return true;
-  };
-  try {
-    return json::parse(text, text + bytes, check);
-  } catch (const json::parse_error& error) {
-    fail("{}: the header is not valid JSON (at its byte {}); the file is damaged or not a safetensors file", file,
-         error.byte);
-  } catch (const json::exception&) {
-    fail("{}: the header has a number beyond what a computer stores; the file is damaged", file);
-  }
-}
-
 uint64_t unsigned_value(const json& value, std::string_view what, std::string_view file, std::string_view tensor) {
   DT_CHECK(value.is_number_unsigned(), "{}: tensor {}: {} must be made of whole numbers from 0 up, found {}", file,
-           tensor, what, value.dump(-1, ' ', true, json::error_handler_t::replace));
+           tensor, what, shown_json(value));
   return value.get<uint64_t>();
 }
 
@@ -54,18 +28,19 @@ const json& field(const json& tensor, const char* key, json::value_t type, std::
   return *found;
 }
 
-SafetensorsHeader::Tensor parse_tensor(const std::string& name, const json& value, uint64_t data_offset,
+SafetensorsHeader::Tensor parse_tensor(const std::string& tensor_name, const json& value, uint64_t data_offset,
                                        uint64_t data_bytes, std::string_view file) {
+  const std::string name = shown(tensor_name);
   DT_CHECK(value.is_object(), "{}: tensor {}: the header must describe it by an object, found {}", file, name,
-           value.type_name());
+           json_kind(value));
   SafetensorsHeader::Tensor tensor;
-  tensor.name = name;
+  tensor.name = tensor_name;
   const auto& dtype = field(value, "dtype", json::value_t::string, "text", file, name).get_ref<const std::string&>();
   DT_CHECK(
       parse_safetensors_dtype(dtype, tensor.dtype),
       "{}: tensor {}: dtype {} is not one that can be read; those are F32, F16, BF16, F8_E4M3, F64, I32, I64, U8, I8 "
       "and BOOL",
-      file, name, dtype);
+      file, name, shown(dtype));
 
   uint64_t bytes = dtype_size(tensor.dtype);
   bool empty = false, overflow = false;
@@ -105,9 +80,10 @@ void check_coverage(const SafetensorsHeader& header, uint64_t data_offset, uint6
   uint64_t end = data_offset;
   std::string_view previous = "the header";
   for (const auto& tensor : header.tensors) {
-    DT_CHECK(tensor.offset >= end, "{}: the bytes of tensor {} overlap those of {}", file, tensor.name, previous);
+    DT_CHECK(tensor.offset >= end, "{}: the bytes of tensor {} overlap those of {}", file, shown(tensor.name),
+             shown(previous));
     DT_CHECK(tensor.offset == end, "{}: {} bytes between {} and tensor {} belong to no tensor", file,
-             tensor.offset - end, previous, tensor.name);
+             tensor.offset - end, shown(previous), shown(tensor.name));
     end = tensor.offset + tensor.bytes;
     previous = tensor.name;
   }
@@ -137,16 +113,19 @@ SafetensorsHeader parse_safetensors_header(const std::byte* data, uint64_t avail
            "{}: a header of {} bytes is announced, the file has {}; it is truncated, fetch it again", file,
            header_bytes, file_bytes);
 
-  const json root = parse_json(reinterpret_cast<const char*>(data) + 8, header_bytes, file);
-  DT_CHECK(root.is_object(), "{}: the header must be a JSON object, found {}", file, root.type_name());
+  const std::string where = fmt::format("{}: the header", file);
+  const json root =
+      read_json({reinterpret_cast<const char*>(data) + 8, header_bytes},
+                {.where = where, .advice = "the file is damaged or not a safetensors file", .max_depth = kMaxDepth});
+  DT_CHECK(root.is_object(), "{}: the header must be a JSON object, found {}", file, json_kind(root));
 
   SafetensorsHeader header;
   const uint64_t data_offset = 8 + header_bytes;
   for (const auto& [name, value] : root.items()) {
     if (name == "__metadata__") {
-      DT_CHECK(value.is_object(), "{}: __metadata__ must be an object of texts, found {}", file, value.type_name());
+      DT_CHECK(value.is_object(), "{}: __metadata__ must be an object of texts, found {}", file, json_kind(value));
       for (const auto& [key, text] : value.items()) {
-        DT_CHECK(text.is_string(), "{}: __metadata__.{} must be text, found {}", file, key, text.type_name());
+        DT_CHECK(text.is_string(), "{}: __metadata__.{} must be text, found {}", file, key, json_kind(text));
         header.metadata.emplace(key, text.get<std::string>());
       }
       continue;

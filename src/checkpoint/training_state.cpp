@@ -5,12 +5,12 @@
 #include <cmath>
 #include <cstring>
 
-#include <nlohmann/json.hpp>
-
 #include "checkpoint/atomic_directory.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_reader.h"
 #include "core/log.h"
+#include "core/shown_text.h"
 
 namespace deeptitan {
 namespace {
@@ -40,13 +40,8 @@ TrainingStateMetadata read_metadata(const fs::path& directory) {
 TrainingStateMetadata TrainingStateMetadata::parse(std::string_view text, std::string_view file) {
   TrainingStateMetadata metadata;
   metadata.file_ = file;
-  json root;
-  try {
-    root = json::parse(text);
-  } catch (const json::exception&) {
-    fail("{} is not valid JSON; the checkpoint is damaged, resume from another", file);
-  }
-  DT_CHECK(root.is_object(), "{} must hold a JSON object, found {}", file, root.type_name());
+  const json root = read_json(text, {.where = file, .advice = "the checkpoint is damaged, resume from another"});
+  DT_CHECK(root.is_object(), "{} must hold a JSON object, found {}", file, json_kind(root));
   for (const auto& [key, value] : root.items()) {
     if (value.is_number_float()) {
       metadata.values_[key] = value.get<double>();
@@ -56,7 +51,7 @@ TrainingStateMetadata TrainingStateMetadata::parse(std::string_view text, std::s
     } else if (value.is_string()) {
       metadata.values_[key] = value.get<std::string>();
     } else {
-      fail("{}: {} must be a number of at most 63 bits or text, found {}", file, key, value.type_name());
+      fail("{}: {} must be a number of at most 63 bits or text, found {}", file, shown(key), json_kind(value));
     }
   }
   return metadata;

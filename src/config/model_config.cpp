@@ -71,8 +71,8 @@ void validate_rope(const ModelConfig& c, std::string_view where) {
                  c.rope.mscale_all_dim);
   if (c.rope.kind != RopeKind::kYarn) return;
   check_positive(where, "rope_scaling.beta_slow", c.rope.beta_slow);
-  DT_CHECK_USAGE(c.rope.beta_fast > c.rope.beta_slow,
-                 "{}: rope_scaling.beta_fast = {} must be greater than rope_scaling.beta_slow = {}", where,
+  DT_CHECK_USAGE(c.rope.beta_fast >= c.rope.beta_slow,
+                 "{}: rope_scaling.beta_fast = {} must not be less than rope_scaling.beta_slow = {}", where,
                  c.rope.beta_fast, c.rope.beta_slow);
 }
 

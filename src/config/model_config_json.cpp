@@ -1,20 +1,22 @@
 #include "config/model_config_json.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
+#include <utility>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "config/nearest_name.h"
 #include "core/error.h"
+#include "core/file.h"
+#include "core/json_reader.h"
+#include "core/shown_text.h"
 
 namespace deeptitan {
 
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 /// Calls visit(name, member) for each field that config.json holds as a plain number or truth value.
 template <typename Config, typename Visitor>
@@ -61,6 +63,11 @@ constexpr std::string_view kOtherKnown[] = {
     "attention_dropout", "num_key_value_heads", "torch_dtype",  "dtype",        "mlp_bias",     "head_dim",
     "qk_head_dim",       "quantization_config", "use_cache"};
 
+/// Whether a whole number is one of 64 bits with a sign.
+bool fits_int64(const Json& number) {
+  return !number.is_number_unsigned() || number.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX);
+}
+
 class FieldReader {
  public:
   FieldReader(const Json& object, std::string_view where, std::string prefix = "")
@@ -74,7 +81,8 @@ class FieldReader {
 
   void read(std::string_view name, int64_t& value) const {
     if (const Json* field = find(name)) {
-      if (!field->is_number_integer()) wrong(name, *field, "a whole number");
+      const bool fits = field->is_number_integer() && fits_int64(*field);
+      if (!fits) wrong(name, *field, "a whole number");
       value = field->get<int64_t>();
     }
   }
@@ -110,7 +118,7 @@ class FieldReader {
 
   [[noreturn]] void wrong(std::string_view name, const Json& field, std::string_view expected,
                           std::string_view hint = "") const {
-    fail_usage("{}: {}{} = {}; expected {}{}", where_, prefix_, name, field.dump(), expected, hint);
+    fail_usage("{}: {}{} = {}; expected {}{}", where_, prefix_, name, shown_json(field), expected, hint);
   }
 
  private:
@@ -133,7 +141,7 @@ void read_rope(const Json& root, std::string_view where, ModelConfig* config) {
         "beta_fast", "beta_slow", "mscale",     "mscale_all_dim"};
     for (const auto& [name, value] : scaling->items()) {
       if (value.is_null() || std::find(known.begin(), known.end(), name) != known.end()) continue;
-      fail_usage("{}: {}.{} is not supported{} (supported: {})", where, section, name, did_you_mean(name, known),
+      fail_usage("{}: {}.{} is not supported{} (supported: {})", where, section, shown(name), did_you_mean(name, known),
                  fmt::join(known, ", "));
     }
     const std::string_view type = reader.find("rope_type") != nullptr ? "rope_type" : "type";
@@ -168,15 +176,28 @@ Json write_rope_scaling(const RopeConfig& rope) {
   return scaling;
 }
 
+std::string token_id_words(int64_t vocab_size) {
+  return fmt::format("a token id from 0 to vocab_size - 1 = {}", vocab_size - 1);
+}
+
 void read_token_ids(const FieldReader& reader, ModelConfig* config) {
-  reader.read("bos_token_id", config->bos_token_id);
-  reader.read("pad_token_id", config->pad_token_id);
+  // Files of older versions write -1 for "none".
+  const std::pair<const char*, int64_t*> single[] = {{"bos_token_id", &config->bos_token_id},
+                                                     {"pad_token_id", &config->pad_token_id}};
+  for (const auto& [name, id] : single) {
+    reader.read(name, *id);
+    if (*id < -1 || *id >= config->vocab_size) {
+      reader.wrong(name, *reader.find(name), token_id_words(config->vocab_size) + ", or null");
+    }
+  }
   const Json* eos = reader.find("eos_token_id");
   if (eos == nullptr) return;
   config->eos_token_ids.clear();
   const Json list = eos->is_array() ? *eos : Json::array({*eos});
   for (const Json& id : list) {
-    if (!id.is_number_integer()) reader.wrong("eos_token_id", *eos, "a token id or a list of them");
+    const bool fits =
+        id.is_number_integer() && fits_int64(id) && id.get<int64_t>() >= 0 && id.get<int64_t>() < config->vocab_size;
+    if (!fits) reader.wrong("eos_token_id", *eos, token_id_words(config->vocab_size) + ", or a list of them");
     config->eos_token_ids.push_back(id.get<int64_t>());
   }
 }
@@ -219,16 +240,26 @@ void read_quantization(const Json& root, std::string_view where, ModelConfig* co
   config->fp8_weight_block_columns = block->at(1).get<int64_t>();
 }
 
+/// Names of the two graphs in config.json. The nearest of them is not suggested for another: deepseek_v32 is no slip
+/// for deepseek_v2 but a model with another attention.
+constexpr std::pair<std::string_view, Architecture> kModelTypes[] = {{"deepseek_v2", Architecture::kDeepseekV2},
+                                                                     {"deepseek_v3", Architecture::kDeepseekV3},
+                                                                     {"kimi_k2", Architecture::kDeepseekV3}};
+
 Architecture read_architecture(const Json& root, std::string_view where) {
-  Architecture architecture{};
   const FieldReader reader(root, where);
-  if (reader.find("model_type") == nullptr) fail_usage("{}: model_type is missing", where);
-  reader.read("model_type", architecture, {Architecture::kDeepseekV2, Architecture::kDeepseekV3});
-  return architecture;
+  const Json* field = reader.find("model_type");
+  if (field == nullptr) fail_usage("{}: model_type is missing", where);
+  std::vector<std::string_view> names;
+  for (const auto& [name, architecture] : kModelTypes) {
+    if (*field == name) return architecture;
+    names.push_back(name);
+  }
+  reader.wrong("model_type", *field, fmt::format("one of {}", fmt::join(names, ", ")));
 }
 
 ModelConfig from_object(const Json& root, std::string_view where) {
-  DT_CHECK_USAGE(root.is_object(), "{}: expected a JSON object, found {}", where, root.type_name());
+  DT_CHECK_USAGE(root.is_object(), "{}: expected a JSON object, found {}", where, json_kind(root));
   ModelConfig config;
   config.architecture = read_architecture(root, where);
   for (const std::string_view name : kRequired) {
@@ -252,7 +283,7 @@ ModelConfig from_object(const Json& root, std::string_view where) {
   Json others = root;
   visit_plain_fields(config, [&](const char* name, const auto&) { others.erase(name); });
   for (const std::string_view name : kOtherKnown) others.erase(std::string(name));
-  config.other_fields = others.dump();
+  config.other_fields = write_json(others);
   validate(config, where);
   return config;
 }
@@ -283,11 +314,7 @@ Json to_object(const ModelConfig& config) {
 }
 
 Json parse_json(std::string_view text, std::string_view where) {
-  try {
-    return Json::parse(text);
-  } catch (const Json::parse_error& error) {
-    fail_usage("{}: not valid JSON (byte {}): {}", where, error.byte, error.what());
-  }
+  return read_json<Json>(text, {.where = where, .kind = ErrorKind::kUsage});
 }
 
 }  // namespace
@@ -297,30 +324,32 @@ ModelConfig parse_model_config(std::string_view json_text, std::string_view wher
 }
 
 ModelConfig load_model_config(const std::filesystem::path& path) {
-  const std::filesystem::path file = std::filesystem::is_directory(path) ? path / "config.json" : path;
-  std::ifstream stream(file, std::ios::binary);
-  DT_CHECK_USAGE(stream.is_open(), "cannot read {}: expected a Hugging Face config.json, or a directory that holds one",
-                 file.string());
-  const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  return parse_model_config(text, file.string());
+  std::error_code error;
+  const std::filesystem::path file = std::filesystem::is_directory(path, error) ? path / "config.json" : path;
+  DT_CHECK_USAGE(std::filesystem::exists(file, error),
+                 "cannot read {}: expected a Hugging Face config.json, or a directory that holds one", file.string());
+  DT_CHECK_USAGE(!file.native().ends_with(".safetensors"),
+                 "{} holds weights; expected the model's directory, or its config.json", file.string());
+  return parse_model_config(read_file(file, kMaxConfigBytes), file.string());
 }
 
 std::string to_json(const ModelConfig& config, std::string_view torch_dtype) {
   Json root = to_object(config);
   root["torch_dtype"] = torch_dtype;
-  const Json others = Json::parse(config.other_fields);
+  const Json others = parse_json(config.other_fields, "the other fields of config.json");
   for (const auto& [name, value] : others.items()) root[name] = value;
-  return root.dump(2) + "\n";
+  return write_json(root, 2) + "\n";
 }
 
 ModelConfig with_overrides(const ModelConfig& config, std::string_view overrides, std::string_view where) {
   const Json changes = parse_json(overrides, where);
-  DT_CHECK_USAGE(changes.is_object(), "{}: expected fields of config.json, found {}", where, changes.type_name());
+  DT_CHECK_USAGE(changes.is_object(), "{}: expected fields of config.json, found {}", where, json_kind(changes));
   Json root = to_object(config);
   std::vector<std::string> known;
   for (const auto& [name, value] : root.items()) known.push_back(name);
   for (const auto& [name, value] : changes.items()) {
-    DT_CHECK_USAGE(root.contains(name), "{}: unknown field '{}' of a model{}", where, name, did_you_mean(name, known));
+    DT_CHECK_USAGE(root.contains(name), "{}: unknown field '{}' of a model{}", where, shown(name),
+                   did_you_mean(name, known));
     if (root[name].is_object() && value.is_object()) {
       root[name].update(value);
     } else {
@@ -330,6 +359,14 @@ ModelConfig with_overrides(const ModelConfig& config, std::string_view overrides
     if (name == "n_routed_experts" && config.n_routed_experts == 0 && !changes.contains("first_k_dense_replace")) {
       root["first_k_dense_replace"] = config.first_k_dense_replace;
     }
+  }
+  // A smaller vocabulary of one's own has no place for the tokens of the shape's.
+  const bool resized = changes.contains("vocab_size") && root["vocab_size"].is_number_integer();
+  for (const char* name : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+    const Json list = root[name].is_array() ? root[name] : Json::array({root[name]});
+    const bool outside = std::any_of(
+        list.begin(), list.end(), [&](const Json& id) { return id.is_number_integer() && id >= root["vocab_size"]; });
+    if (resized && outside && !changes.contains(name)) root[name] = nullptr;
   }
   ModelConfig result = from_object(root, where);
   result.other_fields = config.other_fields;

@@ -104,6 +104,78 @@ ModelConfig v3() {
   return c;
 }
 
+/// Moonlight-16B-A3B of Moonshot AI (arXiv 2502.16982, and its config.json on the hub): DeepSeek-V3's graph at
+/// V2-Lite's size, without groups.
+ModelConfig moonlight() {
+  ModelConfig c = published();
+  use_sigmoid_noaux_tc(&c);
+  c.vocab_size = 163840;
+  c.hidden_size = 2048;
+  c.intermediate_size = 11264;
+  c.moe_intermediate_size = 1408;
+  c.num_hidden_layers = 27;
+  c.num_attention_heads = 16;
+  c.max_position_embeddings = 8192;
+  c.n_routed_experts = 64;
+  c.n_shared_experts = 2;
+  c.num_experts_per_tok = 6;
+  c.routed_scaling_factor = 2.446;
+  c.first_k_dense_replace = 1;
+  c.rms_norm_eps = 1e-5;
+  c.rope.theta = 50000;
+  c.bos_token_id = 163584;
+  c.eos_token_ids = {163585};
+  return c;
+}
+
+/// Kimi-K2 of Moonshot AI (arXiv 2507.20534, and the config.json of Kimi-K2-Instruct on the hub).
+ModelConfig kimi_k2() {
+  ModelConfig c = v3();
+  c.vocab_size = 163840;
+  c.num_attention_heads = 64;
+  c.max_position_embeddings = 131072;
+  c.n_routed_experts = 384;
+  c.n_group = 1;
+  c.topk_group = 1;
+  c.routed_scaling_factor = 2.827;
+  c.first_k_dense_replace = 1;
+  c.num_nextn_predict_layers = 0;
+  c.rope = deepseek_yarn(1.0);
+  c.rope.theta = 50000;
+  c.rope.factor = 32;
+  c.rope.beta_fast = 1;
+  c.rope.beta_slow = 1;
+  c.bos_token_id = 163584;
+  c.eos_token_ids = {163585};
+  return c;
+}
+
+/// GigaChat3-10B-A1.8B of Sber (its config.json on the hub).
+ModelConfig gigachat3_10b() {
+  ModelConfig c = published();
+  use_sigmoid_noaux_tc(&c);
+  c.vocab_size = 128256;
+  c.hidden_size = 1536;
+  c.intermediate_size = 8960;
+  c.moe_intermediate_size = 1280;
+  c.num_hidden_layers = 26;
+  c.num_attention_heads = 32;
+  c.max_position_embeddings = 262144;
+  c.v_head_dim = 192;
+  c.n_routed_experts = 64;
+  c.n_shared_experts = 1;
+  c.num_experts_per_tok = 4;
+  c.routed_scaling_factor = 1.0;
+  c.first_k_dense_replace = 1;
+  c.num_nextn_predict_layers = 1;
+  c.rope = deepseek_yarn(1.0);
+  c.rope.theta = 100000;
+  c.rope.factor = 64;
+  c.bos_token_id = 1;
+  c.eos_token_ids = {2};
+  return c;
+}
+
 /// DeepSeek-V3's parts at a size that two CPU cores train in minutes: 8.5 million parameters, 3.9 million active.
 ModelConfig tiny_v3() {
   ModelConfig c;
@@ -147,7 +219,8 @@ struct NamedShape {
   ModelConfig (*make)();
 };
 constexpr NamedShape kShapes[] = {
-    {"tiny-v3", tiny_v3}, {"tiny-v2", tiny_v2}, {"v2-lite", v2_lite}, {"v2", v2}, {"v3", v3}};
+    {"tiny-v3", tiny_v3}, {"tiny-v2", tiny_v2},     {"v2-lite", v2_lite}, {"v2", v2},
+    {"v3", v3},           {"moonlight", moonlight}, {"kimi-k2", kimi_k2}, {"gigachat3-10b", gigachat3_10b}};
 
 }  // namespace
 

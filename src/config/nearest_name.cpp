@@ -28,7 +28,8 @@ std::string nearest_name(std::string_view wanted, std::span<const std::string> n
   size_t best_distance = 0;
   for (const std::string& name : names) {
     const size_t distance = edit_distance(wanted, name);
-    if (2 * distance > std::max(wanted.size(), name.size())) continue;
+    // A slip changes few letters; more of them, and it is another word (--lr is not --help).
+    if (3 * distance > std::max(wanted.size(), name.size())) continue;
     if (best == nullptr || distance < best_distance) {
       best = &name;
       best_distance = distance;

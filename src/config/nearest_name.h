@@ -10,7 +10,7 @@ namespace deeptitan {
 size_t edit_distance(std::string_view a, std::string_view b);
 
 /// The one of `names` nearest to `wanted` by edit distance, or empty where all are too far off to be a slip of the hand
-/// (more than half of the longer of the two differs).
+/// (more than a third of the longer of the two differs).
 std::string nearest_name(std::string_view wanted, std::span<const std::string> names);
 
 /// "; did you mean 'training.steps'?", or empty where no name is near.

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 
 #include <toml++/toml.h>
@@ -11,12 +9,16 @@
 #include "config/config_keys.h"
 #include "config/dtype_words.h"
 #include "config/nearest_name.h"
+#include "config/other_words.h"
 #include "core/error.h"
+#include "core/file.h"
+#include "core/shown_text.h"
 
 namespace deeptitan {
 
 namespace {
 
+constexpr size_t kMaxRunFileBytes = size_t{16} << 20;
 constexpr std::string_view kShapePrefix = "model.shape.";
 
 /// Where a node stands: "run.toml:12", or "command line" for one that an override put there.
@@ -39,7 +41,7 @@ std::string node_text(const toml::node& node) {
   node.visit([&](const auto& value) { stream << value; });
   std::string text = stream.str();
   std::replace(text.begin(), text.end(), '\n', ' ');
-  return text;
+  return shown(text);
 }
 
 std::vector<std::string> section_names() {
@@ -57,8 +59,8 @@ const ConfigKey<RunConfig>* find_key(std::string_view name) {
   return nullptr;
 }
 
-/// The key that was probably meant: the same word in another section ("training.lr"), else the nearest spelling in the
-/// same section, else the nearest anywhere.
+/// The key that was probably meant: the same word in another section ("training.lr"), else what the program has in its
+/// place or has not, else the nearest spelling in the same section, else the nearest anywhere.
 [[noreturn]] void unknown_key(std::string_view where, std::string_view name) {
   const std::string_view last = name.substr(name.rfind('.') + 1);
   std::vector<std::string> all, same_section;
@@ -71,7 +73,8 @@ const ConfigKey<RunConfig>* find_key(std::string_view name) {
   }
   std::string near = nearest_name(last, same_section);
   if (near.empty()) near = nearest_name(last, all);
-  std::string hint;
+  std::string hint = other_words_for(name);
+  if (!hint.empty()) near.clear();
   for (const ConfigKey<RunConfig>& key : run_config_keys()) {
     if (key.short_name() == near) hint = fmt::format("; did you mean '{}'?", key.name);
   }
@@ -302,8 +305,9 @@ RunConfig parse_run_config(std::string_view toml_text, std::string_view where,
     const bool known = std::find(sections.begin(), sections.end(), name.str()) != sections.end();
     if (known && node.is_table()) continue;
     if (!known && !node.is_table()) unknown_key(places.of(name.source()), name.str());
+    const std::string words = other_words_for(name.str());
     DT_CHECK_USAGE(known, "{}: unknown section [{}]{} (sections: {})", places.of(name.source()), name.str(),
-                   did_you_mean(name.str(), sections), fmt::join(sections, ", "));
+                   words.empty() ? did_you_mean(name.str(), sections) : words, fmt::join(sections, ", "));
     fail_usage("{}: {} = {}; expected a section [{}]", places.of(node.source()), name.str(), node_text(node),
                name.str());
   }
@@ -316,11 +320,10 @@ RunConfig parse_run_config(std::string_view toml_text, std::string_view where,
 }
 
 RunConfig load_run_config(const std::filesystem::path& path, std::span<const ConfigOverride> overrides) {
-  std::ifstream stream(path, std::ios::binary);
-  DT_CHECK_USAGE(stream.is_open() && !std::filesystem::is_directory(path),
+  std::error_code error;
+  DT_CHECK_USAGE(std::filesystem::is_regular_file(path, error),
                  "cannot read {}: expected a run file in TOML, such as configs/tiny_v3.toml", path.string());
-  const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  return parse_run_config(text, path.string(), overrides);
+  return parse_run_config(read_file(path, kMaxRunFileBytes), path.string(), overrides);
 }
 
 }  // namespace deeptitan

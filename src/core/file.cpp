@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -50,13 +51,47 @@ File::~File() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-File File::open(const std::filesystem::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+namespace {
+
+/// Opens without waiting for a pipe's writer, and says what was opened.
+int open_to_read(const std::filesystem::path& path, mode_t& mode) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (descriptor < 0) fail_file("open", path, errno);
-  File file(path, descriptor);
   struct stat status;
-  if (::fstat(descriptor, &status) != 0) fail_file("open", path, errno);
-  if (S_ISDIR(status.st_mode)) fail_file("open", path, EISDIR);
+  if (::fstat(descriptor, &status) != 0) {
+    const int error_number = errno;
+    ::close(descriptor);
+    fail_file("open", path, error_number);
+  }
+  mode = status.st_mode;
+  return descriptor;
+}
+
+/// A descriptor that is closed when it goes out of scope.
+struct PipeEnd {
+  int descriptor;
+  ~PipeEnd() { ::close(descriptor); }
+};
+
+[[noreturn]] void fail_not_regular(const std::filesystem::path& path, mode_t mode) {
+  if (S_ISDIR(mode)) fail_file("open", path, EISDIR);
+  fail("cannot read {}: it is a {}, expected a regular file", path.string(),
+       S_ISFIFO(mode)   ? "pipe"
+       : S_ISSOCK(mode) ? "socket"
+                        : "device");
+}
+
+[[noreturn]] void fail_too_large(const std::filesystem::path& path, uint64_t bytes, size_t max_bytes) {
+  fail("cannot read {}: it has {}, and a file of this kind {} at most", path.string(),
+       bytes > max_bytes ? format_bytes(bytes) : "more", format_bytes(max_bytes));
+}
+
+}  // namespace
+
+File File::open(const std::filesystem::path& path) {
+  mode_t mode = 0;
+  File file(path, open_to_read(path, mode));
+  if (!S_ISREG(mode)) fail_not_regular(path, mode);
   return file;
 }
 
@@ -132,21 +167,44 @@ void sync_directory(const std::filesystem::path& directory) {
   if (result != 0 && error_number != EINVAL) fail_file("sync", directory, error_number);
 }
 
-std::string read_file(const std::filesystem::path& path) {
+std::string read_file(const std::filesystem::path& path, size_t max_bytes) {
   const File file = File::open(path);
-  std::string text;
+  const uint64_t bytes = file.size();
+  if (bytes > max_bytes) fail_too_large(path, bytes, max_bytes);
+  std::string text(bytes, '\0');
   size_t length = 0;
-  // A pipe has no size, so the size is only where the buffer starts; the end is where read() says so.
-  text.resize(file.size() + 1);
-  while (true) {
+  while (length < text.size()) {
     const ssize_t count = ::read(file.descriptor(), text.data() + length, text.size() - length);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) fail_file("read", path, errno);
-    if (count == 0) break;
+    if (count == 0) break;  // cut since it was opened
     length += static_cast<size_t>(count);
-    if (length == text.size()) text.resize(2 * length);
   }
   text.resize(length);
+  return text;
+}
+
+std::string read_file_or_pipe(const std::filesystem::path& path, size_t max_bytes) {
+  mode_t mode = 0;
+  const PipeEnd pipe{open_to_read(path, mode)};
+  if (S_ISREG(mode)) return read_file(path, max_bytes);
+  if (!S_ISFIFO(mode)) fail_not_regular(path, mode);
+  std::string text;
+  std::string piece(size_t{1} << 16, '\0');
+  while (true) {
+    const ssize_t count = ::read(pipe.descriptor, piece.data(), piece.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EAGAIN) {  // a writer has it open
+      pollfd wanted{pipe.descriptor, POLLIN, 0};
+      ::poll(&wanted, 1, -1);
+      continue;
+    }
+    if (count < 0) fail_file("read", path, errno);
+    if (count == 0) break;
+    if (text.size() + static_cast<size_t>(count) > max_bytes) fail_too_large(path, 0, max_bytes);
+    text.append(piece, 0, static_cast<size_t>(count));
+  }
+  DT_CHECK(!text.empty(), "cannot read {}: it is a pipe that nobody writes into", path.string());
   return text;
 }
 

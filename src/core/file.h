@@ -12,7 +12,8 @@ namespace deeptitan {
 /// disk says how much was asked for and how much is free.
 class File {
  public:
-  /// Opens an existing file for reading; throws Error if it is missing, unreadable or a directory.
+  /// Opens an existing file for reading; throws Error if it is missing, unreadable, or not a regular file (a directory,
+  /// a pipe, a device): such a file has no size, and reading it may never end.
   static File open(const std::filesystem::path& path);
   /// Creates the file for writing and reading, or empties it if it exists.
   static File create(const std::filesystem::path& path);
@@ -48,8 +49,15 @@ class File {
 /// Returns once the directory's entries (creations, renames, removals) are on the device.
 void sync_directory(const std::filesystem::path& directory);
 
-/// The whole file as bytes; throws Error if it cannot be read.
-std::string read_file(const std::filesystem::path& path);
+/// A file that is read whole is no larger than this unless its reader says so.
+inline constexpr size_t kMaxWholeFileBytes = size_t{1} << 30;
+
+/// The whole of a regular file; throws Error if it cannot be read or has more than `max_bytes`.
+std::string read_file(const std::filesystem::path& path, size_t max_bytes = kMaxWholeFileBytes);
+
+/// As read_file, for what a person hands over (a prompt, texts to score): also from a pipe that somebody writes into,
+/// such as a shell's <(...).
+std::string read_file_or_pipe(const std::filesystem::path& path, size_t max_bytes = kMaxWholeFileBytes);
 
 /// Creates or replaces the file with `text`; not synced and not atomic.
 void write_file(const std::filesystem::path& path, std::string_view text);

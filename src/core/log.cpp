@@ -5,6 +5,8 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include "core/shown_text.h"
+
 namespace deeptitan {
 namespace {
 
@@ -21,11 +23,11 @@ spdlog::logger& logger() {
 }  // namespace
 
 void log_info(std::string_view message) {
-  logger().info(message);
+  logger().info(printable_message(message));
 }
 
 void log_warning(std::string_view message) {
-  logger().warn("warning: {}", message);
+  logger().warn("warning: {}", printable_message(message));
 }
 
 void set_log_quiet(bool quiet) {

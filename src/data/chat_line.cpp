@@ -7,10 +7,10 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <nlohmann/json.hpp>
 
 #include "config/nearest_name.h"
 #include "core/error.h"
+#include "core/json_reader.h"
 #include "core/shown_text.h"
 #include "jinja/template.h"
 
@@ -28,7 +28,7 @@ std::vector<std::string> keys_of(const Json& object) {
 }
 
 jinja::Value value_of(const Json& json, const std::string& where) {
-  return jinja::value_from_json(json.dump(), where);
+  return jinja::value_from_json(write_json(json), where);
 }
 
 // The text under a key, empty where it is missing or null.
@@ -154,7 +154,7 @@ std::vector<ChatMessage> messages_of(const Json& object, std::string_view field,
 
 Conversation parse_chat_line(std::string_view line, std::string_view messages_field, std::string_view where_view) {
   const std::string where(where_view);
-  const Json object = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const Json object = try_read_json<Json>(line).value_or(Json());
   DT_CHECK_USAGE(object.is_object(), "{}: expected a JSON object on each line of a chat file", where);
   Conversation conversation;
   conversation.messages = messages_of(object, messages_field, where);

@@ -1,6 +1,5 @@
-#include <nlohmann/json.hpp>
-
 #include "core/error.h"
+#include "core/json_reader.h"
 #include "data/batch_source.h"
 
 namespace deeptitan {
@@ -18,16 +17,25 @@ std::string DataPosition::to_json() const {
 }
 
 DataPosition DataPosition::from_json(std::string_view text, std::string_view where) {
-  try {
-    DataPosition position;
-    for (const nlohmann::json& element : nlohmann::json::parse(text)) {
-      position.sources.push_back({element.at("name"), element.at("fingerprint"), element.at("epoch"),
-                                  element.at("index"), element.at("drawn")});
-    }
-    return position;
-  } catch (const nlohmann::json::exception& error) {
-    fail("{}: not a position in the data: {}", where, error.what());
+  const nlohmann::json list = read_json(text, {.where = where, .advice = "expected a position in the data"});
+  DT_CHECK(list.is_array(), "{}: a position in the data must be a list of sources, found {}", where, json_kind(list));
+  const auto field = [&](const nlohmann::json& source, const char* key, bool is_text) -> const nlohmann::json& {
+    const auto found = source.is_object() ? source.find(key) : source.end();
+    const bool there =
+        source.is_object() && found != source.end() &&
+        (is_text ? found->is_string() : found->is_number_unsigned() && found->get<uint64_t>() <= INT64_MAX);
+    DT_CHECK(there, "{}: a source of the position in the data needs a {} as {}, found {}", where, key,
+             is_text ? "text" : "whole number", shown_json(source));
+    return *found;
+  };
+  DataPosition position;
+  for (const nlohmann::json& source : list) {
+    position.sources.push_back(
+        {field(source, "name", true).get<std::string>(), field(source, "fingerprint", true).get<std::string>(),
+         field(source, "epoch", false).get<int64_t>(), field(source, "index", false).get<int64_t>(),
+         field(source, "drawn", false).get<int64_t>()});
   }
+  return position;
 }
 
 }  // namespace deeptitan

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json_reader.h"
 #include "core/utf8.h"
 #include "data/compressed_file.h"
 #include "data/json_values.h"
@@ -77,7 +78,7 @@ std::string conversion(const std::string& holds, const fs::path& path) {
 }
 
 Json parse(std::string_view text) {
-  return Json::parse(utf8_sanitize(text).text, nullptr, /*allow_exceptions=*/false);
+  return try_read_json<Json>(utf8_sanitize(text).text).value_or(Json(Json::value_t::discarded));
 }
 
 std::string_view first_line(std::string_view text) {

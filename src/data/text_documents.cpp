@@ -4,10 +4,9 @@
 #include <optional>
 #include <string>
 
-#include <nlohmann/json.hpp>
-
 #include "config/nearest_name.h"
 #include "core/error.h"
+#include "core/json_reader.h"
 #include "core/utf8.h"
 #include "data/compressed_file.h"
 #include "data/json_values.h"
@@ -139,13 +138,12 @@ class DocumentReader {
       return;
     }
     const SanitizedText sanitized = sanitize(text);
-    const nlohmann::json object = nlohmann::json::parse(sanitized.text, nullptr, /*allow_exceptions=*/false);
+    const nlohmann::json object = deeptitan::read_json(sanitized.text, {.where = where, .kind = ErrorKind::kUsage});
     if (object.is_string()) {
       deliver(object.get_ref<const std::string&>(), {});
       return;
     }
-    DT_CHECK_USAGE(object.is_object(), "{}: expected a JSON object{}", where,
-                   object.is_discarded() ? "; it is not valid JSON, or goes on in the next line" : "");
+    DT_CHECK_USAGE(object.is_object(), "{}: expected a JSON object, found {}", where, json_kind(object));
     const auto field = object.find(source_.text_field);
     if (field == object.end()) {
       std::vector<std::string> names;
@@ -159,7 +157,7 @@ class DocumentReader {
           where, source_.text_field, did_you_mean(source_.text_field, names), fmt::join(names, ", "));
     }
     DT_CHECK_USAGE(field->is_string(), "{}: field '{}' is {}; expected a text", where, source_.text_field,
-                   field->type_name());
+                   json_kind(*field));
     deliver(field->get_ref<const std::string&>(), {});
   }
 

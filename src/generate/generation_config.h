@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string_view>
 #include <vector>
 
 #include "config/model_config.h"
@@ -21,5 +22,8 @@ struct GenerationConfig {
 /// and at the tokenizer's eos_token. Throws Error that names the file and the field where it cannot be read.
 GenerationConfig load_generation_config(const std::filesystem::path& directory, const ModelConfig& config,
                                         const Tokenizer& tokenizer);
+
+/// What the text of a generation_config.json says alone; `where` is the file in errors.
+GenerationConfig parse_generation_config(std::string_view text, std::string_view where, int64_t vocab_size);
 
 }  // namespace deeptitan

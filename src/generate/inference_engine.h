@@ -17,7 +17,7 @@ class ModelDirectory;
 
 struct InferenceOptions {
   Device device = {};
-  DType compute = DType::kF32;   // of weights, activations and the cache: f32 or bf16
+  DType compute = DType::kF32;   // of weights, activations and the cache: fp32 or bf16
   int64_t context_length = 0;    // most tokens of a sequence; 0: the model's max_position_embeddings
   int64_t prefill_chunk = 1024;  // most tokens of one forward: what the workspace is planned for
   int64_t page_size = 64;        // tokens of a cache page

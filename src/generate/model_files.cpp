@@ -1,7 +1,13 @@
 #include "generate/model_files.h"
 
+#include <fmt/format.h>
+
 #include "checkpoint/model_directory.h"
+#include "config/dtype_words.h"
 #include "config/model_config_json.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "model/flops.h"
 
 namespace deeptitan {
 
@@ -14,6 +20,12 @@ ModelFiles open_model_files(const std::filesystem::path& directory) {
 std::unique_ptr<InferenceEngine> load_engine(const ModelFiles& files, const InferenceOptions& options) {
   auto engine = std::make_unique<InferenceEngine>(files.config, options);
   const ModelDirectory weights(files.directory);
+  if (files.config.fp8_weight_block_rows > 0) {
+    const auto parameters = static_cast<uint64_t>(count_parameters(files.config).parameters);
+    log_info(fmt::format("the fp8 weights of {} ({}) are widened to {}: {} of memory", files.directory.string(),
+                         format_bytes(weights.file_bytes()), usual_dtype_word(dtype_name(options.compute)),
+                         format_bytes(parameters * dtype_size(options.compute))));
+  }
   engine->allocate();
   engine->load(weights);
   return engine;

@@ -40,6 +40,10 @@ fs::path CacheLayout::snapshot(const std::string& commit) const {
   return repository_ / "snapshots" / commit;
 }
 
+fs::path CacheLayout::ref(const std::string& revision) const {
+  return repository_ / "refs" / revision;
+}
+
 void CacheLayout::link(const std::string& commit, const RemoteFile& file) const {
   const fs::path link = snapshot(commit) / file.name;
   const fs::path target = (repository_ / "blobs" / file.hash).lexically_relative(link.parent_path());
@@ -57,7 +61,7 @@ void CacheLayout::link(const std::string& commit, const RemoteFile& file) const 
 
 void CacheLayout::write_ref(const std::string& revision, const std::string& commit) const {
   if (revision == commit) return;
-  const fs::path ref = repository_ / "refs" / revision;
+  const fs::path ref = this->ref(revision);
   create_parents(ref);
   const fs::path fresh = ref.string() + fmt::format(".new-{}", ::getpid());
   write_file(fresh, commit);

@@ -24,6 +24,8 @@ class CacheLayout {
   FilePlaces places_of(const RemoteFile& file) const;
   /// snapshots/COMMIT
   std::filesystem::path snapshot(const std::string& commit) const;
+  /// refs/REVISION
+  std::filesystem::path ref(const std::string& revision) const;
   /// Makes snapshots/COMMIT/FILE a link to the file's blob.
   void link(const std::string& commit, const RemoteFile& file) const;
   /// Writes refs/REVISION, unless the revision is the commit itself.

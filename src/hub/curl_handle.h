@@ -24,8 +24,10 @@ CurlHandle make_curl_handle(const std::string& url, const std::string& token, co
 bool is_transient(CURLcode code);
 bool is_transient_status(long status);
 
-/// delay * 2^(failures - 1), at most a minute, or what the server's Retry-After asks for, at most five.
-std::chrono::milliseconds retry_delay(const HttpPatience& patience, int failures, const HttpHeaders& headers);
+/// delay * 2^(failures - 1), at most a minute, or what the server's Retry-After (seconds or a date) asks for, which is
+/// said. Throws Error where that is longer than patience.longest_wait.
+std::chrono::milliseconds retry_delay(const HttpPatience& patience, int failures, const HttpHeaders& headers,
+                                      const std::string& host);
 
 /// Throws Error for a transfer that libcurl gave up.
 [[noreturn]] void fail_connection(const std::string& url, CURLcode code, const std::string& what_next);

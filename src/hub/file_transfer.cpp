@@ -11,6 +11,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kReadBytes = size_t{1} << 20;
+constexpr uint64_t kMaxErrorBytes = uint64_t{1} << 20;
+/// What may be thrown away of the smallest file before its transfer is given up.
+constexpr uint64_t kThrownAwayAtLeast = uint64_t{1} << 20;
 
 /// Hashes the first `bytes` bytes of a file.
 void hash_prefix(const File& file, uint64_t bytes, BlobHash& hash) {
@@ -75,10 +78,13 @@ void FileTransfer::open_output() {
   output_ = File::open_or_create(places_.incomplete);
   const uint64_t present = output_->size();
   restart_from(present <= file_.size ? present : 0);
+  thrown_away_ = 0;
+  furthest_ = received_;
   if (received_ == file_.size) complete();
 }
 
 void FileTransfer::restart_from(uint64_t bytes) {
+  if (received_ > bytes) thrown_away_ += received_ - bytes;
   output_->resize(bytes);
   received_ = bytes;
   hash_.emplace(file_.hash, file_.size);
@@ -91,7 +97,7 @@ CURL* FileTransfer::start() {
   headers_ = {};
   error_ = nullptr;
   body_begun_ = false;
-  fetched_before_attempt_ = fetched_;
+  error_bytes_ = 0;
   handle_ = make_curl_handle(source_.url, source_.settings.token, source_.patience, headers_);
   curl_easy_setopt(handle_.get(), CURLOPT_WRITEFUNCTION, &FileTransfer::on_bytes);
   curl_easy_setopt(handle_.get(), CURLOPT_WRITEDATA, this);
@@ -131,7 +137,14 @@ void FileTransfer::begin_body(long status) {
 size_t FileTransfer::receive(const char* data, size_t bytes) {
   long status = 0;
   curl_easy_getinfo(handle_.get(), CURLINFO_RESPONSE_CODE, &status);
-  if (status != 200 && status != 206) return bytes;  // the text of an error
+  if (status != 200 && status != 206) {  // the text of an error
+    error_bytes_ += bytes;
+    DT_CHECK(error_bytes_ <= kMaxErrorBytes,
+             "{} answers {} for {} with a text that does not end; run the same command "
+             "again later",
+             host_of(source_.url), status, file_.name);
+    return bytes;
+  }
   if (!body_begun_) begin_body(status);
   DT_CHECK(bytes <= file_.size - received_, "{} sends more than the {} bytes of {} that it announced",
            host_of(source_.url), file_.size, file_.name);
@@ -161,13 +174,22 @@ void FileTransfer::complete() {
   done_ = true;
 }
 
-void FileTransfer::give_up_or_retry(const std::string& problem) {
-  if (fetched_ > fetched_before_attempt_) failures_ = 0;
+/// Bytes count as progress where they are new (not those that came before and were thrown away), enough, and came fast
+/// enough; so every way of failing has an end.
+void FileTransfer::give_up_or_retry(const std::string& problem, bool too_slow) {
+  const bool progress = !too_slow && received_ >= furthest_ + source_.patience.least_progress_bytes;
+  furthest_ = std::max(furthest_, received_);
+  if (progress) failures_ = 0;
   ++failures_;
+  DT_CHECK(thrown_away_ <= 2 * file_.size + kThrownAwayAtLeast,
+           "{}: {}; it does not go on where it was broken off, and {} were thrown away for a file of {}; run the same "
+           "command again later",
+           file_.name, problem, format_bytes(thrown_away_), format_bytes(file_.size));
   DT_CHECK(failures_ < source_.patience.attempts,
            "{}: {} after {} of {}; what has come is kept, run the same command again to go on", file_.name, problem,
            format_bytes(received_), format_bytes(file_.size));
-  retry_at_ = std::chrono::steady_clock::now() + retry_delay(source_.patience, failures_, headers_);
+  retry_at_ =
+      std::chrono::steady_clock::now() + retry_delay(source_.patience, failures_, headers_, host_of(source_.url));
 }
 
 void FileTransfer::end_attempt(CURLcode code) {
@@ -180,7 +202,8 @@ void FileTransfer::end_attempt(CURLcode code) {
   if (error_ != nullptr) std::rethrow_exception(error_);
   if (code != CURLE_OK) {
     if (!is_transient(code)) fail_connection(source_.url, code, "run the same command again to go on");
-    return give_up_or_retry(fmt::format("the connection to {} broke ({})", host, curl_easy_strerror(code)));
+    return give_up_or_retry(fmt::format("the connection to {} broke ({})", host, curl_easy_strerror(code)),
+                            code == CURLE_OPERATION_TIMEDOUT);
   }
   if (status == 416) {  // nothing there: what is on the disk does not belong to this file
     restart_from(0);

@@ -53,7 +53,7 @@ class FileTransfer {
   void restart_from(uint64_t bytes);
   bool verified_in_place() const;
   void complete();
-  void give_up_or_retry(const std::string& problem);
+  void give_up_or_retry(const std::string& problem, bool too_slow = false);
 
   RemoteFile file_;
   FilePlaces places_;
@@ -68,7 +68,9 @@ class FileTransfer {
   std::chrono::steady_clock::time_point retry_at_{};
   uint64_t received_ = 0;
   uint64_t fetched_ = 0;
-  uint64_t fetched_before_attempt_ = 0;
+  uint64_t furthest_ = 0;  // the most that received_ has been
+  uint64_t thrown_away_ = 0;
+  uint64_t error_bytes_ = 0;  // of the text beside a status, in this attempt
   int failures_ = 0;
   int wrong_hashes_ = 0;
   bool body_begun_ = false;

@@ -2,16 +2,23 @@
 
 #include <algorithm>
 #include <charconv>
+#include <ctime>
+#include <limits>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "core/error.h"
+#include "core/log.h"
+#include "core/shown_text.h"
 #include "hub/curl_handle.h"
 
 namespace deeptitan {
 namespace {
 
 constexpr size_t kMaxBodyBytes = 64'000'000;
+constexpr int64_t kSaidWait = 5;      // seconds from which on a wait is said
+constexpr size_t kMaxHeaders = 1000;  // of one response
 
 std::string_view trimmed(std::string_view text) {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
@@ -31,6 +38,7 @@ size_t on_header(char* data, size_t size, size_t count, void* context) {
     std::transform(name.begin(), name.end(), name.begin(),
                    [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
     const std::string value(trimmed(line.substr(colon + 1)));
+    if (headers.last.size() >= kMaxHeaders) return 0;
     headers.first.emplace(name, value);
     headers.last[name] = value;
   }
@@ -42,6 +50,20 @@ size_t on_body(char* data, size_t size, size_t count, void* context) {
   if (body.size() + size * count > kMaxBodyBytes) return 0;
   body.append(data, size * count);
   return size * count;
+}
+
+/// Seconds of a Retry-After, which is a number of them or a date (RFC 9110, section 10.2.3); nothing where it is
+/// neither.
+std::optional<int64_t> seconds_asked_for(const std::string& asked) {
+  if (asked.empty()) return std::nullopt;
+  if (asked.find_first_not_of("0123456789") == asked.npos) {
+    int64_t seconds = 0;
+    const auto [end, error] = std::from_chars(asked.data(), asked.data() + asked.size(), seconds);
+    return error == std::errc() ? seconds : std::numeric_limits<int64_t>::max();
+  }
+  const time_t date = curl_getdate(asked.c_str(), nullptr);
+  if (date < 0) return std::nullopt;
+  return std::max<int64_t>(0, date - std::time(nullptr));
 }
 
 HttpResponse exchange(const std::string& url, const std::string& token, const HttpPatience& patience, bool head) {
@@ -60,7 +82,7 @@ HttpResponse exchange(const std::string& url, const std::string& token, const Ht
       if (code != CURLE_OK) fail_connection(url, code, "run the same command again");
       return response;
     }
-    std::this_thread::sleep_for(retry_delay(patience, failures, response.headers));
+    std::this_thread::sleep_for(retry_delay(patience, failures, response.headers, host_of(url)));
   }
 }
 
@@ -88,7 +110,7 @@ CurlHandle make_curl_handle(const std::string& url, const std::string& token, co
   curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS, https ? CURLPROTO_HTTPS : CURLPROTO_HTTP | CURLPROTO_HTTPS);
 #endif
   curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, static_cast<long>(patience.connect_timeout.count()));
-  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, static_cast<long>(patience.least_bytes_per_second));
   curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, static_cast<long>(patience.stall_timeout.count()));
   curl_easy_setopt(curl, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
   curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, on_header);
@@ -125,11 +147,15 @@ bool is_transient_status(long status) {
   return status == 408 || status == 429 || status >= 500;
 }
 
-std::chrono::milliseconds retry_delay(const HttpPatience& patience, int failures, const HttpHeaders& headers) {
+std::chrono::milliseconds retry_delay(const HttpPatience& patience, int failures, const HttpHeaders& headers,
+                                      const std::string& host) {
   const std::string asked = header_value(headers.last, "retry-after");
-  int seconds = 0;
-  if (!asked.empty() && std::from_chars(asked.data(), asked.data() + asked.size(), seconds).ec == std::errc()) {
-    return std::chrono::seconds(std::clamp(seconds, 0, 300));
+  if (const std::optional<int64_t> seconds = seconds_asked_for(asked)) {
+    DT_CHECK(*seconds <= patience.longest_wait.count(),
+             "{} asks to wait {} seconds before the next request (Retry-After: {}); run the same command again then",
+             host, *seconds, shown(asked));
+    if (*seconds >= kSaidWait) log_info(fmt::format("{} asks to wait {} seconds; waiting", host, *seconds));
+    return std::chrono::seconds(*seconds);
   }
   const auto delay = patience.delay * (int64_t{1} << std::min(failures - 1, 16));
   return std::min(delay, std::chrono::milliseconds(60'000));

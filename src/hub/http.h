@@ -19,10 +19,13 @@ struct HttpHeaders {
 
 /// How patient to be with the network.
 struct HttpPatience {
-  int attempts = 5;                       // in a row without a byte of progress
+  int attempts = 5;                       // in a row without progress
   std::chrono::milliseconds delay{1000};  // before the second attempt; doubles with each
   std::chrono::seconds connect_timeout{30};
-  std::chrono::seconds stall_timeout{60};  // a transfer that moves nothing for this long is broken
+  std::chrono::seconds stall_timeout{60};  // a transfer that is slower than this for so long is broken:
+  int64_t least_bytes_per_second = 1000;   //   below it a model takes weeks
+  uint64_t least_progress_bytes = 16'384;  // an attempt that brings fewer new bytes has failed like one without any
+  std::chrono::seconds longest_wait{300};  // that a server may ask for (Retry-After)
 };
 
 /// A small exchange that ended with a status; redirects have been followed.

@@ -14,11 +14,16 @@
 namespace deeptitan {
 namespace {
 
-constexpr std::array<KnownModel, 5> kKnownModels = {{{"v2-lite-chat", "deepseek-ai/DeepSeek-V2-Lite-Chat"},
-                                                     {"v2-lite", "deepseek-ai/DeepSeek-V2-Lite"},
-                                                     {"v2", "deepseek-ai/DeepSeek-V2"},
-                                                     {"v3", "deepseek-ai/DeepSeek-V3"},
-                                                     {"v3-0324", "deepseek-ai/DeepSeek-V3-0324"}}};
+constexpr std::array<KnownModel, 9> kKnownModels = {
+    {{"v2-lite-chat", "deepseek-ai/DeepSeek-V2-Lite-Chat", "v2-lite"},
+     {"v2-lite", "deepseek-ai/DeepSeek-V2-Lite", "v2-lite"},
+     {"v2", "deepseek-ai/DeepSeek-V2", "v2"},
+     {"v3", "deepseek-ai/DeepSeek-V3", "v3"},
+     {"v3-0324", "deepseek-ai/DeepSeek-V3-0324", "v3"},
+     {"moonlight", "moonshotai/Moonlight-16B-A3B", "moonlight"},
+     {"moonlight-chat", "moonshotai/Moonlight-16B-A3B-Instruct", "moonlight"},
+     {"kimi-k2", "moonshotai/Kimi-K2-Instruct", "kimi-k2"},
+     {"gigachat3-10b", "ai-sage/GigaChat3-10B-A1.8B", "gigachat3-10b"}}};
 
 /// The variable's value, empty if it is not set.
 std::string environment(const char* name) {

@@ -23,6 +23,7 @@ struct HubSettings {
 struct KnownModel {
   const char* short_name;
   const char* repository;
+  const char* shape;  // its name in config/model_shapes
 };
 std::span<const KnownModel> known_models();
 

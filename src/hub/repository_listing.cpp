@@ -5,15 +5,20 @@
 #include <set>
 
 #include <fnmatch.h>
-#include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json_reader.h"
+#include "core/shown_text.h"
 #include "hub/blob_hash.h"
 
 namespace deeptitan {
 namespace {
 
 using nlohmann::json;
+
+/// So that no sum of sizes leaves 64 bits.
+constexpr uint64_t kMaxFileBytes = uint64_t{1} << 50;
+constexpr size_t kMaxFiles = 10'000;
 
 /// `"abc"`, `W/"abc"` and abc all name abc.
 std::string plain_etag(std::string etag) {
@@ -129,7 +134,7 @@ RepositoryListing list_repository(const std::string& repository, const std::stri
                                       percent_encode(revision, false));
   const HttpResponse response = http_get(url, settings.token, patience);
   if (response.status != 200) fail_status(response.status, response.headers, repository, revision, "", settings);
-  const json root = json::parse(response.body, nullptr, false);
+  const json root = try_read_json(response.body).value_or(json());
   const auto commit = root.is_object() ? root.find("sha") : root.end();
   const auto siblings = root.is_object() ? root.find("siblings") : root.end();
   DT_CHECK(
@@ -139,7 +144,10 @@ RepositoryListing list_repository(const std::string& repository, const std::stri
   RepositoryListing listing;
   listing.commit = commit->get<std::string>();
   DT_CHECK(listing.commit.size() == 40 && BlobHash::is_hash(listing.commit),
-           "{} names no commit for {} {}, found \"{}\"", settings.endpoint, repository, revision, listing.commit);
+           "{} names no commit for {} {}, found \"{}\"", settings.endpoint, repository, revision,
+           shown(listing.commit));
+  DT_CHECK(siblings->size() <= kMaxFiles, "{} lists {} files in {}; at most {} can be downloaded", settings.endpoint,
+           siblings->size(), repository, kMaxFiles);
   std::set<std::string> names;
   for (const json& sibling : *siblings) {
     const auto name = sibling.is_object() ? sibling.find("rfilename") : sibling.end();
@@ -148,12 +156,14 @@ RepositoryListing list_repository(const std::string& repository, const std::stri
     RemoteFile file;
     file.name = name->get<std::string>();
     DT_CHECK(is_safe_path(file.name), "{} lists a file {} that would leave its directory; nothing was downloaded",
-             settings.endpoint, name->dump(-1, ' ', true, json::error_handler_t::replace));
+             settings.endpoint, shown_json(*name));
     DT_CHECK(names.insert(file.name).second, "{} lists the file {} twice in {}", settings.endpoint, file.name,
              repository);
     if (!is_included(file.name, include)) continue;
     if (!describe_from_listing(sibling, file))
       describe_from_headers(repository, listing.commit, settings, patience, file);
+    DT_CHECK(file.size <= kMaxFileBytes, "{} lists {} with {} bytes, more than any disk holds; nothing was downloaded",
+             settings.endpoint, shown(file.name), file.size);
     listing.files.push_back(std::move(file));
   }
   if (listing.files.empty()) {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include <nlohmann/json.hpp>
-
 #include "core/error.h"
+#include "core/json_reader.h"
+#include "core/shown_text.h"
 #include "tokenizer/bpe_model.h"
 #include "tokenizer/code_point_set.h"
 
@@ -17,14 +17,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int kMaxNesting = 16;  // of Sequence in Sequence
-
-Json parse_json(std::string_view text, std::string_view name) {
-  try {
-    return Json::parse(text);
-  } catch (const Json::exception& error) {
-    fail("{} is not valid JSON: {}", name, error.what());
-  }
-}
 
 // A member of an object that may be absent or null.
 const Json* find(const Json& object, const char* key) {
@@ -41,27 +33,27 @@ const Json& require(const Json& object, const char* key, std::string_view where)
 
 std::string require_string(const Json& object, const char* key, std::string_view where) {
   const Json& value = require(object, key, where);
-  DT_CHECK(value.is_string(), "{}.{} must be a string, not {}", where, key, value.type_name());
+  DT_CHECK(value.is_string(), "{}.{} must be a string, not {}", where, key, json_kind(value));
   return value.get<std::string>();
 }
 
 bool bool_or(const Json& object, const char* key, bool absent, std::string_view where) {
   const Json* value = find(object, key);
   if (value == nullptr) return absent;
-  DT_CHECK(value->is_boolean(), "{}.{} must be true or false, not {}", where, key, value->type_name());
+  DT_CHECK(value->is_boolean(), "{}.{} must be true or false, not {}", where, key, json_kind(*value));
   return value->get<bool>();
 }
 
 const Json& require_array(const Json& object, const char* key, std::string_view where) {
   const Json& value = require(object, key, where);
-  DT_CHECK(value.is_array(), "{}.{} must be an array, not {}", where, key, value.type_name());
+  DT_CHECK(value.is_array(), "{}.{} must be an array, not {}", where, key, json_kind(value));
   return value;
 }
 
 int32_t to_id(const Json& value, std::string_view where) {
-  DT_CHECK(value.is_number_integer(), "{} must be a token id, not {}", where, value.type_name());
+  DT_CHECK(value.is_number_integer(), "{} must be a token id, not {}", where, json_kind(value));
   const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() < BpeModel::kMaxIds : false;
-  DT_CHECK(fits, "{} = {} is not a token id; ids must be 0 to {}", where, value.dump(), BpeModel::kMaxIds - 1);
+  DT_CHECK(fits, "{} = {} is not a token id; ids must be 0 to {}", where, shown_json(value), BpeModel::kMaxIds - 1);
   return value.get<int32_t>();
 }
 
@@ -160,7 +152,8 @@ void read_template(const Json& value, TokenizerDescription& description) {
       DT_CHECK(id == "A", "post_processor TemplateProcessing.single names the sequence \"{}\"; supported is A", id);
       ++sequences;
     } else {
-      fail("post_processor TemplateProcessing.single holds {}; supported are SpecialToken and Sequence", part.dump());
+      fail("post_processor TemplateProcessing.single holds {}; supported are SpecialToken and Sequence",
+           shown_json(part));
     }
   }
   DT_CHECK(sequences == 1, "post_processor TemplateProcessing.single must name the text exactly once, not {} times",
@@ -196,17 +189,17 @@ std::pair<std::string, std::string> read_merge(const Json& merge) {
       return {text.substr(0, space), text.substr(space + 1)};
     }
   }
-  fail("model.merges holds {}; a merge must be \"LEFT RIGHT\" or [\"LEFT\", \"RIGHT\"]", merge.dump());
+  fail("model.merges holds {}; a merge must be \"LEFT RIGHT\" or [\"LEFT\", \"RIGHT\"]", shown_json(merge));
 }
 
 void read_model(const Json& model, TokenizerDescription& description) {
   const Json* type = find(model, "type");
-  DT_CHECK(type == nullptr || *type == "BPE", "model.type is {}; supported is \"BPE\"", type->dump());
+  DT_CHECK(type == nullptr || *type == "BPE", "model.type is {}; supported is \"BPE\"", shown_json(*type));
   for (const char* option : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
     const Json* value = find(model, option);
     const bool is_empty_string = value != nullptr && value->is_string() && value->get_ref<const std::string&>().empty();
     const bool off = value == nullptr || is_empty_string || *value == 0.0;
-    DT_CHECK(off, "model.{} is {}; supported is null", option, value->dump());
+    DT_CHECK(off, "model.{} is {}; supported is null", option, shown_json(*value));
   }
   DT_CHECK(!bool_or(model, "byte_fallback", false, "model"),
            "model.byte_fallback is true; supported are byte-level vocabularies, which have it false");
@@ -214,7 +207,7 @@ void read_model(const Json& model, TokenizerDescription& description) {
   if (find(model, "unk_token") != nullptr) description.unknown_token = require_string(model, "unk_token", "model");
 
   const Json& vocabulary = require(model, "vocab", "model");
-  DT_CHECK(vocabulary.is_object(), "model.vocab must be an object of tokens and ids, not {}", vocabulary.type_name());
+  DT_CHECK(vocabulary.is_object(), "model.vocab must be an object of tokens and ids, not {}", json_kind(vocabulary));
   description.vocabulary.reserve(vocabulary.size());
   for (const auto& [token, id] : vocabulary.items()) {
     description.vocabulary.emplace_back(token, to_id(id, "model.vocab"));
@@ -228,7 +221,7 @@ std::optional<std::string> read_named_token(const Json& config, const char* key)
   const Json* value = find(config, key);
   if (value == nullptr) return std::nullopt;
   if (value->is_object()) return require_string(*value, "content", key);
-  DT_CHECK(value->is_string(), "{} must be a string or an object with \"content\", not {}", key, value->type_name());
+  DT_CHECK(value->is_string(), "{} must be a string or an object with \"content\", not {}", key, json_kind(*value));
   return value->get<std::string>();
 }
 
@@ -240,13 +233,13 @@ std::optional<bool> read_flag(const Json& config, const char* key) {
 }  // namespace
 
 TokenizerDescription parse_tokenizer_json(std::string_view text) {
-  const Json json = parse_json(text, "tokenizer.json");
-  DT_CHECK(json.is_object(), "tokenizer.json must hold an object, not {}", json.type_name());
+  const Json json = read_json<Json>(text, {.where = "tokenizer.json"});
+  DT_CHECK(json.is_object(), "tokenizer.json must hold an object, not {}", json_kind(json));
   TokenizerDescription description;
   // "truncation" and "padding" are left over from whoever saved the file: they are options of a call, as in
   // transformers.
   if (const Json* tokens = find(json, "added_tokens")) {
-    DT_CHECK(tokens->is_array(), "added_tokens must be an array, not {}", tokens->type_name());
+    DT_CHECK(tokens->is_array(), "added_tokens must be an array, not {}", json_kind(*tokens));
     for (const Json& token : *tokens) {
       const int32_t id = to_id(require(token, "id", "added_tokens"), "added_tokens.id");
       description.added_tokens.push_back(read_added_token(token, id, "added_tokens"));
@@ -269,8 +262,8 @@ TokenizerDescription parse_tokenizer_json(std::string_view text) {
 }
 
 TokenizerConfigDescription parse_tokenizer_config(std::string_view text) {
-  const Json json = parse_json(text, "tokenizer_config.json");
-  DT_CHECK(json.is_object(), "tokenizer_config.json must hold an object, not {}", json.type_name());
+  const Json json = read_json<Json>(text, {.where = "tokenizer_config.json"});
+  DT_CHECK(json.is_object(), "tokenizer_config.json must hold an object, not {}", json_kind(json));
   TokenizerConfigDescription description;
   description.bos_token = read_named_token(json, "bos_token");
   description.eos_token = read_named_token(json, "eos_token");
@@ -281,9 +274,9 @@ TokenizerConfigDescription parse_tokenizer_config(std::string_view text) {
   description.add_bos_token = read_flag(json, "add_bos_token");
   description.add_eos_token = read_flag(json, "add_eos_token");
   if (const Json* tokens = find(json, "added_tokens_decoder")) {
-    DT_CHECK(tokens->is_object(), "added_tokens_decoder must be an object, not {}", tokens->type_name());
+    DT_CHECK(tokens->is_object(), "added_tokens_decoder must be an object, not {}", json_kind(*tokens));
     for (const auto& [key, token] : tokens->items()) {
-      const Json id = Json::parse(key, nullptr, false);
+      const Json id = try_read_json(key).value_or(Json());
       description.added_tokens.push_back(
           read_added_token(token, to_id(id, "a key of added_tokens_decoder"), "added_tokens_decoder"));
     }

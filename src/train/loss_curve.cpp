@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include <nlohmann/json.hpp>
-
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_reader.h"
 
 namespace deeptitan {
 
@@ -15,8 +14,7 @@ LossCurve read_loss_curve(const std::filesystem::path& metrics_path) {
   LossCurve curve;
   for (size_t at = 0; at < text.size();) {
     const size_t end = std::min(text.find('\n', at), text.size());
-    const nlohmann::json line =
-        nlohmann::json::parse(std::string_view(text).substr(at, end - at), nullptr, /*allow_exceptions=*/false);
+    const nlohmann::json line = try_read_json(std::string_view(text).substr(at, end - at)).value_or(nlohmann::json());
     at = end + 1;
     if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) continue;
     const auto step = line["step"].get<int64_t>();

@@ -2,9 +2,8 @@
 
 #include <string>
 
-#include <nlohmann/json.hpp>
-
 #include "core/error.h"
+#include "core/json_reader.h"
 
 namespace deeptitan {
 
@@ -16,7 +15,7 @@ size_t length_up_to(std::string_view text, int64_t last_step, const std::filesys
   for (int64_t line_number = 1;; ++line_number) {
     const size_t end = text.find('\n', at);
     if (end == std::string_view::npos) return at;
-    const nlohmann::json line = nlohmann::json::parse(text.substr(at, end - at), nullptr, /*allow_exceptions=*/false);
+    const nlohmann::json line = try_read_json(text.substr(at, end - at)).value_or(nlohmann::json());
     const bool readable = line.is_object() && line.contains("step") && line["step"].is_number_integer();
     DT_CHECK(readable, "{}:{}: expected a JSON object with a step; move the file away, or correct the line",
              path.string(), line_number);

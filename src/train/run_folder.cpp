@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "checkpoint/atomic_directory.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/training_state.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_reader.h"
 
 namespace deeptitan {
 namespace {
@@ -154,12 +153,12 @@ void RunFolder::record(const fs::path& file) {
 
 std::set<std::string> RunFolder::read_record() const {
   if (!holds_a_run()) return {};
-  const auto json = nlohmann::json::parse(read_file(record_file()), nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json json = try_read_json(read_file(record_file())).value_or(nlohmann::json());
   std::set<std::string> files;
-  bool whole = json.is_object() && json.value("format", "") == "deeptitan run" && json.contains("files") &&
-               json["files"].is_array();
-  for (size_t i = 0; whole && i < json["files"].size(); ++i) {
-    const auto& name = json["files"][i];
+  bool whole = json.is_object() && json.contains("format") && json.at("format") == "deeptitan run" &&
+               json.contains("files") && json.at("files").is_array();
+  for (size_t i = 0; whole && i < json.at("files").size(); ++i) {
+    const nlohmann::json& name = json.at("files")[i];
     whole = name.is_string() && lies_in(root_ / name.get<std::string>(), root_);
     if (whole) files.insert(name.get<std::string>());
   }

@@ -14,11 +14,13 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/model_directory.h"
 #include "checkpoint/training_state.h"
+#include "config/model_config_json.h"
 #include "config/run_config_toml.h"
 #include "core/clock.h"
 #include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_reader.h"
 #include "core/log.h"
 #include "core/terminal.h"
 #include "data/packed_sampler.h"
@@ -196,7 +198,15 @@ void Trainer::build_engine() {
     progress_ = read_progress(start_->path);
     source_->restore(progress_.data);
   } else if (!config_.model.initial_checkpoint.empty()) {
-    engine_->load(std::make_shared<ModelDirectory>(config_.model.initial_checkpoint));
+    const auto weights = std::make_shared<ModelDirectory>(config_.model.initial_checkpoint);
+    const fs::path config_file = weights->path() / "config.json";
+    if (fs::exists(config_file) && load_model_config(config_file).fp8_weight_block_rows > 0) {
+      log_info(
+          fmt::format("the fp8 weights of {} ({}) are widened to fp32: {} of memory", weights->path().string(),
+                      format_bytes(weights->file_bytes()),
+                      format_bytes(sizeof(float) * static_cast<uint64_t>(count_parameters(model_config_).parameters))));
+    }
+    engine_->load(weights);
   } else {
     engine_->initialize(config_.training.seed);
   }
@@ -313,9 +323,9 @@ void Trainer::draw_loss_curve(ProgressLine& progress) const {
 std::optional<double> recorded_loss(const fs::path& metrics, int64_t step) {
   std::ifstream file(metrics);
   for (std::string line; std::getline(file, line);) {
-    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (json.is_object() && json.value("step", int64_t{0}) == step && json["loss"].is_number())
-      return json["loss"].get<double>();
+    const nlohmann::json json = try_read_json(line).value_or(nlohmann::json());
+    if (!json.is_object() || !json.contains("step") || json.at("step") != step) continue;
+    if (json.contains("loss") && json.at("loss").is_number()) return json.at("loss").get<double>();
   }
   return std::nullopt;
 }

@@ -43,7 +43,7 @@ std::vector<float> values_of(const TensorDeclaration& tensor) {
   return values;
 }
 
-/// A small f32 model with the files that lie beside one.
+/// A small fp32 model with the files that lie beside one.
 void write_model(const fs::path& directory) {
   ShardedSafetensorsWriter writer(directory, kTensors, 1 << 30);
   for (const auto& tensor : kTensors) {
@@ -181,7 +181,7 @@ TEST(ConvertDirectory, ToFp8AndBackIsWithinTheFormat) {
 }
 )");
 
-  // fp8 to fp8 copies bit for bit; fp8 to f32 dequantises and drops the scales and the quantization_config.
+  // fp8 to fp8 copies bit for bit; fp8 to fp32 dequantises and drops the scales and the quantization_config.
   convert_directory(parent / "fp8", parent / "copy", to(DType::kF8E4M3));
   const ModelDirectory copy(parent / "copy");
   EXPECT_EQ(copy.names(), out.names());
@@ -199,7 +199,7 @@ TEST(ConvertDirectory, PiecesMakeNoDifference) {
   fs::create_directory(parent / "in");
   write_model(parent / "in");
   fs::path source = parent / "in";
-  // f32 -> fp8, fp8 -> fp8, fp8 -> bf16, bf16 -> f32
+  // fp32 -> fp8, fp8 -> fp8, fp8 -> bf16, bf16 -> fp32
   for (const DType dtype : {DType::kF8E4M3, DType::kF8E4M3, DType::kBF16, DType::kF32}) {
     ConvertOptions options = to(dtype);
     const fs::path whole = source.string() + "-whole", pieces = source.string() + "-pieces";
@@ -232,6 +232,51 @@ TEST(ConvertDirectory, RefusesPlacesThatHoldSomething) {
   EXPECT_EQ(refusal(parent / "empty"), "no error");
 }
 
+// Indentation multiplies with depth: 41 kB of brackets made 800 MB.
+TEST(ConvertDirectory, WritesNoMoreThanItReads) {
+  const TemporaryFolder parent;
+  const fs::path in = parent / "in";
+  fs::create_directory(in);
+  write_model(in);
+  write_file(in / "config.json", "{\"a\": " + std::string(20'000, '[') + std::string(20'000, ']') + "}");
+  const std::string refusal = message_of([&] { convert_directory(in, parent / "out", to(DType::kBF16)); });
+  EXPECT_NE(refusal.find("nested more than 100 deep"), std::string::npos) << refusal;
+  // What Python writes beyond JSON is carried along as it is.
+  write_file(in / "config.json", R"({"limits": [0.0, Infinity], "name": "x\ud83d", "big": 1e999})");
+  convert_directory(in, parent / "out", to(DType::kBF16));
+  const std::string config = read_file(parent / "out" / "config.json");
+  EXPECT_NE(config.find("Infinity"), std::string::npos) << config;
+  EXPECT_NE(config.find("\"x\\ud83d\""), std::string::npos) << config;
+  EXPECT_NE(config.find("1e999"), std::string::npos) << config;
+}
+
+TEST(ConvertDirectory, FollowsLinksInTheCacheAndNowhereElse) {
+  const TemporaryFolder parent;
+  const fs::path in = parent / "in", secret = parent / "secret.txt";
+  fs::create_directory(in);
+  write_model(in);
+  write_file(secret, "secret");
+  fs::create_symlink(secret, in / "notes.txt");
+  fs::create_symlink("tokenizer.json", in / "same.json");
+  convert_directory(in, parent / "out", to(DType::kBF16));
+  EXPECT_FALSE(fs::exists(parent / "out" / "notes.txt"));
+  EXPECT_EQ(read_file(parent / "out" / "same.json"), read_file(in / "tokenizer.json"));
+
+  // The hub's cache: a snapshot's files are links to blobs of the same repository.
+  const fs::path repository = parent / "models--a--b", snapshot = repository / "snapshots" / "1";
+  fs::create_directories(snapshot);
+  fs::create_directories(repository / "blobs");
+  for (const auto& entry : fs::directory_iterator(in)) {
+    if (!entry.is_regular_file() || entry.is_symlink()) continue;
+    const fs::path name = entry.path().filename();
+    fs::copy_file(entry.path(), repository / "blobs" / name);
+    fs::create_symlink(fs::path("../../blobs") / name, snapshot / name);
+  }
+  convert_directory(snapshot, parent / "from_cache", to(DType::kBF16));
+  EXPECT_EQ(read_file(parent / "from_cache" / "tokenizer.json"), read_file(in / "tokenizer.json"));
+  EXPECT_FALSE(fs::is_symlink(parent / "from_cache" / "tokenizer.json"));
+}
+
 TEST(ConvertDirectory, RefusesInputsItCannotRead) {
   const TemporaryFolder parent;
   const fs::path in = parent / "in", config = in / "config.json";
@@ -245,12 +290,12 @@ TEST(ConvertDirectory, RefusesInputsItCannotRead) {
   write_file(config, R"({"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}})");
   EXPECT_NE(refusal().find("found {\"quant_method\":\"fp8\",\"weight_block_size\":[64,64]}"), std::string::npos);
   write_file(config, "[");
-  EXPECT_EQ(refusal(), config.string() + " is not valid JSON");
+  EXPECT_EQ(refusal(), config.string() + ": not valid JSON: it ends too early (byte 2, at [0])");
   fs::remove(config);
   EXPECT_EQ(refusal(), config.string() + " is missing; a model directory has one");
   EXPECT_FALSE(fs::exists(parent / "out"));
   EXPECT_EQ(message_of([&] { convert_directory(in, parent / "out", to(DType::kI32)); }),
-            "a model can be converted to bf16, f32 or f8_e4m3, not to i32");
+            "a model can be converted to bf16, fp32 or fp8, not to i32");
 }
 
 }  // namespace

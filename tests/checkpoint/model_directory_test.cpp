@@ -7,6 +7,7 @@
 
 #include "checkpoint/read_tensor.h"
 #include "checkpoint/safetensors_writer.h"
+#include "checkpoint/stored_names.h"
 #include "core/bfloat16.h"
 #include "core/file.h"
 #include "support/expect_error.h"
@@ -92,11 +93,86 @@ TEST(ModelDirectory, IndexAndShardsMustAgree) {
   const std::string shard = (directory / "model-00001-of-00002.safetensors").string();
   write_file(index,
              R"({"weight_map":{"a":"model-00001-of-00002.safetensors","e":"model-00001-of-00002.safetensors"}})");
-  EXPECT_EQ(message_of([&] { ModelDirectory(directory.path()).at("a"); }),
-            shard + " should hold tensor e by model.safetensors.index.json, but does not");
-  write_file(index, R"({"weight_map":{"a":"model-00001-of-00002.safetensors"}})");
-  EXPECT_EQ(message_of([&] { ModelDirectory(directory.path()).at("a"); }),
-            shard + " holds tensor b, which model.safetensors.index.json does not list there");
+  EXPECT_EQ(message_of([&] { ModelDirectory(directory.path()).at("e"); }),
+            shard + " should hold tensor e by model.safetensors.index.json, but does not; fetch both again");
+}
+
+// A shard may hold what the index does not list (left over from a conversion, or of another model): transformers reads
+// what the index lists.
+TEST(ModelDirectory, TheIndexCounts) {
+  const TemporaryFolder directory;
+  write_sharded(directory.path());
+  write_file(directory / "model.safetensors.index.json",
+             R"({"weight_map":{"a":"model-00001-of-00002.safetensors","d":"model-00002-of-00002.safetensors"}})");
+  const ModelDirectory model(directory.path());
+  EXPECT_EQ(model.names(), (std::vector<std::string>{"a", "d"}));
+  EXPECT_EQ(std::memcmp(model.at("a").data, "aaaa", 4), 0);
+  EXPECT_EQ(model.find("b"), nullptr);
+}
+
+// torch.compile and DistributedDataParallel put their names into those of the tensors.
+TEST(ModelDirectory, ReadsTheNamesOfWrappedModules) {
+  const TemporaryFolder directory;
+  ShardedSafetensorsWriter writer(directory.path(),
+                                  {{"_orig_mod.lm_head.weight", DType::kU8, {1}},
+                                   {"module.model.layers.0._orig_mod.mlp._orig_mod.up_proj.weight", DType::kU8, {1}}},
+                                  8);
+  writer.write("_orig_mod.lm_head.weight", "h", 1);
+  writer.write("module.model.layers.0._orig_mod.mlp._orig_mod.up_proj.weight", "u", 1);
+  writer.finish();
+  const ModelDirectory model(directory.path());
+  EXPECT_EQ(model.names(), (std::vector<std::string>{"lm_head.weight", "model.layers.0.mlp.up_proj.weight"}));
+  EXPECT_EQ(std::memcmp(model.at("lm_head.weight").data, "h", 1), 0);
+  EXPECT_EQ(plain_tensor_name("x_orig_mod.a"), "x_orig_mod.a");
+
+  const TemporaryFolder twice;
+  ShardedSafetensorsWriter both(twice.path(), {{"a", DType::kU8, {1}}, {"_orig_mod.a", DType::kU8, {1}}}, 8);
+  both.write("a", "a", 1);
+  both.write("_orig_mod.a", "a", 1);
+  both.finish();
+  EXPECT_EQ(message_of([&] { ModelDirectory{twice.path()}; }),
+            (twice / "model.safetensors").string() + ": two tensors are tensor a of the model");
+}
+
+// As transformers 5 holds the experts of a layer: gate and up projections in one tensor, the gate's rows first.
+TEST(ModelDirectory, SplitsFusedExperts) {
+  const std::string up = "model.layers.1.mlp.experts.gate_up_proj", down = "model.layers.1.mlp.experts.down_proj";
+  const std::string up_bytes = "AAAAbbbbCCCCdddd", down_bytes = "112233445566";
+  for (const uint64_t shard_bytes : {uint64_t{1} << 20, uint64_t{16}}) {
+    const TemporaryFolder directory;
+    ShardedSafetensorsWriter writer(
+        directory.path(), {{up, DType::kU8, {2, 4, 2}}, {down, DType::kU8, {2, 3, 2}}, {"z", DType::kU8, {1}}},
+        shard_bytes);
+    writer.write(up, up_bytes.data(), 16);
+    writer.write(down, down_bytes.data(), 12);
+    writer.write("z", "z", 1);
+    writer.finish();
+    const ModelDirectory model(directory.path());
+    const std::string prefix = "model.layers.1.mlp.experts.";
+    EXPECT_EQ(model.names(),
+              (std::vector<std::string>{prefix + "0.down_proj.weight", prefix + "0.gate_proj.weight",
+                                        prefix + "0.up_proj.weight", prefix + "1.down_proj.weight",
+                                        prefix + "1.gate_proj.weight", prefix + "1.up_proj.weight", "z"}));
+    const auto bytes = [&](const std::string& name) {
+      const TensorEntry& tensor = model.at(prefix + name + ".weight");
+      EXPECT_EQ(tensor.shape.size(), 2u);
+      return std::string(reinterpret_cast<const char*>(tensor.data), tensor.bytes);
+    };
+    EXPECT_EQ(bytes("0.gate_proj"), "AAAA");
+    EXPECT_EQ(bytes("0.up_proj"), "bbbb");
+    EXPECT_EQ(bytes("1.gate_proj"), "CCCC");
+    EXPECT_EQ(bytes("1.up_proj"), "dddd");
+    EXPECT_EQ(bytes("0.down_proj"), "112233");
+    EXPECT_EQ(bytes("1.down_proj"), "445566");
+    EXPECT_EQ(model.at(prefix + "1.down_proj.weight").shape, (std::vector<int64_t>{3, 2}));
+  }
+  const TemporaryFolder wrong;
+  ShardedSafetensorsWriter writer(wrong.path(), {{up, DType::kU8, {2, 3, 2}}}, 1 << 20);
+  writer.write(up, up_bytes.data(), 12);
+  writer.finish();
+  EXPECT_EQ(message_of([&] { ModelDirectory{wrong.path()}; }),
+            (wrong / "model.safetensors").string() + ": tensor " + up +
+                " has shape [2, 3, 2]; expected that of all experts' matrices, [experts, 2 * width, hidden]");
 }
 
 TEST(ModelDirectory, RefusesIndexesThatAreNotOne) {
@@ -106,7 +182,7 @@ TEST(ModelDirectory, RefusesIndexesThatAreNotOne) {
     write_file(index, text);
     return message_of([&] { ModelDirectory model(directory.path()); });
   };
-  EXPECT_EQ(refusal("{"), index.string() + " is not valid JSON; fetch it again");
+  EXPECT_EQ(refusal("{"), index.string() + ": not valid JSON: it ends too early (byte 2); fetch it again");
   EXPECT_EQ(refusal("{}"),
             index.string() + " has no object \"weight_map\"; it is not the index of a safetensors checkpoint");
   EXPECT_EQ(refusal(R"({"weight_map":{"a":1}})"), index.string() + ": the file of tensor a must be text, found number");
@@ -114,6 +190,13 @@ TEST(ModelDirectory, RefusesIndexesThatAreNotOne) {
     EXPECT_EQ(refusal(std::string(R"({"weight_map":{"a":")") + name + "\"}}"),
               index.string() + ": the file of tensor a must be a file beside the index, found \"" + name + "\"");
   }
+}
+
+TEST(ModelDirectory, NamesReachNoTerminalRaw) {
+  const TemporaryFolder directory;
+  write_file(directory / "model.safetensors.index.json", R"({"weight_map":{"\u001b]0;x\u0007\u202e":1}})");
+  const std::string message = message_of([&] { ModelDirectory model(directory.path()); });
+  EXPECT_NE(message.find("the file of tensor \\x1b]0;x\\x07\\u202e must be text"), std::string::npos) << message;
 }
 
 TEST(ReadTensor, ConvertsAndDequantises) {

@@ -77,15 +77,17 @@ TEST(SafetensorsFile, RefusesTruncatedAndOversizedFiles) {
 }
 
 TEST(SafetensorsFile, RefusesHeadersThatAreNotOne) {
-  EXPECT_EQ(refusal(file_with_header("{\"a\":", 0)),
-            ": the header is not valid JSON (at its byte 6); the file is damaged or not a safetensors file");
+  EXPECT_EQ(
+      refusal(file_with_header("{\"a\":", 0)),
+      ": the header: not valid JSON: it ends too early (byte 6, at a); the file is damaged or not a safetensors file");
   EXPECT_EQ(refusal(file_with_header("[]", 0)), ": the header must be a JSON object, found array");
   EXPECT_EQ(refusal(file_with_header(R"({"a":[1]})", 0)),
             ": tensor a: the header must describe it by an object, found array");
   EXPECT_EQ(refusal(file_with_header(R"({"a":{"b":[[[1]]]}})", 0)),
-            ": the header's JSON is nested more deeply than a safetensors header is");
+            ": the header: arrays and objects are nested more than 3 deep, at a.b[0]; the file is damaged or not a "
+            "safetensors file");
   EXPECT_EQ(refusal(file_with_header(R"({"a":1e999})", 0)),
-            ": the header has a number beyond what a computer stores; the file is damaged");
+            ": tensor a: the header must describe it by an object, found 1e999, beyond what a number can hold");
   EXPECT_EQ(refusal(file_with_header(R"({"__metadata__":{"format":1}})", 0)),
             ": __metadata__.format must be text, found number");
   EXPECT_EQ(refusal(file_with_header(R"({"a":{"shape":[],"data_offsets":[0,0]}})", 0)),
@@ -133,9 +135,9 @@ TEST(SafetensorsFile, RefusesOverlapsGapsAndDuplicates) {
   EXPECT_EQ(two(R"([7],"data_offsets":[1,8])", R"([0],"data_offsets":[8,8])"),
             ": 1 bytes between the header and tensor a belong to no tensor");
   EXPECT_EQ(two(R"([4],"data_offsets":[0,4])", R"([4],"data_offsets":[4,8])", "a"),
-            ": \"a\" stands twice in the header");
+            ": the header: \"a\" stands twice; the file is damaged or not a safetensors file");
   EXPECT_EQ(two(R"([4],"data_offsets":[0,4],"shape":[4])", R"([4],"data_offsets":[4,8])"),
-            ": \"shape\" stands twice in the header");
+            ": the header: \"shape\" stands twice in a; the file is damaged or not a safetensors file");
 }
 
 TEST(SafetensorsFile, ReleasedPagesAreReadAgain) {

@@ -68,7 +68,7 @@ TEST(TrainingStateMetadata, NamesWhatIsWrong) {
   EXPECT_EQ(message_of([&] { metadata.real("step"); }), "s.json: \"step\" must be a real number");
   EXPECT_EQ(message_of([&] { metadata.text("step"); }), "s.json: \"step\" must be text");
   EXPECT_EQ(message_of([] { TrainingStateMetadata::parse("{", "s.json"); }),
-            "s.json is not valid JSON; the checkpoint is damaged, resume from another");
+            "s.json: not valid JSON: it ends too early (byte 2); the checkpoint is damaged, resume from another");
   EXPECT_EQ(message_of([] { TrainingStateMetadata::parse("[]", "s.json"); }),
             "s.json must hold a JSON object, found array");
   for (const char* value : {"[1]", "18446744073709551615", "null", "true"}) {

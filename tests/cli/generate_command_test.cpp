@@ -164,7 +164,7 @@ TEST_F(GenerateCommand, MistakesInTheInputAreNamedWithTheirLine) {
     EXPECT_NE(outcome.err.find("deeptitan: " + path + message), std::string::npos) << outcome.err;
   };
   expect("", ": holds no prompts; expected a JSON object with prompt or messages a line");
-  expect("{\"prompt\": \"a\"}\nnot json\n", ":2: expected a JSON object with prompt or messages");
+  expect("{\"prompt\": \"a\"}\nnot json\n", ":2: not valid JSON (byte 2): ");
   expect("{\"id\": 1}\n", ":1: expected one of prompt and messages, found neither");
   expect("{\"prompt\": \"a\", \"messages\": []}\n", ":1: expected one of prompt and messages, found both");
   expect("{\"prompt\": 3}\n", ":1: prompt is 3; expected a text");

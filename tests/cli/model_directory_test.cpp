@@ -220,7 +220,7 @@ TEST_F(DamagedModel, ConvertsToAnotherTypeAndBack) {
   // bf16 and its fp32 are the same weights.
   const auto said_by = [](const std::string& model) {
     return run_program({"generate", "--model", model, "--prompt", "And", "--max-new-tokens", "8", "--temperature", "0",
-                        "--dtype", "f32"})
+                        "--dtype", "fp32"})
         .out;
   };
   EXPECT_NE(said_by(bf16), "");

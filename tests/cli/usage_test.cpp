@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "cli/program.h"
 #include "support/temporary_folder.h"
@@ -103,6 +104,27 @@ TEST(Usage, AnUnknownOptionGetsTheNearestOne) {
   expect_usage_error({"inspect", "v2", "v3"}, "inspect: unexpected argument 'v3' (see deeptitan inspect --help)");
 }
 
+// Habits from other programs are answered in words, not by the nearest spelling.
+TEST(Usage, WhatDoesNotExistIsSaid) {
+  expect_usage_error({"train", "run.toml", "--lr", "1e-4"},
+                     "train: unknown option '--lr'; the learning rate is optimizer.lr (see deeptitan train --help)");
+  expect_usage_error(
+      {"train", "run.toml", "--epochs=3"},
+      "train: unknown option '--epochs'; a run's length is counted in training.steps; how often it passes "
+      "over each source is said when it starts (see deeptitan train --help)");
+  expect_usage_error({"train", "run.toml", "--use-lora"},
+                     "train: unknown option '--use-lora'; adapters do not exist here: every weight is trained, but for "
+                     "those that training.freeze names (see deeptitan train --help)");
+  expect_usage_error({"inspect", "v2", "--lr", "4"}, "inspect: unknown option '--lr' (see deeptitan inspect --help)");
+}
+
+TEST(Usage, EverySpellingOfADtypeIsRead) {
+  for (const char* word : {"fp32", "f32", "float32", "bf16", "bfloat16"}) {
+    const Outcome outcome = run_program({"convert", "/no/model", "/no/out", "--dtype", word});
+    EXPECT_EQ(outcome.err, "deeptitan: model directory /no/model does not exist\n") << word;
+  }
+}
+
 TEST(Usage, WhatIsMissingIsNamed) {
   expect_usage_error({"train"}, "train: CONFIG is required (see deeptitan train --help)");
   expect_usage_error({"tokenizer", "encode", "--file", "a"},
@@ -138,6 +160,8 @@ TEST(Usage, SamplingOptionsOutOfRangeAreNamedWithTheRange) {
       {"--min-p", "-0.5", "a number from 0 to 1"},
       {"--min-p", "2", "a number from 0 to 1"},
       {"--repetition-penalty", "0", "a number greater than 0"},
+      {"--seed", "-1", "a whole number of at least 0"},
+      {"--seed", "1.5", "a whole number of at least 0"},
       {"--repetition-penalty", "inf", "a number greater than 0"},
   };
   for (const auto& [flag, value, range] : cases) {
@@ -150,16 +174,72 @@ TEST(Usage, SamplingOptionsOutOfRangeAreNamedWithTheRange) {
 }
 
 TEST(Usage, AnUnknownModelGetsTheNearestOne) {
-  expect_usage_error(
-      {"inspect", "v2-lit"},
-      "unknown model 'v2-lit'; did you mean 'v2-lite'? (models: tiny-v3, tiny-v2, v2-lite, v2, v3; or give the path of "
-      "a config.json as model.config)");
-  expect_usage_error({"inspect", "no/such"},
-                     "cannot read no/such: expected a Hugging Face config.json, or a directory that holds one");
+  expect_usage_error({"inspect", "v2-lit"},
+                     "unknown model 'v2-lit'; did you mean 'v2-lite'? (models: tiny-v3, tiny-v2, v2-lite, v2, v3, "
+                     "moonlight, kimi-k2, gigachat3-10b; or give the path of "
+                     "a config.json as model.config)");
+  const Outcome absent = run_program({"inspect", "no/such"});
+  EXPECT_TRUE(
+      absent.err.starts_with("deeptitan: there is no directory no/such, and the model no/such is not in the "
+                             "cache "))
+      << absent.err;
+  EXPECT_TRUE(absent.err.ends_with("; fetch it with: deeptitan download no/such\n")) << absent.err;
+  EXPECT_EQ(absent.exit_code, 2);
+  expect_usage_error({"inspect", "./no/such"},
+                     "cannot read ./no/such: expected a Hugging Face config.json, or a directory that holds one");
   expect_usage_error({"download", "v2-lit"},
-                     "unknown model 'v2-lit'; did you mean 'v2-lite'? (models: v2-lite-chat, v2-lite, v2, v3, v3-0324; "
+                     "unknown model 'v2-lit'; did you mean 'v2-lite'? (models: v2-lite-chat, v2-lite, v2, v3, v3-0324, "
+                     "moonlight, moonlight-chat, kimi-k2, gigachat3-10b; "
                      "or OWNER/NAME on "
                      "the hub)");
+}
+
+// What is not on the disk can be planned by its shape, and the answer says how to fetch it.
+TEST(Usage, AKnownModelIsPlannedBeforeItIsDownloaded) {
+  const TemporaryFolder folder;
+  const std::string start = "[data]\nsynthetic = true\n[training]\nseq_len = 128\n[model]\ninitial_checkpoint = ";
+  const std::string file = folder.write("run.toml", start + "\"models/DeepSeek-V2-Lite\"\n");
+  const std::string note =
+      "models/DeepSeek-V2-Lite is not there: this is for the shape of v2-lite; fetch the weights with: deeptitan "
+      "download v2-lite --dir models/DeepSeek-V2-Lite\n";
+  const Outcome plan = run_program({"plan", file, "--memory", "400GB"});
+  EXPECT_EQ(plan.exit_code, 0) << plan.err;
+  EXPECT_NE(plan.out.find("\n" + note + "fits into "), std::string::npos) << plan.out;
+  const Outcome inspect = run_program({"inspect", file});
+  EXPECT_TRUE(inspect.out.starts_with(note + "deepseek_v2: 27 layers")) << inspect.out << inspect.err;
+  const std::string mine = folder.write("mine.toml", start + "\"models/mine\"\n");
+  const Outcome unknown = run_program({"plan", mine});
+  EXPECT_TRUE(
+      unknown.err.starts_with("deeptitan: model.initial_checkpoint = models/mine is not there; fetch it with "
+                              "deeptitan download, or name its shape with --model.name (one of tiny-v3, "))
+      << unknown.err;
+  EXPECT_EQ(unknown.exit_code, 2);
+}
+
+// None of these has ever a library's own words.
+TEST(Usage, PathsOfTheWrongKindAreNamed) {
+  const TemporaryFolder folder;
+  const std::string weights = folder.write("model.safetensors", "x");
+  expect_usage_error({"generate", "--model", weights, "--prompt", "a"},
+                     weights + " holds weights; expected the model's directory, or its config.json");
+  const std::string pipe = folder.path().string() + "/config.json";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"inspect", folder.path().string()},
+        {"generate", "--model", folder.path().string(), "--prompt", "a"},
+        {"convert", folder.path().string(), folder.path().string() + "-out", "--dtype", "bf16"}}) {
+    const Outcome outcome = run_program(arguments);
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_NE(outcome.exit_code, 0);
+    EXPECT_LT(outcome.err.size(), 400u) << outcome.err;
+  }
+  EXPECT_EQ(run_program({"inspect", folder.path().string()}).err,
+            "deeptitan: cannot read " + pipe + ": it is a pipe, expected a regular file\n");
+  const std::string file = folder.write("run.toml", "[model]\nname = \"tiny-v3\"\n[data]\nsynthetic = true\n");
+  const Outcome proc = run_program({"train", file, "--job.dump_folder", "/proc/x"});
+  EXPECT_NE(proc.exit_code, 0);
+  EXPECT_EQ(proc.err.find("filesystem error"), std::string::npos) << proc.err;
+  EXPECT_NE(proc.err.find("/proc/x"), std::string::npos) << proc.err;
 }
 
 TEST(Usage, MistakesInARunFileAreNamedWithTheirLine) {
@@ -187,7 +267,7 @@ TEST(Usage, MistakesInARunFileAreNamedWithTheirLine) {
                      "command line: training.seq_len = -8; expected a whole number of at least 1");
   expect_usage_error({"train", file, "--model.name", "tiny-v4"},
                      "command line: unknown model 'tiny-v4'; did you mean 'tiny-v3'? (models: tiny-v3, tiny-v2, "
-                     "v2-lite, v2, v3; or give the path of a "
+                     "v2-lite, v2, v3, moonlight, kimi-k2, gigachat3-10b; or give the path of a "
                      "config.json as model.config)");
   expect_usage_error({"train", "missing.toml"},
                      "cannot read missing.toml: expected a run file in TOML, such as configs/tiny_v3.toml");

@@ -128,7 +128,7 @@ TEST(ModelConfigJson, EachMistakeHasItsMessage) {
       {"\"hidden_size\": 2048", "\"hidden_size\": 2048.5", "c: hidden_size = 2048.5; expected a whole number"},
       {"\"seq_aux\": true", "\"seq_aux\": 1", "c: seq_aux = 1; expected true or false"},
       {"\"deepseek_v2\"", "\"deepseek_v4\"",
-       "c: model_type = \"deepseek_v4\"; expected one of deepseek_v2, deepseek_v3; did you mean 'deepseek_v2'?"},
+       "c: model_type = \"deepseek_v4\"; expected one of deepseek_v2, deepseek_v3, kimi_k2"},
       {"\"model_type\": \"deepseek_v2\",", "", "c: model_type is missing"},
       {"\"type\": \"yarn\"", "\"type\": \"yarm\"",
        "c: rope_scaling.type = \"yarm\"; expected one of default, linear, dynamic, yarn; did you mean 'yarn'?"},
@@ -146,7 +146,7 @@ TEST(ModelConfigJson, EachMistakeHasItsMessage) {
       {"\"num_experts_per_tok\": 6", "\"num_experts_per_tok\": 65",
        "c: num_experts_per_tok = 65 is more than n_routed_experts = 64; choose at most as many as there are"},
       {"\"eos_token_id\": 100001", "\"eos_token_id\": [1, \"x\"]",
-       "c: eos_token_id = [1,\"x\"]; expected a token id or a list of them"},
+       "c: eos_token_id = [1,\"x\"]; expected a token id from 0 to vocab_size - 1 = 102399, or a list of them"},
   };
   for (const Case& c : cases) {
     expect_usage_error([&] { parse_model_config(replaced(kHubV2Lite, c.from, c.to), "c"); }, c.message);
@@ -154,6 +154,48 @@ TEST(ModelConfigJson, EachMistakeHasItsMessage) {
   expect_usage_error([] { parse_model_config("[1]", "c"); }, "c: expected a JSON object, found array");
   EXPECT_THROW(parse_model_config("{\"a\": ", "c"), Error);
   EXPECT_THROW(parse_model_config("", "c"), Error);
+}
+
+// config.json of other names for the same graph, as published (numbers that the shape by name has too).
+TEST(ModelConfigJson, OtherNamesOfTheSameGraphLoad) {
+  const std::string kimi = R"({"architectures": ["DeepseekV3ForCausalLM"], "attention_bias": false,
+    "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"}, "aux_loss_alpha": 0.001, "bos_token_id": 163584,
+    "eos_token_id": 163585, "ep_size": 1, "first_k_dense_replace": 1, "hidden_act": "silu", "hidden_size": 7168,
+    "initializer_range": 0.02, "intermediate_size": 18432, "kv_lora_rank": 512, "max_position_embeddings": 131072,
+    "model_type": "kimi_k2", "moe_intermediate_size": 2048, "moe_layer_freq": 1, "n_group": 1, "n_routed_experts": 384,
+    "n_shared_experts": 1, "norm_topk_prob": true, "num_attention_heads": 64, "num_experts_per_tok": 8,
+    "num_hidden_layers": 61, "num_key_value_heads": 64, "num_nextn_predict_layers": 0, "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_theta": 50000.0,
+    "rope_scaling": {"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+      "original_max_position_embeddings": 4096, "type": "yarn"},
+    "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
+      "weight_block_size": [128, 128]},
+    "routed_scaling_factor": 2.827, "scoring_func": "sigmoid", "seq_aux": true, "tie_word_embeddings": false,
+    "topk_group": 1, "topk_method": "noaux_tc", "v_head_dim": 128, "vocab_size": 163840})";
+  ModelConfig c = parse_model_config(kimi, "c");
+  EXPECT_EQ(c.architecture, Architecture::kDeepseekV3);
+  EXPECT_EQ(c.rope.beta_fast, c.rope.beta_slow);
+  EXPECT_EQ(c.fp8_weight_block_rows, 128);
+  // What is written is the graph's own name, which every reader knows.
+  EXPECT_NE(to_json(c, "bfloat16").find("\"model_type\": \"deepseek_v3\""), std::string::npos);
+  const ModelConfig named = named_model_config("kimi-k2");
+  c.other_fields = named.other_fields;
+  c.fp8_weight_block_rows = c.fp8_weight_block_columns = 0;
+  EXPECT_EQ(to_json(c, "x"), to_json(named, "x"));
+  for (const char* other : {"deepseek_v32", "deepseek_v4", "deepseek", "kimi_k25"}) {
+    expect_usage_error(
+        [&] { parse_model_config(replaced(kimi, "\"kimi_k2\"", std::string("\"") + other + "\""), "c"); },
+        std::string("c: model_type = \"") + other + "\"; expected one of deepseek_v2, deepseek_v3, kimi_k2");
+  }
+}
+
+TEST(ModelConfigJson, TokenIdsLieInTheVocabulary) {
+  for (const char* id : {"4294967297", "-1", "999999", "18446744073709551615", "1.5"}) {
+    const std::string text = replaced(kHubV2Lite, "\"eos_token_id\": 100001", std::string("\"eos_token_id\": ") + id);
+    expect_usage_error([&] { parse_model_config(text, "c"); },
+                       std::string("c: eos_token_id = ") + id +
+                           "; expected a token id from 0 to vocab_size - 1 = 102399, or a list of them");
+  }
 }
 
 TEST(ModelConfigJson, MissingFileIsNamed) {
@@ -172,6 +214,13 @@ TEST(ModelConfigOverrides, ReplaceFieldsAndKeepTheRest) {
   EXPECT_TRUE(c.rope.kind == RopeKind::kLinear);
   EXPECT_EQ(c.hidden_size, base.hidden_size);
   EXPECT_TRUE(with_overrides(base, "{}", "x") == base);
+}
+
+TEST(ModelConfigOverrides, ASmallerVocabularyHasNoneOfTheTokensBeyondIt) {
+  const ModelConfig c = with_overrides(named_model_config("v2-lite"), R"({"vocab_size": 320})", "x");
+  EXPECT_TRUE(c.eos_token_ids.empty());
+  EXPECT_EQ(c.bos_token_id, -1);
+  EXPECT_THROW(with_overrides(named_model_config("v3"), R"({"vocab_size": 320, "eos_token_id": 320})", "x"), Error);
 }
 
 TEST(ModelConfigOverrides, MergeIntoAnExistingRopeScaling) {

@@ -18,7 +18,8 @@ TEST(NamedModelConfig, EveryShapeIsValid) {
 
 TEST(NamedModelConfig, UnknownNameNamesTheNearest) {
   expect_usage_error([] { named_model_config("tiny-v4"); },
-                     "unknown model 'tiny-v4'; did you mean 'tiny-v3'? (models: tiny-v3, tiny-v2, v2-lite, v2, v3; or "
+                     "unknown model 'tiny-v4'; did you mean 'tiny-v3'? (models: tiny-v3, tiny-v2, v2-lite, v2, v3, "
+                     "moonlight, kimi-k2, gigachat3-10b; or "
                      "give the path of a config.json as model.config)");
 }
 
@@ -82,8 +83,8 @@ TEST(ValidateModelConfig, EachMisfitHasItsMessage) {
       {"tiny-v3", [](ModelConfig& c) { c.rms_norm_eps = 0; }, "m: rms_norm_eps = 0; expected a number greater than 0"},
       {"v3", [](ModelConfig& c) { c.rope.factor = 0.5; },
        "m: rope_scaling.factor = 0.5; expected a number of at least 1"},
-      {"v3", [](ModelConfig& c) { c.rope.beta_fast = 1; },
-       "m: rope_scaling.beta_fast = 1 must be greater than rope_scaling.beta_slow = 1"},
+      {"v3", [](ModelConfig& c) { c.rope.beta_fast = 0.5; },
+       "m: rope_scaling.beta_fast = 0.5 must not be less than rope_scaling.beta_slow = 1"},
   };
   for (const Case& c : cases) {
     ModelConfig config = named_model_config(c.shape);

@@ -41,7 +41,8 @@ TEST(ValidateRunConfig, EachMisfitHasItsMessage) {
     expect_usage_error([&] { parse_run_config(more, "run.toml"); }, message);
   };
   expect("[data]\nsynthetic = true",
-         "run.toml: no model; set model.name (one of tiny-v3, tiny-v2, v2-lite, v2, v3), model.config or "
+         "run.toml: no model; set model.name (one of tiny-v3, tiny-v2, v2-lite, v2, v3, moonlight, kimi-k2, "
+         "gigachat3-10b), model.config or "
          "model.initial_checkpoint");
   expect("model = {name = \"v3\", config = \"c.json\"}",
          "run.toml: model.name = 'v3' and model.config = 'c.json' both name a shape; leave one of them");

@@ -1,10 +1,13 @@
 #include "core/file.h"
 
 #include <cerrno>
+#include <fstream>
 #include <functional>
 #include <string>
+#include <thread>
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/error.h"
@@ -70,6 +73,29 @@ TEST(FormatBytes, DecimalUnits) {
   EXPECT_EQ(format_bytes(999'949), "999.9 kB");
   EXPECT_EQ(format_bytes(999'950), "1.0 MB");
   EXPECT_EQ(format_bytes(31'412'345'678), "31.4 GB");
+}
+
+// Reading them would not end, or would wait for a writer that may never come.
+TEST(File, RefusesPipesAndDevicesAtOnce) {
+  const auto pipe = fresh_path("pipe");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(message_of([&] { read_file(pipe); }),
+            "cannot read " + pipe.string() + ": it is a pipe, expected a regular file");
+  EXPECT_EQ(message_of([&] { File::open("/dev/zero"); }),
+            "cannot read /dev/zero: it is a device, expected a regular file");
+  EXPECT_EQ(message_of([&] { read_file_or_pipe("/dev/zero"); }),
+            "cannot read /dev/zero: it is a device, expected a regular file");
+  EXPECT_EQ(message_of([&] { read_file_or_pipe(pipe); }),
+            "cannot read " + pipe.string() + ": it is a pipe that nobody writes into");
+  std::thread writer([&] { std::ofstream(pipe) << "written"; });
+  std::string text;
+  while (text.empty()) {
+    const std::string problem = message_of([&] { text = read_file_or_pipe(pipe); });
+    if (problem != "no error") std::this_thread::yield();
+  }
+  writer.join();
+  EXPECT_EQ(text, "written");
+  std::filesystem::remove(pipe);
 }
 
 }  // namespace

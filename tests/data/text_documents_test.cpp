@@ -243,8 +243,7 @@ TEST(TextDocuments, MistakesNameFileAndLine) {
   expect_usage_error([&] { read_all({}, root); },
                      "the directory " + root + " holds no text; expected text or JSON files");
   std::string path = folder.write("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \n");
-  expect_usage_error([&] { read_all({}, path); },
-                     path + ":2: expected a JSON object; it is not valid JSON, or goes on in the next line");
+  expect_usage_error([&] { read_all({}, path); }, path + ":2: not valid JSON: it ends too early (byte 10, at text)");
   path = folder.write("a.jsonl", "{\"texts\": \"a\", \"id\": 3}\n");
   expect_usage_error(
       [&] { read_all({}, path); },
@@ -253,6 +252,22 @@ TEST(TextDocuments, MistakesNameFileAndLine) {
           "source to the one that holds the text, or format = \"plain\" to train on the JSON as it stands");
   path = folder.write("a.jsonl", "{\"text\": 3}\n");
   expect_usage_error([&] { read_all({}, path); }, path + ":1: field 'text' is number; expected a text");
+  path = folder.write("a.jsonl", "[3]\n");
+  expect_usage_error([&] { read_all({}, path); }, path + ":1: expected a JSON object, found array");
+}
+
+// Python's json.dumps writes NaN for a missing score, and half a pair where a text was cut between its halves.
+TEST(TextDocuments, WhatPythonWritesBeyondJsonIsNamedWhereItIsWanted) {
+  const TemporaryFolder folder;
+  std::string path =
+      folder.write("a.jsonl", "{\"text\": \"a\", \"score\": NaN, \"title\": \"\\ud83d\", \"n\": 1e999}\n");
+  EXPECT_EQ(read_all({}, path).documents.size(), 1u);
+  path = folder.write("a.jsonl", "{\"text\": \"a\\ud83d b\"}\n");
+  expect_usage_error([&] { read_all({}, path); },
+                     path + ":1: field 'text' is a string with half a surrogate pair, \"a\\ud83d b\"; expected a text");
+  path = folder.write("a.jsonl", "{\"text\": NaN}\n");
+  expect_usage_error([&] { read_all({}, path); },
+                     path + ":1: field 'text' is NaN, which is no number of JSON; expected a text");
 }
 
 TEST(TextDocuments, OfAChatEveryLineIsADocumentWithItsPlace) {

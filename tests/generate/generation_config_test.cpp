@@ -1,5 +1,6 @@
 #include "generate/generation_config.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "generate/model_fixture.h"
@@ -40,11 +41,30 @@ TEST(GenerationConfig, NamesWhatIsWrong) {
   const ModelConfig config = testing::tiny_v3();
   const std::string path = folder.write("generation_config.json", "{");
   const auto load = [&] { load_generation_config(folder.path(), config, tokenizer); };
-  expect_runtime_error(load, path + ": expected a JSON object");
-  folder.write("generation_config.json", R"({"eos_token_id": "end"})");
-  expect_runtime_error(load, path + ": eos_token_id is neither a token id nor a list of them");
+  expect_runtime_error(load, path + ": not valid JSON: it ends too early (byte 2)");
+  folder.write("generation_config.json", "[]");
+  expect_runtime_error(load, path + ": expected a JSON object, found array");
+  const std::string last = std::to_string(config.vocab_size - 1);
+  for (const char* id : {"\"end\"", "4294967297", "-1", "99999", "[1,18446744073709551615]", "1e999", "NaN"}) {
+    folder.write("generation_config.json", fmt::format("{{\"eos_token_id\": {}}}", id));
+    expect_runtime_error(load, path + ": eos_token_id = " + id +
+                                   "; expected a token id from 0 to vocab_size - 1 = " + last + ", or a list of them");
+  }
+  for (const char* k : {"1e300", "-1", "2.5", "\"all\"", "18446744073709551615"}) {
+    folder.write("generation_config.json", fmt::format("{{\"do_sample\": true, \"top_k\": {}}}", k));
+    const std::string shown_k = std::string(k) == "1e300" ? "1e+300" : k;
+    expect_runtime_error(
+        load, path + ": top_k = " + shown_k + "; expected a whole number from 1 up, or 0 or null for all tokens");
+  }
   folder.write("generation_config.json", R"({"do_sample": true, "top_p": "most"})");
-  expect_runtime_error(load, path + ": top_p is not a number");
+  expect_runtime_error(load, path + ": top_p = \"most\"; expected a number above 0 and up to 1");
+  folder.write("generation_config.json", R"({"do_sample": true, "temperature": NaN})");
+  expect_runtime_error(load, path + ": temperature = NaN; expected a number of at least 0");
+  // What is not wanted is in nobody's way.
+  folder.write("generation_config.json", R"({"do_sample": false, "temperature": NaN, "top_k": -1, "x": "\ud83d"})");
+  load();
+  folder.write("generation_config.json", R"({"do_sample": true, "top_k": 0})");
+  EXPECT_EQ(load_generation_config(folder.path(), config, tokenizer).sampling.top_k, 0);
 }
 
 }  // namespace

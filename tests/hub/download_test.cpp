@@ -232,6 +232,68 @@ TEST_F(Download, ServersThatAreBusyAreAskedAgain) {
   EXPECT_EQ(refusal(), hub_.endpoint() + " answers 503 for owner/model.v1; run the same command again later");
 }
 
+// Sizes that lie, servers that start over and cut, and drips: each is given up after a bounded number of requests.
+TEST_F(Download, AFileShorterThanListedIsGivenUp) {
+  hub_.listed_beyond = 5;
+  options_.include = {"model.safetensors"};
+  const std::string message = refusal();
+  EXPECT_NE(message.find("model.safetensors: "), std::string::npos) << message;
+  EXPECT_LE(hub_.count_of("model.safetensors"), 6);
+}
+
+TEST_F(Download, BytesThatAreThrownAwayAreNoProgress) {
+  hub_.set_fault("model.safetensors", {.times = 1000, .cut_after = 100'000, .ignore_range = true, .instead = ""});
+  const std::string message = refusal();
+  EXPECT_TRUE(message.starts_with("model.safetensors: the connection to localhost:")) << message;
+  EXPECT_LE(hub_.count_of("model.safetensors"), 4);
+}
+
+TEST_F(Download, AServerThatStartsOverAFewBytesFurtherIsGivenUp) {
+  const auto patient = options_;
+  options_.patience.least_progress_bytes = 1;
+  options_.patience.attempts = 1000;
+  hub_.set_fault("model.safetensors", {.times = 1000, .cut_after = 250'000, .ignore_range = true, .instead = ""});
+  const std::string message = refusal();
+  EXPECT_NE(message.find("it does not go on where it was broken off, and "), std::string::npos) << message;
+  EXPECT_LE(hub_.count_of("model.safetensors"), 10);
+  options_ = patient;
+}
+
+TEST_F(Download, ATransferBelowTheRateFloorIsGivenUp) {
+  options_.patience.stall_timeout = std::chrono::seconds(1);
+  options_.patience.attempts = 2;
+  options_.include = {"model.safetensors"};
+  hub_.set_fault("model.safetensors", {.times = 1000, .milliseconds_a_byte = 100, .instead = ""});
+  const std::string message = refusal();
+  EXPECT_TRUE(message.starts_with("model.safetensors: the connection to localhost:")) << message;
+  EXPECT_EQ(hub_.count_of("model.safetensors"), 2);
+}
+
+TEST_F(Download, AWaitThatIsAskedForIsBounded) {
+  options_.include = {"config.json"};
+  for (const char* wait : {"100000", "99999999999999999999999", "Fri, 01 Jan 2100 00:00:00 GMT"}) {
+    hub_.set_fault("config.json", {.times = 9, .status = 429, .retry_after = wait, .instead = ""});
+    const std::string message = refusal();
+    EXPECT_TRUE(message.starts_with(hub_.endpoint().substr(7) + " asks to wait ")) << message;
+    EXPECT_NE(message.find(std::string("(Retry-After: ") + wait + "); run the same command again then"),
+              std::string::npos)
+        << message;
+  }
+  for (const char* wait : {"soon", "Mon, 01 Jan 2001 00:00:00 GMT"}) {
+    hub_.set_fault("config.json", {.times = 1, .status = 429, .retry_after = wait, .instead = ""});
+    EXPECT_EQ(download().files, 1);
+    fs::remove_all(settings_.cache_directory);
+  }
+}
+
+TEST_F(Download, SizesBeyondAnyDiskAreRefused) {
+  for (const int64_t beyond : {INT64_MAX - 300'008, int64_t{1} << 62, int64_t{1} << 51}) {
+    hub_.listed_beyond = beyond;
+    const std::string message = refusal();
+    EXPECT_NE(message.find("more than any disk holds; nothing was downloaded"), std::string::npos) << message;
+  }
+}
+
 TEST_F(Download, AnExpiredAddressOfTheStoreIsAskedForAgain) {
   hub_.set_fault("model.safetensors", {.times = 2, .status = 403, .at_store = true, .instead = ""});
   download();

@@ -86,11 +86,10 @@ void FakeHub::Servers::listing(const httplib::Request& request, httplib::Respons
     if (!siblings.empty()) siblings += ',';
     siblings += fmt::format(R"({{"rfilename":"{}")", name);
     if (owner_.describe_files) {
-      siblings += fmt::format(R"(,"size":{},"blobId":"{}")", file.contents.size(),
-                              file.large ? std::string(40, 'b') : file.hash);
+      const uint64_t size = file.contents.size() + static_cast<uint64_t>(owner_.listed_beyond);
+      siblings += fmt::format(R"(,"size":{},"blobId":"{}")", size, file.large ? std::string(40, 'b') : file.hash);
       if (file.large)
-        siblings +=
-            fmt::format(R"(,"lfs":{{"size":{},"sha256":"{}","pointerSize":134}})", file.contents.size(), file.hash);
+        siblings += fmt::format(R"(,"lfs":{{"size":{},"sha256":"{}","pointerSize":134}})", size, file.hash);
     }
     siblings += '}';
   }
@@ -116,7 +115,7 @@ void FakeHub::Servers::resolve(const httplib::Request& request, httplib::Respons
   if (fault.status != 0 && !fault.at_store) {
     response.status = fault.status;
     response.set_header("X-Error-Code", owner_.error_code);
-    response.set_header("Retry-After", "0");
+    response.set_header("Retry-After", fault.retry_after);
     return;
   }
   response.set_header("X-Repo-Commit", kCommit);
@@ -171,8 +170,13 @@ void FakeHub::Servers::send(const Served& file, const Fault& fault, const httpli
   const uint64_t length = bytes.size();
   response.set_content_provider(
       length, "application/octet-stream",
-      [bytes = std::move(bytes), cut_after = fault.cut_after](size_t offset, size_t count, httplib::DataSink& sink) {
+      [bytes = std::move(bytes), cut_after = fault.cut_after, pause = fault.milliseconds_a_byte](
+          size_t offset, size_t count, httplib::DataSink& sink) {
         if (offset >= cut_after) return false;
+        if (pause > 0) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(pause));
+          count = 1;
+        }
         count = std::min({count, size_t{16384}, static_cast<size_t>(cut_after) - offset});
         return sink.write(bytes.data() + offset, count);
       });

@@ -17,6 +17,8 @@ struct Fault {
   int status = 0;                   // answer this status instead
   bool at_store = false;            // `status` comes from the store, not from the hub
   bool ignore_range = false;        // send the whole file as 200
+  std::string retry_after = "0";    // beside `status`
+  int milliseconds_a_byte = 0;      // send that slowly
   std::string instead;              // send these bytes, as many as the file has
 };
 
@@ -55,6 +57,7 @@ class FakeHub {
   std::string error_code;      // X-Error-Code
   int failing_listings = 0;    // answer 503 this many times first
   std::string listing_text;    // answered as it is, if not empty
+  int64_t listed_beyond = 0;   // sizes are listed that many bytes larger than they are
   std::string redirect_to;     // instead of the store's address
 
   std::vector<SeenRequest> requests() const;

@@ -53,7 +53,8 @@ TEST(RepositoryOf, ShortNamesAndFullNames) {
   EXPECT_EQ(repository_of("v3-0324"), "deepseek-ai/DeepSeek-V3-0324");
   EXPECT_EQ(repository_of("moonshotai/Moonlight-16B-A3B"), "moonshotai/Moonlight-16B-A3B");
   EXPECT_EQ(message_of([] { repository_of("v4"); }),
-            "unknown model 'v4'; did you mean 'v2'? (models: v2-lite-chat, v2-lite, v2, v3, v3-0324; or OWNER/NAME on "
+            "unknown model 'v4' (models: v2-lite-chat, v2-lite, v2, v3, v3-0324, moonlight, moonlight-chat, kimi-k2, "
+            "gigachat3-10b; or OWNER/NAME on "
             "the hub)");
   for (const char* name :
        {"", "/", "a/", "/a", "a/b/c", "../b", "a/..", "a/b..c", "a/b--c", "a/.b", "a b/c", "a/b?x"}) {

@@ -1,6 +1,7 @@
 #include "model/deepseek/checkpoint.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <set>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "config/model_config_json.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/shown_text.h"
 
 namespace deeptitan {
 namespace {
@@ -19,10 +21,14 @@ namespace {
 constexpr uint64_t kMaxShardBytes = 5'000'000'000;
 
 // "model.layers.61.mlp..." -> 61; -1 for other names.
-int64_t layer_of(const std::string& name) {
+int64_t layer_of(std::string_view name) {
   constexpr std::string_view kPrefix = "model.layers.";
-  if (name.compare(0, kPrefix.size(), kPrefix) != 0) return -1;
-  return std::stoll(name.substr(kPrefix.size()));
+  if (!name.starts_with(kPrefix)) return -1;
+  name.remove_prefix(kPrefix.size());
+  int64_t layer = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), layer);
+  const bool is_number = error == std::errc() && layer >= 0 && end != name.data() + name.size() && *end == '.';
+  return is_number ? layer : -1;
 }
 
 // What a directory may hold beside the model's own tensors: next-token-prediction modules (with their copies of the
@@ -48,7 +54,7 @@ void check_names(const ModelDirectory& directory, const DeepseekModel& model) {
     if (!expected.contains(name) && !may_be_ignored(directory, name, model.config())) unknown.push_back(name);
   }
   DT_CHECK(unknown.empty(), "{}: tensor {} belongs to no part of the model ({} such in all); does config.json fit?",
-           directory.path().string(), unknown.front(), unknown.size());
+           directory.path().string(), shown(unknown.front()), unknown.size());
 }
 
 // One NaN or infinity makes every answer a wrong one, or only those that meet its row or expert.
@@ -106,7 +112,8 @@ void load_weights(ExecutionContext& ctx, std::shared_ptr<const ModelDirectory> d
 }
 
 void save_model(const std::filesystem::path& directory, const DeepseekModel& model, DType dtype) {
-  DT_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "a model is saved as f32 or bf16, not {}", dtype_name(dtype));
+  DT_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "a model is saved as fp32 or bf16, not {}",
+           dtype_name(dtype));
   std::vector<TensorDeclaration> declarations;
   const auto dtype_of = [&](const Parameter& p) { return p.spec.trained ? dtype : DType::kF32; };
   for (const Parameter& p : model.parameters().all()) {

@@ -58,4 +58,18 @@ CASES = {
         q_lora_rank=20, norm_topk_prob=True, routed_scaling_factor=2.5, n_group=2, topk_group=1,
         num_hidden_layers=1, first_k_dense_replace=0, moe_intermediate_size=10, num_nextn_predict_layers=1),
         dict(mtp=True, balance_weight=0.05)),
+    # Published models of the same graph, small: Moonlight-16B-A3B, Kimi-K2 and GigaChat3-10B-A1.8B.
+    "v3_moonlight": ("v3", "hub", dict(
+        n_shared_experts=2, num_experts_per_tok=3, norm_topk_prob=True, routed_scaling_factor=2.446, rms_norm_eps=1e-5,
+        num_attention_heads=3, num_key_value_heads=3, hidden_size=36,
+        rope_parameters=dict(rope_type="default", rope_theta=50000.0)), {}),
+    "v3_kimi_k2": ("v3", "hub", dict(
+        n_routed_experts=12, num_experts_per_tok=4, moe_intermediate_size=6, q_lora_rank=20, norm_topk_prob=True,
+        routed_scaling_factor=2.827,
+        rope_parameters=yarn(32.0, 64, mscale=1.0, mscale_all_dim=1.0) | dict(rope_theta=50000.0, beta_fast=1.0)),
+        dict(model_type="kimi_k2")),
+    "v3_gigachat3": ("v3", "hub", dict(
+        num_experts_per_tok=4, norm_topk_prob=True, v_head_dim=12, num_attention_heads=4, num_key_value_heads=4,
+        hidden_size=24, num_nextn_predict_layers=1,
+        rope_parameters=yarn(64.0, 64, mscale=1.0, mscale_all_dim=1.0) | dict(rope_theta=100000.0)), dict(mtp=True)),
 }

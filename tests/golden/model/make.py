@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python tests/golden/model/make.py [CASE ...]
 
-Made with torch 2.15.0, transformers 5.23.0 and safetensors on the CPU; seeds from 20260101 on. Each case is a Hugging Face
+Made with torch 2.15.0, transformers 5.23.0 (the last three cases: 5.24.0) and safetensors on the CPU; seeds from 20260101 on. Each case is a Hugging Face
 directory (config.json, model.safetensors with bf16 weights and fp32 router biases) and expected.safetensors:
 
     tokens              i32 [257]
@@ -54,7 +54,7 @@ def hub_config(reference, architecture, extra):
     fields = {name: getattr(config, name) for name in BASE if name not in ("rope_parameters", "norm_topk_prob")}
     v3 = architecture == "v3"
     fields |= dict(
-        architectures=[type(reference.main).__name__], model_type=config.model_type, hidden_act="silu",
+        architectures=[type(reference.main).__name__], model_type=extra.get("model_type", config.model_type), hidden_act="silu",
         initializer_range=0.02, norm_topk_prob=config.norm_topk_prob, moe_layer_freq=extra.get("moe_layer_freq", 1),
         topk_method="noaux_tc" if v3 else config.topk_method, scoring_func="sigmoid" if v3 else "softmax", seq_aux=True,
         aux_loss_alpha=0.001, ep_size=1, pretraining_tp=1, attention_dropout=0.0, use_cache=True,

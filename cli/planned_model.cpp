@@ -1,0 +1,58 @@
+#include "planned_model.h"
+
+#include <filesystem>
+
+#include "checkpoint/model_directory.h"
+#include "config/model_config_json.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "hub/cached_model.h"
+#include "hub/hub_settings.h"
+
+namespace deeptitan {
+namespace {
+
+// What download fetches and what shape it has; nullptr for a directory of another name.
+const KnownModel* known_model_of(const std::string& directory) {
+  const std::string short_name = short_name_of_directory(directory);
+  for (const KnownModel& known : known_models()) {
+    if (short_name == known.short_name) return &known;
+  }
+  return nullptr;
+}
+
+std::string widened_note(const std::string& directory, const char* to) {
+  const uint64_t bytes = ModelDirectory(directory).file_bytes();
+  return fmt::format("the fp8 weights of {} ({}) are widened to {}", directory, format_bytes(bytes), to);
+}
+
+}  // namespace
+
+PlannedModel planned_model(RunConfig config) {
+  auto& m = config.model;
+  std::error_code error;
+  if (m.initial_checkpoint.empty()) return {resolve_model_config(config), ""};
+  if (std::filesystem::exists(m.initial_checkpoint, error)) {
+    PlannedModel planned{resolve_model_config(config), ""};
+    if (load_model_config(m.initial_checkpoint).fp8_weight_block_rows > 0) {
+      planned.note = widened_note(m.initial_checkpoint, "fp32, as all weights in training are");
+    }
+    return planned;
+  }
+  const KnownModel* known = known_model_of(m.initial_checkpoint);
+  const bool shaped = !m.name.empty() || !m.config.empty();
+  DT_CHECK_USAGE(shaped || known != nullptr,
+                 "model.initial_checkpoint = {} is not there; fetch it with deeptitan download, or name its shape with "
+                 "--model.name (one of {})",
+                 m.initial_checkpoint, fmt::join(model_config_names(), ", "));
+  if (!shaped) m.name = known->shape;
+  std::string note = fmt::format("{} is not there", m.initial_checkpoint);
+  if (!m.name.empty()) note += fmt::format(": this is for the shape of {}", m.name);
+  if (known != nullptr) {
+    note += fmt::format("; fetch the weights with: deeptitan download {} --dir {}", known->short_name,
+                        m.initial_checkpoint);
+  }
+  return {resolve_model_config(config), note};
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+
+#include "config/run_config.h"
+
+namespace deeptitan {
+
+/// The model of a run file, for commands that need its shape alone.
+struct PlannedModel {
+  ModelConfig config;
+  std::string
+      note;  // what is not on the disk and how to fetch it, or how its weights are widened; empty: nothing to say
+};
+
+/// As resolve_model_config; where model.initial_checkpoint is not on the disk but is named as a model that `download`
+/// knows, the shape is that model's.
+PlannedModel planned_model(RunConfig config);
+
+}  // namespace deeptitan

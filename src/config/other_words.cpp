@@ -1,0 +1,64 @@
+#include "config/other_words.h"
+
+#include <algorithm>
+#include <cctype>
+
+namespace deeptitan {
+namespace {
+
+struct OtherWord {
+  std::string_view word;
+  bool whole;  // the name itself; else any name that holds it
+  std::string_view answer;
+};
+
+constexpr std::string_view kLength =
+    "a run's length is counted in training.steps; how often it passes over each source is said when it starts";
+constexpr std::string_view kAdapters =
+    "adapters do not exist here: every weight is trained, but for those that training.freeze names";
+constexpr std::string_view kBatch =
+    "training.local_batch_size is what is in memory at once, training.global_batch_size what an optimizer step sees";
+
+constexpr OtherWord kWords[] = {
+    {"epoch", false, kLength},
+    {"lora", false, kAdapters},
+    {"peft", false, kAdapters},
+    {"adapter", false, kAdapters},
+    {"accumulation", false, kBatch},
+    {"batch_size", true, kBatch},
+    {"per_device_train_batch_size", true, kBatch},
+    {"lr", true, "the learning rate is optimizer.lr"},
+    {"learning_rate", true, "the learning rate is optimizer.lr"},
+    {"warmup_ratio", true, "warm-up is counted in steps: lr_scheduler.warmup_steps"},
+    {"warmup", true, "warm-up is counted in steps: lr_scheduler.warmup_steps"},
+    {"max_seq_length", true, "the length of a sequence is training.seq_len"},
+    {"max_length", true, "the length of a sequence is training.seq_len"},
+    {"block_size", true, "the length of a sequence is training.seq_len"},
+    {"max_steps", true, "the number of optimizer steps is training.steps"},
+    {"output_dir", true, "the folder of the run is job.dump_folder"},
+    {"gradient_checkpointing", true, "what backward computes again is activation_checkpoint.mode"},
+    {"max_grad_norm", true, "the norm that gradients are scaled down to is training.max_norm"},
+    {"save_steps", true, "the steps between two checkpoints are checkpoint.interval"},
+    {"save_total_limit", true, "the number of checkpoints that are kept is checkpoint.keep_latest_k"},
+    {"dropout", false, "dropout does not exist here: these models are trained without"},
+    {"quantization", false,
+     "training is in fp32 and bf16 (training.dtype); convert --dtype fp8 makes a quantised copy"},
+    {"load_in_4bit", true, "weights of 4 bits do not exist here; fp8 directories are read"},
+    {"load_in_8bit", true, "weights of 8-bit integers do not exist here; fp8 directories are read"},
+};
+
+}  // namespace
+
+std::string other_words_for(std::string_view name) {
+  std::string word(name.substr(name.rfind('.') + 1));
+  word.erase(0, word.find_first_not_of('-'));
+  std::transform(word.begin(), word.end(), word.begin(),
+                 [](unsigned char c) { return c == '-' ? '_' : static_cast<char>(std::tolower(c)); });
+  for (const OtherWord& other : kWords) {
+    const bool is_it = other.whole ? word == other.word : word.find(other.word) != std::string::npos;
+    if (is_it) return "; " + std::string(other.answer);
+  }
+  return "";
+}
+
+}  // namespace deeptitan

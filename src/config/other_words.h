@@ -1,0 +1,13 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace deeptitan {
+
+/// What to say of a key or an option that other programs have and this one has not, or has under another name:
+/// "; the learning rate is optimizer.lr". Empty for a name that is nowhere usual. `name` may hold sections, dashes and
+/// capitals ("--Learning-Rate", "training.num_train_epochs").
+std::string other_words_for(std::string_view name);
+
+}  // namespace deeptitan

@@ -1,0 +1,68 @@
+#include "hub/cached_model.h"
+
+#include <vector>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/shown_text.h"
+#include "hub/cache_layout.h"
+#include "hub/hub_settings.h"
+
+namespace deeptitan {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxRefBytes = 4096;
+
+/// OWNER/NAME that `model` may mean, empty if it can mean none.
+std::string repository_or_nothing(const std::string& model) {
+  try {
+    return repository_of(model);
+  } catch (const Error&) {
+    return "";
+  }
+}
+
+}  // namespace
+
+std::optional<fs::path> cached_snapshot(const fs::path& cache_directory, const std::string& repository) {
+  const CacheLayout layout(cache_directory, repository);
+  std::error_code error;
+  const auto whole = [&](const fs::path& snapshot) { return fs::is_regular_file(snapshot / "config.json", error); };
+  if (const fs::path ref = layout.ref("main"); fs::is_regular_file(ref, error)) {
+    std::string commit = read_file(ref, kMaxRefBytes);
+    while (!commit.empty() && (commit.back() == '\n' || commit.back() == ' ')) commit.pop_back();
+    if (is_safe_path(commit) && whole(layout.snapshot(commit))) return layout.snapshot(commit);
+  }
+  std::vector<fs::path> snapshots;
+  for (const auto& entry : fs::directory_iterator(layout.snapshot("x").parent_path(), error)) {
+    if (whole(entry.path())) snapshots.push_back(entry.path());
+  }
+  return snapshots.size() == 1 ? std::optional(snapshots.front()) : std::nullopt;
+}
+
+fs::path model_directory_of(const std::string& model) {
+  std::error_code error;
+  if (fs::exists(model, error) || fs::is_symlink(model, error)) return model;
+  const std::string repository = repository_or_nothing(model);
+  if (repository.empty()) return model;
+  const fs::path cache = HubSettings::from_environment().cache_directory;
+  if (const std::optional<fs::path> snapshot = cached_snapshot(cache, repository)) return *snapshot;
+  const bool maybe_path = repository == model;
+  fail_usage("{}{} is not in the cache {}; fetch it with: deeptitan download {}",
+             maybe_path ? fmt::format("there is no directory {}, and the model ", shown(model)) : "the model ",
+             shown(repository), cache.string(), shown(model));
+}
+
+std::string short_name_of_directory(const fs::path& directory) {
+  const fs::path whole = (directory / "").parent_path();
+  const std::string name = whole.filename().string();
+  for (const KnownModel& known : known_models()) {
+    const std::string repository = known.repository;
+    if (name == repository.substr(repository.find('/') + 1)) return known.short_name;
+  }
+  return "";
+}
+
+}  // namespace deeptitan

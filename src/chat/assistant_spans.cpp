@@ -244,8 +244,9 @@ RenderedTurns ChatTemplate::render_turns(const std::vector<ChatMessage>& message
     const bool parts = alone_end + ending.size() < alone.size();
     if (found == kNowhere && !eos.empty()) {
       // What ends the conversation ends otherwise here: then with what stands before the next message.
-      const auto next = std::lower_bound(whole.origins().begin(), whole.origins().end(), own_end,
-                                         [](const jinja::Origin& origin, size_t at) { return origin.begin < at; });
+      auto next = std::lower_bound(whole.origins().begin(), whole.origins().end(), own_end,
+                                   [](const jinja::Origin& origin, size_t at) { return origin.begin < at; });
+      while (next != whole.origins().end() && sources[static_cast<size_t>(next->source)].message == i) ++next;
       const size_t limit = next == whole.origins().end() ? text.size() : next->begin;
       found = text.substr(own_end, limit - own_end).find(eos);
     }

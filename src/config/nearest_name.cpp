@@ -23,13 +23,25 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
+namespace {
+
+/// Whether `word` is the first parts of `name`, which are joined by '_' or '-'.
+bool is_beginning(std::string_view word, std::string_view name) {
+  return !word.empty() && name.size() > word.size() && name.starts_with(word) &&
+         (name[word.size()] == '_' || name[word.size()] == '-');
+}
+
+}  // namespace
+
 std::string nearest_name(std::string_view wanted, std::span<const std::string> names) {
   const std::string* best = nullptr;
   size_t best_distance = 0;
   for (const std::string& name : names) {
-    const size_t distance = edit_distance(wanted, name);
+    // Either word may be the beginning of the other, up to a part's end: prefix for prefix_token.
+    const bool begins = is_beginning(wanted, name) || is_beginning(name, wanted);
+    const size_t distance = begins ? 1 : edit_distance(wanted, name);
     // A slip changes few letters; more of them, and it is another word (--lr is not --help).
-    if (3 * distance > std::max(wanted.size(), name.size())) continue;
+    if (!begins && 3 * distance > std::max(wanted.size(), name.size())) continue;
     if (best == nullptr || distance < best_distance) {
       best = &name;
       best_distance = distance;

@@ -10,7 +10,7 @@ namespace deeptitan {
 size_t edit_distance(std::string_view a, std::string_view b);
 
 /// The one of `names` nearest to `wanted` by edit distance, or empty where all are too far off to be a slip of the hand
-/// (more than a third of the longer of the two differs).
+/// (more than a third of the longer of the two differs, and neither is the beginning of the other).
 std::string nearest_name(std::string_view wanted, std::span<const std::string> names);
 
 /// "; did you mean 'training.steps'?", or empty where no name is near.

@@ -25,6 +25,7 @@ TEST(NearestName, IsEmptyWhereNothingIsNear) {
   EXPECT_EQ(nearest_name("qqqq", {}), "");
   EXPECT_EQ(did_you_mean("optimiser.lr", names), "; did you mean 'optimizer.lr'?");
   EXPECT_EQ(did_you_mean("qqqq", names), "");
+  EXPECT_EQ(nearest_name("prefix", std::vector<std::string>{"text", "prefix_token"}), "prefix_token");
   // Words that share some letters are other words.
   const std::vector<std::string> other = {"--help", "optimizer.eps", "eps", "lr"};
   for (const char* word : {"--lr", "epochs", "lora", "v4"}) EXPECT_EQ(nearest_name(word, other), "") << word;

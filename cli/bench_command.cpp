@@ -20,7 +20,7 @@
 #include "generate/inference_engine.h"
 #include "hub/cached_model.h"
 #include "kernels/cpu/peak/peak.h"
-#include "model/flops.h"
+#include "model/model_cost.h"
 #include "option_checks.h"
 #include "threads_option.h"
 #include "train/memory_advice.h"
@@ -139,18 +139,17 @@ void bench_inference(const BenchArguments& a, bool decode) {
   report["step_seconds_median"] = median(seconds);
   report["step_seconds_min"] = *std::min_element(seconds.begin(), seconds.end());
   report["step_seconds_max"] = *std::max_element(seconds.begin(), seconds.end());
-  const auto length = static_cast<double>(a.tokens);
   if (decode) {
     // What a token must read: the weights it meets, and the cache.
     const auto size = static_cast<int64_t>(dtype_size(dtype));
     const auto bytes = static_cast<double>(count_parameters(model).active_parameters * size +
-                                           a.tokens * cache_bytes_per_token(model, size));
-    report["gflops"] = tokens_per_second * decode_flops_per_token(model, length) / 1e9;
+                                           a.tokens * cache_bytes_per_token(model, dtype));
+    report["gflops"] = tokens_per_second * decode_flops_per_token(model, a.tokens) / 1e9;
     report["gigabytes_per_second"] = tokens_per_second * bytes / 1e9;
     report["memory_peak_gigabytes_per_second"] = best_peak / 1e9;
     report["share_of_peak"] = tokens_per_second * bytes / best_peak;
   } else {
-    const double flops = tokens_per_second * forward_flops_per_token(model, (length + 1) / 2);
+    const double flops = flops_of(profile) / static_cast<double>(a.steps) / median(seconds);
     report["gflops"] = flops / 1e9;
     report["matrix_peak_gflops"] = best_peak / 1e9;
     report["share_of_peak"] = flops / best_peak;

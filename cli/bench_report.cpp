@@ -12,6 +12,12 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+double flops_of(const OpProfile& profile) {
+  double sum = 0;
+  for (const auto& [name, entry] : profile.entries) sum += entry.flops;
+  return sum;
+}
+
 Json ops_of(const OpProfile& profile) {
   double total = 0;
   std::vector<std::pair<std::string, OpProfile::Entry>> entries(profile.entries.begin(), profile.entries.end());

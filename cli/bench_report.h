@@ -13,6 +13,9 @@ using Json = nlohmann::ordered_json;
 
 double median(std::vector<double> values);
 
+/// The floating-point operations of all ops.
+double flops_of(const OpProfile& profile);
+
 /// Time by op as a JSON array, the largest first: op, share, calls, gflops.
 Json ops_of(const OpProfile& profile);
 

@@ -13,7 +13,7 @@
 #include "core/file.h"
 #include "hub/cached_model.h"
 #include "model/deepseek/deepseek_model.h"
-#include "model/flops.h"
+#include "model/model_cost.h"
 #include "option_checks.h"
 #include "planned_model.h"
 #include "train/memory_advice.h"
@@ -70,14 +70,13 @@ void run_inspect(const InspectArguments& a) {
              millions(static_cast<double>(size.active_parameters)));
   if (size.mtp_parameters > 0)
     fmt::print("; next-token prediction {} more", millions(static_cast<double>(size.mtp_parameters)));
-  const double middle = static_cast<double>(context) / 2;
   fmt::print("\nFLOPs a token (mean over a context of {}): forward {:.3g}, training {:.3g}, decode {:.3g}\n", context,
-             forward_flops_per_token(c, middle), training_flops_per_token(c, context),
-             decode_flops_per_token(c, middle));
+             forward_flops_per_token(c, context), training_flops_per_token(c, context),
+             decode_flops_per_token(c, context / 2));
   const auto parameters = static_cast<uint64_t>(size.parameters);
   fmt::print("memory for decoding: weights {} in bf16, cache {} a token ({} for {} tokens)\n",
-             format_bytes(2 * parameters), format_bytes(cache_bytes_per_token(c, 2)),
-             format_bytes(cache_bytes_per_token(c, 2) * context), context);
+             format_bytes(2 * parameters), format_bytes(cache_bytes_per_token(c, DType::kBF16)),
+             format_bytes(cache_bytes_per_token(c, DType::kBF16) * context), context);
   fmt::print(
       "memory for training: weights, gradients and AdamW's moments {} in fp32, plus what `plan` says of activations\n",
       format_bytes(16 * (parameters + static_cast<uint64_t>(size.mtp_parameters))));

@@ -77,11 +77,14 @@ void benchmark_router(Session& session) {
   benchmark_permute_indices(session, 8, 32, 524);
   benchmark_permute_indices(session, 8, 256, 65);
   benchmark_permute_indices(session, 128, 2, 524);
-  benchmark_routing(session, "noaux_tc (V3)", 32768, {RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f});
+  benchmark_routing(session, "noaux_tc (V3)", 32768,
+                    {RouterScoring::kSigmoid, RouterSelection::kGroupsByTwoBest, 256, 8, 8, 4, true, 2.5f});
   benchmark_routing(session, "group-limited (V2)", 32768,
-                    {RouterKind::kSoftmaxGroupLimitedGreedy, 160, 6, 8, 3, false, 16.0f});
-  benchmark_routing(session, "greedy (V2-Lite)", 32768, {RouterKind::kSoftmaxGreedy, 64, 6, 1, 1, false, 1.0f});
-  benchmark_routing(session, "one group, top 8", 32768, {RouterKind::kSigmoidNoauxTc, 384, 8, 1, 1, true, 2.8f});
+                    {RouterScoring::kSoftmax, RouterSelection::kGroupsByBest, 160, 6, 8, 3, false, 16.0f});
+  benchmark_routing(session, "greedy (V2-Lite)", 32768,
+                    {RouterScoring::kSoftmax, RouterSelection::kTopK, 64, 6, 1, 1, false, 1.0f});
+  benchmark_routing(session, "one group, top 8", 32768,
+                    {RouterScoring::kSigmoid, RouterSelection::kGroupsByTwoBest, 384, 8, 1, 1, true, 2.8f});
 }
 
 }  // namespace deeptitan::benchmark

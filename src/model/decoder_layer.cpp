@@ -1,7 +1,10 @@
 #include "model/decoder_layer.h"
 
 #include <optional>
+#include <utility>
+#include <variant>
 
+#include "core/error.h"
 #include "model/attention/mla.h"
 #include "model/mlp.h"
 #include "ops/elementwise.h"
@@ -24,20 +27,40 @@ struct PreNormDecoderLayer::Saved final : Record {
         feed_forward_rstd(saved.take(DType::kF32, {tokens})) {}
 };
 
-PreNormDecoderLayer::PreNormDecoderLayer(ParameterList& parameters, const std::string& name, const ModelConfig& config,
-                                         int64_t layer, bool with_experts, double auxiliary_weight,
+namespace {
+
+std::unique_ptr<Sublayer> make_attention(ParameterList& parameters, const LayerPlan& layer, const RopeTable& rope) {
+  return std::visit(
+      [&](const LatentAttentionPlan& plan) -> std::unique_ptr<Sublayer> {
+        return std::make_unique<MultiHeadLatentAttention>(parameters, plan, layer.hidden, layer.index, rope);
+      },
+      layer.attention);
+}
+
+}  // namespace
+
+std::unique_ptr<DecoderLayer> make_decoder_layer(ParameterList& parameters, const LayerPlan& plan,
+                                                 double auxiliary_weight, const RopeTable& rope) {
+  switch (plan.residual) {
+    case ResidualKind::kPreNorm:
+      return std::make_unique<PreNormDecoderLayer>(parameters, plan, auxiliary_weight, rope);
+  }
+  fail("layer {}: its residual kind {} has no class", plan.index, static_cast<int>(plan.residual));
+}
+
+PreNormDecoderLayer::PreNormDecoderLayer(ParameterList& parameters, const LayerPlan& plan, double auxiliary_weight,
                                          const RopeTable& rope)
-    : hidden_(config.hidden_size),
+    : hidden_(plan.hidden),
       dtype_(parameters.compute()),
-      attention_norm_(parameters, name + ".input_layernorm", hidden_, config.rms_norm_eps),
-      attention_(std::make_unique<MultiHeadLatentAttention>(parameters, name + ".self_attn", config, layer, rope)),
-      feed_forward_norm_(parameters, name + ".post_attention_layernorm", hidden_, config.rms_norm_eps) {
-  if (with_experts) {
-    auto experts = std::make_unique<MixtureOfExperts>(parameters, name + ".mlp", config, layer, auxiliary_weight);
-    experts_ = experts.get();
-    feed_forward_ = std::move(experts);
+      attention_norm_(parameters, plan.attention_norm, hidden_, plan.norm_epsilon),
+      attention_(make_attention(parameters, plan, rope)),
+      feed_forward_norm_(parameters, plan.feed_forward_norm, hidden_, plan.norm_epsilon) {
+  if (const auto* experts = std::get_if<ExpertsPlan>(&plan.feed_forward)) {
+    auto layer = std::make_unique<MixtureOfExperts>(parameters, *experts, hidden_, plan.index, auxiliary_weight);
+    experts_ = layer.get();
+    feed_forward_ = std::move(layer);
   } else {
-    feed_forward_ = std::make_unique<GatedMlp>(parameters, name + ".mlp", hidden_, config.intermediate_size);
+    feed_forward_ = std::make_unique<GatedMlp>(parameters, std::get<GatedMlpPlan>(plan.feed_forward), hidden_);
   }
 }
 

@@ -1,10 +1,9 @@
 #pragma once
 
 #include <memory>
-#include <string>
 
-#include "config/model_config.h"
 #include "model/attention/rope_table.h"
+#include "model/layer_plan.h"
 #include "model/moe/mixture_of_experts.h"
 #include "model/norm_layer.h"
 #include "model/sublayer.h"
@@ -31,11 +30,14 @@ class DecoderLayer {
   virtual const MixtureOfExperts* experts() const = 0;
 };
 
+/// The layer that a plan describes: its residual kind, which builds the attention and feed-forward kinds.
+std::unique_ptr<DecoderLayer> make_decoder_layer(ParameterList& parameters, const LayerPlan& plan,
+                                                 double auxiliary_weight, const RopeTable& rope);
+
 /// DeepSeek-V2's and V3's layer: h = in + attention(norm(in)), out = h + feed_forward(norm(h)).
 class PreNormDecoderLayer final : public DecoderLayer {
  public:
-  PreNormDecoderLayer(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer,
-                      bool with_experts, double auxiliary_weight, const RopeTable& rope);
+  PreNormDecoderLayer(ParameterList& parameters, const LayerPlan& plan, double auxiliary_weight, const RopeTable& rope);
 
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
   void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& in,

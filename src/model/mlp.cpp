@@ -18,15 +18,15 @@ struct GatedMlp::Saved final : Record {
         activated(saved.take(mlp.dtype_, {tokens, mlp.width_})) {}
 };
 
-GatedMlp::GatedMlp(ParameterList& parameters, const std::string& name, int64_t hidden, int64_t width)
-    : width_(width),
+GatedMlp::GatedMlp(ParameterList& parameters, const GatedMlpPlan& plan, int64_t hidden)
+    : width_(plan.width),
       dtype_(parameters.compute()),
-      gate_up_(parameters, name + ".gate_up_proj", 2 * width, hidden,
-               {.pieces = gate_up_pieces(name, width), .operand = dtype_}),
-      down_(parameters, name + ".down_proj", hidden, width, {.operand = dtype_}) {}
+      gate_up_(parameters, plan.gate_up, 2 * width_, hidden,
+               {.pieces = gate_up_pieces(plan.gate, plan.up, width_), .operand = dtype_}),
+      down_(parameters, plan.down, hidden, width_, {.operand = dtype_}) {}
 
-std::vector<ParameterPiece> gate_up_pieces(const std::string& name, int64_t width) {
-  return {{name + ".gate_proj.weight", width}, {name + ".up_proj.weight", width}};
+std::vector<ParameterPiece> gate_up_pieces(const std::string& gate, const std::string& up, int64_t width) {
+  return {{gate + ".weight", width}, {up + ".weight", width}};
 }
 
 std::unique_ptr<Record> GatedMlp::make_record(const RecordArenas& arenas, int64_t tokens) const {

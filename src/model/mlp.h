@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "model/layer_plan.h"
 #include "model/linear_layer.h"
 #include "model/sublayer.h"
 
@@ -11,7 +12,7 @@ namespace deeptitan {
 /// The gated MLP: down(silu(gate(x)) * up(x)) (Shazeer 2020). Dense layers and shared experts.
 class GatedMlp final : public Sublayer {
  public:
-  GatedMlp(ParameterList& parameters, const std::string& name, int64_t hidden, int64_t width);
+  GatedMlp(ParameterList& parameters, const GatedMlpPlan& plan, int64_t hidden);
 
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
   void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
@@ -29,7 +30,7 @@ class GatedMlp final : public Sublayer {
   LinearLayer down_;
 };
 
-/// The file tensors of a stacked gate_up_proj of this width under `name`.
-std::vector<ParameterPiece> gate_up_pieces(const std::string& name, int64_t width);
+/// The file tensors of a stacked weight of both projections of this width, by the names of their layers.
+std::vector<ParameterPiece> gate_up_pieces(const std::string& gate, const std::string& up, int64_t width);
 
 }  // namespace deeptitan

@@ -14,18 +14,16 @@ struct NextTokenPrediction::Saved final : Record {
   Tensor d_out_normed, d_out, d_in, d_joined, d_embedded;
 };
 
-NextTokenPrediction::NextTokenPrediction(ParameterList& parameters, const std::string& name, const ModelConfig& config,
-                                         int64_t layer, double auxiliary_weight, const RopeTable& rope,
-                                         Parameter* embedding)
-    : hidden_(config.hidden_size),
+NextTokenPrediction::NextTokenPrediction(ParameterList& parameters, const NextTokenPredictionPlan& plan,
+                                         double auxiliary_weight, const RopeTable& rope, Parameter* embedding)
+    : hidden_(plan.layer.hidden),
       dtype_(parameters.compute()),
       embedding_(embedding),
-      embedding_norm_(parameters, name + ".enorm", hidden_, config.rms_norm_eps),
-      hidden_norm_(parameters, name + ".hnorm", hidden_, config.rms_norm_eps),
-      join_(parameters, name + ".eh_proj", hidden_, 2 * hidden_, {.operand = dtype_}),
-      layer_(std::make_unique<PreNormDecoderLayer>(parameters, name, config, layer, config.is_moe_layer(layer),
-                                                   auxiliary_weight, rope)),
-      out_norm_(parameters, name + ".shared_head.norm", hidden_, config.rms_norm_eps) {}
+      embedding_norm_(parameters, plan.embedding_norm, hidden_, plan.layer.norm_epsilon),
+      hidden_norm_(parameters, plan.hidden_norm, hidden_, plan.layer.norm_epsilon),
+      join_(parameters, plan.join, hidden_, 2 * hidden_, {.operand = dtype_}),
+      layer_(make_decoder_layer(parameters, plan.layer, auxiliary_weight, rope)),
+      out_norm_(parameters, plan.out_norm, hidden_, plan.layer.norm_epsilon) {}
 
 std::unique_ptr<Record> NextTokenPrediction::make_record(const RecordArenas& arenas, int64_t tokens) const {
   auto s = std::make_unique<Saved>();

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <memory>
-#include <string>
 
 #include "model/decoder_layer.h"
 #include "model/head.h"
@@ -17,8 +16,8 @@ namespace deeptitan {
 /// released weights are laid out and used (the paper's equation 21 writes the state first).
 class NextTokenPrediction {
  public:
-  NextTokenPrediction(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer,
-                      double auxiliary_weight, const RopeTable& rope, Parameter* embedding);
+  NextTokenPrediction(ParameterList& parameters, const NextTokenPredictionPlan& plan, double auxiliary_weight,
+                      const RopeTable& rope, Parameter* embedding);
 
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const;
 

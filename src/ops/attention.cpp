@@ -42,9 +42,10 @@ void check_inputs(const Tensor& query, const Tensor& key_value, const Tensor& ke
            s.value_dim);
 }
 
-// Scores and values of the causal half, for documents of the longest length.
+// Scores and values of the keys that tokens see, for documents of the longest length: half of them and the token
+// itself.
 double attention_flops(int64_t tokens, const Documents& documents, const AttentionShape& s) {
-  return static_cast<double>(tokens * documents.longest * s.heads * (s.nope_dim + s.rope_dim + s.value_dim));
+  return static_cast<double>(tokens * (documents.longest + 1) * s.heads * (s.nope_dim + s.rope_dim + s.value_dim));
 }
 
 }  // namespace
@@ -96,7 +97,8 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
   check_inputs(query, key_value, key_rope, shape);
   check_inputs(d_query, d_key_value, d_key_rope, shape);
   check_contiguous("attention_backward", {d_out, out, log_sum_exp});
-  OpScope op(ctx, "attention_backward", 2.5 * attention_flops(query.size(0), documents, shape));
+  // Four products beside the forward's two; the scores are multiplied again, which is not counted.
+  OpScope op(ctx, "attention_backward", 2.0 * attention_flops(query.size(0), documents, shape));
   DT_LEAVE_FOR_CUDA(attention_backward, d_query, d_key_value, d_key_rope, d_out, out, log_sum_exp, query, key_value,
                     key_rope, documents, shape);
   ArenaScope workspace(*ctx.workspace);

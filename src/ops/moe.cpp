@@ -36,6 +36,9 @@ void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits, 
            const RouterOptions& options) {
   check_routing(routing, options);
   check_tensor(logits, "logits", DType::kF32, {routing.scores.size(0), options.experts});
+  DT_CHECK(bias.defined() == options.bias, "route: the router {} a bias, but one was {}",
+           options.bias ? "has" : "has not", bias.defined() ? "given" : "not given");
+  if (bias.defined()) check_tensor(bias, "bias", DType::kF32, {options.experts});
   OpScope op(ctx, "route", 0);
   DT_LEAVE_FOR_CUDA(route, routing, logits, bias, options);
   if (!op.launch()) return;

@@ -9,7 +9,7 @@
 #include "config/run_config_toml.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "model/flops.h"
+#include "model/model_cost.h"
 #include "ops/linear.h"
 #include "train/memory_advice.h"
 

@@ -29,7 +29,7 @@
 #include "data/tokenizer_encoder.h"
 #include "data/validation_batches.h"
 #include "kernels/cpu/peak/peak.h"
-#include "model/flops.h"
+#include "model/model_cost.h"
 #include "train/freeze.h"
 #include "train/learning_rate.h"
 #include "train/loss_curve.h"

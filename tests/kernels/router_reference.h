@@ -21,7 +21,7 @@ struct RoutedToken {
 
 inline std::vector<double> router_scores(const std::vector<double>& logits, const RouterOptions& options) {
   std::vector<double> scores(logits.size());
-  if (options.kind == RouterKind::kSigmoidNoauxTc) {
+  if (options.scoring == RouterScoring::kSigmoid) {
     for (size_t e = 0; e < logits.size(); ++e) scores[e] = 1.0 / (1.0 + std::exp(-logits[e]));
     return scores;
   }
@@ -38,7 +38,7 @@ inline std::vector<double> router_weights(const std::vector<double>& scores, con
   for (int e : index) weight.push_back(scores[e]);
   const bool normalised = options.normalize_top_k && options.top_k > 1;
   const double sum = std::accumulate(weight.begin(), weight.end(), 1e-20);
-  const bool scaled = options.kind == RouterKind::kSigmoidNoauxTc || !normalised;
+  const bool scaled = options.scoring == RouterScoring::kSigmoid || !normalised;
   for (double& w : weight) w *= (scaled ? options.scaling_factor : 1.0) / (normalised ? sum : 1.0);
   return weight;
 }
@@ -57,16 +57,16 @@ inline RoutedToken route_token(const std::vector<double>& logits, const std::vec
   RoutedToken token;
   token.scores = router_scores(logits, options);
   std::vector<double> rank = token.scores;
-  if (options.kind == RouterKind::kSigmoidNoauxTc && !bias.empty()) {
+  if (!bias.empty()) {
     for (size_t e = 0; e < rank.size(); ++e) rank[e] += bias[e];
   }
-  if (options.kind != RouterKind::kSoftmaxGreedy) {
+  if (options.selection != RouterSelection::kTopK) {
     const int size = options.experts / options.groups;
     std::vector<double> group_rank;
     for (int g = 0; g < options.groups; ++g) {
       std::vector<double> members(rank.begin() + g * size, rank.begin() + (g + 1) * size);
       std::sort(members.rbegin(), members.rend());
-      const bool two = options.kind == RouterKind::kSigmoidNoauxTc && size > 1;
+      const bool two = options.selection == RouterSelection::kGroupsByTwoBest && size > 1;
       group_rank.push_back(members[0] + (two ? members[1] : 0.0));
     }
     const std::vector<int> kept = largest_positions(group_rank, options.top_groups);
@@ -92,7 +92,7 @@ inline double auxiliary_loss(const std::vector<std::vector<double>>& scores, con
       double share = 0;
       for (int t = offsets[s]; t < offsets[s + 1]; ++t) {
         chosen += static_cast<double>(std::count(index[t].begin(), index[t].end(), e));
-        const double sum = options.kind == RouterKind::kSigmoidNoauxTc
+        const double sum = options.scoring == RouterScoring::kSigmoid
                                ? std::accumulate(scores[t].begin(), scores[t].end(), 1e-20)
                                : 1.0;
         share += scores[t][e] / sum;

@@ -55,35 +55,29 @@ struct MultiHeadLatentAttention::Saved final : Record {
   Tensor key_rope(const Tensor& whole, int64_t latent_dim) const { return whole.columns(latent_dim, whole.size(1)); }
 };
 
-MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, const std::string& name,
-                                                   const ModelConfig& config, int64_t layer, const RopeTable& rope)
-    : shape_{.heads = config.num_attention_heads,
-             .nope_dim = config.qk_nope_head_dim,
-             .rope_dim = config.qk_rope_head_dim,
-             .value_dim = config.v_head_dim,
-             .scale = RopeTable::softmax_scale(config)},
-      latent_dim_(config.kv_lora_rank),
-      query_rank_(config.q_lora_rank),
+MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, const LatentAttentionPlan& plan,
+                                                   int64_t hidden, int64_t layer, const RopeTable& rope)
+    : shape_(plan.shape),
+      latent_dim_(plan.latent_dim),
+      query_rank_(plan.query_rank),
       layer_(layer),
       dtype_(parameters.compute()),
       rope_(rope),
-      rotate_halves_(!config.rope.interleave),
-      q_a_(query_rank_ > 0 ? std::optional<LinearLayer>(std::in_place, parameters, name + ".q_a_proj", query_rank_,
-                                                        config.hidden_size,
-                                                        LinearOptions{.bias = config.attention_bias, .operand = dtype_})
+      rotate_halves_(plan.rotate_halves),
+      q_a_(query_rank_ > 0 ? std::optional<LinearLayer>(std::in_place, parameters, plan.query_down, query_rank_, hidden,
+                                                        LinearOptions{.bias = plan.bias, .operand = dtype_})
                            : std::nullopt),
-      q_norm_(query_rank_ > 0 ? std::optional<NormLayer>(std::in_place, parameters, name + ".q_a_layernorm",
-                                                         query_rank_, kLatentNormEpsilon)
+      q_norm_(query_rank_ > 0 ? std::optional<NormLayer>(std::in_place, parameters, plan.query_norm, query_rank_,
+                                                         kLatentNormEpsilon)
                               : std::nullopt),
-      q_b_(parameters, name + (query_rank_ > 0 ? ".q_b_proj" : ".q_proj"), shape_.heads * config.qk_head_dim(),
-           query_rank_ > 0 ? query_rank_ : config.hidden_size, {.operand = dtype_}),
-      kv_a_(parameters, name + ".kv_a_proj_with_mqa", latent_dim_ + shape_.rope_dim, config.hidden_size,
-            {.bias = config.attention_bias, .operand = dtype_}),
-      kv_norm_(parameters, name + ".kv_a_layernorm", latent_dim_, kLatentNormEpsilon),
-      kv_b_(parameters, name + ".kv_b_proj", shape_.heads * (shape_.nope_dim + shape_.value_dim), latent_dim_,
+      q_b_(parameters, plan.query, shape_.heads * (shape_.nope_dim + shape_.rope_dim),
+           query_rank_ > 0 ? query_rank_ : hidden, {.operand = dtype_}),
+      kv_a_(parameters, plan.latent_down, latent_dim_ + shape_.rope_dim, hidden,
+            {.bias = plan.bias, .operand = dtype_}),
+      kv_norm_(parameters, plan.latent_norm, latent_dim_, kLatentNormEpsilon),
+      kv_b_(parameters, plan.key_value, shape_.heads * (shape_.nope_dim + shape_.value_dim), latent_dim_,
             {.operand = dtype_}),
-      out_(parameters, name + ".o_proj", config.hidden_size, shape_.heads * shape_.value_dim,
-           {.bias = config.attention_bias, .operand = dtype_}) {
+      out_(parameters, plan.out, hidden, shape_.heads * shape_.value_dim, {.bias = plan.bias, .operand = dtype_}) {
   if (!parameters.training()) {
     HeadRows rows{
         .heads = shape_.heads, .stride = shape_.nope_dim + shape_.value_dim, .first = 0, .count = shape_.nope_dim};

@@ -1,10 +1,9 @@
 #pragma once
 
 #include <optional>
-#include <string>
 
-#include "config/model_config.h"
 #include "model/attention/rope_table.h"
+#include "model/layer_plan.h"
 #include "model/linear_layer.h"
 #include "model/norm_layer.h"
 #include "model/sublayer.h"
@@ -17,7 +16,8 @@ namespace deeptitan {
 /// cached sequence attend in the latent space, with the key and value projections absorbed into query and output.
 class MultiHeadLatentAttention final : public Sublayer {
  public:
-  MultiHeadLatentAttention(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer,
+  /// `layer` says which cache is its own.
+  MultiHeadLatentAttention(ParameterList& parameters, const LatentAttentionPlan& plan, int64_t hidden, int64_t layer,
                            const RopeTable& rope);
 
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;

@@ -1,17 +1,12 @@
 #include "model/deepseek/deepseek_model.h"
 
-#include <string>
-
 #include "core/error.h"
+#include "model/deepseek/deepseek_plan.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
 
 namespace deeptitan {
 namespace {
-
-std::string layer_name(int64_t layer) {
-  return "model.layers." + std::to_string(layer);
-}
 
 // The CPU's bf16 products take two neighbours along the contracted dimension at once.
 void check_even_sizes(const ModelConfig& c, const ModelOptions& options) {
@@ -36,27 +31,26 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
     : config_(config),
       options_(options),
       parameters_(options.training, options.compute, options.experts),
-      rope_(config, options.max_positions),
-      embedding_(parameters_.declare(
-          {.name = "model.embed_tokens.weight", .shape = {config.vocab_size, config.hidden_size}, .direct = true})) {
+      rope_(config, options.max_positions) {
   check_even_sizes(config, options);
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    layers_.push_back(std::make_unique<PreNormDecoderLayer>(parameters_, layer_name(i), config, i,
-                                                            config.is_moe_layer(i), options.auxiliary_weight, rope_));
+  const ModelPlan plan = plan_deepseek(config);
+  embedding_ = parameters_.declare(
+      {.name = plan.embedding + ".weight", .shape = {config.vocab_size, config.hidden_size}, .direct = true});
+  for (const LayerPlan& layer : plan.layers) {
+    layers_.push_back(make_decoder_layer(parameters_, layer, options.auxiliary_weight, rope_));
   }
-  final_norm_.emplace(parameters_, "model.norm", config.hidden_size, config.rms_norm_eps);
-  head_.emplace(config.tie_word_embeddings ? LinearLayer(parameters_, embedding_, options.compute)
-                                           : LinearLayer(parameters_, "lm_head", config.vocab_size, config.hidden_size,
-                                                         {.operand = options.compute}),
+  final_norm_.emplace(parameters_, plan.final_norm, config.hidden_size, config.rms_norm_eps);
+  head_.emplace(plan.head.empty() ? LinearLayer(parameters_, embedding_, options.compute)
+                                  : LinearLayer(parameters_, plan.head, config.vocab_size, config.hidden_size,
+                                                {.operand = options.compute}),
                 options.compute);
   if (options.training && options.next_token_prediction) {
     DT_CHECK_USAGE(config.num_nextn_predict_layers <= 1,
                    "num_nextn_predict_layers = {}: at most one next-token-prediction module is supported",
                    config.num_nextn_predict_layers);
-    for (int64_t i = 0; i < config.num_nextn_predict_layers; ++i) {
-      const int64_t layer = config.num_hidden_layers + i;
-      mtp_.push_back(std::make_unique<NextTokenPrediction>(parameters_, layer_name(layer), config, layer,
-                                                           options.auxiliary_weight, rope_, embedding_));
+    for (const NextTokenPredictionPlan& module : plan.next_token_prediction) {
+      mtp_.push_back(
+          std::make_unique<NextTokenPrediction>(parameters_, module, options.auxiliary_weight, rope_, embedding_));
     }
   }
 }

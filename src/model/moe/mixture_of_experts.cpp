@@ -33,56 +33,28 @@ struct MixtureOfExperts::Saved final : Record {
   }
 };
 
-RouterOptions router_options(const ModelConfig& config) {
-  RouterOptions options;
-  switch (config.topk_method) {
-    case TopkMethod::kGreedy:
-      options.kind = RouterKind::kSoftmaxGreedy;
-      break;
-    case TopkMethod::kGroupLimitedGreedy:
-      options.kind = RouterKind::kSoftmaxGroupLimitedGreedy;
-      break;
-    case TopkMethod::kNoauxTc:
-      options.kind = RouterKind::kSigmoidNoauxTc;
-      break;
-  }
-  options.experts = static_cast<int>(config.n_routed_experts);
-  options.top_k = static_cast<int>(config.num_experts_per_tok);
-  options.groups = static_cast<int>(config.n_group);
-  options.top_groups = static_cast<int>(config.topk_group);
-  options.normalize_top_k = config.norm_topk_prob;
-  options.scaling_factor = static_cast<float>(config.routed_scaling_factor);
-  return options;
-}
-
-MixtureOfExperts::MixtureOfExperts(ParameterList& parameters, const std::string& name, const ModelConfig& config,
-                                   int64_t layer, double auxiliary_weight)
-    : options_(router_options(config)),
-      hidden_(config.hidden_size),
-      width_(config.moe_intermediate_size),
+MixtureOfExperts::MixtureOfExperts(ParameterList& parameters, const ExpertsPlan& plan, int64_t hidden, int64_t layer,
+                                   double auxiliary_weight)
+    : options_(plan.router),
+      hidden_(hidden),
+      width_(plan.width),
       layer_(layer),
       auxiliary_weight_(auxiliary_weight),
       dtype_(parameters.compute()),
-      router_(parameters, name + ".gate", config.n_routed_experts, hidden_, {.operand = DType::kF32}),
-      bias_(options_.kind == RouterKind::kSigmoidNoauxTc
-                ? parameters.declare({.name = name + ".gate.e_score_correction_bias",
-                                      .shape = {config.n_routed_experts},
-                                      .initialization = Initialization::kZeros,
-                                      .weight_decay = false,
-                                      .trained = false,
-                                      .direct = true})
-                : nullptr),
-      gate_up_(parameters, name + ".experts.{}.gate_up_proj", 2 * width_, hidden_,
-               {.pieces = gate_up_pieces(name + ".experts.{}", width_),
-                .groups = config.n_routed_experts,
-                .operand = dtype_}),
-      down_(parameters, name + ".experts.{}.down_proj", hidden_, width_,
-            {.groups = config.n_routed_experts, .operand = dtype_}),
-      dispatcher_(std::make_unique<LocalDispatcher>(config.n_routed_experts, config.num_experts_per_tok)) {
+      router_(parameters, plan.router_weight, options_.experts, hidden_, {.operand = DType::kF32}),
+      bias_(options_.bias ? parameters.declare({.name = plan.router_bias,
+                                                .shape = {options_.experts},
+                                                .initialization = Initialization::kZeros,
+                                                .weight_decay = false,
+                                                .trained = false,
+                                                .direct = true})
+                          : nullptr),
+      gate_up_(parameters, plan.gate_up, 2 * width_, hidden_,
+               {.pieces = gate_up_pieces(plan.gate, plan.up, width_), .groups = options_.experts, .operand = dtype_}),
+      down_(parameters, plan.down, hidden_, width_, {.groups = options_.experts, .operand = dtype_}),
+      dispatcher_(std::make_unique<LocalDispatcher>(options_.experts, options_.top_k)) {
   check_router_options(options_);
-  if (config.n_shared_experts > 0) {
-    shared_.emplace(parameters, name + ".shared_experts", hidden_, width_ * config.n_shared_experts);
-  }
+  if (plan.shared) shared_.emplace(parameters, *plan.shared, hidden_);
 }
 
 std::unique_ptr<Record> MixtureOfExperts::make_record(const RecordArenas& arenas, int64_t tokens) const {

@@ -2,9 +2,8 @@
 
 #include <memory>
 #include <optional>
-#include <string>
 
-#include "config/model_config.h"
+#include "model/layer_plan.h"
 #include "model/linear_layer.h"
 #include "model/mlp.h"
 #include "model/moe/token_dispatcher.h"
@@ -13,12 +12,12 @@
 namespace deeptitan {
 
 /// A Mixture-of-Experts layer (DeepSeekMoE): a router over routed experts, plus shared experts that see every token.
-/// Router logits, scores and weights are fp32. DeepSeek-V3's routers have a bias per expert that only chooses; it is a
+/// Router logits, scores and weights are fp32. A router may have a bias per expert that only chooses; it is a
 /// buffer that update_router_bias moves once an optimizer step.
 class MixtureOfExperts final : public Sublayer {
  public:
   /// `auxiliary_weight` is the weight of the sequence-wise balance loss (0: none).
-  MixtureOfExperts(ParameterList& parameters, const std::string& name, const ModelConfig& config, int64_t layer,
+  MixtureOfExperts(ParameterList& parameters, const ExpertsPlan& plan, int64_t hidden, int64_t layer,
                    double auxiliary_weight);
 
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
@@ -48,8 +47,5 @@ class MixtureOfExperts final : public Sublayer {
   std::optional<GatedMlp> shared_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
 };
-
-/// The router's options that a model's config.json asks for.
-RouterOptions router_options(const ModelConfig& config);
 
 }  // namespace deeptitan

@@ -18,13 +18,13 @@ namespace deeptitan::cpu {
 namespace {
 
 RouterOptions v3(int experts = 256, int top_k = 8, int groups = 8, int top_groups = 4) {
-  return {RouterKind::kSigmoidNoauxTc, experts, top_k, groups, top_groups, true, 2.5f};
+  return {RouterScoring::kSigmoid, RouterSelection::kGroupsByTwoBest, experts, top_k, groups, top_groups, true, 2.5f};
 }
 RouterOptions v2(int experts = 160, int top_k = 6, int groups = 8, int top_groups = 3) {
-  return {RouterKind::kSoftmaxGroupLimitedGreedy, experts, top_k, groups, top_groups, false, 16.0f};
+  return {RouterScoring::kSoftmax, RouterSelection::kGroupsByBest, experts, top_k, groups, top_groups, false, 16.0f};
 }
 RouterOptions v2_lite(int experts = 64, int top_k = 6) {
-  return {RouterKind::kSoftmaxGreedy, experts, top_k, 1, 1, false, 1.0f};
+  return {RouterScoring::kSoftmax, RouterSelection::kTopK, experts, top_k, 1, 1, false, 1.0f};
 }
 
 std::vector<RouterOptions> many_options() {
@@ -43,7 +43,11 @@ std::vector<RouterOptions> many_options() {
           v2(5, 5, 1, 1),
           v2(96, 6, 32, 3),
           v2_lite(1, 1),
-          v2_lite(383, 9)};
+          v2_lite(383, 9),
+          // Each part by itself: combinations that no DeepSeek has.
+          {RouterScoring::kSigmoid, RouterSelection::kTopK, 64, 6, 1, 1, true, 2.5f},
+          {RouterScoring::kSigmoid, RouterSelection::kGroupsByBest, 160, 6, 8, 3, true, 2.5f},
+          {RouterScoring::kSoftmax, RouterSelection::kGroupsByTwoBest, 256, 8, 8, 4, true, 1.0f}};
 }
 
 struct Routed {

@@ -33,12 +33,12 @@ TEST(RouterBalance, CountsAndBiasHaveTheBitsOfTheCpu) {
 
 TEST(RouterBalance, SequenceAuxiliaryLossHasTheBitsOfTheCpu) {
   DT_SKIP_WITHOUT_GPU();
-  for (const RouterKind kind : {RouterKind::kSoftmaxGreedy, RouterKind::kSigmoidNoauxTc}) {
+  for (const RouterScoring scoring : {RouterScoring::kSoftmax, RouterScoring::kSigmoid}) {
     for (const int experts : {5, 64, 160, 256, 384}) {
       const std::vector<int32_t> offsets = {0, 40, 40, 41, 300, 317};
       constexpr int64_t kTokens = 317;
       RouterOptions options;
-      options.kind = kind, options.experts = experts, options.top_k = 4;
+      options.scoring = scoring, options.experts = experts, options.top_k = 4;
       const auto logits = random_elements<float>(kTokens * experts, 83);
       std::vector<float> scores(kTokens * experts), weight(kTokens * 4);
       std::vector<int32_t> index(kTokens * 4), counts(experts);

@@ -14,21 +14,30 @@ namespace deeptitan::cuda {
 namespace {
 
 std::vector<RouterOptions> many_options() {
-  const auto sigmoid = RouterKind::kSigmoidNoauxTc;
-  const auto limited = RouterKind::kSoftmaxGroupLimitedGreedy;
-  const auto greedy = RouterKind::kSoftmaxGreedy;
+  using enum RouterScoring;
+  using enum RouterSelection;
   return {
-      {sigmoid, 256, 8, 8, 4, true, 2.5f},    // DeepSeek-V3
-      {limited, 160, 6, 8, 3, false, 16.0f},  // DeepSeek-V2: a group's experts do not fill whole lanes
-      {greedy, 64, 6, 1, 1, false, 1.0f},     // DeepSeek-V2-Lite
-      {sigmoid, 384, 8, 1, 1, true, 2.827f},  // one group, the most experts
-      {sigmoid, 384, 32, 8, 4, true, 1.0f},  {sigmoid, 384, 8, 32, 5, false, 1.0f},
-      {sigmoid, 256, 8, 8, 8, true, 2.5f},   {sigmoid, 256, 9, 8, 5, true, 2.5f},  // more candidates than four a lane
-      {limited, 256, 8, 16, 2, true, 1.0f},  {limited, 128, 4, 4, 1, false, 1.0f},
-      {limited, 96, 6, 32, 3, false, 1.0f},  {sigmoid, 16, 4, 4, 2, true, 1.0f},  // tiny
-      {sigmoid, 12, 3, 12, 5, true, 1.0f},                                        // groups of one
-      {sigmoid, 7, 3, 7, 4, false, 1.0f},    {greedy, 383, 9, 1, 1, true, 3.0f},
-      {greedy, 1, 1, 1, 1, true, 1.0f},      {greedy, 130, 1, 1, 1, true, 1.0f},
+      {kSigmoid, kGroupsByTwoBest, 256, 8, 8, 4, true, 2.5f},  // DeepSeek-V3
+      {kSoftmax, kGroupsByBest, 160, 6, 8, 3, false, 16.0f},   // DeepSeek-V2: a group's experts do not fill whole lanes
+      {kSoftmax, kTopK, 64, 6, 1, 1, false, 1.0f},             // DeepSeek-V2-Lite
+      {kSigmoid, kGroupsByTwoBest, 384, 8, 1, 1, true, 2.827f},  // one group, the most experts
+      {kSigmoid, kGroupsByTwoBest, 384, 32, 8, 4, true, 1.0f},
+      {kSigmoid, kGroupsByTwoBest, 384, 8, 32, 5, false, 1.0f},
+      {kSigmoid, kGroupsByTwoBest, 256, 8, 8, 8, true, 2.5f},
+      {kSigmoid, kGroupsByTwoBest, 256, 9, 8, 5, true, 2.5f},  // more candidates than four a lane
+      {kSoftmax, kGroupsByBest, 256, 8, 16, 2, true, 1.0f},
+      {kSoftmax, kGroupsByBest, 128, 4, 4, 1, false, 1.0f},
+      {kSoftmax, kGroupsByBest, 96, 6, 32, 3, false, 1.0f},
+      {kSigmoid, kGroupsByTwoBest, 16, 4, 4, 2, true, 1.0f},   // tiny
+      {kSigmoid, kGroupsByTwoBest, 12, 3, 12, 5, true, 1.0f},  // groups of one
+      {kSigmoid, kGroupsByTwoBest, 7, 3, 7, 4, false, 1.0f},
+      {kSoftmax, kTopK, 383, 9, 1, 1, true, 3.0f},
+      {kSoftmax, kTopK, 1, 1, 1, 1, true, 1.0f},
+      {kSoftmax, kTopK, 130, 1, 1, 1, true, 1.0f},
+      // Each part by itself: combinations that no DeepSeek has.
+      {kSigmoid, kTopK, 64, 6, 1, 1, true, 2.5f},
+      {kSigmoid, kGroupsByBest, 160, 6, 8, 3, true, 2.5f},
+      {kSoftmax, kGroupsByTwoBest, 256, 8, 8, 4, true, 1.0f},
   };
 }
 
@@ -112,7 +121,7 @@ TEST(CudaRouter, ForwardAndBackwardEqualTheCpu) {
   EXPECT_EQ(workspace.download(), std::vector<char>(kRouterWorkspaceBytes, 0));
 }
 
-const RouterOptions kDeepSeekV3{RouterKind::kSigmoidNoauxTc, 256, 8, 8, 4, true, 2.5f};
+const RouterOptions kDeepSeekV3{RouterScoring::kSigmoid, RouterSelection::kGroupsByTwoBest, 256, 8, 8, 4, true, 2.5f};
 
 /// Routes `logits` [tokens, 256] as DeepSeek-V3 does, with and without keeping the scores; an empty bias is none.
 void expect_same_as_the_cpu(const std::vector<float>& logits, const std::vector<float>& bias, const std::string& what) {

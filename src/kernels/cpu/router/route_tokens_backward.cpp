@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/router/router.h"
 #include "kernels/cpu/router/router_row.h"
+#include "kernels/cpu/router/scoring.h"
 
 namespace deeptitan::cpu {
 
@@ -11,7 +12,7 @@ namespace {
 void weigh_row_backward(float* d_score, const float* d_weight, const float* scores, const int32_t* index,
                         const RouterOptions& options) {
   const int top_k = options.top_k;
-  const float scale = weight_scale(options);
+  const float scale = router_weight_scale(options);
   if (!options.normalize_top_k || top_k == 1) {
     for (int k = 0; k < top_k; ++k) d_score[k] = exact_mul(scale, d_weight[k]);
     return;
@@ -27,16 +28,6 @@ void weigh_row_backward(float* d_score, const float* d_weight, const float* scor
   const float mean = exact_div(sum_in_lanes(product, top_k, 1), sum);
   const float factor = exact_div(scale, sum);
   for (int k = 0; k < top_k; ++k) d_score[k] = exact_mul(factor, exact_add(d_weight[k], -mean));
-}
-
-DT_VECTOR_CLONES void sigmoid_row_backward(float* d_logits, const float* s, int experts) {
-#pragma omp simd
-  for (int e = 0; e < experts; ++e) d_logits[e] = d_logits[e] * (s[e] * (1.0f - s[e]));
-}
-
-DT_VECTOR_CLONES void softmax_row_backward(float* d_logits, const float* s, float mean, int experts) {
-#pragma omp simd
-  for (int e = 0; e < experts; ++e) d_logits[e] = s[e] * (d_logits[e] - mean);
 }
 
 }  // namespace
@@ -55,13 +46,7 @@ void route_tokens_backward(float* d_logits, const float* d_weight, const float* 
     weigh_row_backward(d_chosen, d_weight + t * top_k, s, index, options);
     for (int e = 0; e < experts; ++e) d[e] = d_scores != nullptr ? d_scores[t * experts + e] : 0.0f;
     for (int k = 0; k < top_k; ++k) d[index[k]] += d_chosen[k];
-    if (options.kind == RouterKind::kSigmoidNoauxTc) {
-      sigmoid_row_backward(d, s, experts);
-      continue;
-    }
-    float product[kMaxExperts];
-    for (int e = 0; e < experts; ++e) product[e] = d[e] * s[e];
-    softmax_row_backward(d, s, sum_in_lanes(product, experts, experts_per_lane(experts)), experts);
+    score_row_backward(d, s, options);
   }
 }
 

@@ -2,13 +2,12 @@
 
 // The router of a Mixture-of-Experts layer. T tokens, E experts, K experts a token.
 //
-// Scores s are sigmoid(logits) for kSigmoidNoauxTc and softmax(logits) for the other kinds. What is ranked is s, or
-// s + bias for kSigmoidNoauxTc (DeepSeek-V3, arXiv 2412.19437, equation 16); the bias only chooses, weights come from
-// s.
-//  - kSoftmaxGreedy: the K best experts.
-//  - kSoftmaxGroupLimitedGreedy (DeepSeek-V2, arXiv 2405.04434, section 2.2.2): a group's score is its best expert's;
-//    the K best experts of the top_groups best groups.
-//  - kSigmoidNoauxTc: as before, but a group's score is the sum of its two best ranks.
+// Scores s are sigmoid(logits) or softmax(logits). What is ranked is s, or s + bias where there is a bias (DeepSeek-V3,
+// arXiv 2412.19437, equation 16); the bias only chooses, weights come from s.
+//  - kTopK: the K best experts.
+//  - kGroupsByBest (DeepSeek-V2, arXiv 2405.04434, section 2.2.2): a group's score is its best expert's; the K best
+//    experts of the top_groups best groups.
+//  - kGroupsByTwoBest (DeepSeek-V3): as before, but a group's score is the sum of its two best ranks.
 // Experts of the other groups are out (ranked minus infinity, as in DeepSeek-V3's own inference code), whatever the
 // sign of the ranks. Ties go to the lower index, and NaN ranks below everything, so that any logits give K distinct
 // experts.
@@ -26,7 +25,7 @@ namespace deeptitan::cpu {
 
 /// Chooses K experts for each token: expert_index [T, K] in descending order of rank, expert_weight [T, K], scores
 /// [T, E] (kept for the backward; may be null), counts [E] (tokens of each expert; overwritten), from logits [T, E] and
-/// bias [E] (kSigmoidNoauxTc; null means none). Throws as check_router_options.
+/// bias [E] (null means none). Throws as check_router_options.
 void route_tokens(int32_t* expert_index, float* expert_weight, float* scores, int32_t* counts, const float* logits,
                   const float* bias, int64_t tokens, const RouterOptions& options);
 

@@ -191,7 +191,7 @@ void sequence_auxiliary_loss(double* loss_sum, float* d_scores, const float* sco
                                  .loss = loss,
                                  .experts = options.experts,
                                  .top_k = options.top_k,
-                                 .sigmoid = options.kind == RouterKind::kSigmoidNoauxTc,
+                                 .sigmoid = options.scoring == RouterScoring::kSigmoid,
                                  .scale = scale};
   switch (experts_per_lane(options.experts)) {
     case 2:

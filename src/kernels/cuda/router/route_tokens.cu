@@ -23,7 +23,7 @@ struct WarpScratch {
 };
 
 /// kPerLane experts a lane in the scores, kCandidates a lane in the choice.
-template <int kPerLane, int kCandidates, bool kSigmoid, int kThreads>
+template <int kPerLane, int kCandidates, bool kSigmoid, bool kTwoBest, int kThreads>
 __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArguments a) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ int32_t counts_of_block[kMaxExperts];
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArgumen
   float bias[kPerLane];
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
-    bias[i] = kSigmoid && a.bias != nullptr && first + i < a.experts ? a.bias[first + i] : 0.0f;
+    bias[i] = a.bias != nullptr && first + i < a.experts ? a.bias[first + i] : 0.0f;
   }
   // Candidate i of this lane is number lane * kCandidates + i of those in the kept groups.
   int kept_group[kCandidates];
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArgumen
     if (a.scores != nullptr) store_experts(a.scores + token * a.experts, score, first, a.experts, a.vector_scores);
     float rank[kPerLane];
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) rank[i] = rank_value(kSigmoid ? exact_add(score[i], bias[i]) : score[i]);
+    for (int i = 0; i < kPerLane; ++i) rank[i] = rank_value(exact_add(score[i], bias[i]));
     store_experts(score_of_token, score, first, kWarp * kPerLane, true);
     store_experts(scratch.rank, rank, first, kWarp * kPerLane, true);
     __syncwarp();
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArgumen
     if (!a.given) {
       const bool grouped = a.groups > 1;
       if (grouped) {
-        keep_groups<-1, kSigmoid>(scratch, rank, a, lane);
+        keep_groups<-1, kTwoBest>(scratch, rank, a, lane);
         __syncwarp();
       }
       uint64_t candidate[kCandidates];
@@ -104,12 +104,12 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArgumen
   add_up_counts<kThreads>(a, counts_of_block, a.experts);
 }
 
-template <int kPerLane, int kCandidates, bool kSigmoid>
+template <int kPerLane, int kCandidates, bool kSigmoid, bool kTwoBest>
 void launch(RouterArguments a, int multiprocessors, cudaStream_t stream) {
   // 64 registers a thread at 32 warps, 128 at 16.
   constexpr int kThreads = kPerLane > 8 || kCandidates > 4 ? 512 : 1024;
   constexpr int kSharedBytes = kThreads / kWarp * static_cast<int>(sizeof(WarpScratch<kPerLane, kCandidates>));
-  const auto kernel = route_tokens_kernel<kPerLane, kCandidates, kSigmoid, kThreads>;
+  const auto kernel = route_tokens_kernel<kPerLane, kCandidates, kSigmoid, kTwoBest, kThreads>;
   a.vector_logits = experts_are_aligned<kPerLane>(a.logits, a.experts);
   a.vector_scores = experts_are_aligned<kPerLane>(a.scores, a.experts);
   while ((kWarp >> (a.parts_log2 + 1)) >= a.groups) ++a.parts_log2;
@@ -123,39 +123,42 @@ void launch(RouterArguments a, int multiprocessors, cudaStream_t stream) {
   check_launch("route_tokens_kernel");
 }
 
-template <bool kSigmoid>
-void launch_kind(const RouterArguments& a, int multiprocessors, cudaStream_t stream) {
+template <bool kSigmoid, bool kTwoBest>
+void launch_router(const RouterArguments& a, int multiprocessors, cudaStream_t stream) {
   const int per_lane = experts_per_lane(a.experts);
   const int candidates = (a.top_groups * a.group_size + kWarp - 1) / kWarp;
-  if (per_lane == 2) return launch<2, 2, kSigmoid>(a, multiprocessors, stream);
-  if (per_lane == 4) return launch<4, 4, kSigmoid>(a, multiprocessors, stream);
+  if (per_lane == 2) return launch<2, 2, kSigmoid, kTwoBest>(a, multiprocessors, stream);
+  if (per_lane == 4) return launch<4, 4, kSigmoid, kTwoBest>(a, multiprocessors, stream);
   if (per_lane == 8) {
-    return candidates <= 4 ? launch<8, 4, kSigmoid>(a, multiprocessors, stream)
-                           : launch<8, 8, kSigmoid>(a, multiprocessors, stream);
+    return candidates <= 4 ? launch<8, 4, kSigmoid, kTwoBest>(a, multiprocessors, stream)
+                           : launch<8, 8, kSigmoid, kTwoBest>(a, multiprocessors, stream);
   }
-  return candidates <= 8 ? launch<12, 8, kSigmoid>(a, multiprocessors, stream)
-                         : launch<12, 12, kSigmoid>(a, multiprocessors, stream);
+  return candidates <= 8 ? launch<12, 8, kSigmoid, kTwoBest>(a, multiprocessors, stream)
+                         : launch<12, 12, kSigmoid, kTwoBest>(a, multiprocessors, stream);
 }
 
 void launch_route_tokens(RouterArguments a, const RouterOptions& options, cudaStream_t stream) {
-  const bool sigmoid = options.kind == RouterKind::kSigmoidNoauxTc;
-  const bool grouped = options.kind != RouterKind::kSoftmaxGreedy && options.top_groups < options.groups;
+  const bool sigmoid = options.scoring == RouterScoring::kSigmoid;
+  const bool two_best = options.selection == RouterSelection::kGroupsByTwoBest;
+  const bool grouped = router_limits_groups(options);
   a.experts = options.experts;
   a.top_k = options.top_k;
   a.groups = grouped ? options.groups : 1;
   a.top_groups = grouped ? options.top_groups : 1;
   a.group_size = options.experts / a.groups;
   a.normalize = options.normalize_top_k && options.top_k > 1;
-  a.weight_scale = a.normalize && !sigmoid ? 1.0f : options.scaling_factor;
+  a.weight_scale = router_weight_scale(options);
   int device = 0, multiprocessors = 0;
   DT_CUDA_CHECK(cudaGetDevice(&device));
   DT_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  if (!plain_kernels_wanted() && sm90::can_filter_experts(a, sigmoid, device)) {
+  if (!plain_kernels_wanted() && sm90::can_filter_experts(a, sigmoid && two_best, device)) {
     sm90::route_tokens_filtered(a, multiprocessors, stream);
   } else if (sigmoid) {
-    launch_kind<true>(a, multiprocessors, stream);
+    two_best ? launch_router<true, true>(a, multiprocessors, stream)
+             : launch_router<true, false>(a, multiprocessors, stream);
   } else {
-    launch_kind<false>(a, multiprocessors, stream);
+    two_best ? launch_router<false, true>(a, multiprocessors, stream)
+             : launch_router<false, false>(a, multiprocessors, stream);
   }
 }
 

@@ -65,17 +65,7 @@ __global__ void __launch_bounds__(kThreads) route_tokens_backward_kernel(Backwar
     __syncwarp();
     if (has_slot) d_row[expert] = 0.0f;
 
-    if constexpr (kSigmoid) {
-#pragma unroll
-      for (int i = 0; i < kPerLane; ++i) d[i] = exact_mul(d[i], exact_mul(s[i], exact_add(1.0f, -s[i])));
-    } else {
-      float product[kPerLane];
-#pragma unroll
-      for (int i = 0; i < kPerLane; ++i) product[i] = exact_mul(d[i], s[i]);
-      const float mean = sum_experts(product);
-#pragma unroll
-      for (int i = 0; i < kPerLane; ++i) d[i] = exact_mul(s[i], exact_add(d[i], -mean));
-    }
+    score_experts_backward<kPerLane, kSigmoid>(d, s);
     store_experts(a.d_logits + token * a.experts, d, first, a.experts, a.vector);
   }
 }
@@ -111,8 +101,8 @@ void route_tokens_backward(float* d_logits, const float* d_weight, const float* 
   a.experts = options.experts;
   a.top_k = options.top_k;
   a.normalize = options.normalize_top_k && options.top_k > 1;
-  const bool sigmoid = options.kind == RouterKind::kSigmoidNoauxTc;
-  a.weight_scale = a.normalize && !sigmoid ? 1.0f : options.scaling_factor;
+  const bool sigmoid = options.scoring == RouterScoring::kSigmoid;
+  a.weight_scale = router_weight_scale(options);
   switch (experts_per_lane(options.experts)) {
     case 2:
       return launch<2>(a, sigmoid, stream);

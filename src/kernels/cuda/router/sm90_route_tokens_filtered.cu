@@ -356,8 +356,8 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_filtered_kernel(Rout
 
 }  // namespace
 
-bool can_filter_experts(const RouterArguments& a, bool sigmoid, int device) {
-  if (!sigmoid || a.given || a.experts != kExperts || a.groups != kGroups || a.top_groups != kTopGroups ||
+bool can_filter_experts(const RouterArguments& a, bool sigmoid_and_two_best, int device) {
+  if (!sigmoid_and_two_best || a.given || a.experts != kExperts || a.groups != kGroups || a.top_groups != kTopGroups ||
       a.top_k != kTopK) {
     return false;
   }

@@ -33,9 +33,10 @@ __device__ inline TopTwo merge(TopTwo a, TopTwo b) {
   return {fmaxf(a.first, b.first), fmaxf(fminf(a.first, b.first), fmaxf(a.second, b.second))};
 }
 
-/// Writes first_expert of the groups to keep. `rank` are this lane's experts; scratch.rank has all of them. kPartsLog2
-/// is a.parts_log2 where the compiler may know it, else -1.
-template <int kPartsLog2, bool kSigmoid, int kPerLane, int kCandidates>
+/// Writes first_expert of the groups to keep, ranked by their best expert or (kTwoBest) by the sum of their two best.
+/// `rank` are this lane's experts; scratch.rank has all of them. kPartsLog2 is a.parts_log2 where the compiler may know
+/// it, else -1.
+template <int kPartsLog2, bool kTwoBest, int kPerLane, int kCandidates>
 __device__ void keep_groups(TokenScratch<kPerLane, kCandidates>& scratch, const float (&rank)[kPerLane],
                             const RouterArguments& a, int lane) {
   const int parts_log2 = kPartsLog2 >= 0 ? kPartsLog2 : a.parts_log2;
@@ -59,7 +60,7 @@ __device__ void keep_groups(TokenScratch<kPerLane, kCandidates>& scratch, const 
     best = merge(best, {__shfl_xor_sync(kAllLanes, best.first, width), __shfl_xor_sync(kAllLanes, best.second, width)});
   }
   float group_rank = best.first;
-  if (kSigmoid && (kPartsLog2 >= 0 || a.group_size > 1)) group_rank = rank_value(exact_add(best.first, best.second));
+  if (kTwoBest && (kPartsLog2 >= 0 || a.group_size > 1)) group_rank = rank_value(exact_add(best.first, best.second));
   const uint32_t key = rank_key(group_rank);
 
   // How many groups are better than this lane's; the lanes of a group compare with different ones.

@@ -92,4 +92,20 @@ __device__ void score_experts(float (&v)[kPerLane]) {
   }
 }
 
+/// d, the gradient of the scores s, becomes that of the logits.
+template <int kPerLane, bool kSigmoid>
+__device__ void score_experts_backward(float (&d)[kPerLane], const float (&s)[kPerLane]) {
+  if constexpr (kSigmoid) {
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) d[i] = exact_mul(d[i], exact_mul(s[i], exact_add(1.0f, -s[i])));
+  } else {
+    float product[kPerLane];
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) product[i] = exact_mul(d[i], s[i]);
+    const float mean = sum_experts(product);
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) d[i] = exact_mul(s[i], exact_add(d[i], -mean));
+  }
+}
+
 }  // namespace deeptitan::cuda

@@ -95,7 +95,7 @@ Generation TextGenerator::generate(std::span<const int32_t> prompt, const Genera
   std::span<const float> logits;
   while (engine_.length() < result.prompt_tokens && !interrupted()) {
     const auto rest = prompt.subspan(engine_.length());
-    logits = engine_.prefill(rest.first(std::min<size_t>(rest.size(), engine_.options().prefill_chunk)));
+    logits = engine_.prefill(rest.first(next_chunk(std::ssize(rest), engine_.prefill_chunk())));
   }
   const double prefilled = monotonic_seconds();
   result.prefill_seconds = prefilled - start;

@@ -67,21 +67,21 @@ class PlannedModel {
   ExecutionContext ctx_;
 };
 
-BatchLayout one_sequence(PlannedModel& planned, int64_t tokens) {
+// The next `tokens` tokens of a sequence that has `visible` with them.
+BatchLayout one_sequence(PlannedModel& planned, int64_t tokens, int64_t visible) {
   BatchLayout batch;
-  batch.tokens = tokens;
-  batch.fresh_tokens = tokens;
-  batch.longest_position = tokens;
+  batch.capacity = {.tokens = tokens, .sequences = 1, .max_query = tokens, .max_visible = visible};
+  batch.longest_position = visible;
   batch.token_ids = planned.integers(tokens);
   batch.positions = planned.integers(tokens);
-  batch.documents = {planned.integers(2), tokens};
-  batch.sequence_offset = planned.integers(2);
+  batch.query_offset = planned.integers(2);
+  batch.balance_offset = planned.integers(2);
   return batch;
 }
 
 double forward_flops(PlannedModel& planned, const ForwardContext& forward) {
   const DeepseekModel& model = planned.model();
-  const int64_t tokens = forward.batch.tokens;
+  const int64_t tokens = forward.batch.tokens();
   const Tensor hidden = planned.memory().take(model.options().compute, {tokens, model.config().hidden_size});
   planned.model().forward_hidden(planned.ctx(), forward, hidden);
   model.head().logits(planned.ctx(), planned.memory().take(DType::kF32, {tokens, model.head().vocab()}), hidden);
@@ -92,7 +92,7 @@ double planned_training_flops(const ModelConfig& config, int64_t seq_len) {
   PlannedModel planned(config, true, seq_len);
   planned.model().parameters().plan_gradients(planned.memory());
   Arena gradients("planned gradients");
-  const BatchLayout batch = one_sequence(planned, seq_len);
+  const BatchLayout batch = one_sequence(planned, seq_len, seq_len);
   const Stage whole = split_into_stages(config.num_hidden_layers, 1).front();
   const auto record = planned.model().make_record(whole, {planned.memory(), gradients}, seq_len, false);
   const TrainingTargets targets{.targets = planned.integers(seq_len),
@@ -121,8 +121,8 @@ ModelSize count_parameters(const ModelConfig& config) {
 }
 
 double forward_flops_per_token(const ModelConfig& config, int64_t tokens) {
-  PlannedModel planned(config, false, tokens);
-  const BatchLayout batch = one_sequence(planned, tokens);
+  PlannedModel planned(config, true, tokens);  // which expands keys and values of any prompt
+  const BatchLayout batch = one_sequence(planned, tokens, tokens);
   return forward_flops(planned, {.batch = batch}) / static_cast<double>(tokens);
 }
 
@@ -135,11 +135,11 @@ double decode_flops_per_token(const ModelConfig& config, int64_t cached) {
       cache.back().push_back(planned.memory().take(planned.model().options().compute, {1, cached + 1, stream.width}));
     }
   }
-  BatchLayout batch = one_sequence(planned, 1);
-  batch.fresh_tokens = 0;
-  batch.longest_position = cached + 1;
+  BatchLayout batch = one_sequence(planned, 1, cached + 1);
+  batch.capacity.pages = 1;
   batch.cache_slot = planned.integers(1);
-  batch.cached = {planned.memory().take(DType::kI32, {1, 1}), planned.integers(1), cached + 1};
+  batch.cached_length = planned.integers(1);
+  batch.page_table = planned.memory().take(DType::kI32, {1, 1});
   return forward_flops(planned, {.batch = batch, .cache = cache});
 }
 

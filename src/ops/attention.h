@@ -2,6 +2,7 @@
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
+#include "ops/linear.h"
 
 // Attention and rotary positions. T tokens, H heads, Dn nope, Dr rope, Dv value dimensions, L latent rank.
 
@@ -9,7 +10,7 @@ namespace deeptitan {
 
 /// Rotates pairs of elements of columns [first, first + Dr) of each head by their token's position, in place:
 /// neighbours, or with `halves` elements i and i + Dr / 2. x is [T, H * width]; cos and sin are tables [positions, Dr /
-/// 2]. `inverse` is the backward.
+/// 2]. Rows at a negative position, padding, are left as they are. `inverse` is the backward.
 void rope_rotate(ExecutionContext& ctx, const Tensor& x /* [T, H * width] */, int64_t heads, int64_t first,
                  const Tensor& cos /* f32 [P, Dr / 2] */, const Tensor& sin /* f32 [P, Dr / 2] */,
                  const Tensor& positions /* i32 [T] */, bool halves, bool inverse);
@@ -41,19 +42,39 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query /* [T, H * 
                         const Tensor& log_sum_exp /* f32 [T, H] */, const Tensor& query, const Tensor& key_value,
                         const Tensor& key_rope, const Documents& documents, const AttentionShape& shape);
 
-/// Which cached entries each token sees: entry i of token t is row i % page_size of page page_table[t, i / page_size].
-struct CachedEntries {
-  Tensor page_table;         // i32 [T, pages]
-  Tensor visible;            // i32 [T], the token itself included
-  int64_t most_visible = 0;  // an upper bound of visible: what memory is planned for
+/// The sequences of a batch and what each has cached: sequence s holds the query rows query_offset[s] up to
+/// query_offset[s + 1], which stand behind cached_length[s] entries of its own. Entry i is row i % page_size of page
+/// page_table[s, i / page_size]. Rows from the last offset on are padding.
+struct CachedSequences {
+  Tensor query_offset;    // i32 [sequences + 1]
+  Tensor cached_length;   // i32 [sequences]
+  Tensor page_table;      // i32 [sequences, pages]
+  int64_t max_query = 0;  // upper bounds of the rows of a sequence, and of the entries that a row sees: what memory is
+  int64_t max_visible = 0;  // planned for
 };
 
-/// Attention in the latent space: out[t, h] = softmax(scale * q . entry) latent.
-void latent_attention(ExecutionContext& ctx, const Tensor& out /* [T, H * L] */,
-                      const Tensor& query /* [T, H * (L + Dr)] */, const Tensor& cache /* [pages, page_size, L + Dr] */,
-                      const CachedEntries& entries, int64_t heads, int64_t rope_dim, double scale);
+/// A sequence with at least this many query rows in a batch expands its latents, else it absorbs: see the two ops.
+inline constexpr int64_t kExpandedRows = 64;
 
-/// cache[slot[t]] = (latent[t], key_rope[t]) where slot counts entries over all pages.
+/// Attention over cached latents in expanded form, for the rows of sequences with at least kExpandedRows rows; the
+/// others are left alone. Keys and values are made from the latents head by head, so that a prompt that comes in chunks
+/// has the bits of one that comes whole. key_weight is W_key [H][Dn, L], value_weight W_value [H][Dv, L].
+void expanded_attention(ExecutionContext& ctx, const Tensor& out /* [T, H * Dv] */,
+                        const Tensor& query /* [T, H * (Dn + Dr)] */,
+                        const Tensor& cache /* [pages, page_size, L + Dr] */, const CachedSequences& sequences,
+                        const PreparedWeight& key_weight, const PreparedWeight& value_weight,
+                        const AttentionShape& shape);
+
+/// The same in absorbed form, for the rows of sequences with fewer rows: key projection times query, attention over
+/// latents, value projection times the result. key_weight is prepared for products with W_key itself, not its
+/// transpose. Padding rows become zeros.
+void absorbed_attention(ExecutionContext& ctx, const Tensor& out /* [T, H * Dv] */,
+                        const Tensor& query /* [T, H * (Dn + Dr)] */,
+                        const Tensor& cache /* [pages, page_size, L + Dr] */, const CachedSequences& sequences,
+                        const PreparedWeight& key_weight, const PreparedWeight& value_weight,
+                        const AttentionShape& shape);
+
+/// cache[slot[t]] = (latent[t], key_rope[t]) where slot counts entries over all pages; -1 writes nothing.
 void write_latent_cache(ExecutionContext& ctx, const Tensor& cache /* [pages, page_size, L + Dr] */,
                         const Tensor& slot /* i32 [T] */, const Tensor& latent /* [T, L] */,
                         const Tensor& key_rope /* [T, Dr] */);

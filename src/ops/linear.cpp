@@ -131,21 +131,6 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
                         d_out, x, group_offset, accumulate);
 }
 
-void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_stride, const Tensor& x,
-                    int64_t x_head_stride, const PreparedWeight& weight, bool transposed) {
-  const int64_t heads = weight.groups;
-  const Tensor& packed = transposed ? weight.backward_input : weight.forward;
-  check_weight_product("linear_by_head", weight.format, x, out);
-  check_tensor(x, "linear_by_head: x", x.dtype(), {-1, -1});
-  check_tensor(out, "linear_by_head: out", out.dtype(), {x.size(0), -1});
-  DT_CHECK(packed.defined(), "linear_by_head: the weight [{}, {}, {}] was not prepared for it", heads, weight.outputs,
-           weight.inputs);
-  OpScope op(ctx, "linear_by_head", {&out}, {&x, &packed},
-             {.flops = product_flops(x.size(0) * heads, weight.outputs, weight.inputs)});
-  op.run_with_workspace(on_cpu::linear_by_head, DT_ON_CUDA(linear_by_head), out, out_head_stride, x, x_head_stride,
-                        weight, transposed);
-}
-
 void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
   check_activation_type("add_bias: out", out);
   check_tensor(bias, "add_bias: bias", DType::kF32, {out.size(1)});

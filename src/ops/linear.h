@@ -66,13 +66,6 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
                                     const Tensor& d_out /* [M, N] */, const Tensor& x /* [M, K] */,
                                     const Tensor& group_offset /* i32 [G + 1] */, bool accumulate);
 
-/// One product a group on columns: out[:, g, :] = x[:, g, :] W_g^T, that is, each head's own matrix.
-/// With `transposed`, out[:, g, :] = x[:, g, :] W_g. x is [M, G, K] (or [M, G, N] transposed), out likewise; both may
-/// be slices of wider heads: x_head_stride and out_head_stride are the elements from head to head.
-void linear_by_head(ExecutionContext& ctx, const Tensor& out /* [M, >= G * out_head_stride] */, int64_t out_head_stride,
-                    const Tensor& x /* [M, >= G * x_head_stride] */, int64_t x_head_stride,
-                    const PreparedWeight& weight, bool transposed);
-
 /// out[r, :] += bias, and its gradient d_bias += (or =) sum over rows of d_out, in the order of the rows.
 void add_bias(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& bias /* f32 [N] */);
 void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias /* f32 [N] */, const Tensor& d_out /* [M, N] */,
@@ -93,7 +86,6 @@ decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;
 DT_OP_FORMS(prepare_weight);
 DT_OP_FORMS(linear_backward_weight);
 DT_OP_FORMS(grouped_linear_backward_weight);
-DT_OP_FORMS(linear_by_head);
 DT_OP_FORMS(add_bias);
 DT_OP_FORMS(add_bias_backward);
 

@@ -101,11 +101,12 @@ void TrainingEngine::take_memory() {
     for (Tensor* t : {&layout.token_ids, &targets.targets, &layout.positions, &targets.next_ids, &targets.next_targets})
       *t = inputs_->take(DType::kI32, {tokens});
     document_offsets_.push_back(inputs_->take(DType::kI32, {tokens + 1}));
-    layout.tokens = tokens;
-    layout.fresh_tokens = tokens;
+    // As many documents as tokens, none longer than a row of the batch.
+    layout.capacity = {
+        .tokens = tokens, .sequences = tokens, .max_query = options_.seq_len, .max_visible = options_.seq_len};
     layout.longest_position = options_.seq_len;
-    layout.documents = {document_offsets_.back(), options_.seq_len};
-    layout.sequence_offset = sequence_offset_;
+    layout.query_offset = document_offsets_.back();
+    layout.balance_offset = sequence_offset_;
   }
 }
 
@@ -141,11 +142,13 @@ void TrainingEngine::load_batch(const PackedBatch& batch, size_t slot) {
            "expected a batch of {} sequences of {} tokens, found {} of {}", options_.sequences, options_.seq_len,
            batch.sequences, batch.sequence_length);
   auto& [layout, targets] = microbatches_[slot];
-  layout.documents.offset = document_offsets_[slot].rows(0, static_cast<int64_t>(batch.document_offsets.size()));
+  const auto documents = static_cast<int64_t>(batch.document_offsets.size()) - 1;
+  layout.capacity.sequences = documents;
+  layout.query_offset = document_offsets_[slot].rows(0, documents + 1);
   upload<int32_t>(layout.token_ids, batch.tokens);
   upload<int32_t>(targets.targets, batch.targets);
   upload<int32_t>(layout.positions, batch.positions);
-  upload<int32_t>(layout.documents.offset, batch.document_offsets);
+  upload<int32_t>(layout.query_offset, batch.document_offsets);
   std::vector<int32_t> next_ids(tokens), next_targets(tokens);
   shift_targets(batch, next_ids, next_targets);
   upload<int32_t>(targets.next_ids, next_ids);
@@ -299,8 +302,8 @@ double TrainingEngine::evaluate(const PackedBatch& batch) {
   if (!ctx_.planning) load_batch(batch, microbatches_.size() - 1);
   const auto& [layout, targets] = microbatches_.back();
   ArenaScope workspace(*workspace_);
-  const Tensor hidden = workspace.take(options_.compute, {layout.tokens, model_.config().hidden_size});
-  const Tensor loss = workspace.take(DType::kF32, {layout.tokens});
+  const Tensor hidden = workspace.take(options_.compute, {layout.tokens(), model_.config().hidden_size});
+  const Tensor loss = workspace.take(DType::kF32, {layout.tokens()});
   model_.forward_hidden(ctx_, ForwardContext{.batch = layout, .routes = routes_}, hidden);
   model_.head().loss(ctx_, loss, {}, hidden, targets.targets, nullptr, false);
   fill_zero(ctx_, loss_sum_);
@@ -317,16 +320,15 @@ std::vector<float> TrainingEngine::next_token_logits(std::span<const int32_t> to
   DT_CHECK(count > 0 && count <= std::min(options_.seq_len, tokens_per_microbatch()),
            "a sample needs 1 to {} tokens, found {}", options_.seq_len, count);
   BatchLayout layout = microbatches_.back().layout;
-  layout.tokens = count;
-  layout.fresh_tokens = count;
+  layout.capacity = {.tokens = count, .sequences = 1, .max_query = count, .max_visible = count};
   layout.token_ids = layout.token_ids.rows(0, count);
   layout.positions = layout.positions.rows(0, count);
-  layout.documents.offset = document_offsets_.back().rows(0, 2);
+  layout.query_offset = document_offsets_.back().rows(0, 2);
   std::vector<int32_t> positions(count);
   std::iota(positions.begin(), positions.end(), 0);
   upload<int32_t>(layout.token_ids, tokens);
   upload<int32_t>(layout.positions, positions);
-  upload<int32_t>(layout.documents.offset, std::vector<int32_t>{0, static_cast<int32_t>(count)});
+  upload<int32_t>(layout.query_offset, std::vector<int32_t>{0, static_cast<int32_t>(count)});
   ArenaScope workspace(*workspace_);
   const Tensor hidden = workspace.take(options_.compute, {count, model_.config().hidden_size});
   model_.forward_hidden(ctx_, ForwardContext{.batch = layout}, hidden);

@@ -89,8 +89,8 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
   ctx.compute = Stream(device);
   ctx.workspace = &workspace;
   BatchLayout layout;
-  layout.tokens = length;
-  layout.fresh_tokens = length;
+  layout.capacity = {.tokens = length, .sequences = 1, .max_query = length, .max_visible = length, .pages = 1};
+  std::vector<LayerCache> cache;
   layout.longest_position = length;
   Tensor hidden, logits;
   const auto take_memory = [&] {
@@ -99,12 +99,20 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
     model.plan_constants(weights);
     layout.token_ids = activations.take(DType::kI32, {length});
     layout.positions = activations.take(DType::kI32, {length});
-    layout.documents = {activations.take(DType::kI32, {2}), length};
+    layout.query_offset = activations.take(DType::kI32, {2});
+    layout.cached_length = activations.take(DType::kI32, {1});
+    layout.page_table = activations.take(DType::kI32, {1, 1});
+    layout.cache_slot = activations.take(DType::kI32, {length});
+    cache.clear();
+    for (const std::vector<CacheStream>& streams : model.cache_streams()) {
+      cache.emplace_back();
+      for (const CacheStream& s : streams) cache.back().push_back(activations.take(compute, {1, length, s.width}));
+    }
     hidden = activations.take(compute, {length, golden.config().hidden_size});
     logits = activations.take(DType::kF32, {length, golden.config().vocab_size});
   };
   const auto run = [&] {
-    ForwardContext forward{.batch = layout};
+    ForwardContext forward{.batch = layout, .cache = cache};
     if (replay && !ctx.planning) forward.routes = &routes.record;  // the record lies with the host
     model.forward_hidden(ctx, forward, hidden);
     model.head().logits(ctx, logits, hidden);
@@ -120,7 +128,10 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
   std::iota(positions.begin(), positions.end(), 0);
   upload<int32_t>(layout.token_ids, tokens);
   upload<int32_t>(layout.positions, positions);
-  upload<int32_t>(layout.documents.offset, std::vector<int32_t>{0, static_cast<int32_t>(length)});
+  upload<int32_t>(layout.cache_slot, positions);
+  upload<int32_t>(layout.query_offset, std::vector<int32_t>{0, static_cast<int32_t>(length)});
+  clear_tensor(layout.cached_length);
+  clear_tensor(layout.page_table);
   run();
   return download<float>(logits);
 }

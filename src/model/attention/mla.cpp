@@ -1,5 +1,6 @@
 #include "model/attention/mla.h"
 
+#include "core/error.h"
 #include "ops/elementwise.h"
 
 // T tokens, D hidden, H heads, L = kv_lora_rank, Q = q_lora_rank, Dn/Dr/Dv nope, rope and value part of a head.
@@ -36,9 +37,9 @@ struct MultiHeadLatentAttention::Saved final : Record {
     kv_latent = saved.take(a.dtype_, {tokens, a.latent_dim_ + s.rope_dim});
     latent_rstd = saved.take(DType::kF32, {tokens});
     latent_normed = saved.take(a.dtype_, {tokens, a.latent_dim_});
-    key_value = saved.take(a.dtype_, {tokens, s.heads * (s.nope_dim + s.value_dim)});
+    if (a.kv_b_) key_value = saved.take(a.dtype_, {tokens, s.heads * (s.nope_dim + s.value_dim)});
     attended = saved.take(a.dtype_, {tokens, s.heads * s.value_dim});
-    log_sum_exp = saved.take(DType::kF32, {tokens, s.heads});
+    if (a.kv_b_) log_sum_exp = saved.take(DType::kF32, {tokens, s.heads});
   }
   void take_gradients(const MultiHeadLatentAttention& a, Arena& gradients, int64_t tokens) {
     const AttentionShape& s = a.shape_;
@@ -75,17 +76,20 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, co
       kv_a_(parameters, plan.latent_down, latent_dim_ + shape_.rope_dim, hidden,
             {.bias = plan.bias, .operand = dtype_}),
       kv_norm_(parameters, plan.latent_norm, latent_dim_, kLatentNormEpsilon),
-      kv_b_(parameters, plan.key_value, shape_.heads * (shape_.nope_dim + shape_.value_dim), latent_dim_,
-            {.operand = dtype_}),
+      key_value_(parameters.declare({.name = plan.key_value + ".weight",
+                                     .shape = {shape_.heads * (shape_.nope_dim + shape_.value_dim), latent_dim_}})),
+      kv_b_(parameters.training()
+                ? std::optional<LinearLayer>(std::in_place, parameters, key_value_, dtype_)
+                : std::nullopt),
       out_(parameters, plan.out, hidden, shape_.heads * shape_.value_dim, {.bias = plan.bias, .operand = dtype_}) {
-  if (!parameters.training()) {
-    HeadRows rows{
-        .heads = shape_.heads, .stride = shape_.nope_dim + shape_.value_dim, .first = 0, .count = shape_.nope_dim};
-    absorbed_key_ = parameters.prepare_heads(kv_b_.parameter(), dtype_, rows, /*transposed=*/true);
-    rows.first = shape_.nope_dim;
-    rows.count = shape_.value_dim;
-    absorbed_value_ = parameters.prepare_heads(kv_b_.parameter(), dtype_, rows, /*transposed=*/false);
-  }
+  if (parameters.training()) return;
+  HeadRows rows{
+      .heads = shape_.heads, .stride = shape_.nope_dim + shape_.value_dim, .first = 0, .count = shape_.nope_dim};
+  key_ = parameters.prepare_heads(key_value_, dtype_, rows, /*transposed=*/false);
+  absorbed_key_ = parameters.prepare_heads(key_value_, dtype_, rows, /*transposed=*/true);
+  rows.first = shape_.nope_dim;
+  rows.count = shape_.value_dim;
+  value_ = parameters.prepare_heads(key_value_, dtype_, rows, /*transposed=*/false);
 }
 
 void MultiHeadLatentAttention::rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first,
@@ -103,7 +107,6 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
                                        const Tensor& x, Record* record) const {
   const BatchLayout& batch = forward.batch;
   const int64_t tokens = x.size(0);
-  const int64_t fresh = batch.fresh_tokens;
   ArenaScope workspace(*ctx.workspace);
   std::optional<Saved> temporary;
   if (record == nullptr) temporary.emplace(*this, *ctx.workspace, tokens);
@@ -121,39 +124,30 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
   kv_norm_.forward(ctx, s.latent_normed, s.latent_rstd, s.latent(s.kv_latent, latent_dim_));
   rotate(ctx, s.query, shape_.heads, shape_.nope_dim, batch.positions, /*inverse=*/false);
   rotate(ctx, key_rope, 1, 0, batch.positions, /*inverse=*/false);
-  if (batch.cache_slot.defined()) {
-    write_latent_cache(ctx, forward.cache[layer_].front(), batch.cache_slot, s.latent_normed, key_rope);
-  }
-  if (fresh > 0) {
-    const Tensor key_value = s.key_value.rows(0, fresh);
-    kv_b_.forward(ctx, key_value, s.latent_normed.rows(0, fresh));
-    attention(ctx, s.attended.rows(0, fresh), record == nullptr ? Tensor() : s.log_sum_exp, s.query.rows(0, fresh),
-              key_value, key_rope.rows(0, fresh), batch.documents, shape_);
-  }
-  if (fresh < tokens) {
-    attend_through_cache(ctx, forward, s.attended.rows(fresh, tokens), s.query.rows(fresh, tokens));
+  DT_CHECK(batch.cached() || kv_b_, "attention without a cache needs a model for training");
+  if (batch.cached()) {
+    attend_through_cache(ctx, forward, s.attended, s.query, s.latent_normed, key_rope);
+  } else {
+    kv_b_->forward(ctx, s.key_value, s.latent_normed);
+    attention(ctx, s.attended, record == nullptr ? Tensor() : s.log_sum_exp, s.query, s.key_value, key_rope,
+              batch.documents(), shape_);
   }
   out_.forward(ctx, out, s.attended);
 }
 
-// scores = (q_nope W_key) . latent + q_rope . key_rope, and the value projection comes after the sum over entries:
-// cost and memory a cached token are those of its latent, never of expanded keys and values.
+// Each sequence takes the form that its number of rows asks for; the rows' own entries are read back from the cache, so
+// that both forms see what later tokens will see.
 void MultiHeadLatentAttention::attend_through_cache(ExecutionContext& ctx, const ForwardContext& forward,
-                                                    const Tensor& out, const Tensor& query) const {
-  const int64_t tokens = query.size(0);
-  const int64_t head = shape_.nope_dim + shape_.rope_dim;
-  const int64_t width = latent_dim_ + shape_.rope_dim;
-  ArenaScope workspace(*ctx.workspace);
-  const Tensor latent_query = workspace.take(dtype_, {tokens, shape_.heads * width});
-  const Tensor latent_out = workspace.take(dtype_, {tokens, shape_.heads * latent_dim_});
-  linear_by_head(ctx, latent_query, width, query, head, *absorbed_key_, /*transposed=*/true);
-  for (int64_t h = 0; h < shape_.heads; ++h) {
-    convert(ctx, latent_query.columns(h * width + latent_dim_, (h + 1) * width),
-            query.columns(h * head + shape_.nope_dim, (h + 1) * head));
+                                                    const Tensor& out, const Tensor& query, const Tensor& latent,
+                                                    const Tensor& key_rope) const {
+  const BatchLayout& batch = forward.batch;
+  const Tensor& cache = forward.cache[layer_].front();
+  write_latent_cache(ctx, cache, batch.cache_slot, latent, key_rope);
+  if (ctx.check_finite) fill_zero(ctx, out);  // each form looks at all rows, and writes its own
+  if (batch.capacity.max_query >= kExpandedRows) {
+    expanded_attention(ctx, out, query, cache, batch.sequences(), *key_, *value_, shape_);
   }
-  latent_attention(ctx, latent_out, latent_query, forward.cache[layer_].front(), forward.batch.cached, shape_.heads,
-                   shape_.rope_dim, shape_.scale);
-  linear_by_head(ctx, out, shape_.value_dim, latent_out, latent_dim_, *absorbed_value_, /*transposed=*/false);
+  absorbed_attention(ctx, out, query, cache, batch.sequences(), *absorbed_key_, *value_, shape_);
 }
 
 void MultiHeadLatentAttention::backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x,
@@ -166,10 +160,10 @@ void MultiHeadLatentAttention::backward_input(ExecutionContext& ctx, const Forwa
   const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
   const Tensor d_key_rope = s.key_rope(s.d_kv_latent, latent_dim_);
   attention_backward(ctx, s.d_query, s.d_key_value, d_key_rope, d_attended, s.attended, s.log_sum_exp, s.query,
-                     s.key_value, key_rope, batch.documents, shape_);
+                     s.key_value, key_rope, batch.documents(), shape_);
   rotate(ctx, s.d_query, shape_.heads, shape_.nope_dim, batch.positions, /*inverse=*/true);
   rotate(ctx, d_key_rope, 1, 0, batch.positions, /*inverse=*/true);
-  kv_b_.backward_input(ctx, s.d_latent_normed, s.d_key_value, false);
+  kv_b_->backward_input(ctx, s.d_latent_normed, s.d_key_value, false);
   kv_norm_.backward_input(ctx, s.latent(s.d_kv_latent, latent_dim_), s.d_latent_normed,
                           s.latent(s.kv_latent, latent_dim_), s.latent_rstd, false);
   kv_a_.backward_input(ctx, d_x, s.d_kv_latent, false);
@@ -186,7 +180,7 @@ void MultiHeadLatentAttention::backward_weights(ExecutionContext& ctx, const For
                                                 const Tensor& d_out, const Tensor& x, Record& record) const {
   Saved& s = static_cast<Saved&>(record);
   out_.backward_weights(ctx, d_out, s.attended);
-  kv_b_.backward_weights(ctx, s.d_key_value, s.latent_normed);
+  kv_b_->backward_weights(ctx, s.d_key_value, s.latent_normed);
   kv_norm_.backward_weights(ctx, s.d_latent_normed, s.latent(s.kv_latent, latent_dim_), s.latent_rstd);
   kv_a_.backward_weights(ctx, s.d_kv_latent, x);
   if (q_a_) {

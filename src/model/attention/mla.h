@@ -12,8 +12,9 @@ namespace deeptitan {
 
 /// Multi-head latent attention (DeepSeek-V2, section 2.1). Queries come straight from x or through a low-rank
 /// bottleneck; keys and values come from one latent of kv_lora_rank values a token, plus a rope key that all heads
-/// share. Training and the first tokens of a sequence expand keys and values from the latent; tokens that continue a
-/// cached sequence attend in the latent space, with the key and value projections absorbed into query and output.
+/// share. Training expands keys and values from the latent for all heads at once. With a cache, a sequence with many
+/// rows in the batch expands them head by head, one with few attends in the latent space, with the key and value
+/// projections absorbed into query and output (ops/attention.h).
 class MultiHeadLatentAttention final : public Sublayer {
  public:
   /// `layer` says which cache is its own.
@@ -32,7 +33,7 @@ class MultiHeadLatentAttention final : public Sublayer {
  private:
   struct Saved;
   void attend_through_cache(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out,
-                            const Tensor& query) const;
+                            const Tensor& query, const Tensor& latent, const Tensor& key_rope) const;
   void rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first, const Tensor& positions,
               bool inverse) const;
 
@@ -48,10 +49,12 @@ class MultiHeadLatentAttention final : public Sublayer {
   LinearLayer q_b_;  // or q_proj, where there is no bottleneck
   LinearLayer kv_a_;
   NormLayer kv_norm_;
-  LinearLayer kv_b_;
+  Parameter* key_value_;             // kv_b_proj
+  std::optional<LinearLayer> kv_b_;  // the same, in training
   LinearLayer out_;
-  PreparedWeight* absorbed_key_ = nullptr;    // inference: each head's rows of kv_b that make keys
-  PreparedWeight* absorbed_value_ = nullptr;  // and those that make values
+  PreparedWeight* key_ = nullptr;           // inference: each head's rows of kv_b that make keys from latents,
+  PreparedWeight* absorbed_key_ = nullptr;  // the same for latent queries from queries,
+  PreparedWeight* value_ = nullptr;         // and those that make values
 };
 
 }  // namespace deeptitan

@@ -157,7 +157,7 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
       ForwardContext again = forward;
       again.auxiliary = nullptr;
       ArenaScope workspace(*ctx.workspace);
-      const Tensor out = workspace.take(options_.compute, {forward.batch.tokens, config_.hidden_size});
+      const Tensor out = workspace.take(options_.compute, {forward.batch.tokens(), config_.hidden_size});
       layer.forward(ctx, again, out, record.hidden[i], &of_layer);
     }
     if (of_input) {
@@ -171,7 +171,7 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
 }
 
 void DeepseekModel::forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden) {
-  const int64_t tokens = forward.batch.tokens;
+  const int64_t tokens = forward.batch.tokens();
   check_tensor(hidden, "hidden", options_.compute, {tokens, config_.hidden_size});
   if (!ctx.planning) rope_.fill(forward.batch.longest_position);
   ArenaScope workspace(*ctx.workspace);

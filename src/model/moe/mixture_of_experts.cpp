@@ -93,7 +93,7 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
     accumulate_counts(ctx, forward.auxiliary->expert_load(layer_), s.routing.counts);
     if (auxiliary_weight_ > 0) {
       sequence_auxiliary_loss(ctx, forward.auxiliary->balance_loss(layer_), {}, s.routing,
-                              forward.batch.sequence_offset, options_, auxiliary_weight_, nullptr);
+                              forward.batch.balance_offset, options_, auxiliary_weight_, nullptr);
     }
   }
   dispatcher_->dispatch(ctx, s.rows, x, s.routing, s.route);
@@ -128,7 +128,7 @@ void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContex
     d_scores = workspace.take(DType::kF32, {tokens, options_.experts});
     fill_zero(ctx, d_scores);
     // The forward has counted the loss.
-    sequence_auxiliary_loss(ctx, nullptr, d_scores, s.routing, forward.batch.sequence_offset, options_,
+    sequence_auxiliary_loss(ctx, nullptr, d_scores, s.routing, forward.batch.balance_offset, options_,
                             auxiliary_weight_, &ctx.state->in.token_scale);
   }
   route_backward(ctx, s.d_logits, d_weight, d_scores, s.routing, options_);

@@ -116,19 +116,6 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
   });
 }
 
-void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_stride, const Tensor& x,
-                    int64_t x_head_stride, const PreparedWeight& weight, bool transposed) {
-  if (ctx.planning) return;
-  const Tensor& packed = transposed ? weight.backward_input : weight.forward;
-  for_product_types(x, out, [&](auto* in_type, auto* out_type) {
-    using In = Element<decltype(in_type)>;
-    using Out = Element<decltype(out_type)>;
-    cpu::matmul_by_head(out.host<Out>(), out.stride(), out_head_stride, x.host<In>(), x.stride(), x_head_stride,
-                        packed.host<uint32_t>(), weight.groups, x.size(0), transposed ? weight.outputs : weight.inputs,
-                        transposed ? weight.inputs : weight.outputs);
-  });
-}
-
 void add_bias(ExecutionContext& /*ctx*/, const Tensor& out, const Tensor& bias) {
   for_activation_type(out, [&](auto* element) {
     using T = Element<decltype(element)>;

@@ -142,32 +142,6 @@ void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Pr
   });
 }
 
-void linear_by_head(ExecutionContext& ctx, const Tensor& out, int64_t out_head_stride, const Tensor& x,
-                    int64_t x_head_stride, const PreparedWeight& weight, bool transposed) {
-  if (ctx.planning) return;
-  const Tensor& rows = transposed ? weight.backward_input : weight.forward;
-  for_product_types(x, out, [&](auto* in_type, auto* out_type) {
-    using In = Element<decltype(in_type)>;
-    using Out = Element<decltype(out_type)>;
-    cuda::multiply_strided(cuda::StridedProduct<In, Out>{.c = out.raw<Out>(),
-                                                         .c_row = out.stride(),
-                                                         .c_batch = out_head_stride,
-                                                         .a = x.raw<In>(),
-                                                         .a_row = x.stride(),
-                                                         .a_step = 1,
-                                                         .a_batch = x_head_stride,
-                                                         .b = rows.raw<In>(),
-                                                         .b_step = transposed ? weight.inputs : 1,
-                                                         .b_column = transposed ? 1 : weight.inputs,
-                                                         .b_batch = weight.outputs * weight.inputs,
-                                                         .rows = x.size(0),
-                                                         .steps = transposed ? weight.outputs : weight.inputs,
-                                                         .columns = transposed ? weight.inputs : weight.outputs,
-                                                         .batches = weight.groups},
-                           stream_of(ctx));
-  });
-}
-
 void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
                             bool accumulate) {
   add_weight_gradient(ctx, d_weight, d_out, x, {}, accumulate);

@@ -21,8 +21,12 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
                         const Tensor& d_key_rope, const Tensor& d_out, const Tensor& out, const Tensor& log_sum_exp,
                         const Tensor& query, const Tensor& key_value, const Tensor& key_rope,
                         const Documents& documents, const AttentionShape& shape);
-void latent_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& query, const Tensor& cache,
-                      const CachedEntries& entries, int64_t heads, int64_t rope_dim, double scale);
+void expanded_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& query, const Tensor& cache,
+                        const CachedSequences& sequences, const PreparedWeight& key_weight,
+                        const PreparedWeight& value_weight, const AttentionShape& shape);
+void absorbed_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& query, const Tensor& cache,
+                        const CachedSequences& sequences, const PreparedWeight& key_weight,
+                        const PreparedWeight& value_weight, const AttentionShape& shape);
 void write_latent_cache(ExecutionContext& ctx, const Tensor& cache, const Tensor& slot, const Tensor& latent,
                         const Tensor& key_rope);
 

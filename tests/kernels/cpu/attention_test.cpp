@@ -266,9 +266,20 @@ TYPED_TEST(Attention, OverALatentCacheEqualsTheReference) {
       }
     }
   }
-  LatentAttentionInputs<TypeParam> in{
-      query.data(), cache.data(), page_table.data(),        pages, page_size, visible.data(), tokens, 513, heads,
-      latent,       rope,         static_cast<float>(scale)};
+  const std::vector<int32_t> table_row = {0, 1, 2, 3};
+  LatentAttentionInputs<TypeParam> in{.query = query.data(),
+                                      .cache = cache.data(),
+                                      .page_table = page_table.data(),
+                                      .page_table_stride = pages,
+                                      .page_size = page_size,
+                                      .table_row = table_row.data(),
+                                      .visible = visible.data(),
+                                      .tokens = tokens,
+                                      .most_visible = 513,
+                                      .heads = heads,
+                                      .latent_dim = latent,
+                                      .rope_dim = rope,
+                                      .scale = static_cast<float>(scale)};
   std::vector<TypeParam> out(want.size());
   std::vector<char> workspace(latent_attention_workspace(tokens, 513, heads, latent, rope));
   latent_attention(out.data(), in, workspace.data());
@@ -277,7 +288,7 @@ TYPED_TEST(Attention, OverALatentCacheEqualsTheReference) {
   // One token alone gives the same bits as beside others.
   in.tokens = 1;
   in.query += 3 * heads * width;
-  in.page_table += 3 * pages;
+  in.table_row += 3;
   in.visible += 3;
   std::vector<TypeParam> alone(heads * latent);
   latent_attention(alone.data(), in, workspace.data());

@@ -5,18 +5,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/cpu/attention/softmax_rows.h"
-#include "kernels/cpu/attention/tile_products.h"
-#include "kernels/cpu/elementwise/elementwise.h"
+#include "kernels/cpu/attention/attend_rows.h"
 
-// One task is one head of one document. It packs that head's keys and values once, then walks over blocks of query
-// rows: scores of a block against all keys it may see, softmax, product with the values. Blocks are small enough for
-// the second-level cache; a [S, S] matrix never exists.
+// One task is one head of one document. It packs that head's keys and values once, then walks over blocks of query rows
+// (attend_rows.h).
 
 namespace deeptitan::cpu {
 namespace {
 
-constexpr int64_t kQueryBlock = 64;
 // Attention below this many multiply-adds is not worth waking other threads for.
 constexpr int64_t kParallelThreshold = 1 << 16;
 
@@ -75,25 +71,16 @@ void forward_head(T* out, float* log_sum_exp, const Head<T>& h, ForwardScratch<T
   pack_transposed(s.packed_keys, s.keys, h.key_dim(), h.key_dim(), h.length, kOperand<T>);
   pack_direct(s.packed_values, h.values(), h.ld_key_value(), h.length, in.value_dim, kOperand<T>);
 
-  for (int64_t begin = 0; begin < h.length; begin += kQueryBlock) {
-    const int64_t rows = std::min(kQueryBlock, h.length - begin);
-    const int64_t seen = begin + rows;  // keys that the block's last row sees
-    const int64_t padded = round_up(seen, kPanelColumns);
-    product(s.scores, padded, false, in.query + h.query_offset(begin), h.ld_query(), s.packed_keys, rows, h.key_dim(),
-            seen, h.key_dim());
-    causal_softmax(s.probabilities, log_sum_exp == nullptr ? nullptr : log_sum_exp + h.statistic(begin), in.heads,
-                   s.scores, CausalRows{rows, begin + 1, padded, in.scale});
-    // Contracting over `seen` keys of values packed for the whole document: panels are `length` long.
-    product(out + h.out_offset(begin), in.heads * in.value_dim, false, s.probabilities, padded, s.packed_values, rows,
-            seen, in.value_dim, h.length);
-  }
-}
-
-void store_rows(float* out, int64_t ld_out, const float* in, int64_t ld_in, int64_t rows, int64_t columns) {
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(in + r * ld_in, columns, out + r * ld_out);
-}
-void store_rows(bfloat16* out, int64_t ld_out, const float* in, int64_t ld_in, int64_t rows, int64_t columns) {
-  convert(out, ld_out, in, ld_in, rows, columns);
+  attend_rows(QueryRows<T>{.query = in.query + h.query_offset(0),
+                           .ld_query = h.ld_query(),
+                           .out = out + h.out_offset(0),
+                           .ld_out = in.heads * in.value_dim,
+                           .log_sum_exp = log_sum_exp == nullptr ? nullptr : log_sum_exp + h.statistic(0),
+                           .ld_log_sum_exp = in.heads,
+                           .rows = h.length,
+                           .first_visible = 1},
+              PackedHead{s.packed_keys, s.packed_values, h.length, h.key_dim(), in.value_dim}, s.scores,
+              s.probabilities, in.scale);
 }
 
 template <typename T>

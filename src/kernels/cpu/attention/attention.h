@@ -54,15 +54,16 @@ void attention_backward(const AttentionGradients<T>& gradients, const T* d_out, 
                         const AttentionInputs<T>& inputs, void* workspace);
 
 /// One query token of one sequence, against that sequence's cached latents (absorbed attention).
-/// Entries lie in pages of page_size tokens: entry i is row i % page_size of pages[page_table[i / page_size]].
+/// Entries lie in pages of page_size tokens: entry i is row i % page_size of page page_table[table_row, i / page_size].
 template <typename T>
 struct LatentAttentionInputs {
   const T* query;             // [T, H, L + Dr]: the nope query times the key projection, then the roped part
   const T* cache;             // pages of [page_size, L + Dr]: latent, then roped key
-  const int32_t* page_table;  // [T, page_table_stride]: the pages of the token's sequence
+  const int32_t* page_table;  // [sequences, page_table_stride]
   int64_t page_table_stride;
   int64_t page_size;
-  const int32_t* visible;  // [T]: entries that this token sees, itself included
+  const int32_t* table_row;  // [T]: which row of page_table is the token's
+  const int32_t* visible;    // [T]: entries that this token sees, itself included
   int64_t tokens;
   int64_t most_visible;  // an upper bound of visible[]
   int64_t heads;

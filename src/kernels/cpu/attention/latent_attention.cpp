@@ -69,7 +69,7 @@ void attend_to_chunk(const Partial& partial, const LatentAttentionInputs<T>& in,
   const int64_t width = in.latent_dim + in.rope_dim;
   const int64_t begin = chunk * kChunk;
   const int64_t count = std::min(kChunk, in.visible[token] - begin);
-  const int32_t* pages = in.page_table + token * in.page_table_stride;
+  const int32_t* pages = in.page_table + in.table_row[token] * in.page_table_stride;
   for (int64_t i = 0; i < count;) {
     const int64_t entry = begin + i;
     const int64_t row = entry % in.page_size;

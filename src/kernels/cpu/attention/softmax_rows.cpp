@@ -43,7 +43,7 @@ void causal_softmax(T* probabilities, float* log_sum_exp, int64_t ld_statistic, 
   for (int64_t i = 0; i < block.rows; ++i) {
     float* score = scores + i * block.ld;
     T* probability = probabilities + i * block.ld;
-    const int64_t visible = block.first_visible + i;
+    const int64_t visible = std::min(block.first_visible + i, block.most_visible);
     const float shift = max_of(score, visible) * block.scale;
     const float sum = exponentials(score, score, visible, visible, block.scale, shift);
     const FloatVec inverse = hn::Set(FloatTag(), 1.0f / sum);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "core/bfloat16.h"
 
@@ -16,12 +17,13 @@ float row_max(const float* x, int64_t n);
 template <typename T>
 float exponentials(T* out, const float* scores, int64_t n, int64_t padded, float scale, float shift);
 
-/// A block of rows of a causal softmax: row i sees its first `first_visible + i` scores.
+/// A block of rows of a causal softmax: row i sees its first min(first_visible + i, most_visible) scores.
 struct CausalRows {
   int64_t rows;
   int64_t first_visible;  // at least 1
   int64_t ld;             // elements from row to row of scores and probabilities; what is not seen becomes 0
   float scale;
+  int64_t most_visible = std::numeric_limits<int64_t>::max();
 };
 
 /// probabilities[i, :] = softmax(scale * scores[i, :]), and log_sum_exp[i * ld_statistic] (nullptr: not wanted).

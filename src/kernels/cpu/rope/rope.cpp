@@ -63,6 +63,7 @@ void rope_rotate_halves(T* x, int64_t row_stride, int64_t heads, int64_t head_st
   const int64_t half = dim / 2;
   const FloatVec sign = hn::Set(FloatTag(), inverse ? -1.0f : 1.0f);
   for (int64_t r = 0; r < rows; ++r) {
+    if (positions[r] < 0) continue;
     T* row = x + r * row_stride;
     const float* cos_row = cos + positions[r] * half;
     const float* sin_row = sin + positions[r] * half;
@@ -80,6 +81,7 @@ void rope_rotate_neighbours(T* x, int64_t row_stride, int64_t heads, int64_t hea
   const int64_t pairs = dim / 2;
   const FloatVec sign = hn::Set(FloatTag(), inverse ? -1.0f : 1.0f);
   for (int64_t r = 0; r < rows; ++r) {
+    if (positions[r] < 0) continue;
     T* row = x + r * row_stride;
     const float* cos_row = cos + positions[r] * pairs;
     const float* sin_row = sin + positions[r] * pairs;

@@ -15,7 +15,8 @@ enum class RopePairs { kNeighbours, kHalves };
 /// written back in the same places. `inverse` rotates by the negative angle: the transpose, that is, the backward.
 /// Element i of head h of row r lies at x[r * row_stride + h * head_stride + i]; dim (even) is the rotated width, so
 /// that x may point at the rotated part of wider heads. cos and sin are [number of positions, dim / 2];
-/// positions is [rows]. Strides are in elements. Deterministic.
+/// positions is [rows]; a row at a negative position, padding, is left as it is. Strides are in elements.
+/// Deterministic.
 void rope_rotate(float* x, int64_t row_stride, int64_t heads, int64_t head_stride, int64_t dim, const float* cos,
                  const float* sin, const int32_t* positions, int64_t rows, bool inverse,
                  RopePairs pairs = RopePairs::kNeighbours);

@@ -1,0 +1,288 @@
+#include "generate/model_runner.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "config/dtype_words.h"
+#include "core/device_choice.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/transfer.h"
+#include "generate/inference_weights.h"
+#include "model/deepseek/checkpoint.h"
+#include "ops/elementwise.h"
+#include "ops/linear.h"
+#include "ops/moe.h"
+
+namespace deeptitan {
+namespace {
+
+RunnerOptions complete(RunnerOptions options, const ModelConfig& config) {
+  if (options.context_length == 0) options.context_length = config.max_position_embeddings;
+  DT_CHECK_USAGE(0 < options.context_length && options.context_length <= config.max_position_embeddings,
+                 "a context of {} tokens was asked for; the model's max_position_embeddings allows 1 to {}",
+                 options.context_length, config.max_position_embeddings);
+  DT_CHECK_USAGE(options.page_size > 0, "page_size = {}: a cache page holds at least one token", options.page_size);
+  DT_CHECK_USAGE(options.sequences > 0, "sequences = {}: a batch holds at least one sequence", options.sequences);
+  if (config.rope.kind == RopeKind::kDynamic) options.sequences = 1;
+  options.prefill_chunk = std::clamp<int64_t>(options.prefill_chunk, 1, options.context_length);
+  const int64_t context_pages = (options.context_length + options.page_size - 1) / options.page_size;
+  if (options.pages == 0) options.pages = options.sequences * context_pages;
+  DT_CHECK_USAGE(options.pages >= context_pages,
+                 "a cache of {} pages of {} tokens cannot hold one sequence of the context's {} tokens; it needs {}",
+                 options.pages, options.page_size, options.context_length, context_pages);
+  return options;
+}
+
+void check_in_vocabulary(int32_t id, int64_t vocab) {
+  DT_CHECK(0 <= id && id < vocab, "token id {} is outside the model's vocabulary of {}", id, vocab);
+}
+
+}  // namespace
+
+DType parse_compute_dtype(std::string_view word, Device device) {
+  const std::string_view usual = usual_dtype_word(word);
+  if (usual == "auto") return device.kind == DeviceKind::kCuda || bfloat16_is_native() ? DType::kBF16 : DType::kF32;
+  if (usual == "bf16") return DType::kBF16;
+  if (usual == "fp32") return DType::kF32;
+  fail_usage("dtype = {}: use auto, bf16 or fp32", word);
+}
+
+ModelRunner::ModelRunner(const ModelConfig& config, const RunnerOptions& options)
+    : options_(complete(options, config)),
+      model_(config, {.training = false, .compute = options_.compute, .max_positions = options_.context_length}),
+      pool_(options_.pages) {
+  const auto arena = [&](const char* name) {
+    arenas_.push_back(std::make_unique<Arena>(name, options_.device));
+    return arenas_.back().get();
+  };
+  parameters_ = arena("parameters");
+  prepared_ = arena("prepared weights");
+  cache_ = arena("latent cache");
+  inputs_ = arena("inputs and tables");
+  workspace_ = arena("workspace");
+  ctx_.device = options_.device;
+  ctx_.workspace = workspace_;
+
+  ctx_.planning = true;
+  take_memory();
+  const BatchLayout largest = lay_out({.tokens = batch_tokens(),
+                                       .sequences = options_.sequences,
+                                       .max_query = options_.prefill_chunk,
+                                       .max_visible = options_.context_length,
+                                       .pages = page_table_.size(1)},
+                                      options_.context_length);
+  forward(largest, false);
+  forward(largest, true);
+  ctx_.planning = false;
+  plan_ = plan_of(arenas_);
+}
+
+ModelRunner::~ModelRunner() = default;
+
+void ModelRunner::take_memory() {
+  ParameterList& list = model_.parameters();
+  list.plan_values(*parameters_);
+  list.plan_prepared(*prepared_);
+  model_.plan_constants(*inputs_);
+  layer_cache_.clear();
+  for (const std::vector<CacheStream>& streams : model_.cache_streams()) {
+    LayerCache layer;
+    for (const CacheStream& stream : streams) {
+      layer.push_back(cache_->take(options_.compute, {options_.pages, options_.page_size, stream.width}));
+    }
+    layer_cache_.push_back(std::move(layer));
+  }
+  for (Tensor* t : {&token_ids_, &positions_, &cache_slot_, &targets_, &likeliest_}) {
+    *t = inputs_->take(DType::kI32, {batch_tokens()});
+  }
+  logprobs_ = inputs_->take(DType::kF32, {batch_tokens()});
+  query_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
+  cached_length_ = inputs_->take(DType::kI32, {options_.sequences});
+  logit_rows_ = inputs_->take(DType::kI32, {options_.sequences});
+  page_table_ = inputs_->take(DType::kI32, {options_.sequences, pages_for(options_.context_length)});
+  logits_ = inputs_->take(DType::kF32, {options_.sequences, model_.head().vocab()});
+}
+
+void ModelRunner::allocate() {
+  const int64_t available = available_memory(options_.device);
+  if (plan_.total() > available) {
+    fail_usage(
+        "the model needs {} of memory and {} are available; its largest arenas are {}; a shorter context or bf16 "
+        "needs less",
+        format_bytes(plan_.total()), format_bytes(available), plan_.largest());
+  }
+  use_device(options_.device);
+  ctx_.compute = Stream(options_.device);
+  for (const auto& arena : arenas_) arena->allocate();
+  take_memory();
+  host_logits_.resize(logits_.numel());
+}
+
+void ModelRunner::load(const ModelDirectory& directory) {
+  // Only models in training keep it.
+  load_weights(ctx_, std::shared_ptr<const ModelDirectory>(std::shared_ptr<void>(), &directory), model_);
+}
+
+void ModelRunner::load(const DeepseekModel& trained) {
+  copy_weights(ctx_, trained, model_);
+}
+
+void ModelRunner::initialize(uint64_t seed) {
+  model_.parameters().load(ctx_, std::make_shared<DrawnValues>(seed, model_.config().initializer_range));
+}
+
+BatchLayout ModelRunner::lay_out(const BatchCapacity& capacity, int64_t longest_position) const {
+  BatchLayout batch;
+  batch.capacity = capacity;
+  batch.longest_position = longest_position;
+  batch.token_ids = token_ids_.rows(0, capacity.tokens);
+  batch.positions = positions_.rows(0, capacity.tokens);
+  batch.query_offset = query_offset_.rows(0, capacity.sequences + 1);
+  batch.cached_length = cached_length_.rows(0, capacity.sequences);
+  batch.page_table = page_table_.rows(0, capacity.sequences);
+  batch.cache_slot = cache_slot_.rows(0, capacity.tokens);
+  batch.logit_rows = logit_rows_.rows(0, capacity.sequences);
+  return batch;
+}
+
+void ModelRunner::check_runnable(std::span<const Rows> rows) const {
+  DT_CHECK(!rows.empty() && static_cast<int64_t>(rows.size()) <= batch_sequences(),
+           "a batch of {} sequences; this runner was planned for 1 to {}", rows.size(), batch_sequences());
+  int64_t tokens = 0;
+  int64_t pages = 0;
+  for (const auto& [sequence, count] : rows) {
+    DT_CHECK(count > 0, "a forward needs at least one token, found none");
+    DT_CHECK(count <= sequence->pending(), "{} tokens are to be run of a sequence with {} pending", count,
+             sequence->pending());
+    DT_CHECK(sequence->cached + count <= options_.context_length,
+             "{} tokens do not fit behind the {} in a context of {}", count, sequence->cached, options_.context_length);
+    DT_CHECK(count <= options_.prefill_chunk, "{} tokens of one sequence; a batch takes at most {} (prefill_chunk)",
+             count, options_.prefill_chunk);
+    for (int64_t i = 0; i < count; ++i)
+      check_in_vocabulary(sequence->tokens[sequence->cached + i], config().vocab_size);
+    tokens += count;
+    pages += pages_for(sequence->cached + count) - static_cast<int64_t>(sequence->pages.size());
+    if (writes_shared_page(*sequence)) ++pages;
+  }
+  DT_CHECK(tokens <= batch_tokens(), "a batch of {} tokens; this runner was planned for {}", tokens, batch_tokens());
+  DT_CHECK(pages <= pool_.available(), "{} cache pages are wanted and {} of {} are free; run fewer sequences at once",
+           pages, pool_.available(), pool_.pages());
+}
+
+BatchLayout ModelRunner::prepare(std::span<const Rows> rows) {
+  check_runnable(rows);
+  BatchCapacity capacity{.sequences = static_cast<int64_t>(rows.size()), .pages = page_table_.size(1)};
+  std::vector<int32_t> ids, positions, slots, offsets = {0}, cached, last_rows;
+  std::vector<int32_t> table(capacity.sequences * capacity.pages);
+  int64_t longest = 0;
+  for (size_t s = 0; s < rows.size(); ++s) {
+    Sequence& sequence = *rows[s].sequence;
+    const int64_t end = sequence.cached + rows[s].count;
+    if (writes_shared_page(sequence)) own_last_page(sequence);
+    while (static_cast<int64_t>(sequence.pages.size()) < pages_for(end)) sequence.pages.push_back(pool_.acquire());
+    std::copy(sequence.pages.begin(), sequence.pages.end(), table.begin() + static_cast<int64_t>(s) * capacity.pages);
+    cached.push_back(static_cast<int32_t>(sequence.cached));
+    for (int64_t place = sequence.cached; place < end; ++place) {
+      const int64_t page = sequence.pages[place / options_.page_size];
+      ids.push_back(sequence.tokens[place]);
+      positions.push_back(static_cast<int32_t>(place));
+      slots.push_back(static_cast<int32_t>(page * options_.page_size + place % options_.page_size));
+    }
+    offsets.push_back(static_cast<int32_t>(ids.size()));
+    last_rows.push_back(static_cast<int32_t>(ids.size()) - 1);
+    capacity.max_query = std::max(capacity.max_query, rows[s].count);
+    capacity.max_visible = std::max(capacity.max_visible, end);
+    longest = std::max(longest, sequence.length());
+  }
+  capacity.tokens = std::ssize(ids);
+  const BatchLayout batch = lay_out(capacity, std::min(longest, options_.context_length));
+  upload<int32_t>(batch.token_ids, ids);
+  upload<int32_t>(batch.positions, positions);
+  upload<int32_t>(batch.cache_slot, slots);
+  upload<int32_t>(batch.query_offset, offsets);
+  upload<int32_t>(batch.cached_length, cached);
+  upload<int32_t>(batch.page_table, table);
+  upload<int32_t>(batch.logit_rows, last_rows);
+  return batch;
+}
+
+void ModelRunner::forward(const BatchLayout& batch, bool logprobs) {
+  ArenaScope workspace(*workspace_);
+  const Tensor hidden = workspace.take(options_.compute, {batch.tokens(), config().hidden_size});
+  model_.forward_hidden(ctx_, ForwardContext{.batch = batch, .cache = layer_cache_}, hidden);
+  if (logprobs) {
+    model_.head().logprobs(ctx_, logprobs_.rows(0, batch.tokens()), likeliest_.rows(0, batch.tokens()), hidden,
+                           targets_.rows(0, batch.tokens()));
+    return;
+  }
+  const int64_t wanted = batch.logit_rows.size(0);
+  const Tensor last = workspace.take(options_.compute, {wanted, config().hidden_size});
+  embedding(ctx_, last, hidden, batch.logit_rows);
+  model_.head().logits(ctx_, logits_.rows(0, wanted), last);
+}
+
+std::span<const float> ModelRunner::run(std::span<const Rows> rows) {
+  forward(prepare(rows), false);
+  for (const auto& [sequence, count] : rows) sequence->cached += count;
+  const Tensor found = logits_.rows(0, std::ssize(rows));
+  copy_tensor(Tensor(host_logits_.data(), DType::kF32, {found.numel()}), found);
+  return std::span(host_logits_).first(found.numel());
+}
+
+void ModelRunner::score(std::span<const Rows> rows, std::span<const int32_t> targets, std::span<float> logprobs,
+                        std::span<int32_t> likeliest) {
+  check_runnable(rows);
+  size_t tokens = 0;
+  for (const auto& [sequence, run] : rows) tokens += static_cast<size_t>(run);
+  DT_CHECK(targets.size() == tokens && logprobs.size() == tokens && likeliest.size() == tokens,
+           "score: {} tokens with {} targets and room for {} and {} results", tokens, targets.size(), logprobs.size(),
+           likeliest.size());
+  for (const int32_t id : targets) {
+    if (id != -1) check_in_vocabulary(id, config().vocab_size);
+  }
+  const BatchLayout batch = prepare(rows);
+  const int64_t count = batch.tokens();
+  upload<int32_t>(targets_.rows(0, count), targets);
+  forward(batch, true);
+  copy_tensor(Tensor(logprobs.data(), DType::kF32, {count}), logprobs_.rows(0, count));
+  copy_tensor(Tensor(likeliest.data(), DType::kI32, {count}), likeliest_.rows(0, count));
+  for (const auto& [sequence, run] : rows) sequence->cached += run;
+}
+
+void ModelRunner::truncate(Sequence& sequence, int64_t length) {
+  DT_CHECK(0 <= length && length <= sequence.length(), "truncate to {}: the sequence holds {} tokens", length,
+           sequence.length());
+  sequence.tokens.resize(length);
+  sequence.cached = std::min(sequence.cached, length);
+  while (static_cast<int64_t>(sequence.pages.size()) > pages_for(sequence.cached)) {
+    pool_.release(sequence.pages.back());
+    sequence.pages.pop_back();
+  }
+}
+
+Sequence ModelRunner::fork(const Sequence& sequence) {
+  for (const int32_t page : sequence.pages) pool_.share(page);
+  return sequence;
+}
+
+// Whether the next entry would be written into a page that another sequence refers to as well.
+bool ModelRunner::writes_shared_page(const Sequence& sequence) const {
+  return sequence.cached % options_.page_size != 0 &&
+         pool_.references(sequence.pages[sequence.cached / options_.page_size]) > 1;
+}
+
+void ModelRunner::own_last_page(Sequence& sequence) {
+  int32_t& page = sequence.pages[sequence.cached / options_.page_size];
+  const int32_t own = pool_.acquire();
+  for (const LayerCache& layer : layer_cache_) {
+    for (const Tensor& stream : layer) copy(ctx_, stream.rows(own, own + 1), stream.rows(page, page + 1));
+  }
+  pool_.release(page);
+  page = own;
+}
+
+}  // namespace deeptitan

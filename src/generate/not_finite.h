@@ -5,9 +5,11 @@
 #include <string>
 
 #include "core/error.h"
-#include "generate/inference_engine.h"
 
 namespace deeptitan {
+
+class InferenceEngine;
+class ModelRunner;
 
 /// What a model gave is NaN or infinite.
 class NotFinite : public Error {
@@ -18,5 +20,7 @@ class NotFinite : public Error {
 /// Runs `tokens` again with the output of every op looked at, and throws Error that says what `found` said and which op
 /// came first.
 [[noreturn]] void explain_not_finite(InferenceEngine& engine, std::span<const int32_t> tokens, const NotFinite& found);
+/// The same on a runner that has pages left for the tokens.
+[[noreturn]] void explain_not_finite(ModelRunner& runner, std::span<const int32_t> tokens, const NotFinite& found);
 
 }  // namespace deeptitan

@@ -9,12 +9,13 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "generate/not_finite.h"
+#include "kernels/sampling_math.h"
 
 namespace deeptitan {
 namespace {
 
 bool likelier(const Candidate& a, const Candidate& b) {
-  return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+  return a.score != b.score ? a.score > b.score : a.id < b.id;
 }
 
 // A distribution that holds a NaN has no order and no sum, whatever is drawn from it.
@@ -62,31 +63,29 @@ std::span<const Candidate> Sampler::distribution(std::span<const float> logits, 
     }
     logits = penalized_;
   }
-  // Until normalize(), a candidate's probability is its logit.
   candidates_.clear();
   const size_t count = std::min(logits.size(), can_be_sampled_.size());
   for (size_t id = 0; id < count; ++id) {
-    if (can_be_sampled_[id]) candidates_.push_back({static_cast<int32_t>(id), logits[id]});
+    if (can_be_sampled_[id]) candidates_.push_back({.id = static_cast<int32_t>(id), .score = logits[id]});
   }
   DT_CHECK(!candidates_.empty(), "none of the model's {} tokens can be decoded by the tokenizer", logits.size());
   if (options_.temperature == 0) {
     candidates_.front() = *std::min_element(candidates_.begin(), candidates_.end(), likelier);
     candidates_.resize(1);
     candidates_.front().probability = 1.0;
+    candidates_.front().weight = total_ = 1;
     return candidates_;
   }
-  for (Candidate& c : candidates_) c.probability /= options_.temperature;
+  for (Candidate& c : candidates_) c.score /= options_.temperature;
   if (options_.top_k > 0) keep_top_k();
-  normalize();
+  weigh();
   if (options_.top_p < 1) keep_top_p();
   if (options_.min_p > 0) {
-    double largest = 0;
-    for (const Candidate& c : candidates_) largest = std::max(largest, c.probability);
-    std::erase_if(candidates_, [&](const Candidate& c) { return c.probability < options_.min_p * largest; });
+    const double least = options_.min_p * static_cast<double>(uint64_t{1} << kSamplingBits);
+    std::erase_if(candidates_, [&](const Candidate& c) { return static_cast<double>(c.weight) < least; });
   }
-  double sum = 0;
-  for (const Candidate& c : candidates_) sum += c.probability;
-  for (Candidate& c : candidates_) c.probability /= sum;
+  total_ = total_weight();
+  for (Candidate& c : candidates_) c.probability = static_cast<double>(c.weight) / static_cast<double>(total_);
   return candidates_;
 }
 
@@ -94,48 +93,48 @@ void Sampler::keep_top_k() {
   if (static_cast<size_t>(options_.top_k) >= candidates_.size()) return;
   const auto kth = candidates_.begin() + options_.top_k - 1;
   std::nth_element(candidates_.begin(), kth, candidates_.end(), likelier);
-  const double threshold = kth->probability;
-  std::erase_if(candidates_, [&](const Candidate& c) { return c.probability < threshold; });
+  const double threshold = kth->score;
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.score < threshold; });
   std::sort(candidates_.begin(), candidates_.end(), likelier);
 }
 
 // A token stays while those before it do not reach p. The likeliest are found in growing blocks: few tokens hold most
 // of the probability, so a large vocabulary is seldom sorted whole.
 void Sampler::keep_top_p() {
-  double before = 0;
+  const double enough = options_.top_p * static_cast<double>(total_weight());
+  uint64_t before = 0;
   size_t sorted = 0;
   size_t kept = 0;
-  for (size_t block = 64; sorted < candidates_.size() && before < options_.top_p; block *= 4) {
+  for (size_t block = 64; sorted < candidates_.size() && static_cast<double>(before) < enough; block *= 4) {
     const size_t end = std::min(candidates_.size(), sorted + block);
     std::partial_sort(candidates_.begin() + static_cast<int64_t>(sorted),
                       candidates_.begin() + static_cast<int64_t>(end), candidates_.end(), likelier);
     sorted = end;
-    while (kept < end && before < options_.top_p) before += candidates_[kept++].probability;
+    while (kept < end && static_cast<double>(before) < enough) before += candidates_[kept++].weight;
   }
   candidates_.resize(kept);
 }
 
-// From logits to probabilities.
-void Sampler::normalize() {
-  double largest = candidates_.front().probability;
-  for (const Candidate& c : candidates_) largest = std::max(largest, c.probability);
-  double sum = 0;
-  for (Candidate& c : candidates_) {
-    c.probability = std::exp(c.probability - largest);
-    sum += c.probability;
-  }
-  for (Candidate& c : candidates_) c.probability /= sum;
+// From scores to weights; tokens that are too unlikely to have one are left out.
+void Sampler::weigh() {
+  double largest = candidates_.front().score;
+  for (const Candidate& c : candidates_) largest = std::max(largest, c.score);
+  for (Candidate& c : candidates_) c.weight = sampling_weight(c.score == largest ? 0.0 : c.score - largest);
+  std::erase_if(candidates_, [](const Candidate& c) { return c.weight == 0; });
+}
+
+uint64_t Sampler::total_weight() const {
+  uint64_t total = 0;
+  for (const Candidate& c : candidates_) total += c.weight;
+  return total;
 }
 
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> earlier, int64_t position) {
   const std::span<const Candidate> candidates = distribution(logits, earlier);
-  const double uniform = static_cast<double>(random_bits_64(key_, static_cast<uint64_t>(position)) >> 11) * 0x1p-53;
-  double sum = 0;
-  for (const Candidate& c : candidates) {
-    sum += c.probability;
-    if (uniform < sum) return c.id;
-  }
-  return candidates.back().id;  // the sum fell short of 1 by rounding
+  uint64_t place = sampling_place(random_bits_64(key_, static_cast<uint64_t>(position)), total_);
+  auto chosen = candidates.begin();
+  for (; place >= chosen->weight; ++chosen) place -= chosen->weight;
+  return chosen->id;
 }
 
 }  // namespace deeptitan

@@ -24,11 +24,14 @@ void check_sampling_options(const SamplingOptions& options);
 /// A token that may come next, and how probable it is.
 struct Candidate {
   int32_t id = 0;
-  double probability = 0;
+  double score = 0;        // its logit, penalised and divided by the temperature
+  uint64_t weight = 0;     // in proportion to e^score, the likeliest's 2^44 (kernels/sampling_math.h)
+  double probability = 0;  // weight over the sum of all
 };
 
-/// Chooses next tokens. The choice at a place of a sequence is a function of the logits, the earlier tokens, the seed
-/// and the place: not of threads, nor of what was drawn before. Keeps its memory from call to call.
+/// Chooses next tokens. Weights are integers, so that their sums have no order and a GPU's are the same. The choice at
+/// a place of a sequence is a function of the logits, the earlier tokens, the seed and the place: not of threads, nor
+/// of what was drawn before. Keeps its memory from call to call.
 class Sampler {
  public:
   /// `can_be_sampled` says for each id whether the tokenizer can decode it; ids from its size on are never chosen.
@@ -46,12 +49,14 @@ class Sampler {
  private:
   void keep_top_k();
   void keep_top_p();
-  void normalize();
+  void weigh();
+  uint64_t total_weight() const;
 
   SamplingOptions options_;
   std::vector<bool> can_be_sampled_;
   uint64_t key_;
   std::vector<Candidate> candidates_;
+  uint64_t total_ = 0;  // their weights' sum
   std::vector<float> penalized_;
   std::vector<bool> seen_;
 };

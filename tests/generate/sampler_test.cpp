@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "kernels/sampling_math.h"
 #include "support/compare.h"
 #include "support/expect_error.h"
 
@@ -97,6 +98,21 @@ TEST(Sampler, GivesTheReferencesDistributionForAllCombinations) {
       }
     }
   }
+}
+
+TEST(Sampler, AWeightIsTheExponentialInUnitsOfTheLikeliest) {
+  EXPECT_EQ(sampling_weight(0.0), uint64_t{1} << 44);
+  EXPECT_EQ(sampling_weight(-32.0), 0u);
+  EXPECT_EQ(sampling_weight(std::nan("")), 0u);
+  EXPECT_EQ(sampling_weight(kMinusInfinity), 0u);
+  for (double x = -31.9; x < 0; x += 0.00137) {
+    const double exact = std::exp(x) * 0x1p44;
+    ASSERT_NEAR(static_cast<double>(sampling_weight(x)), exact, 0.5 + exact * 0x1p-50) << x;
+    ASSERT_LE(sampling_weight(x - 1e-4), sampling_weight(x));
+  }
+  EXPECT_EQ(sampling_place(~uint64_t{0}, 7), 6u);
+  EXPECT_EQ(sampling_place(uint64_t{1} << 63, 7), 3u);
+  EXPECT_EQ(sampling_place(0, 7), 0u);
 }
 
 TEST(Sampler, TokensAsLikelyAsTheKthStay) {

@@ -173,24 +173,6 @@ TEST_P(WeightFormats, EveryUseOfAWeightIsItsProduct) {
           [&](int64_t r, int64_t c) { return sum(r, kOutputs, 0, group_of(r), c, true); },
           "grouped_linear_backward_input" + how);
     }
-    expect_product(
-        kGroups, stored, BackwardLayout::kNone, kGroups * kInputs, kGroups * kOutputs,
-        [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const Tensor&) {
-          linear_by_head(ctx_, y, kOutputs, from, kInputs, weight, /*transposed=*/false);
-        },
-        [&](int64_t r, int64_t c) {
-          return sum(r, kGroups * kInputs, c / kOutputs * kInputs, c / kOutputs, c % kOutputs, false);
-        },
-        "linear_by_head");
-    expect_product(
-        kGroups, stored, BackwardLayout::kKept, kGroups * kOutputs, kGroups * kInputs,
-        [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const Tensor&) {
-          linear_by_head(ctx_, y, kInputs, from, kOutputs, weight, /*transposed=*/true);
-        },
-        [&](int64_t r, int64_t c) {
-          return sum(r, kGroups * kOutputs, c / kInputs * kOutputs, c / kInputs, c % kInputs, true);
-        },
-        "linear_by_head, transposed");
   }
 }
 

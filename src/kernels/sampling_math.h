@@ -21,8 +21,9 @@ DT_HOST_DEVICE inline double sampling_fma(double a, double b, double c) {
 #endif
 }
 
-/// e^x * 2^44 rounded to the nearest integer, up to one part in 2^52, for x <= 0 (x is a logit over the temperature minus the largest such): by
-/// e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r by its series. Every operation is one rounding.
+/// e^x * 2^44 rounded to the nearest integer, up to one part in 2^52, for x <= 0 (x is a logit over the temperature
+/// minus the largest such): by e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r by its series. Every operation is one
+/// rounding.
 DT_HOST_DEVICE inline uint64_t sampling_weight(double x) {
   if (!(x > -32.0)) return 0;  // e^-32 < 2^-45
   const double shifted = sampling_fma(x, 1.4426950408889634, 0.5);

@@ -1,49 +1,39 @@
 #include "ops/attention.h"
 
 #include <algorithm>
+#include <string>
 
 #include "core/error.h"
-#include "kernels/cpu/attention/attention.h"
-#include "kernels/cpu/attention/cached_attention.h"
-#include "kernels/cpu/rope/rope.h"
-#include "ops/op_scope.h"
-#ifdef DT_CUDA
-#include "ops/cuda/ops.h"
-#endif
 
 namespace deeptitan {
-
-static_assert(kExpandedRows == cpu::kExpandedRows);
-
 namespace {
 
-template <typename T>
-cpu::AttentionInputs<T> inputs_of(const Tensor& query, const Tensor& key_value, const Tensor& key_rope,
-                                  const Documents& documents, const AttentionShape& shape) {
-  return {.query = query.host<T>(),
-          .key_value = key_value.host<T>(),
-          .key_rope = key_rope.host<T>(),
-          .ld_key_rope = key_rope.stride(),
-          .document_offset = documents.offset.host<int32_t>(),
-          .documents = documents.offset.size(0) - 1,
-          .longest = documents.longest,
-          .heads = shape.heads,
-          .nope_dim = shape.nope_dim,
-          .rope_dim = shape.rope_dim,
-          .value_dim = shape.value_dim,
-          .scale = static_cast<float>(shape.scale)};
+// Whether check_tensor would pass: names are put together only for a message.
+bool fits(const Tensor& tensor, DType dtype, Tensor::Shape shape) {
+  if (tensor.dtype() != dtype || tensor.rank() != static_cast<int>(shape.size())) return false;
+  int i = 0;
+  for (const int64_t extent : shape) {
+    if (extent != -1 && tensor.size(i) != extent) return false;
+    ++i;
+  }
+  return true;
+}
+void check(const char* op, const char* name, const Tensor& tensor, DType dtype, Tensor::Shape shape) {
+  if (!fits(tensor, dtype, shape)) check_tensor(tensor, (std::string(op) + ": " + name).c_str(), dtype, shape);
 }
 
-void check_inputs(const Tensor& query, const Tensor& key_value, const Tensor& key_rope, const AttentionShape& s) {
-  const int64_t tokens = query.size(0);
-  check_tensor(query, "query", query.dtype(), {tokens, s.heads * (s.nope_dim + s.rope_dim)});
-  check_tensor(key_value, "key_value", query.dtype(), {tokens, s.heads * (s.nope_dim + s.value_dim)});
-  check_tensor(key_rope, "key_rope", query.dtype(), {tokens, s.rope_dim});
-  check_contiguous("attention", {query, key_value});
-  // Two bf16 neighbours share a word of the products' operands.
+// Two bf16 neighbours share a word of the products' operands.
+void check_even_heads(const char* op, const Tensor& query, const AttentionShape& s) {
   DT_CHECK(query.dtype() != DType::kBF16 || (s.nope_dim % 2 == 0 && s.rope_dim % 2 == 0 && s.value_dim % 2 == 0),
-           "attention in bf16 needs even head sizes, found nope {}, rope {}, value {}", s.nope_dim, s.rope_dim,
-           s.value_dim);
+           "{}: bf16 needs even head sizes, found nope {}, rope {}, value {}", op, s.nope_dim, s.rope_dim, s.value_dim);
+}
+
+void check_query_key_value(const char* op, bool gradients, const Tensor& query, const Tensor& key_value,
+                           const Tensor& key_rope, int64_t tokens, DType dtype, const AttentionShape& s) {
+  check(op, gradients ? "d_query" : "query", query, dtype, {tokens, s.heads * (s.nope_dim + s.rope_dim)});
+  check(op, gradients ? "d_key_value" : "key_value", key_value, dtype, {tokens, s.heads * (s.nope_dim + s.value_dim)});
+  check(op, gradients ? "d_key_rope" : "key_rope", key_rope, dtype, {tokens, s.rope_dim});
+  check_contiguous(op, {query, key_value});
 }
 
 // Scores and values of the keys that tokens see, for documents of the longest length: half of them and the token
@@ -54,23 +44,22 @@ double attention_flops(int64_t tokens, const Documents& documents, const Attenti
 
 void check_cached_attention(const char* op, const Tensor& out, const Tensor& query, const Tensor& cache,
                             const CachedSequences& sequences, const AttentionShape& s) {
+  check_activation_type("a latent cache", cache);
+  check(op, "cache", cache, cache.dtype(), {-1, -1, -1});
   const int64_t tokens = query.size(0);
   const int64_t count = sequences.cached_length.size(0);
-  check_tensor(cache, "cache", cache.dtype(), {-1, -1, -1});
-  check_tensor(query, "query", cache.dtype(), {tokens, s.heads * (s.nope_dim + s.rope_dim)});
-  check_tensor(out, "out", cache.dtype(), {tokens, s.heads * s.value_dim});
-  check_tensor(sequences.cached_length, "cached_length", DType::kI32, {count});
-  check_tensor(sequences.query_offset, "query_offset", DType::kI32, {count + 1});
-  check_tensor(sequences.page_table, "page_table", DType::kI32, {count, -1});
+  check(op, "query", query, cache.dtype(), {tokens, s.heads * (s.nope_dim + s.rope_dim)});
+  check(op, "out", out, cache.dtype(), {tokens, s.heads * s.value_dim});
+  check(op, "cached_length", sequences.cached_length, DType::kI32, {count});
+  check(op, "query_offset", sequences.query_offset, DType::kI32, {count + 1});
+  check(op, "page_table", sequences.page_table, DType::kI32, {count, -1});
   check_contiguous(op, {out, query, cache});
   DT_CHECK(sequences.max_visible <= sequences.page_table.size(1) * cache.size(1),
            "{}: {} entries can be seen, but {} pages of {} hold fewer", op, sequences.max_visible,
            sequences.page_table.size(1), cache.size(1));
-  // Two bf16 neighbours share a word of the products' operands.
-  DT_CHECK(cache.dtype() != DType::kBF16 ||
-               (s.nope_dim % 2 == 0 && s.rope_dim % 2 == 0 && s.value_dim % 2 == 0 && cache.size(2) % 2 == 0),
-           "{} in bf16 needs even sizes, found nope {}, rope {}, value {}, entry {}", op, s.nope_dim, s.rope_dim,
-           s.value_dim, cache.size(2));
+  check_even_heads(op, query, s);
+  DT_CHECK(cache.dtype() != DType::kBF16 || cache.size(2) % 2 == 0, "{}: bf16 needs an even cache entry, found {}", op,
+           cache.size(2));
 }
 
 // Keys, values and causal pairs of as many sequences of the longest kind as the rows make.
@@ -92,175 +81,125 @@ double absorbed_flops(int64_t tokens, int64_t latent_dim, const CachedSequences&
                              sequences.max_visible * (2 * latent_dim + s.rope_dim));
 }
 
+// Queries and results, and the entries that one sequence of the longest kind sees, for each.
+double cached_bytes(const Tensor& out, const Tensor& query, const Tensor& cache, const CachedSequences& sequences) {
+  const auto entries = static_cast<double>(sequences.cached_length.size(0) * sequences.max_visible);
+  return static_cast<double>(out.bytes() + query.bytes()) +
+         entries * static_cast<double>(cache.size(2)) * static_cast<double>(dtype_size(cache.dtype()));
+}
+
 struct HeadShape {
   int64_t heads, outputs, inputs;
 };
 void check_head_weight(const char* op, const char* name, const PreparedWeight& weight, const Tensor& packed,
                        const HeadShape& wanted) {
   DT_CHECK(weight.groups == wanted.heads && weight.outputs == wanted.outputs && weight.inputs == wanted.inputs,
-           "{}: {} is {} matrices [{}, {}]; expected {} of [{}, {}]", op, name, weight.groups, weight.outputs,
-           weight.inputs, wanted.heads, wanted.outputs, wanted.inputs);
+           "{}: {}: expected {} matrices [{}, {}], found {} of [{}, {}]", op, name, wanted.heads, wanted.outputs,
+           wanted.inputs, weight.groups, weight.outputs, weight.inputs);
   DT_CHECK(packed.defined(), "{}: {} was not prepared for it", op, name);
-}
-
-cpu::HeadWeights head_weights(const Tensor& packed) {
-  return {packed.host<uint32_t>(), packed.stride()};
-}
-
-template <typename T>
-cpu::CachedAttention<T> cached_inputs(const Tensor& query, const Tensor& cache, const CachedSequences& sequences,
-                                      const AttentionShape& s) {
-  return {.query = query.host<T>(),
-          .cache = cache.host<T>(),
-          .sequences = {.query_offset = sequences.query_offset.host<int32_t>(),
-                        .cached_length = sequences.cached_length.host<int32_t>(),
-                        .page_table = sequences.page_table.host<int32_t>(),
-                        .page_table_stride = sequences.page_table.stride(),
-                        .page_size = cache.size(1),
-                        .sequences = sequences.cached_length.size(0),
-                        .tokens = query.size(0),
-                        .max_query = sequences.max_query,
-                        .max_visible = sequences.max_visible},
-          .heads = s.heads,
-          .nope_dim = s.nope_dim,
-          .rope_dim = s.rope_dim,
-          .value_dim = s.value_dim,
-          .latent_dim = cache.size(2) - s.rope_dim,
-          .scale = static_cast<float>(s.scale)};
 }
 
 }  // namespace
 
 void rope_rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first, const Tensor& cos,
                  const Tensor& sin, const Tensor& positions, bool halves, bool inverse) {
+  check_activation_type("rope_rotate: x", x);
+  check_tensor(cos, "rope_rotate: cos", DType::kF32, {-1, -1});
+  check_tensor(sin, "rope_rotate: sin", DType::kF32, {cos.size(0), cos.size(1)});
+  check_tensor(positions, "rope_rotate: positions", DType::kI32, {x.size(0)});
   const int64_t dim = 2 * cos.size(1);
   const int64_t width = x.size(1) / heads;
   DT_CHECK(first + dim <= width, "rope_rotate: columns {} to {} of heads of width {}", first, first + dim, width);
-  check_tensor(sin, "sin", DType::kF32, {cos.size(0), cos.size(1)});
-  check_tensor(positions, "positions", DType::kI32, {x.size(0)});
-  OpScope op(ctx, "rope_rotate", 0);
-  DT_LEAVE_FOR_CUDA(rope_rotate, x, heads, first, cos, sin, positions, halves, inverse);
-  if (!op.launch()) return;
-  for_activation_type("rope_rotate", x, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::rope_rotate(x.host<T>() + first, x.stride(), heads, width, dim, cos.host<float>(), sin.host<float>(),
-                     positions.host<int32_t>(), x.size(0), inverse,
-                     halves ? cpu::RopePairs::kHalves : cpu::RopePairs::kNeighbours);
-  });
-  op.check({x});
+  OpScope op(ctx, "rope_rotate", {&x}, {&cos, &sin, &positions}, {.bytes = 2.0 * static_cast<double>(x.bytes())});
+  op.run(on_cpu::rope_rotate, DT_ON_CUDA(rope_rotate), x, heads, first, cos, sin, positions, halves, inverse);
 }
 
 void attention(ExecutionContext& ctx, const Tensor& out, const Tensor& log_sum_exp, const Tensor& query,
                const Tensor& key_value, const Tensor& key_rope, const Documents& documents,
                const AttentionShape& shape) {
-  check_inputs(query, key_value, key_rope, shape);
-  check_tensor(out, "out", query.dtype(), {query.size(0), shape.heads * shape.value_dim});
+  check_activation_type("attention: query", query);
+  const int64_t tokens = query.size(0);
+  check_query_key_value("attention", false, query, key_value, key_rope, tokens, query.dtype(), shape);
+  check("attention", "documents", documents.offset, DType::kI32, {-1});
+  check_even_heads("attention", query, shape);
+  check_tensor(out, "attention: out", query.dtype(), {tokens, shape.heads * shape.value_dim});
+  if (log_sum_exp.defined()) check_tensor(log_sum_exp, "attention: log_sum_exp", DType::kF32, {tokens, shape.heads});
   check_contiguous("attention", {out, log_sum_exp});
-  OpScope op(ctx, "attention", attention_flops(query.size(0), documents, shape));
-  DT_LEAVE_FOR_CUDA(attention, out, log_sum_exp, query, key_value, key_rope, documents, shape);
-  ArenaScope workspace(*ctx.workspace);
-  void* scratch = workspace.take_bytes(
-      cpu::attention_forward_workspace(documents.longest, shape.nope_dim, shape.rope_dim, shape.value_dim,
-                                       static_cast<int64_t>(dtype_size(query.dtype()))));
-  if (!op.launch()) return;
-  for_activation_type("attention", query, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::attention_forward(out.host<T>(), log_sum_exp.defined() ? log_sum_exp.host<float>() : nullptr,
-                           inputs_of<T>(query, key_value, key_rope, documents, shape), scratch);
-  });
-  op.check({out});
+  OpScope op(ctx, "attention", {&out, &log_sum_exp}, {&query, &key_value, &key_rope, &documents.offset},
+             {.flops = attention_flops(tokens, documents, shape)});
+  op.run_with_workspace(on_cpu::attention, DT_ON_CUDA(attention), out, log_sum_exp, query, key_value, key_rope,
+                        documents, shape);
 }
 
 void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tensor& d_key_value,
                         const Tensor& d_key_rope, const Tensor& d_out, const Tensor& out, const Tensor& log_sum_exp,
                         const Tensor& query, const Tensor& key_value, const Tensor& key_rope,
                         const Documents& documents, const AttentionShape& shape) {
-  check_inputs(query, key_value, key_rope, shape);
-  check_inputs(d_query, d_key_value, d_key_rope, shape);
+  check_activation_type("attention_backward: query", query);
+  const int64_t tokens = query.size(0);
+  check_query_key_value("attention_backward", false, query, key_value, key_rope, tokens, query.dtype(), shape);
+  check_query_key_value("attention_backward", true, d_query, d_key_value, d_key_rope, tokens, query.dtype(), shape);
+  check("attention_backward", "documents", documents.offset, DType::kI32, {-1});
+  check_even_heads("attention_backward", query, shape);
+  check_tensor(d_out, "attention_backward: d_out", query.dtype(), {tokens, shape.heads * shape.value_dim});
+  check_tensor(out, "attention_backward: out", query.dtype(), {tokens, shape.heads * shape.value_dim});
+  check_tensor(log_sum_exp, "attention_backward: log_sum_exp", DType::kF32, {tokens, shape.heads});
   check_contiguous("attention_backward", {d_out, out, log_sum_exp});
   // Four products beside the forward's two; the scores are multiplied again, which is not counted.
-  OpScope op(ctx, "attention_backward", 2.0 * attention_flops(query.size(0), documents, shape));
-  DT_LEAVE_FOR_CUDA(attention_backward, d_query, d_key_value, d_key_rope, d_out, out, log_sum_exp, query, key_value,
-                    key_rope, documents, shape);
-  ArenaScope workspace(*ctx.workspace);
-  void* scratch = workspace.take_bytes(
-      cpu::attention_backward_workspace(query.size(0), documents.longest, shape.heads, shape.nope_dim, shape.rope_dim,
-                                        shape.value_dim, static_cast<int64_t>(dtype_size(query.dtype()))));
-  if (!op.launch()) return;
-  for_activation_type("attention_backward", query, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::attention_backward(
-        cpu::AttentionGradients<T>{d_query.host<T>(), d_key_value.host<T>(), d_key_rope.host<T>(), d_key_rope.stride()},
-        d_out.host<T>(), out.host<T>(), log_sum_exp.host<float>(),
-        inputs_of<T>(query, key_value, key_rope, documents, shape), scratch);
-  });
-  op.check({d_query, d_key_value, d_key_rope});
+  OpScope op(ctx, "attention_backward", {&d_query, &d_key_value, &d_key_rope},
+             {&d_out, &out, &log_sum_exp, &query, &key_value, &key_rope, &documents.offset},
+             {.flops = 2.0 * attention_flops(tokens, documents, shape)});
+  op.run_with_workspace(on_cpu::attention_backward, DT_ON_CUDA(attention_backward), d_query, d_key_value, d_key_rope,
+                        d_out, out, log_sum_exp, query, key_value, key_rope, documents, shape);
 }
 
 void expanded_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& query, const Tensor& cache,
                         const CachedSequences& sequences, const PreparedWeight& key_weight,
                         const PreparedWeight& value_weight, const AttentionShape& s) {
-  const int64_t latent_dim = cache.size(2) - s.rope_dim;
   check_cached_attention("expanded_attention", out, query, cache, sequences, s);
+  const int64_t latent_dim = cache.size(2) - s.rope_dim;
   check_head_weight("expanded_attention", "key_weight", key_weight, key_weight.forward,
                     {s.heads, s.nope_dim, latent_dim});
   check_head_weight("expanded_attention", "value_weight", value_weight, value_weight.forward,
                     {s.heads, s.value_dim, latent_dim});
-  OpScope op(ctx, "expanded_attention", expanded_flops(query.size(0), latent_dim, sequences, s));
-  DT_LEAVE_FOR_CUDA(expanded_attention, out, query, cache, sequences, key_weight, value_weight, s);
-  ArenaScope workspace(*ctx.workspace);
-  void* scratch = workspace.take_bytes(cpu::expanded_attention_workspace(
-      cpu::ExpandedSize{sequences.max_query, sequences.max_visible, s.nope_dim + s.rope_dim, s.value_dim},
-      static_cast<int64_t>(dtype_size(query.dtype()))));
-  if (!op.launch()) return;
-  for_activation_type("expanded_attention", query, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::expanded_attention(out.host<T>(), cached_inputs<T>(query, cache, sequences, s),
-                            head_weights(key_weight.forward), head_weights(value_weight.forward), scratch);
-  });
-  op.check({out});
+  OpScope op(ctx, "expanded_attention", {&out},
+             {&query, &cache, &sequences.query_offset, &sequences.cached_length, &sequences.page_table},
+             {.flops = expanded_flops(query.size(0), latent_dim, sequences, s),
+              .bytes = cached_bytes(out, query, cache, sequences)});
+  op.run_with_workspace(on_cpu::expanded_attention, DT_ON_CUDA(expanded_attention), out, query, cache, sequences,
+                        key_weight, value_weight, s);
 }
 
 void absorbed_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& query, const Tensor& cache,
                         const CachedSequences& sequences, const PreparedWeight& key_weight,
                         const PreparedWeight& value_weight, const AttentionShape& s) {
-  const int64_t latent_dim = cache.size(2) - s.rope_dim;
   check_cached_attention("absorbed_attention", out, query, cache, sequences, s);
+  const int64_t latent_dim = cache.size(2) - s.rope_dim;
   check_head_weight("absorbed_attention", "key_weight", key_weight, key_weight.backward_input,
                     {s.heads, s.nope_dim, latent_dim});
   check_head_weight("absorbed_attention", "value_weight", value_weight, value_weight.forward,
                     {s.heads, s.value_dim, latent_dim});
-  const int64_t count = sequences.cached_length.size(0);
-  OpScope op(ctx, "absorbed_attention", absorbed_flops(query.size(0), latent_dim, sequences, s));
-  DT_LEAVE_FOR_CUDA(absorbed_attention, out, query, cache, sequences, key_weight, value_weight, s);
-  ArenaScope workspace(*ctx.workspace);
-  void* scratch = workspace.take_bytes(
-      cpu::absorbed_attention_workspace(query.size(0), count, sequences.max_visible, s.heads, latent_dim, s.rope_dim,
-                                        static_cast<int64_t>(dtype_size(query.dtype()))));
-  if (!op.launch()) return;
-  for_activation_type("absorbed_attention", query, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::absorbed_attention(out.host<T>(), cached_inputs<T>(query, cache, sequences, s),
-                            head_weights(key_weight.backward_input), head_weights(value_weight.forward), scratch);
-  });
-  op.check({out});
+  OpScope op(ctx, "absorbed_attention", {&out},
+             {&query, &cache, &sequences.query_offset, &sequences.cached_length, &sequences.page_table},
+             {.flops = absorbed_flops(query.size(0), latent_dim, sequences, s),
+              .bytes = cached_bytes(out, query, cache, sequences)});
+  op.run_with_workspace(on_cpu::absorbed_attention, DT_ON_CUDA(absorbed_attention), out, query, cache, sequences,
+                        key_weight, value_weight, s);
 }
 
 void write_latent_cache(ExecutionContext& ctx, const Tensor& cache, const Tensor& slot, const Tensor& latent,
                         const Tensor& key_rope) {
+  check_activation_type("write_latent_cache: cache", cache);
+  check_tensor(cache, "write_latent_cache: cache", cache.dtype(), {-1, -1, -1});
   const int64_t tokens = latent.size(0);
-  check_tensor(latent, "latent", cache.dtype(), {tokens, cache.size(2) - key_rope.size(1)});
-  check_tensor(key_rope, "key_rope", cache.dtype(), {tokens, -1});
-  check_tensor(slot, "slot", DType::kI32, {tokens});
-  OpScope op(ctx, "write_latent_cache", 0);
-  DT_LEAVE_FOR_CUDA(write_latent_cache, cache, slot, latent, key_rope);
-  if (!op.launch()) return;
-  for_activation_type("write_latent_cache", cache, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::write_latent_cache(cache.host<T>(), slot.host<int32_t>(), latent.host<T>(), latent.stride(),
-                            key_rope.host<T>(), key_rope.stride(), tokens, latent.size(1), key_rope.size(1),
-                            cache.size(0) * cache.size(1));
-  });
+  check_tensor(key_rope, "write_latent_cache: key_rope", cache.dtype(), {tokens, -1});
+  check_tensor(latent, "write_latent_cache: latent", cache.dtype(), {tokens, cache.size(2) - key_rope.size(1)});
+  check_tensor(slot, "write_latent_cache: slot", DType::kI32, {tokens});
+  check_contiguous("write_latent_cache", {cache});
+  OpScope op(ctx, "write_latent_cache", {}, {&cache, &slot, &latent, &key_rope},
+             {.bytes = 2.0 * static_cast<double>(latent.numel() + key_rope.numel()) *
+                       static_cast<double>(dtype_size(cache.dtype()))});
+  op.run(on_cpu::write_latent_cache, DT_ON_CUDA(write_latent_cache), cache, slot, latent, key_rope);
 }
 
 }  // namespace deeptitan

@@ -3,6 +3,7 @@
 #include "core/execution_context.h"
 #include "core/tensor.h"
 #include "ops/linear.h"
+#include "ops/op_scope.h"
 
 // Attention and rotary positions. T tokens, H heads, Dn nope, Dr rope, Dv value dimensions, L latent rank.
 
@@ -78,5 +79,12 @@ void absorbed_attention(ExecutionContext& ctx, const Tensor& out /* [T, H * Dv] 
 void write_latent_cache(ExecutionContext& ctx, const Tensor& cache /* [pages, page_size, L + Dr] */,
                         const Tensor& slot /* i32 [T] */, const Tensor& latent /* [T, L] */,
                         const Tensor& key_rope /* [T, Dr] */);
+
+DT_OP_FORMS(rope_rotate);
+DT_OP_FORMS(attention);
+DT_OP_FORMS(attention_backward);
+DT_OP_FORMS(expanded_attention);
+DT_OP_FORMS(absorbed_attention);
+DT_OP_FORMS(write_latent_cache);
 
 }  // namespace deeptitan

@@ -1,33 +1,30 @@
 #include "ops/moe.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "core/error.h"
-#include "kernels/cpu/permute/permute.h"
-#include "kernels/cpu/router/balance.h"
-#include "kernels/cpu/router/router.h"
-#include "ops/op_scope.h"
-#ifdef DT_CUDA
-#include "ops/cuda/ops.h"
-#endif
 
 namespace deeptitan {
 namespace {
 
 void check_routing(const Routing& r, const RouterOptions& o) {
   const int64_t tokens = r.expert_index.size(0);
-  check_tensor(r.expert_index, "expert_index", DType::kI32, {tokens, o.top_k});
-  check_tensor(r.expert_weight, "expert_weight", DType::kF32, {tokens, o.top_k});
-  check_tensor(r.scores, "scores", DType::kF32, {tokens, o.experts});
-  check_tensor(r.counts, "counts", DType::kI32, {o.experts});
+  check_tensor(r.expert_index, "routing: expert_index", DType::kI32, {tokens, o.top_k});
+  check_tensor(r.expert_weight, "routing: expert_weight", DType::kF32, {tokens, o.top_k});
+  check_tensor(r.scores, "routing: scores", DType::kF32, {tokens, o.experts});
+  check_tensor(r.counts, "routing: counts", DType::kI32, {o.experts});
 }
 
-RowMap row_map(const SlotOrder& order, int64_t tokens) {
-  return {.row_of_slot = order.row_of_slot.host<int32_t>(),
-          .slot_of_row = order.slot_of_row.host<int32_t>(),
-          .tokens = tokens,
-          .rows = order.slot_of_row.size(0),
-          .top_k = tokens == 0 ? 0 : static_cast<int>(order.row_of_slot.size(0) / tokens)};
+void check_order(const SlotOrder& order, int64_t tokens) {
+  check_tensor(order.slot_of_row, "order: slot_of_row", DType::kI32, {-1});
+  check_tensor(order.row_of_slot, "order: row_of_slot", DType::kI32, {-1});
+  DT_CHECK(order.row_of_slot.size(0) % std::max<int64_t>(1, tokens) == 0,
+           "order: {} slots are no whole number of each of {} tokens", order.row_of_slot.size(0), tokens);
+}
+
+// Experts a token; any where there are no tokens.
+int64_t choices(const SlotOrder& order, int64_t tokens) {
+  return tokens == 0 ? -1 : order.row_of_slot.size(0) / tokens;
 }
 
 }  // namespace
@@ -35,139 +32,119 @@ RowMap row_map(const SlotOrder& order, int64_t tokens) {
 void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits, const Tensor& bias,
            const RouterOptions& options) {
   check_routing(routing, options);
-  check_tensor(logits, "logits", DType::kF32, {routing.scores.size(0), options.experts});
+  check_tensor(logits, "route: logits", DType::kF32, {routing.scores.size(0), options.experts});
   DT_CHECK(bias.defined() == options.bias, "route: the router {} a bias, but one was {}",
            options.bias ? "has" : "has not", bias.defined() ? "given" : "not given");
-  if (bias.defined()) check_tensor(bias, "bias", DType::kF32, {options.experts});
-  OpScope op(ctx, "route", 0);
-  DT_LEAVE_FOR_CUDA(route, routing, logits, bias, options);
-  if (!op.launch()) return;
-  cpu::route_tokens(routing.expert_index.host<int32_t>(), routing.expert_weight.host<float>(),
-                    routing.scores.host<float>(), routing.counts.host<int32_t>(), logits.host<float>(),
-                    data_or_null(bias), logits.size(0), options);
-  op.check({routing.expert_weight});
+  if (bias.defined()) check_tensor(bias, "route: bias", DType::kF32, {options.experts});
+  OpScope op(ctx, "route", {&routing.expert_weight, &routing.expert_index, &routing.scores, &routing.counts},
+             {&logits, &bias});
+  op.run_with_workspace(on_cpu::route, DT_ON_CUDA(route), routing, logits, bias, options);
 }
 
 void route_as_recorded(ExecutionContext& ctx, const Routing& routing, const Tensor& logits,
                        const RouterOptions& options) {
   check_routing(routing, options);
-  OpScope op(ctx, "route", 0);
-  DT_LEAVE_FOR_CUDA(route_as_recorded, routing, logits, options);
-  if (!op.launch()) return;
-  cpu::route_tokens_to_given_experts(routing.expert_weight.host<float>(), routing.scores.host<float>(),
-                                     routing.counts.host<int32_t>(), logits.host<float>(),
-                                     routing.expert_index.host<int32_t>(), logits.size(0), options);
-  op.check({routing.expert_weight});
+  check_tensor(logits, "route_as_recorded: logits", DType::kF32, {routing.scores.size(0), options.experts});
+  OpScope op(ctx, "route_as_recorded", {&routing.expert_weight, &routing.scores, &routing.counts},
+             {&logits, &routing.expert_index});
+  op.run_with_workspace(on_cpu::route_as_recorded, DT_ON_CUDA(route_as_recorded), routing, logits, options);
 }
 
 void route_backward(ExecutionContext& ctx, const Tensor& d_logits, const Tensor& d_weight, const Tensor& d_scores,
                     const Routing& routing, const RouterOptions& options) {
   check_routing(routing, options);
-  OpScope op(ctx, "route_backward", 0);
-  DT_LEAVE_FOR_CUDA(route_backward, d_logits, d_weight, d_scores, routing, options);
-  if (!op.launch()) return;
-  cpu::route_tokens_backward(d_logits.host<float>(), d_weight.host<float>(), data_or_null(d_scores),
-                             routing.scores.host<float>(), routing.expert_index.host<int32_t>(), d_logits.size(0),
-                             options);
-  op.check({d_logits});
+  const int64_t tokens = routing.scores.size(0);
+  check_tensor(d_logits, "route_backward: d_logits", DType::kF32, {tokens, options.experts});
+  check_tensor(d_weight, "route_backward: d_weight", DType::kF32, {tokens, options.top_k});
+  if (d_scores.defined()) check_tensor(d_scores, "route_backward: d_scores", DType::kF32, {tokens, options.experts});
+  OpScope op(ctx, "route_backward", {&d_logits}, {&d_weight, &d_scores, &routing.scores, &routing.expert_index});
+  op.run_with_workspace(on_cpu::route_backward, DT_ON_CUDA(route_backward), d_logits, d_weight, d_scores, routing,
+                        options);
 }
 
 void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tensor& d_scores, const Routing& routing,
                              const Tensor& sequence_offset, const RouterOptions& options, double alpha,
                              const double* gradient_scale) {
   check_routing(routing, options);
-  OpScope op(ctx, "sequence_auxiliary_loss", 0);
-  DT_LEAVE_FOR_CUDA(sequence_auxiliary_loss, loss_sum, d_scores, routing, sequence_offset, options, alpha,
-                    gradient_scale);
-  if (!op.launch()) return;
-  cpu::sequence_auxiliary_loss(
-      loss_sum, data_or_null(d_scores), routing.scores.host<float>(), routing.expert_index.host<int32_t>(),
-      SequenceOffsets{sequence_offset.host<int32_t>(), sequence_offset.size(0) - 1}, options,
-      AuxiliaryLossScale{static_cast<float>(alpha), d_scores.defined() ? static_cast<float>(*gradient_scale) : 0.0f});
+  check_tensor(sequence_offset, "sequence_auxiliary_loss: sequence_offset", DType::kI32, {-1});
+  if (d_scores.defined()) {
+    check_tensor(d_scores, "sequence_auxiliary_loss: d_scores", DType::kF32, {routing.scores.size(0), options.experts});
+  }
+  OpScope op(ctx, "sequence_auxiliary_loss", {&d_scores}, {&routing.scores, &routing.expert_index, &sequence_offset});
+  op.run_with_workspace(on_cpu::sequence_auxiliary_loss, DT_ON_CUDA(sequence_auxiliary_loss), loss_sum, d_scores,
+                        routing, sequence_offset, options, alpha, gradient_scale);
 }
 
 void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& counts) {
-  check_tensor(load, "load", DType::kI32, {counts.size(0)});
-  OpScope op(ctx, "accumulate_counts", 0);
-  DT_LEAVE_FOR_CUDA(accumulate_counts, load, counts);
-  if (op.launch()) cpu::accumulate_counts(load.host<int32_t>(), counts.host<int32_t>(), counts.size(0));
+  check_tensor(counts, "accumulate_counts: counts", DType::kI32, {-1});
+  check_tensor(load, "accumulate_counts: load", DType::kI32, {counts.size(0)});
+  OpScope op(ctx, "accumulate_counts", {&load}, {&counts});
+  op.run_with_workspace(on_cpu::accumulate_counts, DT_ON_CUDA(accumulate_counts), load, counts);
 }
 
 void update_router_bias(ExecutionContext& ctx, const Tensor& bias, const Tensor& load, double speed) {
-  check_tensor(bias, "bias", DType::kF32, {load.size(0)});
-  OpScope op(ctx, "update_router_bias", 0);
-  DT_LEAVE_FOR_CUDA(update_router_bias, bias, load, speed);
-  if (!op.launch() || ctx.state->out.valid == 0) return;
-  cpu::update_router_bias(bias.host<float>(), load.host<int32_t>(), load.size(0), static_cast<float>(speed));
+  check_tensor(load, "update_router_bias: load", DType::kI32, {-1});
+  check_tensor(bias, "update_router_bias: bias", DType::kF32, {load.size(0)});
+  OpScope op(ctx, "update_router_bias", {&bias}, {&load});
+  op.run_with_workspace(on_cpu::update_router_bias, DT_ON_CUDA(update_router_bias), bias, load, speed);
 }
 
 void copy(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
   DT_CHECK(out.same_shape(x) && out.dtype() == x.dtype() && out.contiguous() && x.contiguous(), "copy: {} from {}",
            out.describe(), x.describe());
-  OpScope op(ctx, "copy", 0);
-  DT_LEAVE_FOR_CUDA(copy, out, x);
-  if (op.launch()) std::memcpy(out.raw(), x.raw(), x.bytes());
+  OpScope op(ctx, "copy", {&out}, {&x});
+  op.run_with_workspace(on_cpu::copy, DT_ON_CUDA(copy), out, x);
 }
 
 void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing) {
-  const int64_t slots = routing.expert_index.numel();
-  const int64_t experts = routing.counts.size(0);
-  check_tensor(order.row_of_slot, "row_of_slot", DType::kI32, {slots});
-  check_tensor(order.group_offset, "group_offset", DType::kI32, {experts + 1});
-  OpScope op(ctx, "sort_slots", 0);
-  DT_LEAVE_FOR_CUDA(sort_slots, order, routing);
-  if (!op.launch()) return;
-  cpu::sort_slots(order.row_of_slot.host<int32_t>(), order.slot_of_row.host<int32_t>(),
-                  order.group_offset.host<int32_t>(), routing.expert_index.host<int32_t>(),
-                  routing.counts.host<int32_t>(),
-                  SlotSortShape{.slots = slots,
-                                .experts = static_cast<int>(experts),
-                                .alignment = 1,
-                                .row_capacity = order.slot_of_row.size(0)});
+  check_tensor(routing.counts, "sort_slots: counts", DType::kI32, {-1});
+  check_tensor(order.row_of_slot, "sort_slots: row_of_slot", DType::kI32, {routing.expert_index.numel()});
+  check_tensor(order.slot_of_row, "sort_slots: slot_of_row", DType::kI32, {-1});
+  check_tensor(order.group_offset, "sort_slots: group_offset", DType::kI32, {routing.counts.size(0) + 1});
+  OpScope op(ctx, "sort_slots", {&order.row_of_slot, &order.slot_of_row, &order.group_offset},
+             {&routing.expert_index, &routing.counts});
+  op.run_with_workspace(on_cpu::sort_slots, DT_ON_CUDA(sort_slots), order, routing);
 }
 
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {
-  check_tensor(out, "out", x.dtype(), {order.slot_of_row.size(0), x.size(1)});
+  check_activation_type("permute_rows: x", x);
+  check_order(order, x.size(0));
+  check_tensor(out, "permute_rows: out", x.dtype(), {order.slot_of_row.size(0), x.size(1)});
   check_contiguous("permute_rows", {out, x});
-  OpScope op(ctx, "permute_rows", 0);
-  DT_LEAVE_FOR_CUDA(permute_rows, out, x, order);
-  if (!op.launch()) return;
-  for_activation_type("permute_rows", x, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::permute_rows(out.host<T>(), x.host<T>(), row_map(order, x.size(0)), x.size(1));
-  });
-  op.check({out});
+  OpScope op(ctx, "permute_rows", {&out}, {&x, &order.row_of_slot, &order.slot_of_row});
+  op.run_with_workspace(on_cpu::permute_rows, DT_ON_CUDA(permute_rows), out, x, order);
 }
 
 void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, const Tensor& weight,
                     const Tensor& addend, const SlotOrder& order) {
-  check_tensor(out, "out", y.dtype(), {-1, y.size(1)});
+  check_activation_type("unpermute_rows: y", y);
+  check_order(order, out.size(0));
+  check_tensor(y, "unpermute_rows: y", y.dtype(), {order.slot_of_row.size(0), -1});
+  check_tensor(out, "unpermute_rows: out", y.dtype(), {-1, y.size(1)});
+  if (weight.defined()) {
+    check_tensor(weight, "unpermute_rows: weight", DType::kF32, {out.size(0), choices(order, out.size(0))});
+  }
+  if (addend.defined()) check_tensor(addend, "unpermute_rows: addend", y.dtype(), {out.size(0), out.size(1)});
   check_contiguous("unpermute_rows", {out, y, weight, addend});
-  OpScope op(ctx, "unpermute_rows", 0);
-  DT_LEAVE_FOR_CUDA(unpermute_rows, out, y, weight, addend, order);
-  if (!op.launch()) return;
-  for_activation_type("unpermute_rows", y, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::unpermute_rows(out.host<T>(), y.host<T>(), data_or_null(weight), addend.defined() ? addend.host<T>() : nullptr,
-                        row_map(order, out.size(0)), out.size(1));
-  });
-  op.check({out});
+  OpScope op(ctx, "unpermute_rows", {&out}, {&y, &weight, &addend, &order.row_of_slot});
+  op.run_with_workspace(on_cpu::unpermute_rows, DT_ON_CUDA(unpermute_rows), out, y, weight, addend, order);
 }
 
 void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Tensor& d_weight, const Tensor& d_out,
                              const Tensor& y, const Tensor& weight, const SlotOrder& order) {
-  check_tensor(d_y, "d_y", y.dtype(), {y.size(0), y.size(1)});
-  check_tensor(d_out, "d_out", y.dtype(), {-1, y.size(1)});
+  check_activation_type("unpermute_rows_backward: y", y);
+  check_order(order, d_out.size(0));
+  check_tensor(y, "unpermute_rows_backward: y", y.dtype(), {order.slot_of_row.size(0), -1});
+  check_tensor(d_y, "unpermute_rows_backward: d_y", y.dtype(), {y.size(0), y.size(1)});
+  check_tensor(d_out, "unpermute_rows_backward: d_out", y.dtype(), {-1, y.size(1)});
+  check_tensor(weight, "unpermute_rows_backward: weight", DType::kF32,
+               {d_out.size(0), choices(order, d_out.size(0))});
+  check_tensor(d_weight, "unpermute_rows_backward: d_weight", DType::kF32, {weight.size(0), weight.size(1)});
   check_contiguous("unpermute_rows_backward", {d_y, d_weight, d_out, y, weight});
-  OpScope op(ctx, "unpermute_rows_backward", 0);
-  DT_LEAVE_FOR_CUDA(unpermute_rows_backward, d_y, d_weight, d_out, y, weight, order);
-  if (!op.launch()) return;
-  for_activation_type("unpermute_rows_backward", y, [&](auto* element) {
-    using T = Element<decltype(element)>;
-    cpu::unpermute_rows_backward(d_y.host<T>(), d_weight.host<float>(), d_out.host<T>(), y.host<T>(),
-                                 weight.host<float>(), row_map(order, d_out.size(0)), y.size(1));
-  });
-  op.check({d_y, d_weight});
+  OpScope op(ctx, "unpermute_rows_backward", {&d_y, &d_weight},
+             {&d_out, &y, &weight, &order.row_of_slot, &order.slot_of_row});
+  op.run_with_workspace(on_cpu::unpermute_rows_backward, DT_ON_CUDA(unpermute_rows_backward), d_y, d_weight, d_out, y,
+                        weight, order);
 }
 
 }  // namespace deeptitan

@@ -3,6 +3,7 @@
 #include "core/execution_context.h"
 #include "core/tensor.h"
 #include "kernels/router_options.h"
+#include "ops/op_scope.h"
 
 // Routing tokens to experts, and moving their rows. T tokens, D hidden, E experts, K experts a token,
 // R rows in the order of the experts. A slot is one choice of one token: t * K + k.
@@ -72,5 +73,17 @@ void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y /* [R, D] 
                              const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_out /* [T, D] */,
                              const Tensor& y /* [R, D] */, const Tensor& weight /* f32 [T, K] */,
                              const SlotOrder& order);
+
+DT_OP_FORMS(route);
+DT_OP_FORMS(route_as_recorded);
+DT_OP_FORMS(route_backward);
+DT_OP_FORMS(sequence_auxiliary_loss);
+DT_OP_FORMS(accumulate_counts);
+DT_OP_FORMS(update_router_bias);
+DT_OP_FORMS(copy);
+DT_OP_FORMS(sort_slots);
+DT_OP_FORMS(permute_rows);
+DT_OP_FORMS(unpermute_rows);
+DT_OP_FORMS(unpermute_rows_backward);
 
 }  // namespace deeptitan

@@ -78,9 +78,8 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(ParameterList& parameters, co
       kv_norm_(parameters, plan.latent_norm, latent_dim_, kLatentNormEpsilon),
       key_value_(parameters.declare({.name = plan.key_value + ".weight",
                                      .shape = {shape_.heads * (shape_.nope_dim + shape_.value_dim), latent_dim_}})),
-      kv_b_(parameters.training()
-                ? std::optional<LinearLayer>(std::in_place, parameters, key_value_, dtype_)
-                : std::nullopt),
+      kv_b_(parameters.training() ? std::optional<LinearLayer>(std::in_place, parameters, key_value_, dtype_)
+                                  : std::nullopt),
       out_(parameters, plan.out, hidden, shape_.heads * shape_.value_dim, {.bias = plan.bias, .operand = dtype_}) {
   if (parameters.training()) return;
   HeadRows rows{

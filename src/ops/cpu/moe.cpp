@@ -1,0 +1,110 @@
+#include "ops/moe.h"
+
+#include <cstring>
+
+#include "kernels/cpu/permute/permute.h"
+#include "kernels/cpu/router/balance.h"
+#include "kernels/cpu/router/router.h"
+
+namespace deeptitan::on_cpu {
+namespace {
+
+RowMap row_map(const SlotOrder& order, int64_t tokens) {
+  return {.row_of_slot = order.row_of_slot.host<int32_t>(),
+          .slot_of_row = order.slot_of_row.host<int32_t>(),
+          .tokens = tokens,
+          .rows = order.slot_of_row.size(0),
+          .top_k = tokens == 0 ? 1 : static_cast<int>(order.row_of_slot.size(0) / tokens)};
+}
+
+}  // namespace
+
+void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits, const Tensor& bias,
+           const RouterOptions& options) {
+  if (ctx.planning) return;
+  cpu::route_tokens(routing.expert_index.host<int32_t>(), routing.expert_weight.host<float>(),
+                    routing.scores.host<float>(), routing.counts.host<int32_t>(), logits.host<float>(),
+                    host_or_null(bias), logits.size(0), options);
+}
+
+void route_as_recorded(ExecutionContext& ctx, const Routing& routing, const Tensor& logits,
+                       const RouterOptions& options) {
+  if (ctx.planning) return;
+  cpu::route_tokens_to_given_experts(routing.expert_weight.host<float>(), routing.scores.host<float>(),
+                                     routing.counts.host<int32_t>(), logits.host<float>(),
+                                     routing.expert_index.host<int32_t>(), logits.size(0), options);
+}
+
+void route_backward(ExecutionContext& ctx, const Tensor& d_logits, const Tensor& d_weight, const Tensor& d_scores,
+                    const Routing& routing, const RouterOptions& options) {
+  if (ctx.planning) return;
+  cpu::route_tokens_backward(d_logits.host<float>(), d_weight.host<float>(), host_or_null(d_scores),
+                             routing.scores.host<float>(), routing.expert_index.host<int32_t>(), d_logits.size(0),
+                             options);
+}
+
+void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tensor& d_scores, const Routing& routing,
+                             const Tensor& sequence_offset, const RouterOptions& options, double alpha,
+                             const double* gradient_scale) {
+  if (ctx.planning) return;
+  cpu::sequence_auxiliary_loss(
+      loss_sum, host_or_null(d_scores), routing.scores.host<float>(), routing.expert_index.host<int32_t>(),
+      SequenceOffsets{sequence_offset.host<int32_t>(), sequence_offset.size(0) - 1}, options,
+      AuxiliaryLossScale{static_cast<float>(alpha), d_scores.defined() ? static_cast<float>(*gradient_scale) : 0.0f});
+}
+
+void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& counts) {
+  if (ctx.planning) return;
+  cpu::accumulate_counts(load.host<int32_t>(), counts.host<int32_t>(), counts.size(0));
+}
+
+void update_router_bias(ExecutionContext& ctx, const Tensor& bias, const Tensor& load, double speed) {
+  if (ctx.planning || ctx.state->out.valid == 0) return;
+  cpu::update_router_bias(bias.host<float>(), load.host<int32_t>(), load.size(0), static_cast<float>(speed));
+}
+
+void copy(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
+  if (ctx.planning) return;
+  std::memcpy(out.raw(), x.raw(), x.bytes());
+}
+
+void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing) {
+  if (ctx.planning) return;
+  cpu::sort_slots(order.row_of_slot.host<int32_t>(), order.slot_of_row.host<int32_t>(),
+                  order.group_offset.host<int32_t>(), routing.expert_index.host<int32_t>(),
+                  routing.counts.host<int32_t>(),
+                  SlotSortShape{.slots = routing.expert_index.numel(),
+                                .experts = static_cast<int>(routing.counts.size(0)),
+                                .alignment = 1,
+                                .row_capacity = order.slot_of_row.size(0)});
+}
+
+void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {
+  if (ctx.planning) return;
+  for_activation_type(x, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::permute_rows(out.host<T>(), x.host<T>(), row_map(order, x.size(0)), x.size(1));
+  });
+}
+
+void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, const Tensor& weight,
+                    const Tensor& addend, const SlotOrder& order) {
+  if (ctx.planning) return;
+  for_activation_type(y, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::unpermute_rows(out.host<T>(), y.host<T>(), host_or_null(weight), addend.defined() ? addend.host<T>() : nullptr,
+                        row_map(order, out.size(0)), out.size(1));
+  });
+}
+
+void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Tensor& d_weight, const Tensor& d_out,
+                             const Tensor& y, const Tensor& weight, const SlotOrder& order) {
+  if (ctx.planning) return;
+  for_activation_type(y, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::unpermute_rows_backward(d_y.host<T>(), d_weight.host<float>(), d_out.host<T>(), y.host<T>(),
+                                 weight.host<float>(), row_map(order, d_out.size(0)), y.size(1));
+  });
+}
+
+}  // namespace deeptitan::on_cpu

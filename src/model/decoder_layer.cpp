@@ -40,23 +40,23 @@ std::unique_ptr<Sublayer> make_attention(ParameterList& parameters, const LayerP
 }  // namespace
 
 std::unique_ptr<DecoderLayer> make_decoder_layer(ParameterList& parameters, const LayerPlan& plan,
-                                                 double auxiliary_weight, const RopeTable& rope) {
+                                                 const LayerContext& context) {
   switch (plan.residual) {
     case ResidualKind::kPreNorm:
-      return std::make_unique<PreNormDecoderLayer>(parameters, plan, auxiliary_weight, rope);
+      return std::make_unique<PreNormDecoderLayer>(parameters, plan, context);
   }
   fail("layer {}: its residual kind {} has no class", plan.index, static_cast<int>(plan.residual));
 }
 
-PreNormDecoderLayer::PreNormDecoderLayer(ParameterList& parameters, const LayerPlan& plan, double auxiliary_weight,
-                                         const RopeTable& rope)
+PreNormDecoderLayer::PreNormDecoderLayer(ParameterList& parameters, const LayerPlan& plan, const LayerContext& context)
     : hidden_(plan.hidden),
       dtype_(parameters.compute()),
       attention_norm_(parameters, plan.attention_norm, hidden_, plan.norm_epsilon),
-      attention_(make_attention(parameters, plan, rope)),
+      attention_(make_attention(parameters, plan, context.rope)),
       feed_forward_norm_(parameters, plan.feed_forward_norm, hidden_, plan.norm_epsilon) {
   if (const auto* experts = std::get_if<ExpertsPlan>(&plan.feed_forward)) {
-    auto layer = std::make_unique<MixtureOfExperts>(parameters, *experts, hidden_, plan.index, auxiliary_weight);
+    auto layer = std::make_unique<MixtureOfExperts>(parameters, *experts, hidden_, plan.index, context.auxiliary_weight,
+                                                    context.make_dispatcher(experts->router));
     experts_ = layer.get();
     feed_forward_ = std::move(layer);
   } else {

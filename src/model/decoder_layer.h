@@ -30,14 +30,21 @@ class DecoderLayer {
   virtual const MixtureOfExperts* experts() const = 0;
 };
 
+/// What layers are given besides their plan.
+struct LayerContext {
+  const RopeTable& rope;
+  double auxiliary_weight = 0;  // of the sequence-wise balance loss; 0: none
+  MakeDispatcher make_dispatcher = make_local_dispatcher;
+};
+
 /// The layer that a plan describes: its residual kind, which builds the attention and feed-forward kinds.
 std::unique_ptr<DecoderLayer> make_decoder_layer(ParameterList& parameters, const LayerPlan& plan,
-                                                 double auxiliary_weight, const RopeTable& rope);
+                                                 const LayerContext& context);
 
 /// DeepSeek-V2's and V3's layer: h = in + attention(norm(in)), out = h + feed_forward(norm(h)).
 class PreNormDecoderLayer final : public DecoderLayer {
  public:
-  PreNormDecoderLayer(ParameterList& parameters, const LayerPlan& plan, double auxiliary_weight, const RopeTable& rope);
+  PreNormDecoderLayer(ParameterList& parameters, const LayerPlan& plan, const LayerContext& context);
 
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
   void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& in,

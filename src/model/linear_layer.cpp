@@ -46,19 +46,19 @@ void LinearLayer::backward_weights(ExecutionContext& ctx, const Tensor& d_out, c
 }
 
 void LinearLayer::forward_grouped(ExecutionContext& ctx, const Tensor& out, const Tensor& x,
-                                  const Tensor& group_offset) const {
-  grouped_linear(ctx, out, x, *weight_, group_offset);
+                                  const RowGroups& groups) const {
+  grouped_linear(ctx, out, x, *weight_, groups.offsets);
 }
 
 void LinearLayer::backward_input_grouped(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out,
-                                         const Tensor& group_offset, bool accumulate) const {
-  grouped_linear_backward_input(ctx, d_x, d_out, *weight_, group_offset, accumulate);
+                                         const RowGroups& groups, bool accumulate) const {
+  grouped_linear_backward_input(ctx, d_x, d_out, *weight_, groups.offsets, accumulate);
 }
 
 void LinearLayer::backward_weights_grouped(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x,
-                                           const Tensor& group_offset) const {
+                                           const RowGroups& groups) const {
   if (parameter_->gradient.defined()) {
-    grouped_linear_backward_weight(ctx, parameter_->gradient, d_out, x, group_offset,
+    grouped_linear_backward_weight(ctx, parameter_->gradient, d_out, x, groups.offsets,
                                    parameter_->accumulate_gradient());
   }
 }

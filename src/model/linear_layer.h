@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "model/parameter.h"
+#include "ops/row_groups.h"
 
 namespace deeptitan {
 
@@ -34,11 +35,11 @@ class LinearLayer {
                         const Tensor& x /* [T, inputs] */) const;
 
   /// Over rows sorted by group.
-  void forward_grouped(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Tensor& group_offset) const;
-  void backward_input_grouped(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, const Tensor& group_offset,
+  void forward_grouped(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const RowGroups& groups) const;
+  void backward_input_grouped(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, const RowGroups& groups,
                               bool accumulate) const;
   void backward_weights_grouped(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x,
-                                const Tensor& group_offset) const;
+                                const RowGroups& groups) const;
 
  private:
   Parameter* parameter_;

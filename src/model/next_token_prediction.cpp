@@ -15,14 +15,14 @@ struct NextTokenPrediction::Saved final : Record {
 };
 
 NextTokenPrediction::NextTokenPrediction(ParameterList& parameters, const NextTokenPredictionPlan& plan,
-                                         double auxiliary_weight, const RopeTable& rope, Parameter* embedding)
+                                         const LayerContext& context, Parameter* embedding)
     : hidden_(plan.layer.hidden),
       dtype_(parameters.compute()),
       embedding_(embedding),
       embedding_norm_(parameters, plan.embedding_norm, hidden_, plan.layer.norm_epsilon),
       hidden_norm_(parameters, plan.hidden_norm, hidden_, plan.layer.norm_epsilon),
       join_(parameters, plan.join, hidden_, 2 * hidden_, {.operand = dtype_}),
-      layer_(make_decoder_layer(parameters, plan.layer, auxiliary_weight, rope)),
+      layer_(make_decoder_layer(parameters, plan.layer, context)),
       out_norm_(parameters, plan.out_norm, hidden_, plan.layer.norm_epsilon) {}
 
 std::unique_ptr<Record> NextTokenPrediction::make_record(const RecordArenas& arenas, int64_t tokens) const {

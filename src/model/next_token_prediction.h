@@ -16,8 +16,8 @@ namespace deeptitan {
 /// released weights are laid out and used (the paper's equation 21 writes the state first).
 class NextTokenPrediction {
  public:
-  NextTokenPrediction(ParameterList& parameters, const NextTokenPredictionPlan& plan, double auxiliary_weight,
-                      const RopeTable& rope, Parameter* embedding);
+  NextTokenPrediction(ParameterList& parameters, const NextTokenPredictionPlan& plan, const LayerContext& context,
+                      Parameter* embedding);
 
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const;
 

@@ -36,9 +36,9 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
   const ModelPlan plan = plan_deepseek(config);
   embedding_ = parameters_.declare(
       {.name = plan.embedding + ".weight", .shape = {config.vocab_size, config.hidden_size}, .direct = true});
-  for (const LayerPlan& layer : plan.layers) {
-    layers_.push_back(make_decoder_layer(parameters_, layer, options.auxiliary_weight, rope_));
-  }
+  const LayerContext context{
+      .rope = rope_, .auxiliary_weight = options.auxiliary_weight, .make_dispatcher = options.make_dispatcher};
+  for (const LayerPlan& layer : plan.layers) layers_.push_back(make_decoder_layer(parameters_, layer, context));
   final_norm_.emplace(parameters_, plan.final_norm, config.hidden_size, config.rms_norm_eps);
   head_.emplace(plan.head.empty() ? LinearLayer(parameters_, embedding_, options.compute)
                                   : LinearLayer(parameters_, plan.head, config.vocab_size, config.hidden_size,
@@ -49,8 +49,7 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
                    "num_nextn_predict_layers = {}: at most one next-token-prediction module is supported",
                    config.num_nextn_predict_layers);
     for (const NextTokenPredictionPlan& module : plan.next_token_prediction) {
-      mtp_.push_back(
-          std::make_unique<NextTokenPrediction>(parameters_, module, options.auxiliary_weight, rope_, embedding_));
+      mtp_.push_back(std::make_unique<NextTokenPrediction>(parameters_, module, context, embedding_));
     }
   }
 }
@@ -202,6 +201,13 @@ std::vector<std::pair<int64_t, const MixtureOfExperts*>> DeepseekModel::expert_l
     }
   }
   return result;
+}
+
+bool DeepseekModel::can_be_captured() const {
+  for (const auto& [layer, experts] : expert_layers()) {
+    if (!experts->dispatcher().can_be_captured()) return false;
+  }
+  return true;
 }
 
 int64_t DeepseekModel::total_layers() const {

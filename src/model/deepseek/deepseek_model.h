@@ -23,8 +23,9 @@ struct ModelOptions {
   bool recompute_layers = false;      // training: keep only each layer's input, and run it again in the backward
   bool next_token_prediction = true;  // training: with the modules that the config has
   double auxiliary_weight = 0.0;      // of the sequence-wise balance loss
-  ExpertRange experts = {};           // of each layer that has some: those that lie here
-  double mtp_weight = 0.3;            // of the next-token-prediction losses' mean (DeepSeek-V3 section 4.2: 0.3)
+  MakeDispatcher make_dispatcher = make_local_dispatcher;  // of each layer with experts
+  ExpertRange experts = {};                                // of each layer that has some: those that lie here
+  double mtp_weight = 0.3;  // of the next-token-prediction losses' mean (DeepSeek-V3 section 4.2: 0.3)
 };
 
 /// What a training batch asks for besides its layout. T tokens.
@@ -93,6 +94,8 @@ class DeepseekModel {
   int64_t total_layers() const;
   /// Next-token-prediction modules in training.
   int64_t next_token_modules() const { return static_cast<int64_t>(mtp_.size()); }
+  /// Whether a step can be captured whole as a graph: every dispatcher can.
+  bool can_be_captured() const;
 
  private:
   ModelConfig config_;

@@ -1,5 +1,7 @@
 #include "model/moe/mixture_of_experts.h"
 
+#include <utility>
+
 #include "ops/elementwise.h"
 
 // T tokens, D hidden, E experts, K experts a token, R rows in the order of the experts, I width of an expert.
@@ -20,7 +22,7 @@ struct MixtureOfExperts::Saved final : Record {
 
   Saved(const MixtureOfExperts& moe, Arena& saved, int64_t tokens) {
     const RouterOptions& o = moe.options_;
-    const int64_t capacity = moe.dispatcher_->max_rows(tokens);
+    const int64_t capacity = moe.dispatcher_->capacity(tokens);
     routing.expert_index = saved.take(DType::kI32, {tokens, o.top_k});
     routing.expert_weight = saved.take(DType::kF32, {tokens, o.top_k});
     routing.scores = saved.take(DType::kF32, {tokens, o.experts});
@@ -34,7 +36,7 @@ struct MixtureOfExperts::Saved final : Record {
 };
 
 MixtureOfExperts::MixtureOfExperts(ParameterList& parameters, const ExpertsPlan& plan, int64_t hidden, int64_t layer,
-                                   double auxiliary_weight)
+                                   double auxiliary_weight, std::unique_ptr<TokenDispatcher> dispatcher)
     : options_(plan.router),
       hidden_(hidden),
       width_(plan.width),
@@ -52,7 +54,7 @@ MixtureOfExperts::MixtureOfExperts(ParameterList& parameters, const ExpertsPlan&
       gate_up_(parameters, plan.gate_up, 2 * width_, hidden_,
                {.pieces = gate_up_pieces(plan.gate, plan.up, width_), .groups = options_.experts, .operand = dtype_}),
       down_(parameters, plan.down, hidden_, width_, {.groups = options_.experts, .operand = dtype_}),
-      dispatcher_(std::make_unique<LocalDispatcher>(options_.experts, options_.top_k)) {
+      dispatcher_(std::move(dispatcher)) {
   check_router_options(options_);
   if (plan.shared) shared_.emplace(parameters, *plan.shared, hidden_);
 }
@@ -97,10 +99,10 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
     }
   }
   dispatcher_->dispatch(ctx, s.rows, x, s.routing, s.route);
-  const Tensor& offsets = s.route.order.group_offset;
-  gate_up_.forward_grouped(ctx, s.gate_up, s.rows, offsets);
+  const RowGroups groups = dispatcher_->groups(s.routing, s.route);
+  gate_up_.forward_grouped(ctx, s.gate_up, s.rows, groups);
   swiglu(ctx, s.activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
-  down_.forward_grouped(ctx, s.expert_out, s.activated, offsets);
+  down_.forward_grouped(ctx, s.expert_out, s.activated, groups);
   if (shared_) shared_->forward(ctx, forward, out, x, s.shared.get());
   dispatcher_->combine(ctx, out, s.expert_out, s.routing.expert_weight, shared_ ? out : Tensor(), s.route);
 }
@@ -109,17 +111,17 @@ void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContex
                                       const Tensor& d_out, const Tensor& x, Record& record) const {
   const int64_t tokens = x.size(0);
   Saved& s = static_cast<Saved&>(record);
-  const Tensor& offsets = s.route.order.group_offset;
+  const RowGroups groups = dispatcher_->groups(s.routing, s.route);
   ArenaScope workspace(*ctx.workspace);
   const Tensor d_weight = workspace.take(DType::kF32, {tokens, options_.top_k});
   const Tensor d_activated = workspace.take(dtype_, {s.rows.size(0), width_});
   const Tensor d_rows = workspace.take(dtype_, {s.rows.size(0), hidden_});
   dispatcher_->combine_backward(ctx, s.d_expert_out, d_weight, d_out, s.expert_out, s.routing.expert_weight, s.route);
-  down_.backward_input_grouped(ctx, d_activated, s.d_expert_out, offsets, false);
+  down_.backward_input_grouped(ctx, d_activated, s.d_expert_out, groups, false);
   const Tensor d_gate = s.d_gate_up.columns(0, width_);
   const Tensor d_up = s.d_gate_up.columns(width_, 2 * width_);
   swiglu_backward(ctx, d_gate, d_up, d_activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
-  gate_up_.backward_input_grouped(ctx, d_rows, s.d_gate_up, offsets, false);
+  gate_up_.backward_input_grouped(ctx, d_rows, s.d_gate_up, groups, false);
   if (shared_) shared_->backward_input(ctx, forward, d_x, d_out, x, *s.shared);
   dispatcher_->dispatch_backward(ctx, d_x, d_rows, shared_ ? d_x : Tensor(), s.route);
 
@@ -138,9 +140,9 @@ void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContex
 void MixtureOfExperts::backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out,
                                         const Tensor& x, Record& record) const {
   Saved& s = static_cast<Saved&>(record);
-  const Tensor& offsets = s.route.order.group_offset;
-  down_.backward_weights_grouped(ctx, s.d_expert_out, s.activated, offsets);
-  gate_up_.backward_weights_grouped(ctx, s.d_gate_up, s.rows, offsets);
+  const RowGroups groups = dispatcher_->groups(s.routing, s.route);
+  down_.backward_weights_grouped(ctx, s.d_expert_out, s.activated, groups);
+  gate_up_.backward_weights_grouped(ctx, s.d_gate_up, s.rows, groups);
   if (shared_) shared_->backward_weights(ctx, forward, d_out, x, *s.shared);
   ArenaScope workspace(*ctx.workspace);
   const Tensor wide = workspace.take(DType::kF32, {x.size(0), hidden_});

@@ -18,7 +18,7 @@ class MixtureOfExperts final : public Sublayer {
  public:
   /// `auxiliary_weight` is the weight of the sequence-wise balance loss (0: none).
   MixtureOfExperts(ParameterList& parameters, const ExpertsPlan& plan, int64_t hidden, int64_t layer,
-                   double auxiliary_weight);
+                   double auxiliary_weight, std::unique_ptr<TokenDispatcher> dispatcher);
 
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
   void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
@@ -29,6 +29,7 @@ class MixtureOfExperts final : public Sublayer {
                         Record& record) const override;
 
   const RouterOptions& router() const { return options_; }
+  const TokenDispatcher& dispatcher() const { return *dispatcher_; }
   /// The bias that chooses; nullptr for routers without.
   Parameter* router_bias() const { return bias_; }
 

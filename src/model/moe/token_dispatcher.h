@@ -1,16 +1,20 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 
 #include "core/arena.h"
 #include "core/execution_context.h"
 #include "core/tensor.h"
 #include "ops/moe.h"
+#include "ops/row_groups.h"
 
 namespace deeptitan {
 
-/// Brings token rows to their experts and back. T tokens, D hidden, K experts a token, R rows that arrive here,
-/// e experts of this rank. What a dispatch decided stays in a Route until the backward has used it.
+/// Brings token rows to their experts and back. T tokens, D hidden, K experts a token, R rows that there is room for
+/// here, e experts of this rank. What a dispatch decided stays in a Route until the backward has used it. Layers are
+/// given one (ModelOptions::make_dispatcher) and know no kind of it.
 class TokenDispatcher {
  public:
   struct Route {
@@ -19,9 +23,14 @@ class TokenDispatcher {
 
   virtual ~TokenDispatcher() = default;
 
-  /// Most rows that `tokens` tokens of each rank can bring here.
-  virtual int64_t max_rows(int64_t tokens) const = 0;
+  /// Rows that there is room for when each rank has `tokens` tokens: R.
+  virtual int64_t capacity(int64_t tokens) const = 0;
+  /// Whether its work can be part of a captured graph: nothing is read back, and nothing waits for the host.
+  virtual bool can_be_captured() const = 0;
   virtual Route make_route(Arena& arena, int64_t tokens) const = 0;
+
+  /// Where each local expert's rows lie once dispatched.
+  virtual RowGroups groups(const Routing& routing, const Route& route) const = 0;
 
   /// rows = the tokens of the experts here, contiguous per expert.
   virtual void dispatch(ExecutionContext& ctx, const Tensor& rows /* [R, D] */, const Tensor& x /* [T, D] */,
@@ -45,7 +54,14 @@ class LocalDispatcher final : public TokenDispatcher {
  public:
   LocalDispatcher(int64_t experts, int64_t top_k) : experts_(experts), top_k_(top_k) {}
 
-  int64_t max_rows(int64_t tokens) const override { return tokens * top_k_; }
+  int64_t capacity(int64_t tokens) const override { return tokens * top_k_; }
+  bool can_be_captured() const override { return true; }
+  RowGroups groups(const Routing& routing, const Route& route) const override {
+    return {.offsets = route.order.group_offset,
+            .sizes = routing.counts,
+            .capacity = route.order.slot_of_row.size(0),
+            .alignment = 1};
+  }
   Route make_route(Arena& arena, int64_t tokens) const override {
     return {{arena.take(DType::kI32, {tokens * top_k_}), arena.take(DType::kI32, {tokens * top_k_}),
              arena.take(DType::kI32, {experts_ + 1})}};
@@ -72,5 +88,13 @@ class LocalDispatcher final : public TokenDispatcher {
   int64_t experts_;
   int64_t top_k_;
 };
+
+/// Makes the dispatcher of a layer with such a router.
+using MakeDispatcher = std::function<std::unique_ptr<TokenDispatcher>(const RouterOptions& router)>;
+
+/// All experts on this rank.
+inline std::unique_ptr<TokenDispatcher> make_local_dispatcher(const RouterOptions& router) {
+  return std::make_unique<LocalDispatcher>(router.experts, router.top_k);
+}
 
 }  // namespace deeptitan

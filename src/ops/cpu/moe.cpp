@@ -14,7 +14,7 @@ RowMap row_map(const SlotOrder& order, int64_t tokens) {
           .slot_of_row = order.slot_of_row.host<int32_t>(),
           .tokens = tokens,
           .rows = order.slot_of_row.size(0),
-          .top_k = tokens == 0 ? 1 : static_cast<int>(order.row_of_slot.size(0) / tokens)};
+          .top_k = tokens == 0 ? 0 : static_cast<int>(order.row_of_slot.size(0) / tokens)};
 }
 
 }  // namespace

@@ -137,8 +137,7 @@ void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Ten
   check_tensor(y, "unpermute_rows_backward: y", y.dtype(), {order.slot_of_row.size(0), -1});
   check_tensor(d_y, "unpermute_rows_backward: d_y", y.dtype(), {y.size(0), y.size(1)});
   check_tensor(d_out, "unpermute_rows_backward: d_out", y.dtype(), {-1, y.size(1)});
-  check_tensor(weight, "unpermute_rows_backward: weight", DType::kF32,
-               {d_out.size(0), choices(order, d_out.size(0))});
+  check_tensor(weight, "unpermute_rows_backward: weight", DType::kF32, {d_out.size(0), choices(order, d_out.size(0))});
   check_tensor(d_weight, "unpermute_rows_backward: d_weight", DType::kF32, {weight.size(0), weight.size(1)});
   check_contiguous("unpermute_rows_backward", {d_y, d_weight, d_out, y, weight});
   OpScope op(ctx, "unpermute_rows_backward", {&d_y, &d_weight},

@@ -95,7 +95,11 @@ TEST_P(RunnerOfEveryModel, EachSequenceHasTheBitsThatItHasAlone) {
     }
     if (step == 0) many->release(passing);
   }
-  EXPECT_NE(sequences[0].pages.back(), sequences[0].pages.front() + std::ssize(sequences[0].pages) - 1);
+  const auto apart = [](const Sequence& s) {
+    return std::adjacent_find(s.pages.begin(), s.pages.end(), [](int32_t a, int32_t b) { return b != a + 1; }) !=
+           s.pages.end();
+  };
+  EXPECT_TRUE(std::any_of(sequences.begin(), sequences.end(), apart));  // no page table was the identity
 }
 
 TEST_P(RunnerOfEveryModel, APromptInChunksHasTheBitsOfThePromptWhole) {

@@ -94,8 +94,8 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
   if (forward.auxiliary != nullptr) {
     accumulate_counts(ctx, forward.auxiliary->expert_load(layer_), s.routing.counts);
     if (auxiliary_weight_ > 0) {
-      sequence_auxiliary_loss(ctx, forward.auxiliary->balance_loss(layer_), {}, s.routing,
-                              forward.batch.balance_offset, options_, auxiliary_weight_, nullptr);
+      sequence_auxiliary_loss(ctx, forward.auxiliary->balance_loss(layer_), {}, s.routing, forward.batch.balance_offset,
+                              options_, auxiliary_weight_, nullptr);
     }
   }
   dispatcher_->dispatch(ctx, s.rows, x, s.routing, s.route);

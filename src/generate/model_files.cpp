@@ -7,7 +7,7 @@
 #include "config/model_config_json.h"
 #include "core/file.h"
 #include "core/log.h"
-#include "model/flops.h"
+#include "model/model_cost.h"
 
 namespace deeptitan {
 

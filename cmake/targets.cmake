@@ -62,5 +62,5 @@ function(dt_add_test name)
   include(GoogleTest)
   # Tests are small and may share their cores with others: a thread that waits should sleep.
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 NO_PRETTY_VALUES
-    PROPERTIES LABELS "${ARG_LABELS}" ENVIRONMENT "OMP_WAIT_POLICY=passive")
+    PROPERTIES LABELS "${ARG_LABELS}" ENVIRONMENT "OMP_WAIT_POLICY=passive" TIMEOUT 300)
 endfunction()

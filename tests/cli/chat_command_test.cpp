@@ -236,6 +236,7 @@ TEST_F(ChatCommand, LinesAreEditedAndRememberedAcrossSessions) {
     ASSERT_TRUE(program.wait_for("user")) << program.shown();
     program.type("ho camX\177\001W\005e?\n");  // Backspace, Ctrl-A, Ctrl-E
     ASSERT_TRUE(program.wait_for("the king.")) << program.shown();
+    ASSERT_TRUE(program.wait_for("user")) << program.shown();  // before it the terminal would take Ctrl-D for itself
     program.type("\004");
     EXPECT_EQ(program.finish(), 0) << program.shown();
   }

@@ -135,7 +135,8 @@ TEST(ModelConfigJson, EachMistakeHasItsMessage) {
       {"\"type\": \"yarn\"", "\"type\": \"longrope\"",
        "c: rope_scaling.type = \"longrope\"; expected one of default, linear, dynamic, yarn"},
       {", \"type\": \"yarn\"", ", \"original\": 1",
-       "c: rope_scaling.original is not supported (supported: type, rope_type, rope_theta, "
+       "c: rope_scaling.original is not supported; did you mean 'original_max_position_embeddings'? (supported: type, "
+       "rope_type, rope_theta, "
        "factor, original_max_position_embeddings, beta_fast, beta_slow, mscale, mscale_all_dim)"},
       {"\"factor\": 40,", "", "c: rope_scaling of type 'yarn' has no factor"},
       {"\"greedy\"", "\"gredy\"",

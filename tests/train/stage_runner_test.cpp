@@ -107,7 +107,8 @@ TEST(StageRunner, RecomputedLayersHaveTheSameBits) {
   config.num_nextn_predict_layers = 0;
   const TrainedRun expected = train_two_steps(config, stage_options(one_f_one_b_schedule(1, 1)));
   for (const Schedule& schedule : {gpipe_schedule(2, kMicrobatches), one_f_one_b_schedule(3, kMicrobatches)}) {
-    EXPECT_EQ(train_two_steps(config, stage_options(schedule, /*recompute=*/true)).values, expected.values) << schedule.name;
+    EXPECT_EQ(train_two_steps(config, stage_options(schedule, /*recompute=*/true)).values, expected.values)
+        << schedule.name;
   }
   expect_usage_error([&] { train_two_steps(config, stage_options(zero_bubble_schedule(2, kMicrobatches), true)); },
                      "layers that are recomputed need a schedule that ends a layer's backward at once; use 1f1b, or no "

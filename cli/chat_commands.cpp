@@ -54,7 +54,7 @@ void show_help() {
 void save(const ChatSession& session, const std::string& path) {
   DT_CHECK_USAGE(!path.empty(), "/save FILE: give the file to write the conversation to");
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
-  for (const ChatMessage& m : session.messages()) json.push_back({{"role", m.role}, {"content", m.content}});
+  for (const ChatMessage& m : session.transcript()) json.push_back({{"role", m.role}, {"content", m.content}});
   write_file(path, json.dump(2) + "\n");
   log_info(fmt::format("{} messages written to {}", json.size(), path));
 }
@@ -125,7 +125,7 @@ void set(GenerationOptions& options, const std::string& rest) {
 }
 
 void retry(ChatState& state) {
-  const std::vector<ChatMessage> before = state.session.messages();
+  const std::vector<ChatMessage> before = state.session.transcript();
   const std::optional<std::string> question = state.session.undo();
   DT_CHECK_USAGE(question, "/retry: there is no question yet");
   if (state.options.sampling.temperature == 0) log_info("at temperature 0 the answer is the same again");

@@ -1,7 +1,7 @@
-#include <csignal>
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <system_error>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -19,6 +19,7 @@
 #include "init_command.h"
 #include "inspect_command.h"
 #include "plan_command.h"
+#include "process_start.h"
 #include "standard_output.h"
 #include "tokenizer_command.h"
 #include "train_command.h"
@@ -56,19 +57,22 @@ int run(int argc, char** argv) {
   } catch (const CLI::RuntimeError& ended) {  // a command chose its exit code and has said why
     return ended.get_exit_code();
   } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "deeptitan: {}\n", printable_message(usage_message(app, error)));
+    report_error(printable_message(usage_message(app, error)));
     return kExitUsage;
   } catch (const Error& error) {
-    fmt::print(stderr, "deeptitan: {}\n", printable_message(error.what()));
+    report_error(printable_message(error.what()));
     return error.kind() == ErrorKind::kUsage ? kExitUsage : kExitFailure;
   } catch (const std::filesystem::filesystem_error& error) {
-    fmt::print(stderr, "deeptitan: cannot use {}: {}\n", shown(error.path1().string(), 400), error.code().message());
+    report_error(fmt::format("cannot use {}: {}", shown(error.path1().string(), 400), error.code().message()));
+    return kExitFailure;
+  } catch (const std::system_error& error) {  // a result that cannot be written, among others
+    report_error(printable_message(error.what()));
     return kExitFailure;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "deeptitan: there is no memory left; deeptitan plan says what a run takes\n");
+    report_error("there is no memory left; deeptitan plan says what a run takes");
     return kExitFailure;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "deeptitan: an error that has no message of its own ({}); please report it\n", error.what());
+    report_error(fmt::format("an error that has no message of its own ({}); please report it", error.what()));
     return kExitFailure;
   }
 }
@@ -78,7 +82,6 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   deeptitan::check_processor();
-  // A file that grows past the shell's limit (ulimit -f) is a failed write with a message, not a killed program.
-  std::signal(SIGXFSZ, SIG_IGN);
+  deeptitan::prepare_process();
   return deeptitan::run(argc, argv);
 }

@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "hub/cached_model.h"
 #include "hub/hub_settings.h"
+#include "train/model_to_train.h"
 
 namespace deeptitan {
 namespace {
@@ -33,7 +34,7 @@ PlannedModel planned_model(RunConfig config) {
   std::error_code error;
   if (m.initial_checkpoint.empty()) return {resolve_model_config(config), ""};
   if (std::filesystem::exists(m.initial_checkpoint, error)) {
-    PlannedModel planned{resolve_model_config(config), ""};
+    PlannedModel planned{model_to_train(config), ""};
     if (load_model_config(m.initial_checkpoint).fp8_weight_block_rows > 0) {
       planned.note = widened_note(m.initial_checkpoint, "fp32, as all weights in training are");
     }

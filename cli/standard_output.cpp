@@ -14,7 +14,8 @@ void write_output(std::string_view text) {
 }
 
 void flush_output() {
-  if (std::fflush(stdout) != 0) fail_file("write to", "standard output", errno);
+  // An earlier write may have failed unseen, and its bytes are gone.
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) fail_file("write to", "standard output", errno);
 }
 
 }  // namespace deeptitan

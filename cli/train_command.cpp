@@ -3,12 +3,15 @@
 #include <atomic>
 #include <charconv>
 #include <csignal>
+#include <cstdio>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include <fmt/format.h>
 #include <omp.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
 
 #include "config/run_config_toml.h"
@@ -25,8 +28,22 @@ constexpr int kExitInterrupted = 130;
 
 std::atomic<bool> interrupt_requested{false};
 
-void request_interrupt(int /*signal*/) {
-  interrupt_requested = true;
+void say(const char* text) {
+  [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, text, std::strlen(text));
+}
+
+void request_interrupt(int signal) {
+  if (interrupt_requested.exchange(true)) {
+    if (signal != SIGINT) return;  // a job system may ask more than once
+    say("\nended at once; what was saved before is whole\n");
+    ::_exit(kExitInterrupted);
+  }
+  if (signal == SIGINT) say("\nfinishing the step, then saving; Ctrl-C again ends at once\n");
+}
+
+// A run that nohup has made deaf to the terminal's end stays so.
+void heed(int signal) {
+  if (std::signal(signal, request_interrupt) == SIG_IGN && signal == SIGHUP) std::signal(signal, SIG_IGN);
 }
 
 struct TrainArguments {
@@ -78,7 +95,8 @@ void print_sample(TrainingEngine& engine, const Tokenizer& tokenizer, const RunC
     text += decoder.push(next);
     tokens.push_back(next);
   }
-  fmt::print("--- step {}: {}{}\n---\n", step, text, decoder.flush());
+  // A terminal that has gone does not end the run.
+  std::fputs(fmt::format("--- step {}: {}{}\n---\n", step, text, decoder.flush()).c_str(), stdout);
 }
 
 void run_train(const TrainArguments& arguments, const std::vector<std::string>& overrides) {
@@ -86,8 +104,7 @@ void run_train(const TrainArguments& arguments, const std::vector<std::string>& 
   if (!arguments.device.empty()) config.training.device = arguments.device;
   if (arguments.threads > 0) config.training.threads = arguments.threads;
   if (config.training.threads > 0) omp_set_num_threads(static_cast<int>(config.training.threads));
-  std::signal(SIGINT, request_interrupt);
-  std::signal(SIGTERM, request_interrupt);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) heed(signal);
   TrainerOptions options = trainer_options(arguments);
   options.sample = [&config](TrainingEngine& engine, const Tokenizer& tokenizer, int64_t step) {
     print_sample(engine, tokenizer, config, step);

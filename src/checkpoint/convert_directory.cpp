@@ -4,6 +4,7 @@
 
 #include "checkpoint/atomic_directory.h"
 #include "checkpoint/convert_elements.h"
+#include "checkpoint/manifest.h"
 #include "checkpoint/model_directory.h"
 #include "checkpoint/read_tensor.h"
 #include "checkpoint/safetensors_writer.h"
@@ -248,7 +249,7 @@ void copy_small_files(const fs::path& input, const fs::path& output) {
   const fs::path home = home_of_links(input);
   for (const auto& entry : fs::directory_iterator(input)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with(".") || name == "config.json" || holds_tensors(name)) continue;
+    if (name.starts_with(".") || name == "config.json" || name == kManifestFile || holds_tensors(name)) continue;
     std::error_code error;
     if (!entry.is_regular_file(error)) continue;
     const fs::path file = fs::canonical(entry.path());

@@ -22,6 +22,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path, Names names)
     if (mapped == MAP_FAILED) fail_file("map", path, errno);
     mapping_ = static_cast<std::byte*>(mapped);
     mapping_bytes_ = file_bytes;
+    guard_ = MappingGuard(path, mapping_, mapping_bytes_);
   }
   try {
     SafetensorsHeader header = parse_safetensors_header(mapping_, file_bytes, file_bytes, path.string());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "checkpoint/tensor_entry.h"
+#include "core/mapping_guard.h"
 
 namespace deeptitan {
 
@@ -49,6 +50,7 @@ class SafetensorsFile {
   std::filesystem::path path_;
   std::byte* mapping_ = nullptr;
   size_t mapping_bytes_ = 0;
+  MappingGuard guard_;
   std::vector<TensorEntry> tensors_;
   std::unordered_map<std::string_view, size_t> index_;                   // keys are views of tensors_[i].name
   std::map<std::string, std::pair<size_t, size_t>, std::less<>> split_;  // places in tensors_ of a tensor's parts

@@ -60,8 +60,16 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, std::vec
   file_->reserve(data_offset + end);
   unsigned char length[8];
   for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(header.size() >> (8 * i));
-  file_->write_at(length, sizeof length, 0);
-  file_->write_at(header.data(), header.size(), 8);
+  file_bytes_ = data_offset + end;
+  write_at(length, sizeof length, 0);
+  write_at(header.data(), header.size(), 8);
+}
+
+void SafetensorsWriter::write_at(const void* data, size_t bytes, uint64_t offset) {
+  file_->write_at(data, bytes, offset);
+  if (offset != hashed_) return;
+  digest_.add(data, bytes);
+  hashed_ += bytes;
 }
 
 void SafetensorsWriter::write(std::string_view name, const void* data, size_t bytes) {
@@ -71,17 +79,18 @@ void SafetensorsWriter::write(std::string_view name, const void* data, size_t by
   Slot& slot = slots_[found->second];
   DT_CHECK(bytes <= slot.bytes - slot.written, "{}: tensor {} was declared with {} bytes, {} are written",
            path_.string(), name, slot.bytes, slot.written + bytes);
-  file_->write_at(data, bytes, slot.offset + slot.written);
+  write_at(data, bytes, slot.offset + slot.written);
   slot.written += bytes;
   bytes_left_ -= bytes;
 }
 
-void SafetensorsWriter::finish() {
+FileDigest SafetensorsWriter::finish() {
   for (const Slot& slot : slots_) {
     DT_CHECK(slot.written == slot.bytes, "{}: tensor {} was declared with {} bytes, only {} were written",
              path_.string(), slot.declaration.name, slot.bytes, slot.written);
   }
   file_.reset();
+  return hashed_ == file_bytes_ ? FileDigest{file_bytes_, digest_.hex()} : digest_of_file(path_);
 }
 
 ShardedSafetensorsWriter::ShardedSafetensorsWriter(const std::filesystem::path& directory,
@@ -124,21 +133,24 @@ void ShardedSafetensorsWriter::write(std::string_view name, const void* data, si
   SafetensorsWriter& writer = open_shard(shard);
   writer.write(name, data, bytes);
   if (writer.complete() && !shard.finished) {
-    writer.finish();
+    shard.digest = writer.finish();
     shard.finished = true;
   }
 }
 
-void ShardedSafetensorsWriter::finish() {
+std::map<std::string, FileDigest> ShardedSafetensorsWriter::finish() {
+  std::map<std::string, FileDigest> digests;
   for (Shard& shard : shards_) {
-    if (!shard.finished) open_shard(shard).finish();
+    if (!shard.finished) shard.digest = open_shard(shard).finish();
     shard.finished = true;
+    digests[shard.file_name] = shard.digest;
   }
-  if (shards_.size() == 1) return;
+  if (shards_.size() == 1) return digests;
   json weight_map = json::object();
   for (const auto& [name, shard] : shard_of_) weight_map[name] = shards_[shard].file_name;
   const json index = {{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", std::move(weight_map)}};
   write_file(directory_ / (stem_ + ".safetensors.index.json"), index.dump(2) + "\n");
+  return digests;
 }
 
 }  // namespace deeptitan

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "checkpoint/tensor_entry.h"
+#include "core/digest.h"
 #include "core/file.h"
 
 namespace deeptitan {
@@ -33,8 +34,9 @@ class SafetensorsWriter {
   void write(std::string_view name, const void* data, size_t bytes);
   /// Whether every declared byte has been written.
   bool complete() const { return bytes_left_ == 0; }
-  /// Closes the file; throws Error naming the first tensor that lacks bytes.
-  void finish();
+  /// Closes the file and returns its digest, which was kept while it was written (what comes in another order than in
+  /// the file is read again); throws Error naming the first tensor that lacks bytes.
+  FileDigest finish();
 
  private:
   struct Slot {
@@ -45,9 +47,14 @@ class SafetensorsWriter {
   };
   std::vector<Slot> slots_;
   std::unordered_map<std::string_view, size_t> index_;
+  void write_at(const void* data, size_t bytes, uint64_t offset);
+
   uint64_t bytes_left_ = 0;
+  uint64_t file_bytes_ = 0;
   std::filesystem::path path_;
   std::unique_ptr<File> file_;
+  Digest digest_;
+  uint64_t hashed_ = 0;  // bytes from the file's beginning that are in the digest
 };
 
 /// Writes the safetensors of a Hugging Face model directory: `model.safetensors` if everything fits into one file of
@@ -63,8 +70,9 @@ class ShardedSafetensorsWriter {
 
   /// As SafetensorsWriter::write.
   void write(std::string_view name, const void* data, size_t bytes);
-  /// Writes the index; throws Error naming the first tensor that lacks bytes.
-  void finish();
+  /// Writes the index and returns the digests of the shards by file name; throws Error naming the first tensor that
+  /// lacks bytes.
+  std::map<std::string, FileDigest> finish();
 
  private:
   struct Shard {
@@ -72,6 +80,7 @@ class ShardedSafetensorsWriter {
     std::vector<TensorDeclaration> tensors;  // moved into the writer when it is created
     std::unique_ptr<SafetensorsWriter> writer;
     bool finished = false;
+    FileDigest digest = {};
   };
   SafetensorsWriter& open_shard(Shard& shard);
 

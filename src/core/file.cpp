@@ -1,5 +1,6 @@
 #include "core/file.h"
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <system_error>
@@ -28,7 +29,24 @@ std::string format_bytes(uint64_t bytes) {
 
 void fail_file(std::string_view what, const std::filesystem::path& path, int error_number) {
   const std::string reason = std::generic_category().message(error_number);
-  if (error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG) {
+  if (error_number == EFBIG) {
+    fail(
+        "cannot {} {}: {}: a limit of the shell (ulimit -f) or of the file system stands against it; raise it, or "
+        "choose "
+        "a directory on another disk",
+        what, path.string(), reason);
+  }
+  if (error_number == EMFILE || error_number == ENFILE) {
+    fail("cannot {} {}: {}; raise the limit (ulimit -n)", what, path.string(), reason);
+  }
+  if (error_number == EDQUOT) {
+    fail("cannot {} {}: {}; free some of your quota or choose a directory on another disk", what, path.string(),
+         reason);
+  }
+  if (error_number == EROFS || error_number == EACCES || error_number == EPERM) {
+    fail("cannot {} {}: {}; choose a place that you may write to and read from", what, path.string(), reason);
+  }
+  if (error_number == ENOSPC) {
     std::error_code ignored;
     const auto space = std::filesystem::space(path.has_parent_path() ? path.parent_path() : ".", ignored);
     const std::string left = ignored ? "" : fmt::format(" ({} free)", format_bytes(space.available));
@@ -209,8 +227,44 @@ std::string read_file_or_pipe(const std::filesystem::path& path, size_t max_byte
 }
 
 void write_file(const std::filesystem::path& path, std::string_view text) {
-  File file = File::create(path);
-  file.write_at(text.data(), text.size(), 0);
+  namespace fs = std::filesystem;
+  std::error_code error;
+  fs::path target = fs::canonical(path, error);  // what a link points to
+  if (error) target = path;
+  struct stat status;
+  const bool exists = ::stat(target.c_str(), &status) == 0;
+  if (exists && S_ISDIR(status.st_mode)) fail_file("write", path, EISDIR);
+  if (exists && !S_ISREG(status.st_mode)) {
+    File file = File::create(target);
+    for (size_t at = 0; at < text.size();) {
+      const ssize_t count = ::write(file.descriptor(), text.data() + at, text.size() - at);
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) fail_file("write", path, errno);
+      at += static_cast<size_t>(count);
+    }
+    return;
+  }
+  if (exists && ::access(target.c_str(), W_OK) != 0) fail_file("write", path, errno);
+  static std::atomic<int> counter = 0;
+  const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
+  const fs::path temporary =
+      folder / fmt::format(".{}.{}-{}.tmp", target.filename().string().substr(0, 200), ::getpid(), counter++);
+  try {
+    File file = File::create(temporary);
+    if (exists && ::fchmod(file.descriptor(), status.st_mode & 07777) != 0)
+      fail_file("set the mode of", temporary, errno);
+    file.write_at(text.data(), text.size(), 0);
+    file.sync();
+    if (::rename(temporary.c_str(), target.c_str()) != 0) fail_file("replace", path, errno);
+  } catch (const Error& failure) {
+    fs::remove(temporary, error);
+    std::string message = failure.what();  // the user knows the file by its own name
+    if (const size_t at = message.find(temporary.string()); at != std::string::npos) {
+      message.replace(at, temporary.string().size(), path.string());
+    }
+    throw Error(message, failure.kind());
+  }
+  sync_directory(folder);
 }
 
 }  // namespace deeptitan

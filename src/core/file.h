@@ -59,7 +59,10 @@ std::string read_file(const std::filesystem::path& path, size_t max_bytes = kMax
 /// such as a shell's <(...).
 std::string read_file_or_pipe(const std::filesystem::path& path, size_t max_bytes = kMaxWholeFileBytes);
 
-/// Creates or replaces the file with `text`; not synced and not atomic.
+/// Creates or replaces the file with `text`, whole or not at all: written to a hidden file beside it, synced, and
+/// renamed into its place (of a link: into that of what it points to, with the permissions that this had). What is not
+/// a regular file (a pipe, a terminal, /dev/stdout) is written to as it is. Throws Error; the old file is then as it
+/// was.
 void write_file(const std::filesystem::path& path, std::string_view text);
 
 /// Throws Error for a failed call on `path`: "cannot <what> <path>: <reason of error_number>", for a full disk with the

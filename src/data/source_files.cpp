@@ -13,10 +13,10 @@
 
 #include "core/error.h"
 #include "core/json_reader.h"
+#include "core/mapped_file.h"
 #include "core/utf8.h"
 #include "data/compressed_file.h"
 #include "data/json_values.h"
-#include "data/mapped_file.h"
 
 namespace deeptitan {
 namespace {

@@ -4,18 +4,19 @@
 #include <bit>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <vector>
 
-#include <unistd.h>
-
+#include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "core/mapped_file.h"
 #include "data/chat_line.h"
 #include "data/compressed_file.h"
 #include "data/content_hash.h"
-#include "data/mapped_file.h"
 #include "data/source_files.h"
+#include "data/token_cache.h"
 
 namespace deeptitan {
 
@@ -33,13 +34,14 @@ struct TokenFileHeader {
   int64_t largest_token;
   int64_t is_chat;  // 0 or 1
   char content_hash[32];
+  char digest[32];  // of all that follows the header, then of the header with this left zero
 };
 static_assert(sizeof(TokenFileHeader) % 8 == 0);
 static_assert(std::endian::native == std::endian::little);
 
 namespace {
 
-constexpr char kMagic[8] = {'D', 'T', 'T', 'O', 'K', 'E', 'N', '2'};
+constexpr char kMagic[8] = {'D', 'T', 'T', 'O', 'K', 'E', 'N', '3'};
 
 uint64_t document_starts_offset(int64_t tokens) {
   return (sizeof(TokenFileHeader) + static_cast<uint64_t>(tokens) * sizeof(int32_t) + 7) / 8 * 8;
@@ -53,6 +55,13 @@ uint64_t in_loss_bytes(const TokenFileHeader& header) {
   return header.is_chat != 0 ? (static_cast<uint64_t>(header.tokens) + 7) / 8 : 0;
 }
 
+void seal(TokenFileHeader& header, Digest digest) {
+  memset(header.digest, 0, sizeof header.digest);
+  digest.add(&header, sizeof header);
+  const std::string hex = digest.hex();
+  memcpy(header.digest, hex.data(), sizeof header.digest);
+}
+
 /// Whether every answer, a run of tokens in the loss, ends with the token `eos`.
 bool answers_end(const EncodedTurns& turns, int32_t eos) {
   for (size_t i = 0; i < turns.ids.size(); ++i) {
@@ -60,6 +69,14 @@ bool answers_end(const EncodedTurns& turns, int32_t eos) {
     if (last && turns.ids[i] != eos) return false;
   }
   return true;
+}
+
+bool digest_fits(const TokenFileHeader& header, std::string_view bytes) {
+  Digest digest;
+  digest.add(bytes.data() + sizeof header, bytes.size() - sizeof header);
+  TokenFileHeader sealed = header;
+  seal(sealed, std::move(digest));
+  return memcmp(sealed.digest, header.digest, sizeof header.digest) == 0;
 }
 
 /// Tokenises documents a few megabytes at a time, on all cores, and writes them in order.
@@ -91,10 +108,11 @@ class TokenFileWriter {
     header.largest_token = largest_token_;
     header.is_chat = is_chat() ? 1 : 0;
     memcpy(header.content_hash, content_hash.data(), sizeof header.content_hash);
-    file_.resize(document_starts_offset(header.tokens));
-    file_.write_at(document_starts_.data(), document_starts_.size() * sizeof(int64_t),
-                   document_starts_offset(header.tokens));
-    if (is_chat()) file_.write_at(in_loss_.data(), in_loss_.size(), in_loss_offset(header));
+    const int64_t zeros = 0;
+    append(&zeros, document_starts_offset(header.tokens) - end_);
+    append(document_starts_.data(), document_starts_.size() * sizeof(int64_t));
+    if (is_chat()) append(in_loss_.data(), in_loss_.size());
+    seal(header, std::move(digest_));
     file_.write_at(&header, sizeof header, 0);
     file_.sync();
   }
@@ -147,6 +165,12 @@ class TokenFileWriter {
     pending_bytes_ = 0;
   }
 
+  void append(const void* data, size_t bytes) {
+    file_.write_at(data, bytes, end_);
+    digest_.add(data, bytes);
+    end_ += bytes;
+  }
+
   void append(const EncodedTurns& document) {
     for (const int32_t token : document.ids) {
       DT_CHECK(token >= 0, "the tokenizer gave the token {}; expected none below 0", token);
@@ -154,8 +178,7 @@ class TokenFileWriter {
     }
     const int64_t start = document_starts_.back();
     const int64_t end = start + static_cast<int64_t>(document.ids.size());
-    file_.write_at(document.ids.data(), document.ids.size() * sizeof(int32_t),
-                   sizeof(TokenFileHeader) + static_cast<uint64_t>(start) * sizeof(int32_t));
+    append(document.ids.data(), document.ids.size() * sizeof(int32_t));
     document_starts_.push_back(end);
     if (!is_chat()) return;
     if (!answers_end(document, encoder_.eos_token_id)) ++answers_without_end_;
@@ -167,6 +190,8 @@ class TokenFileWriter {
   }
 
   File file_;
+  uint64_t end_ = sizeof(TokenFileHeader);
+  Digest digest_;  // of the bytes between the header and end_
   const TextSource& source_;
   const TextEncoder& encoder_;
   std::vector<Document> pending_;
@@ -177,9 +202,7 @@ class TokenFileWriter {
   int64_t answers_without_end_ = 0;
 };
 
-/// Of what decides the tokens. A text that is read as it always was keeps its hash from version to version, so that its
-/// caches and checkpoints go on.
-std::string hash_of_content(const TextSource& source, const SourceFiles& files, const TextEncoder& encoder) {
+ContentHash hash_of_options(const TextSource& source, const TextEncoder& encoder) {
   ContentHash hash;
   hash.add(std::string_view(kMagic, sizeof kMagic));
   hash.add(encoder.fingerprint);
@@ -192,6 +215,13 @@ std::string hash_of_content(const TextSource& source, const SourceFiles& files, 
     hash.add(source.text_field);
     hash.add(source.document_separator);
   }
+  return hash;
+}
+
+/// Of what decides the tokens. A text that is read as it always was keeps its hash from version to version, so that its
+/// caches and checkpoints go on.
+std::string hash_of_content(const TextSource& source, const SourceFiles& files, const TextEncoder& encoder) {
+  ContentHash hash = hash_of_options(source, encoder);
   const bool splits_lines = source.document_separator.find('\n') != std::string::npos;
   for (const std::filesystem::path& file : files.files) {
     const std::string extension = file.extension().string();
@@ -213,20 +243,13 @@ std::string hash_of_content(const TextSource& source, const SourceFiles& files, 
 
 void write_token_file(const TextSource& source, const std::filesystem::path& path, const TextEncoder& encoder,
                       const std::string& content_hash, const std::filesystem::path& target) {
-  std::filesystem::path temporary = target;
-  temporary += fmt::format(".{}.tmp", ::getpid());
-  try {
-    TokenFileWriter writer(temporary, source, encoder);
-    const TextStatistics statistics = for_each_document(
-        source, path, [&](std::string_view document, const std::string& where) { writer.add(document, where); });
-    DT_CHECK_USAGE(statistics.documents > 0, "the text {} is empty; expected at least one document", path.string());
-    writer.finish(statistics, content_hash);
-    std::filesystem::rename(temporary, target);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw;
-  }
+  const UnfinishedFile unfinished(target);
+  TokenFileWriter writer(unfinished.path(), source, encoder);
+  const TextStatistics statistics = for_each_document(
+      source, path, [&](std::string_view document, const std::string& where) { writer.add(document, where); });
+  DT_CHECK_USAGE(statistics.documents > 0, "the text {} is empty; expected at least one document", path.string());
+  writer.finish(statistics, content_hash);
+  std::filesystem::rename(unfinished.path(), target);
 }
 
 }  // namespace
@@ -247,7 +270,7 @@ TokenFile::TokenFile(const std::filesystem::path& path) {
   const int64_t most = static_cast<int64_t>(bytes.size());
   const bool whole = memcmp(header.magic, kMagic, sizeof kMagic) == 0 && header.tokens >= 0 && header.tokens <= most &&
                      header.documents >= 0 && header.documents <= most &&
-                     in_loss_offset(header) + in_loss_bytes(header) == bytes.size();
+                     in_loss_offset(header) + in_loss_bytes(header) == bytes.size() && digest_fits(header, bytes);
   DT_CHECK(whole, "{} is damaged or not a token file; remove it and it is made anew", path.string());
   const TextStatistics statistics{header.files, header.documents, header.bytes, header.replaced_characters,
                                   header.answers_without_end};
@@ -288,16 +311,29 @@ TokenRange TokenFile::all() const {
 TokenFile open_token_file(const TextSource& source, const std::filesystem::path& path, const TextEncoder& encoder,
                           const std::filesystem::path& cache_folder) {
   const SourceFiles files = list_source_files(source, path);
-  const std::string hash = hash_of_content(source, files, encoder);
+  std::error_code error;
+  std::filesystem::create_directories(cache_folder, error);
+  DT_CHECK_USAGE(!error, "cannot create data.cache_folder = {}: {}", cache_folder.string(), error.message());
+  remove_unfinished_files(cache_folder);
+  // The text itself is read only where a file has changed since it was last hashed.
+  KnownHash known(cache_folder, files.files, hash_of_options(source, encoder));
+  if (!known.value()) known.remember(hash_of_content(source, files, encoder));
+  const std::string& hash = *known.value();
   const std::filesystem::path target = cache_folder / fmt::format("{}.tokens", hash);
-  const bool cached = std::filesystem::exists(target);
-  if (!cached) {
-    std::error_code error;
-    std::filesystem::create_directories(cache_folder, error);
-    DT_CHECK_USAGE(!error, "cannot create data.cache_folder = {}: {}", cache_folder.string(), error.message());
-    write_token_file(source, path, encoder, hash, target);
+  std::optional<TokenFile> opened;
+  if (std::filesystem::exists(target)) {
+    try {
+      opened.emplace(target);
+    } catch (const Error& damage) {
+      log_warning(fmt::format("{} is damaged, the text is tokenised anew", target.string()));
+    }
   }
-  TokenFile file(target);
+  const bool cached = opened.has_value();
+  if (!cached) {
+    write_token_file(source, path, encoder, hash, target);
+    opened.emplace(target);
+  }
+  TokenFile file = std::move(*opened);
   const TextStatistics& s = file.statistics();
   const bool chat = source.format == SourceFormat::kChat;
   log_info(fmt::format("{}: {} tokens, {} {}, {} in {} files{}", path.string(), file.all().size(), s.documents,

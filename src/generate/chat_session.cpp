@@ -15,6 +15,7 @@ ChatSession::ChatSession(InferenceEngine& engine, Tokenizer tokenizer, ChatTempl
       generator_(engine, std::move(tokenizer), std::move(end_ids)) {}
 
 void ChatSession::reset() {
+  forgotten_.clear();
   turns_.clear();
 }
 
@@ -43,6 +44,7 @@ void ChatSession::load(const std::vector<ChatMessage>& messages) {
   }
   system_ = std::move(system);
   turns_ = std::move(turns);
+  forgotten_.clear();
 }
 
 std::vector<ChatMessage> ChatSession::messages() const {
@@ -52,9 +54,16 @@ std::vector<ChatMessage> ChatSession::messages() const {
   return all;
 }
 
+std::vector<ChatMessage> ChatSession::transcript() const {
+  std::vector<ChatMessage> all = messages();
+  all.insert(all.end() - static_cast<std::ptrdiff_t>(turns_.size()), forgotten_.begin(), forgotten_.end());
+  return all;
+}
+
 ChatTurn ChatSession::ask(const std::string& question, const GenerationOptions& options,
                           const ThinkingSplitter::OnPiece& on_piece) {
   const std::vector<ChatMessage> before = turns_;
+  const size_t forgotten_before = forgotten_.size();
   ChatTurn turn;
   try {
     turns_.push_back({"user", question});
@@ -67,6 +76,7 @@ ChatTurn ChatSession::ask(const std::string& question, const GenerationOptions& 
           std::find_if(turns_.begin() + 1, turns_.end(), [](const ChatMessage& m) { return m.role == "user"; });
       if (next == turns_.end()) break;
       turn.forgotten_messages += next - turns_.begin();
+      forgotten_.insert(forgotten_.end(), turns_.begin(), next);
       turns_.erase(turns_.begin(), next);
       text = template_.render(messages(), template_options_);
       prompt = encode_rendered(tokenizer_, text);
@@ -79,6 +89,7 @@ ChatTurn ChatSession::ask(const std::string& question, const GenerationOptions& 
     return turn;
   } catch (...) {
     turns_ = before;
+    forgotten_.resize(forgotten_before);
     throw;
   }
 }

@@ -47,6 +47,8 @@ class ChatSession {
   /// The system message, if there is one, then questions and answers. An answer is kept as it was generated, thinking
   /// included: templates leave out what they do not want.
   std::vector<ChatMessage> messages() const;
+  /// The same with those that fell out of the context.
+  std::vector<ChatMessage> transcript() const;
 
  private:
   InferenceEngine& engine_;
@@ -55,6 +57,7 @@ class ChatSession {
   ChatRenderOptions template_options_;
   TextGenerator generator_;
   std::string system_;
+  std::vector<ChatMessage> forgotten_;  // they came before turns_
   std::vector<ChatMessage> turns_;
 };
 

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "core/clock.h"
+#include "core/log.h"
 #include "core/terminal.h"
 
 namespace deeptitan {
@@ -83,19 +84,25 @@ void ProgressLine::show(const StepMetrics& metrics, double eta_seconds) {
     last_line_ = now;
     std::printf("%s\n", format(metrics, eta_seconds).c_str());
   }
-  std::fflush(stdout);
+  flush();
+}
+
+void ProgressLine::flush() {
+  if (std::fflush(stdout) == 0 || output_lost_) return;
+  output_lost_ = true;
+  log_warning("standard output cannot be written any more; the run goes on, and metrics.jsonl has its steps");
 }
 
 void ProgressLine::message(const std::string& text) {
   finish();
   std::printf("%s\n", text.c_str());
-  std::fflush(stdout);
+  flush();
 }
 
 void ProgressLine::finish() {
   if (open_) std::printf("\n");
   open_ = false;
-  std::fflush(stdout);
+  flush();
 }
 
 }  // namespace deeptitan

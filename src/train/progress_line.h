@@ -26,13 +26,16 @@ class ProgressLine {
   void finish();
 
  private:
+  void flush();
+
   int64_t steps_;
   double flops_per_token_;
   double peak_;
   bool terminal_;
   bool open_ = false;
   int64_t lines_ = 0;
-  double last_line_ = 0;  // when it was printed
+  double last_line_ = 0;      // when it was printed
+  bool output_lost_ = false;  // said once
 };
 
 /// "1:02:03", "4:05".

@@ -5,7 +5,7 @@
 
 #include "checkpoint/atomic_directory.h"
 #include "checkpoint/manifest.h"
-#include "checkpoint/training_state.h"
+#include "checkpoint/run_checkpoints.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json_reader.h"
@@ -138,6 +138,7 @@ void RunFolder::claim(bool resuming) {
   lock();
   DT_CHECK_USAGE(looked_at || !holds_a_run(), "another run has begun in {}; name another folder (--job.dump_folder)",
                  root_.string());
+  remove_unfinished_files();
   try {
     files_ = read_record();
   } catch (const Error&) {
@@ -145,6 +146,20 @@ void RunFolder::claim(bool resuming) {
   }
   for (const fs::path& file : {config(), metrics(), loss_svg()}) files_.insert(file.filename().string());
   write_record();
+}
+
+// ".config.toml.PID-N.tmp": what write_file left where it was killed. Nobody else writes here: the folder is locked.
+void RunFolder::remove_unfinished_files() const {
+  for (const fs::path& entry : sorted_entries(root_)) {
+    const std::string name = entry.filename().string();
+    for (const fs::path& file : {config(), loss_svg(), record_file(), metrics()}) {
+      const std::string prefix = "." + file.filename().string() + ".";
+      const bool unfinished = name.starts_with(prefix) && name.ends_with(".tmp") &&
+                              name.find_first_not_of("0123456789-", prefix.size()) == name.size() - 4;
+      std::error_code ignored;
+      if (unfinished && fs::is_regular_file(fs::symlink_status(entry))) fs::remove(entry, ignored);
+    }
+  }
 }
 
 void RunFolder::record(const fs::path& file) {

@@ -55,6 +55,7 @@ class RunFolder {
 
  private:
   std::filesystem::path record_file() const { return root_ / "run.json"; }
+  void remove_unfinished_files() const;
   std::set<std::string> read_record() const;
   void write_record() const;
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <numbers>
 
@@ -13,7 +14,7 @@
 #include "checkpoint/atomic_directory.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/model_directory.h"
-#include "checkpoint/training_state.h"
+#include "checkpoint/run_checkpoints.h"
 #include "config/model_config_json.h"
 #include "config/run_config_toml.h"
 #include "core/clock.h"
@@ -35,6 +36,7 @@
 #include "train/loss_curve.h"
 #include "train/memory_advice.h"
 #include "train/metrics_writer.h"
+#include "train/model_to_train.h"
 #include "train/progress_line.h"
 #include "train/run_folder.h"
 #include "train/tensorboard_writer.h"
@@ -71,6 +73,7 @@ class Trainer {
   void draw_step();
   StepResult compute_step(int64_t step);
   void validate(StepMetrics& metrics);
+  [[noreturn]] void stop_without_folder();
   [[noreturn]] void stop_not_finite(int64_t step, const StepResult& result);
   void save();
   void draw_loss_curve(ProgressLine& progress) const;
@@ -83,6 +86,8 @@ class Trainer {
   LearningRateSchedule schedule_;
   ModelConfig model_config_;
   std::optional<CheckpointEntry> start_;
+  std::vector<DamagedCheckpoint> damaged_;        // that come after start_
+  std::shared_ptr<const ModelDirectory> loaded_;  // where the weights came from
   TrainingProgress progress_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<TextEncoder> encoder_;
@@ -97,7 +102,7 @@ class Trainer {
 
 // Which checkpoint to begin from, and whether the folder may be used at all.
 void Trainer::find_start() {
-  const ResumeMode mode = options_.replay_step ? ResumeMode::kLatest : options_.resume;
+  const ResumeMode mode = options_.replay_step ? ResumeMode::kAuto : options_.resume;
   const std::string folder = folder_.root().string();
   if (!options_.replay_step) {
     folder_.lock();
@@ -115,23 +120,32 @@ void Trainer::find_start() {
   std::vector<CheckpointEntry> checkpoints = list_checkpoints(folder_.checkpoints());
   if (options_.replay_step) {
     DT_CHECK_USAGE(*options_.replay_step >= 1, "--replay-step {}: steps count from 1", *options_.replay_step);
+    DT_CHECK_USAGE(!checkpoints.empty() || folder_.holds_a_run(), "{} holds no run to replay a step of", folder);
     std::erase_if(checkpoints, [&](const CheckpointEntry& c) { return c.step >= *options_.replay_step; });
-    if (!checkpoints.empty()) start_ = checkpoints.back();
-    DT_CHECK_USAGE(start_ || folder_.holds_a_run(), "{} holds no run to replay a step of", folder);
-    return;
+  } else {
+    folder_.check_free(/*resuming=*/!checkpoints.empty());
   }
   if (mode == ResumeMode::kStep) {
-    std::erase_if(checkpoints, [&](const CheckpointEntry& c) { return c.step != options_.resume_step; });
-    DT_CHECK_USAGE(!checkpoints.empty(), "{} has no checkpoint of step {}", folder_.checkpoints().string(),
-                   options_.resume_step);
+    std::erase_if(checkpoints, [&](const CheckpointEntry& c) { return c.step > options_.resume_step; });
+    DT_CHECK_USAGE(!checkpoints.empty() && checkpoints.back().step == options_.resume_step,
+                   "{} has no checkpoint of step {}", folder_.checkpoints().string(), options_.resume_step);
   }
-  folder_.check_free(/*resuming=*/!checkpoints.empty());
-  if (!checkpoints.empty()) {
-    start_ = checkpoints.back();
-    return;
-  }
-  DT_CHECK_USAGE(mode == ResumeMode::kAuto, "{} holds no complete checkpoint to resume from",
+  DT_CHECK_USAGE(!checkpoints.empty() || mode == ResumeMode::kAuto, "{} holds no complete checkpoint to resume from",
                  folder_.checkpoints().string());
+  if (checkpoints.empty()) return;
+  GoodCheckpoint good = last_good_checkpoint(checkpoints);
+  damaged_ = std::move(good.damaged);
+  start_ = std::move(good.checkpoint);
+  if (damaged_.empty()) return;
+  for (const DamagedCheckpoint& d : damaged_)
+    log_warning(fmt::format("checkpoint of step {}: {}", d.checkpoint.step, d.reason));
+  DT_CHECK(start_,
+           "no checkpoint in {} is whole; begin anew with --overwrite, or in another folder (--job.dump_folder)",
+           folder_.checkpoints().string());
+  DT_CHECK(mode == ResumeMode::kAuto,
+           "the checkpoint of step {} is damaged; the last good one is {}: go on with --resume {}",
+           damaged_.front().checkpoint.step, start_->path.string(), start_->step);
+  log_warning(fmt::format("going on from the last good one, step {}", start_->step));
 }
 
 // The tokenizer's files, with model.chat_template in the place of their own template.
@@ -194,22 +208,25 @@ void Trainer::build_engine() {
 #endif
   engine_->allocate();
   if (start_) {
-    load_checkpoint(start_->path, *engine_);
+    loaded_ = load_checkpoint(start_->path, *engine_);
     progress_ = read_progress(start_->path);
     source_->restore(progress_.data);
   } else if (!config_.model.initial_checkpoint.empty()) {
-    const auto weights = std::make_shared<ModelDirectory>(config_.model.initial_checkpoint);
-    const fs::path config_file = weights->path() / "config.json";
+    loaded_ = std::make_shared<const ModelDirectory>(config_.model.initial_checkpoint);
+    const fs::path config_file = loaded_->path() / "config.json";
     if (fs::exists(config_file) && load_model_config(config_file).fp8_weight_block_rows > 0) {
       log_info(
-          fmt::format("the fp8 weights of {} ({}) are widened to fp32: {} of memory", weights->path().string(),
-                      format_bytes(weights->file_bytes()),
+          fmt::format("the fp8 weights of {} ({}) are widened to fp32: {} of memory", loaded_->path().string(),
+                      format_bytes(loaded_->file_bytes()),
                       format_bytes(sizeof(float) * static_cast<uint64_t>(count_parameters(model_config_).parameters))));
     }
-    engine_->load(weights);
+    engine_->load(loaded_);
   } else {
     engine_->initialize(config_.training.seed);
   }
+  exported_.carried_from = loaded_.get();
+  // What "auto" came to is what resumes, on whatever chip.
+  config_.training.dtype = engine_->options().compute == DType::kBF16 ? TrainingDtype::kBf16 : TrainingDtype::kFp32;
   progress_.config = to_toml(config_);
   batches_.resize(config_.microbatches_per_step());
 }
@@ -258,7 +275,7 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
   } catch (const Error& error) {
     first = error.what();
   }
-  const auto checkpoint = latest_checkpoint(folder_.checkpoints());
+  const auto checkpoint = last_good_checkpoint(list_checkpoints(folder_.checkpoints())).checkpoint;
   fail(
       "step {}: loss {}, gradient norm {}: not finite. First: {}; {}; repeat the step with --replay-step {}, or go on "
       "without such steps with --training.loss_not_finite skip",
@@ -266,6 +283,19 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
       checkpoint ? "the last good checkpoint is " + checkpoint->path.string()
                  : std::string("there is no checkpoint yet"),
       step);
+}
+
+// What was in the folder is gone; the run is not.
+void Trainer::stop_without_folder() {
+  folder_ = RunFolder(folder_.root());
+  folder_.claim(/*resuming=*/false);
+  write_file(folder_.config(), progress_.config);
+  progress_.metrics = {};
+  save();
+  fail(
+      "{} was removed or replaced while the run wrote into it. Step {} was saved in a new one; go on with --resume "
+      "auto",
+      folder_.root().string(), progress_.step);
 }
 
 void Trainer::validate(StepMetrics& metrics) {
@@ -300,14 +330,19 @@ void Trainer::validate(StepMetrics& metrics) {
 }
 
 void Trainer::save() {
-  save_checkpoint(folder_.checkpoints(), progress_, *engine_, exported_, config_.checkpoint.keep_latest_k);
+  try {
+    save_checkpoint(folder_.checkpoints(), progress_, *engine_, exported_, config_.checkpoint.keep_latest_k);
+  } catch (const Error&) {
+    if (!folder_.in_place()) stop_without_folder();
+    throw;
+  }
 }
 
 void Trainer::export_final_model() {
   make_way(folder_.model());
   AtomicDirectory directory(folder_.model());
-  export_model(directory.path(), *engine_, exported_);
-  write_manifest(directory.path(), progress_.step);
+  std::map<std::string, FileDigest> digests = export_model(directory.path(), *engine_, exported_);
+  write_manifest(directory.path(), progress_.step, std::move(digests));
   directory.commit();
 }
 
@@ -351,10 +386,11 @@ void Trainer::replay() {
 
 TrainingOutcome Trainer::run() {
   find_start();
-  model_config_ = resolve_model_config(config_);
+  model_config_ = model_to_train(config_);
   if (start_) {
-    const TrainingProgress saved = read_progress(start_->path);
-    for (const ConfigDifference& d : check_resumable(parse_run_config(saved.config, start_->path.string()), config_)) {
+    const RunConfig saved = parse_run_config(read_progress(start_->path).config, start_->path.string());
+    if (config_.training.dtype == TrainingDtype::kAuto) config_.training.dtype = saved.training.dtype;
+    for (const ConfigDifference& d : check_resumable(saved, config_)) {
       log_info(fmt::format("resuming with {} = {} (it was {})", d.key, d.after, d.before));
     }
   }
@@ -366,9 +402,13 @@ TrainingOutcome Trainer::run() {
   }
   if (options_.resume == ResumeMode::kOverwrite) folder_.clear();
   folder_.claim(start_.has_value());
+  for (const DamagedCheckpoint& d : damaged_) {
+    log_warning(fmt::format("the damaged checkpoint of step {} is kept as {}", d.checkpoint.step,
+                            set_aside(d.checkpoint.path).string()));
+  }
   write_file(folder_.config(), progress_.config);
 
-  MetricsWriter metrics_file(folder_.metrics(), progress_.step);
+  MetricsWriter metrics_file(folder_.metrics(), progress_.step, progress_.metrics);
   std::optional<TensorboardWriter> tensorboard;
   if (config_.metrics.enable_tensorboard) {
     tensorboard.emplace(folder_.tensorboard(), progress_.step + 1, wall_time());
@@ -400,6 +440,7 @@ TrainingOutcome Trainer::run() {
   for (int64_t step = progress_.step + 1; step <= config_.training.steps && !stopped; ++step) {
     const double start = monotonic_seconds();
     StepMetrics metrics = run_step(step);
+    if (!folder_.in_place()) stop_without_folder();
     const bool last = step == config_.training.steps;
     if (config_.validation.freq > 0 && (last || step % config_.validation.freq == 0)) validate(metrics);
     mean_seconds =
@@ -415,7 +456,10 @@ TrainingOutcome Trainer::run() {
       options_.sample(*engine_, *tokenizer_, step);
     }
     stopped = interrupted();
-    if (last || stopped || (config_.checkpoint.interval > 0 && step % config_.checkpoint.interval == 0)) save();
+    if (last || stopped || (config_.checkpoint.interval > 0 && step % config_.checkpoint.interval == 0)) {
+      progress_.metrics = metrics_file.synced();
+      save();
+    }
   }
   progress.finish();
   TrainingOutcome outcome{

@@ -8,8 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/atomic_directory.h"
-#include "checkpoint/convert_elements.h"
 #include "checkpoint/manifest.h"
+#include "checkpoint/optimizer_slots.h"
+#include "checkpoint/run_checkpoints.h"
 #include "checkpoint/training_state.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -20,28 +21,27 @@
 namespace deeptitan {
 namespace {
 
-// A tensor of the training state. The masters come first, as file tensors that lie in memory or in the model's source.
-struct StateTensor {
-  TensorDeclaration declaration;
-  const Parameter* master = nullptr;
-  Tensor memory;
+// A part of the optimizer's state and where it lies in memory.
+struct OptimizerSlice {
+  SlotSlice slice;
+  Tensor memory;  // [elements]
 };
 
-std::string master_name(const Parameter& parameter) {
-  return "master." + parameter.spec.name;
-}
-
-std::vector<StateTensor> state_tensors(TrainingEngine& engine) {
-  std::vector<StateTensor> tensors;
-  for (const Parameter& p : engine.model().parameters().all()) {
-    tensors.push_back({{master_name(p), DType::kF32, p.shape}, &p, {}});
-    for (const std::string& slot : engine.optimizer_slots()) {
-      const Tensor memory = engine.optimizer_slot(p, slot);
+// One for each tensor of the model's files that lies here.
+std::vector<OptimizerSlice> optimizer_slices(TrainingEngine& engine) {
+  std::vector<OptimizerSlice> slices;
+  for (const std::string& slot : engine.optimizer_slots()) {
+    for (const Parameter& p : engine.model().parameters().all()) {
+      Tensor memory = engine.optimizer_slot(p, slot);
       if (!memory.defined()) continue;
-      tensors.push_back({{slot + "." + p.spec.name, DType::kF32, p.shape}, nullptr, memory});
+      memory = memory.reshape({memory.numel()});
+      for (const FileTensor& tensor : p.file_tensors()) {
+        slices.push_back(
+            {{slot, tensor.name, 0, tensor.numel()}, memory.rows(tensor.offset, tensor.offset + tensor.numel())});
+      }
     }
   }
-  return tensors;
+  return slices;
 }
 
 // A tensor where the CPU can reach it: itself, or of its size in `staged`.
@@ -51,29 +51,12 @@ Tensor host_form(const Tensor& tensor, std::vector<float>& staged) {
   return {staged.data(), DType::kF32, {tensor.numel()}};
 }
 
-std::vector<TensorDeclaration> declarations(const std::vector<StateTensor>& tensors) {
-  std::vector<TensorDeclaration> result;
-  result.reserve(tensors.size());
-  for (const StateTensor& t : tensors) result.push_back(t.declaration);
+std::vector<SlotSlice> declarations(const std::vector<OptimizerSlice>& slices) {
+  std::vector<SlotSlice> result;
+  result.reserve(slices.size());
+  for (const OptimizerSlice& slice : slices) result.push_back(slice.slice);
   return result;
 }
-
-// The masters of a training state.
-class StateValues final : public ParameterSource {
- public:
-  explicit StateValues(std::shared_ptr<const TrainingStateReader> reader) : reader_(std::move(reader)) {}
-
-  void read(const Parameter& parameter, const FileTensor& tensor, DType dtype, void* values) const override {
-    convert_elements(first_byte(parameter, tensor), DType::kF32, values, dtype, tensor.numel());
-  }
-
- private:
-  const std::byte* first_byte(const Parameter& parameter, const FileTensor& tensor) const {
-    return reader_->tensors().at(master_name(parameter)).data + tensor.offset * static_cast<int64_t>(sizeof(float));
-  }
-
-  std::shared_ptr<const TrainingStateReader> reader_;
-};
 
 std::string generation_config(const ModelConfig& config) {
   nlohmann::ordered_json json;
@@ -87,11 +70,13 @@ std::string generation_config(const ModelConfig& config) {
 
 }  // namespace
 
-void export_model(const std::filesystem::path& directory, TrainingEngine& engine, const ModelExport& how) {
-  save_model(directory, engine.model(), how.dtype);
+std::map<std::string, FileDigest> export_model(const std::filesystem::path& directory, TrainingEngine& engine,
+                                               const ModelExport& how) {
+  std::map<std::string, FileDigest> digests = save_model(directory, engine.model(), how.dtype, how.carried_from);
   write_file(directory / "generation_config.json",
              how.generation_config.empty() ? generation_config(engine.model().config()) : how.generation_config);
   if (how.tokenizer != nullptr) how.tokenizer->save(directory);
+  return digests;
 }
 
 void make_way(const std::filesystem::path& target) {
@@ -103,59 +88,62 @@ void make_way(const std::filesystem::path& target) {
 }
 
 void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,
-                     const ModelExport& how, int64_t keep) {
-  make_way(folder / checkpoint_name(progress.step));
-  AtomicDirectory directory(folder / checkpoint_name(progress.step));
-  export_model(directory.path(), engine, how);
-  const std::vector<StateTensor> tensors = state_tensors(engine);
-  TrainingStateWriter writer(directory.path() / kTrainingStateDirectory, declarations(tensors));
+                     ModelExport how, int64_t keep) {
+  const std::filesystem::path target = folder / checkpoint_name(progress.step);
+  make_way(target);
+  AtomicDirectory directory(target);
+  how.dtype = DType::kF32;
+  std::map<std::string, FileDigest> digests = export_model(directory.path(), engine, how);
+  const std::filesystem::path state = directory.path() / kTrainingStateDirectory;
+  std::error_code error;
+  std::filesystem::create_directory(state, error);
+  if (error) fail_file("create", state, error.value());
+  const std::vector<OptimizerSlice> slices = optimizer_slices(engine);
+  SlotWriter writer(state, /*rank=*/0, declarations(slices));
   std::vector<float> staged;
-  for (const StateTensor& t : tensors) {
-    if (t.master == nullptr) {
-      const Tensor host = host_form(t.memory, staged);
-      if (host.raw() != t.memory.raw()) copy_tensor(host, t.memory);
-      writer.write(t.declaration.name, host.raw(), host.bytes());
-      continue;
-    }
-    for (const FileTensor& tensor : t.master->file_tensors()) {
-      const float* values = engine.model().parameters().values(*t.master, tensor, staged);
-      writer.write(t.declaration.name, values, tensor.numel() * sizeof(float));
-    }
+  for (const OptimizerSlice& slice : slices) {
+    const Tensor host = host_form(slice.memory, staged);
+    if (host.raw() != slice.memory.raw()) copy_tensor(host, slice.memory);
+    writer.write(slice.slice, host.host<float>());
   }
+  digests[fmt::format("{}/{}", kTrainingStateDirectory, writer.file_name())] = writer.finish();
   TrainingStateMetadata metadata;
   metadata.set_integer("step", progress.step);
   metadata.set_integer("updates", engine.updates());
   metadata.set_integer("tokens", progress.tokens);
   metadata.set_text("data_position", progress.data.to_json());
   metadata.set_text("config", progress.config);
-  writer.finish(metadata);
-  write_manifest(directory.path(), progress.step);
+  metadata.set_integer("metrics_bytes", progress.metrics.bytes);
+  metadata.set_text("metrics_digest", progress.metrics.digest);
+  write_training_state(state, metadata);
+  write_manifest(directory.path(), progress.step, std::move(digests));
   directory.commit();
   remove_old_checkpoints(folder, keep);
 }
 
 TrainingProgress read_progress(const std::filesystem::path& checkpoint) {
-  const TrainingStateReader reader(checkpoint / kTrainingStateDirectory);
-  const TrainingStateMetadata& metadata = reader.metadata();
+  const TrainingStateMetadata metadata = read_training_state(checkpoint / kTrainingStateDirectory);
   return {.step = metadata.integer("step"),
           .tokens = metadata.integer("tokens"),
           .data = DataPosition::from_json(metadata.text("data_position"), checkpoint.string()),
-          .config = metadata.text("config")};
+          .config = metadata.text("config"),
+          .metrics = {static_cast<uint64_t>(metadata.integer("metrics_bytes")), metadata.text("metrics_digest")}};
 }
 
-void load_checkpoint(const std::filesystem::path& checkpoint, TrainingEngine& engine) {
-  const auto reader = std::make_shared<const TrainingStateReader>(checkpoint / kTrainingStateDirectory);
-  const std::vector<StateTensor> tensors = state_tensors(engine);
-  reader->check(declarations(tensors));
+std::shared_ptr<const ModelDirectory> load_checkpoint(const std::filesystem::path& checkpoint, TrainingEngine& engine) {
+  const SlotReader reader(checkpoint / kTrainingStateDirectory);
+  const std::vector<OptimizerSlice> slices = optimizer_slices(engine);
+  reader.check(declarations(slices));
   std::vector<float> staged;
-  for (const StateTensor& t : tensors) {
-    if (t.master != nullptr) continue;
-    const Tensor host = host_form(t.memory, staged);
-    reader->read(t.declaration.name, host.raw(), host.bytes());
-    if (host.raw() != t.memory.raw()) copy_tensor(t.memory, host);
+  for (const OptimizerSlice& slice : slices) {
+    const Tensor host = host_form(slice.memory, staged);
+    reader.read(slice.slice, host.host<float>());
+    if (host.raw() != slice.memory.raw()) copy_tensor(slice.memory, host);
   }
-  engine.set_updates(reader->metadata().integer("updates"));
-  engine.load(std::make_shared<const StateValues>(reader));
+  engine.set_updates(read_training_state(checkpoint / kTrainingStateDirectory).integer("updates"));
+  auto model = std::make_shared<const ModelDirectory>(checkpoint);
+  engine.load(model);
+  return model;
 }
 
 }  // namespace deeptitan

@@ -60,6 +60,7 @@ void write_model(const fs::path& directory) {
              R"({"model_type": "deepseek_v3", "rms_norm_eps": 1e-06, "torch_dtype": "float32", "hidden_size": 300})");
   write_file(directory / "tokenizer.json", "{\"a\": \"\xc3\xa4\"}");
   write_file(directory / "generation_config.json", "{}");
+  write_file(directory / "manifest.json", "digests of other files than the output's");
   write_file(directory / "pytorch_model.bin", "not wanted");
   fs::create_directory(directory / "training_state");
 }
@@ -135,6 +136,7 @@ TEST(ConvertDirectory, ToBf16RoundsEveryTensorButTheBias) {
 )");
   EXPECT_EQ(read_file(parent / "out" / "tokenizer.json"), "{\"a\": \"\xc3\xa4\"}");
   EXPECT_TRUE(fs::exists(parent / "out" / "generation_config.json"));
+  EXPECT_FALSE(fs::exists(parent / "out" / "manifest.json"));
   EXPECT_FALSE(fs::exists(parent / "out" / "pytorch_model.bin"));
   EXPECT_FALSE(fs::exists(parent / "out" / "training_state"));
   // Layer 2 stands before layer 10: the shards follow the layers.

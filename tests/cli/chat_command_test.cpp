@@ -213,7 +213,7 @@ TEST_F(ChatCommand, ALineOfAnyLengthComesInWhole) {
   while (line.size() < 5003) line += " \u00e4bcd";
   for (const bool bracketed : {false, true}) {
     TerminalProgram program(arguments(model("taught")));
-    ASSERT_TRUE(program.wait_for("user")) << program.shown();
+    ASSERT_TRUE(program.wait_for("\033[1;32muser\033[0m: ")) << program.shown();
     program.type(bracketed ? "\033[200~" + line + "\rand more\033[201~\n" : line + "\n");
     ASSERT_TRUE(program.wait_for("tokens/s")) << program.shown();
     program.type("/save " + saved + "\n");

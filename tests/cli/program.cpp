@@ -50,6 +50,8 @@ Program::Program(const std::vector<std::string>& arguments, const ProgramOptions
     ::dup2(out.write_end, STDOUT_FILENO);
     ::dup2(err.write_end, STDERR_FILENO);
     if (!options.output_file.empty()) ::dup2(::open(options.output_file.c_str(), O_WRONLY), STDOUT_FILENO);
+    if (!options.error_file.empty()) ::dup2(::open(options.error_file.c_str(), O_WRONLY), STDERR_FILENO);
+    for (const int descriptor : options.closed) ::close(descriptor);
     if (options.largest_file_bytes > 0) {
       const rlimit limit{static_cast<rlim_t>(options.largest_file_bytes),
                          static_cast<rlim_t>(options.largest_file_bytes)};
@@ -90,6 +92,11 @@ bool Program::wait_for_output(const std::string& text) {
     if (!read_some()) return false;
   }
   return true;
+}
+
+void Program::close_output() {
+  ::close(out_);
+  out_ = -1;
 }
 
 Outcome Program::finish() {

@@ -19,6 +19,8 @@ struct Outcome {
 struct ProgramOptions {
   std::string input = {};          // of standard input
   std::string output_file = {};    // that standard output goes to in place of a pipe
+  std::string error_file = {};     // the same for standard error
+  std::vector<int> closed = {};    // descriptors that it begins without
   int64_t largest_file_bytes = 0;  // RLIMIT_FSIZE: writing beyond it fails as on a full disk; 0 = no limit
 };
 
@@ -32,6 +34,8 @@ class Program {
 
   /// Reads until standard output holds `text` or ends; returns whether it does.
   bool wait_for_output(const std::string& text);
+  /// Reads no more of standard output, as a `head` that has seen enough.
+  void close_output();
   pid_t pid() const { return pid_; }
   void send_signal(int number) const { ::kill(pid_, number); }
   /// Reads to the end and waits for the process.

@@ -1,13 +1,16 @@
 #include "core/file.h"
 
 #include <cerrno>
+#include <csignal>
 #include <fstream>
 #include <functional>
 #include <string>
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/error.h"
@@ -51,6 +54,38 @@ TEST(File, WritesAndReadsAtOffsets) {
   EXPECT_EQ(message_of([&] { File::open(path).read_at(rest, 4, 5); }),
             path.string() + " ends at byte 7, 2 bytes before what was to be read");
   std::filesystem::remove(path);
+}
+
+TEST(WriteFile, ReplacesWholeOrNotAtAll) {
+  const auto folder = fresh_path("replaced");
+  std::filesystem::create_directory(folder);
+  const auto path = folder / "config.toml";
+  write_file(path, "old");
+  std::filesystem::permissions(path, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  std::filesystem::create_symlink("config.toml", folder / "link");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {1000, 1000};  // the kernel refuses to write further, as a full disk does
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    const std::string message = message_of([&] { write_file(path, std::string(5000, 'n')); });
+    ::_exit(message.starts_with("cannot write " + path.string() + ": File too large") ? 0 : 1);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(read_file(path), "old");
+  write_file(folder / "link", "new");
+  EXPECT_EQ(read_file(path), "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
+  EXPECT_EQ(std::filesystem::status(path).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+  const std::filesystem::directory_iterator entries(folder);
+  EXPECT_EQ(std::distance(begin(entries), end(entries)), 2) << "nothing beside it is left";
+  write_file("/dev/null", "what is no file is written to as it is");
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  EXPECT_EQ(message_of([&] { write_file(folder, "x"); }), "cannot write " + folder.string() + ": Is a directory");
+  std::filesystem::remove_all(folder);
 }
 
 TEST(File, ErrorsNameTheFileAndTheReason) {

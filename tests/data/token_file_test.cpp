@@ -5,6 +5,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "data/letter_encoder.h"
+#include "data/token_cache.h"
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
@@ -109,6 +110,40 @@ TEST_F(TokenFileTest, FilesCutAnywhereAreRefused) {
     expect_runtime_error([&] { TokenFile cut(path); },
                          path + " is damaged or not a token file; remove it and it is made anew");
   }
+}
+
+TEST_F(TokenFileTest, EveryFlippedBitIsFoundAndTheTextTokenisedAnew) {
+  TextSource source;
+  source.path = folder_.write("a.txt", "hello");
+  const std::filesystem::path cache = open(source).path();
+  const std::string whole = read_file(cache);
+  for (size_t bit = 0; bit < 8 * whole.size(); ++bit) {
+    std::string damaged = whole;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
+    folder_.write("cache/" + cache.filename().string(), damaged);
+    EXPECT_NE(message_of([&] { TokenFile file(cache); }), "no error") << bit;
+    if (bit % 97 != 0) continue;
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(tokens_of(open(source)).size(), 6u);
+    const std::string said = ::testing::internal::GetCapturedStderr();
+    EXPECT_EQ(said, "warning: " + cache.string() + " is damaged, the text is tokenised anew\n");
+    EXPECT_EQ(read_file(cache), whole);
+  }
+}
+
+TEST_F(TokenFileTest, WhatKilledProcessesLeftIsRemovedAndWhatTheLivingWriteIsNot) {
+  TextSource source;
+  source.path = folder_.write("a.txt", "hello");
+  const std::string hash(32, 'a');
+  const std::string dead = folder_.write("cache/" + hash + ".tokens.123.tmp", "left");
+  const std::string also_dead = folder_.write("cache/" + hash + ".tokens.123-4.tmp", "left");
+  const std::string mine = folder_.write("cache/notes.tokens.1.tmp", "mine");
+  const UnfinishedFile living(folder_ / "cache" / (hash + ".tokens"));
+  open(source);
+  EXPECT_FALSE(std::filesystem::exists(dead));
+  EXPECT_FALSE(std::filesystem::exists(also_dead));
+  EXPECT_TRUE(std::filesystem::exists(mine));
+  EXPECT_TRUE(std::filesystem::exists(living.path()));
 }
 
 class ChatFileTest : public TokenFileTest {

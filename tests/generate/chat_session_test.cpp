@@ -108,6 +108,11 @@ TEST_F(ChatSessionTest, TheOldestQuestionsFallOutOfAFullContext) {
   EXPECT_GT(forgotten, 0);
   EXPECT_EQ(forgotten % 2, 0);  // a question goes with its answer
   EXPECT_EQ(static_cast<int64_t>(chat.messages().size()), 1 + 12 - forgotten);
+  // What is saved has all of them, in order.
+  const std::vector<ChatMessage> all = chat.transcript();
+  ASSERT_EQ(all.size(), 1u + 12u);
+  EXPECT_EQ(all[0].role, "system");
+  for (size_t i = 1; i < all.size(); ++i) EXPECT_EQ(all[i].role, i % 2 == 1 ? "user" : "assistant");
 }
 
 TEST_F(ChatSessionTest, AQuestionThatDoesNotFitLeavesTheConversationAsItWas) {

@@ -4,12 +4,14 @@
 #include <atomic>
 #include <cmath>
 #include <fstream>
+#include <functional>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "checkpoint/training_state.h"
+#include "checkpoint/model_directory.h"
+#include "checkpoint/run_checkpoints.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -231,6 +233,186 @@ TEST(TrainingRun, AForeignFileInACheckpointOutlivesTheCheckpoint) {
   train_quietly(config, resume(ResumeMode::kAuto));
   EXPECT_EQ(read_file(folder / "set-aside-1-step-00000004/notes.txt"), "mine");
   EXPECT_EQ(list_checkpoints(folder).size(), 1u);
+}
+
+// Every byte of a checkpoint counts: what was altered is named, the last good one goes on, and its bits are those of a
+// run that never stopped.
+TEST(TrainingRun, DamageOfACheckpointIsFoundAndTheLastGoodOneGoesOn) {
+  train_quietly(sample().config("sound"));
+  const std::filesystem::path folder = sample().run("damaged");
+  const std::string state = "training_state/state.json", slots = "training_state/optimizer-rank-00000.safetensors";
+  const auto flip = [](std::string bytes, size_t at) {
+    bytes[at] = static_cast<char>(bytes[at] ^ 1);
+    return bytes;
+  };
+  const auto digit = [](std::string text) { return text.replace(text.find("\"step\": 12") + 8, 2, "13"); };
+  const std::function<std::string(const std::string&)> flip_middle = [&](const std::string& b) {
+    return flip(b, b.size() / 2);
+  };
+  const std::function<std::string(const std::string&)> half_zero = [](const std::string& b) {
+    return b.substr(0, b.size() / 2) + std::string(b.size() - b.size() / 2, '\0');
+  };
+  const std::function<std::string(const std::string&)> cut = [](const std::string& b) {
+    return b.substr(0, b.size() - 1);
+  };
+  const std::vector<std::pair<std::string, std::function<std::string(const std::string&)>>> damages = {
+      {"model.safetensors", flip_middle},
+      {slots, flip_middle},
+      {slots, half_zero},
+      {slots, cut},
+      {state, digit},
+      {"config.json", flip_middle},
+      {"manifest.json", flip_middle}};
+  for (const auto& [name, damage] : damages) {
+    std::filesystem::remove_all(folder);
+    std::filesystem::copy(sample().run("sound"), folder, std::filesystem::copy_options::recursive);
+    const std::filesystem::path last = folder / "checkpoints/step-00000012";
+    write_file(last / name, damage(read_file(last / name)));
+    const std::string refusal = error_of(sample().config("damaged"), resume(ResumeMode::kLatest));
+    EXPECT_EQ(refusal, "the checkpoint of step 12 is damaged; the last good one is " +
+                           (folder / "checkpoints/step-00000008").string() + ": go on with --resume 8");
+    EXPECT_TRUE(std::filesystem::exists(last));
+    ::testing::internal::CaptureStderr();
+    train_quietly(sample().config("damaged"), resume(ResumeMode::kAuto));
+    const std::string said = ::testing::internal::GetCapturedStderr();
+    EXPECT_NE(said.find("checkpoint of step 12: " + (last / name).string()), std::string::npos) << said;
+    EXPECT_NE(said.find("going on from the last good one, step 8"), std::string::npos) << said;
+    EXPECT_TRUE(std::filesystem::exists(folder / "checkpoints/set-aside-1-step-00000012"));
+    EXPECT_EQ(metrics("damaged"), metrics("sound"));
+    EXPECT_EQ(read_file(folder / "model/model.safetensors"),
+              read_file(sample().run("sound") / "model/model.safetensors"));
+  }
+  // All of them: nothing is begun anew behind the user's back.
+  for (const CheckpointEntry& checkpoint : list_checkpoints(folder / "checkpoints")) {
+    write_file(checkpoint.path / state, "{}");
+  }
+  EXPECT_EQ(error_of(sample().config("damaged"), resume(ResumeMode::kAuto)),
+            "no checkpoint in " + (folder / "checkpoints").string() +
+                " is whole; begin anew with --overwrite, or in another folder (--job.dump_folder)");
+  EXPECT_EQ(metrics("damaged").size(), 12u);
+}
+
+TEST(TrainingRun, ACheckpointIsAModelInFp32) {
+  RunConfig config = sample().config("checkpoint-model");
+  config.checkpoint.export_dtype = ExportDtype::kBfloat16;
+  train_quietly(config);
+  const std::filesystem::path checkpoint = sample().run("checkpoint-model") / "checkpoints/step-00000012";
+  const ModelDirectory masters(checkpoint), exported(sample().run("checkpoint-model") / "model");
+  EXPECT_EQ(masters.names(), exported.names());
+  EXPECT_EQ(masters.at("lm_head.weight").dtype, DType::kF32);
+  EXPECT_EQ(exported.at("lm_head.weight").dtype, DType::kBF16);
+  for (const char* name : {"config.json", "tokenizer.json", "generation_config.json"}) {
+    EXPECT_TRUE(std::filesystem::exists(checkpoint / name)) << name;
+  }
+  // It is what another run can begin from.
+  RunConfig next = sample().config("from-checkpoint");
+  next.model.name.clear();
+  next.model.shape = "{}";
+  next.model.initial_checkpoint = checkpoint.string();
+  EXPECT_EQ(train_quietly(next).step, 12);
+}
+
+TEST(TrainingRun, AFrozenWeightIsInACheckpointOnce) {
+  RunConfig config = sample().config("frozen-once");
+  config.training.freeze = {"model.embed_tokens.weight"};
+  train_quietly(config);
+  const std::filesystem::path checkpoint = sample().run("frozen-once") / "checkpoints/step-00000012";
+  const SafetensorsFile slots(checkpoint / "training_state/optimizer-rank-00000.safetensors");
+  int64_t trained = 0;
+  for (const TensorEntry& slot : slots.tensors()) {
+    EXPECT_EQ(slot.name.find("embed_tokens"), std::string::npos) << slot.name;
+    trained += slot.name.starts_with("first_moment:") ? 1 : 0;
+  }
+  EXPECT_GT(trained, 10);
+  config.training.steps = 14;
+  EXPECT_EQ(train_quietly(config, resume(ResumeMode::kAuto)).step, 14);
+}
+
+TEST(TrainingRun, WhatOnlyReportsMayChangeOnResume) {
+  train_quietly(sample().config("reports"));
+  RunConfig config = sample().config("reports");
+  config.training.steps = 14;
+  config.metrics.log_freq = 2;
+  config.checkpoint.interval = 3;
+  config.checkpoint.keep_latest_k = 1;
+  config.validation.freq = 0;
+  config.data.cache_folder = sample().run("other-cache").string();
+  EXPECT_EQ(train_quietly(config, resume(ResumeMode::kAuto)).step, 14);
+  config.validation.fraction = 0.25;  // would change what is trained on
+  EXPECT_NE(error_of(config, resume(ResumeMode::kAuto)).find("validation.fraction"), std::string::npos);
+}
+
+TEST(TrainingRun, TheDtypeThatRanIsWhatResumes) {
+  train_quietly(sample().config("auto", "steps = 4\ndtype = \"auto\"\n"));
+  const std::string saved = read_file(sample().run("auto") / "config.toml");
+  EXPECT_EQ(saved.find("dtype = \"auto\""), std::string::npos) << saved;
+  // As if it had run on a chip of the other kind.
+  const bool bf16 = saved.find("dtype = \"bf16\"") != std::string::npos;
+  train_quietly(sample().config("other", std::string("steps = 4\ndtype = \"") + (bf16 ? "fp32" : "bf16") + "\"\n"));
+  train_quietly(sample().config("other", "steps = 6\ndtype = \"auto\"\n"), resume(ResumeMode::kAuto));
+  EXPECT_NE(read_file(sample().run("other") / "config.toml").find(bf16 ? "\"fp32\"" : "\"bf16\""), std::string::npos);
+}
+
+// Names of the next-token-prediction module's tensors.
+std::vector<std::string> module_tensors(const std::filesystem::path& model) {
+  const ModelDirectory directory(model);
+  std::vector<std::string> names;
+  for (const std::string& name : directory.names()) {
+    if (name.starts_with("model.layers.2.")) names.push_back(name);  // behind the two of the model
+  }
+  return names;
+}
+
+RunConfig fine_tuning(const std::string& run, const std::filesystem::path& model) {
+  RunConfig config = sample().config(run);
+  config.model.name.clear();
+  config.model.shape = "{}";
+  config.model.initial_checkpoint = model.string();
+  return config;
+}
+
+TEST(TrainingRun, AModuleThatIsNotTrainedIsCarriedAlong) {
+  train_quietly(sample().config("with-module"));
+  const std::filesystem::path model = sample().run("with-module") / "model";
+  const std::vector<std::string> module = module_tensors(model);
+  ASSERT_GT(module.size(), 10u);
+  RunConfig config = fine_tuning("carried", model);
+  config.training.mtp_loss_weight = 0;
+  train_quietly(config);
+  config.training.steps = 14;  // resumed: from a checkpoint that is then removed
+  config.checkpoint.keep_latest_k = 1;
+  config.checkpoint.interval = 1;
+  train_quietly(config, resume(ResumeMode::kAuto));
+  const std::filesystem::path carried = sample().run("carried") / "model";
+  EXPECT_EQ(module_tensors(carried), module);
+  const ModelDirectory before(model), after(carried);
+  for (const std::string& name : module) {
+    const TensorEntry &a = before.at(name), &b = after.at(name);
+    EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(a.data), a.bytes),
+              std::string_view(reinterpret_cast<const char*>(b.data), b.bytes))
+        << name;
+  }
+  EXPECT_EQ(train_quietly(fine_tuning("from-carried", carried)).step, 12);
+}
+
+TEST(TrainingRun, AModelThatOnlyAnnouncesAModuleIsTrainedWithout) {
+  RunConfig without = sample().config("no-module");
+  without.training.mtp_loss_weight = 0;
+  train_quietly(without);
+  const std::filesystem::path model = sample().run("no-module") / "model";
+  std::string json = read_file(model / "config.json");
+  EXPECT_NE(json.find("\"num_nextn_predict_layers\": 0"), std::string::npos) << json;
+  json.replace(json.find("\"num_nextn_predict_layers\": 0"), 29, "\"num_nextn_predict_layers\": 1");
+  write_file(model / "config.json", json);
+  ::testing::internal::CaptureStderr();
+  RunConfig config = fine_tuning("announced", model);
+  EXPECT_EQ(train_quietly(config).step, 12);
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("announces next-token prediction but has no weights for it"), std::string::npos) << said;
+  EXPECT_NE(read_file(sample().run("announced") / "model/config.json").find("\"num_nextn_predict_layers\": 0"),
+            std::string::npos);
+  config.training.steps = 14;
+  EXPECT_EQ(train_quietly(config, resume(ResumeMode::kAuto)).step, 14);
 }
 
 TEST(TrainingRun, WhatMayNotChangeOnResumeIsRefused) {

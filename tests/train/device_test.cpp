@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "checkpoint/training_state.h"
+#include "checkpoint/run_checkpoints.h"
 #include "core/device_choice.h"
 #include "core/file.h"
 #include "core/transfer.h"

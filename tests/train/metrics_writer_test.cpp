@@ -78,25 +78,53 @@ TEST(MetricsWriter, ANewRunBeginsAnEmptyFile) {
   EXPECT_EQ(read_file(path), lines({1, 2}));
 }
 
-TEST(MetricsWriter, AResumedRunCutsOffLaterStepsAndAnUnfinishedLine) {
-  const TemporaryFolder folder;
-  const std::string path = folder.write("metrics.jsonl", lines({1, 2, 3, 4}));
-  MetricsWriter(path, 2).write(plain(3));
-  EXPECT_EQ(read_file(path), lines({1, 2, 3}));
-  folder.write("metrics.jsonl", lines({1, 2}) + "{\"step\": 3, \"lo");
-  MetricsWriter(path, 5).write(plain(6));
-  EXPECT_EQ(read_file(path), lines({1, 2, 6}));
-  std::filesystem::remove(path);
-  MetricsWriter(path, 5).write(plain(6));
-  EXPECT_EQ(read_file(path), lines({6}));
+FileDigest digest_of(const std::string& text) {
+  Digest digest;
+  digest.add(text.data(), text.size());
+  return {text.size(), digest.hex()};
 }
 
-TEST(MetricsWriter, AForeignLineIsNamed) {
+TEST(MetricsWriter, AResumedRunGoesOnBehindWhatTheCheckpointSaw) {
   const TemporaryFolder folder;
-  const std::string path = folder.write("metrics.jsonl", lines({1}) + "hello\n");
-  expect_runtime_error([&] { MetricsWriter(path, 1); },
-                       path + ":2: expected a JSON object with a step; move the file away, or correct the line");
-  EXPECT_EQ(read_file(path), lines({1}) + "hello\n");
+  const std::string path = folder.write("metrics.jsonl", lines({1, 2, 3, 4}) + "{\"step\": 5, \"lo");
+  MetricsWriter writer(path, 2, digest_of(lines({1, 2})));
+  writer.write(plain(3));
+  EXPECT_EQ(read_file(path), lines({1, 2, 3}));
+  EXPECT_EQ(writer.synced(), digest_of(lines({1, 2, 3})));
+  EXPECT_FALSE(std::filesystem::exists(folder / "metrics-damaged-1.jsonl"));
+}
+
+TEST(MetricsWriter, ADamagedFileIsMendedToTheCheckpointsStepAndKept) {
+  const FileDigest saved = digest_of(lines({1, 2, 3}));
+  std::string flipped = lines({1, 2, 3, 4});
+  flipped[lines({1}).size()] ^= 1;  // the brace of step 2
+  std::string digit = lines({1, 2, 3, 4});
+  digit[digit.find("2.5")] = '3';  // a loss that is still a number
+  std::string zeros = lines({1, 2, 3});
+  std::fill(zeros.end() - 10, zeros.end(), '\0');
+  const std::pair<std::string, std::string> cases[] = {
+      {flipped, lines({1, 3})},
+      {zeros, lines({1, 2})},
+      {lines({1, 2}), lines({1, 2})},  // lost with the power
+      {lines({1, 2, 3}).substr(0, 100), ""},
+      {lines({1}) + "hello\n" + lines({2, 3, 4}), lines({1, 2, 3})},
+      {digit, digit.substr(0, lines({1, 2, 3}).size())},
+  };
+  for (const auto& [damaged, mended] : cases) {
+    const TemporaryFolder folder;
+    const std::string path = folder.write("metrics.jsonl", damaged);
+    ::testing::internal::CaptureStderr();
+    MetricsWriter writer(path, 3, saved);
+    const std::string said = ::testing::internal::GetCapturedStderr();
+    writer.write(plain(4));
+    EXPECT_EQ(read_file(path), mended + lines({4}));
+    EXPECT_EQ(read_file(folder / "metrics-damaged-1.jsonl"), damaged);
+    EXPECT_NE(said.find("warning: " + path + " is not what it was when step 3 was saved"), std::string::npos) << said;
+    EXPECT_EQ(writer.synced(), digest_of(mended + lines({4})));
+  }
+  const TemporaryFolder folder;
+  MetricsWriter(folder / "metrics.jsonl", 3, saved).write(plain(4));
+  EXPECT_EQ(read_file(folder / "metrics.jsonl"), lines({4}));
 }
 
 TEST(ReadLossCurve, TakesFiniteLossesAndValidationSteps) {

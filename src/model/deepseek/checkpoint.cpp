@@ -72,6 +72,20 @@ void check_finite(const ModelDirectory& directory, const std::string& name, cons
       directory.path().string(), name, found, where, dtype_name(value.dtype()));
 }
 
+// What the model leaves unread of the directory's next-token-prediction modules, as it is to be written.
+std::vector<TensorDeclaration> carried_tensors(const ModelDirectory* directory, const DeepseekModel& model,
+                                               DType dtype) {
+  std::vector<TensorDeclaration> carried;
+  if (directory == nullptr || model.options().next_token_prediction) return carried;
+  for (const std::string& name : directory->names()) {
+    if (layer_of(name) < model.config().num_hidden_layers || is_float8_scale(*directory, name)) continue;
+    const TensorEntry& entry = directory->at(name);
+    const bool buffer = name.ends_with("e_score_correction_bias");
+    carried.push_back({name, buffer ? DType::kF32 : dtype, entry.shape});
+  }
+  return carried;
+}
+
 Tensor as_tensor(void* values, DType dtype, const std::vector<int64_t>& shape) {
   return shape.size() == 1 ? Tensor(values, dtype, {shape[0]}) : Tensor(values, dtype, {shape[0], shape[1]});
 }
@@ -111,7 +125,14 @@ void load_weights(ExecutionContext& ctx, std::shared_ptr<const ModelDirectory> d
   model.parameters().load(ctx, std::make_shared<DirectoryValues>(std::move(directory)));
 }
 
-void save_model(const std::filesystem::path& directory, const DeepseekModel& model, DType dtype) {
+bool has_next_token_prediction(const ModelDirectory& directory, const ModelConfig& config) {
+  const std::string prefix = fmt::format("model.layers.{}.", config.num_hidden_layers);
+  const auto first = std::lower_bound(directory.names().begin(), directory.names().end(), prefix);
+  return first != directory.names().end() && first->starts_with(prefix);
+}
+
+std::map<std::string, FileDigest> save_model(const std::filesystem::path& directory, const DeepseekModel& model,
+                                             DType dtype, const ModelDirectory* carried_from) {
   DT_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "a model is saved as fp32 or bf16, not {}",
            dtype_name(dtype));
   std::vector<TensorDeclaration> declarations;
@@ -119,6 +140,8 @@ void save_model(const std::filesystem::path& directory, const DeepseekModel& mod
   for (const Parameter& p : model.parameters().all()) {
     for (const FileTensor& tensor : p.file_tensors()) declarations.push_back({tensor.name, dtype_of(p), tensor.shape});
   }
+  const std::vector<TensorDeclaration> carried = carried_tensors(carried_from, model, dtype);
+  declarations.insert(declarations.end(), carried.begin(), carried.end());
   ShardedSafetensorsWriter writer(directory, declarations, kMaxShardBytes);
   std::vector<float> staged;
   std::vector<bfloat16> rounded;
@@ -134,8 +157,16 @@ void save_model(const std::filesystem::path& directory, const DeepseekModel& mod
       writer.write(tensor.name, rounded.data(), rounded.size() * sizeof(bfloat16));
     }
   }
-  writer.finish();
-  write_file(directory / "config.json", to_json(model.config(), dtype == DType::kF32 ? "float32" : "bfloat16"));
+  std::vector<std::byte> bytes;
+  for (const TensorDeclaration& tensor : carried) {
+    bytes.resize(static_cast<size_t>(element_count(tensor.shape)) * dtype_size(tensor.dtype));
+    read_tensor(*carried_from, tensor.name, tensor.shape, tensor.dtype, bytes.data());
+    writer.write(tensor.name, bytes.data(), bytes.size());
+  }
+  ModelConfig config = model.config();
+  if (!model.options().next_token_prediction && carried.empty()) config.num_nextn_predict_layers = 0;
+  write_file(directory / "config.json", to_json(config, dtype == DType::kF32 ? "float32" : "bfloat16"));
+  return writer.finish();
 }
 
 }  // namespace deeptitan

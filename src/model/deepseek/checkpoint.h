@@ -2,9 +2,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <string>
 
 #include "checkpoint/model_directory.h"
+#include "core/digest.h"
 #include "core/execution_context.h"
 #include "model/deepseek/deepseek_model.h"
 
@@ -19,7 +22,13 @@ namespace deeptitan {
 void load_weights(ExecutionContext& ctx, std::shared_ptr<const ModelDirectory> directory, DeepseekModel& model);
 
 /// Writes model.safetensors (in shards where large) and config.json into an existing directory. Matrices and norms are
-/// rounded to `dtype` (f32 or bf16); buffers such as the router's bias stay fp32.
-void save_model(const std::filesystem::path& directory, const DeepseekModel& model, DType dtype);
+/// rounded to `dtype` (f32 or bf16); buffers such as the router's bias stay fp32. A model without the
+/// next-token-prediction modules that its config announces carries those of `carried_from` along, and announces none
+/// where that has none. Returns the digests of the files of weights by name.
+std::map<std::string, FileDigest> save_model(const std::filesystem::path& directory, const DeepseekModel& model,
+                                             DType dtype, const ModelDirectory* carried_from = nullptr);
+
+/// Whether the directory has weights for the next-token-prediction modules that its config announces.
+bool has_next_token_prediction(const ModelDirectory& directory, const ModelConfig& config);
 
 }  // namespace deeptitan

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <string_view>
 
+#include "core/mapping_guard.h"
+
 namespace deeptitan {
 
 class File;
@@ -24,6 +26,7 @@ class MappedFile {
  private:
   void* data_ = nullptr;
   size_t size_ = 0;
+  MappingGuard guard_;
 };
 
 }  // namespace deeptitan

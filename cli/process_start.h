@@ -1,0 +1,15 @@
+#pragma once
+
+#include <string_view>
+
+namespace deeptitan {
+
+/// What holds for every command: descriptors 0 to 2 are taken, so that no file of the program ever becomes its standard
+/// output; a closed pipe and a limit on file sizes are failed writes and not the program's end; a mapped file that is
+/// cut short is an error that names it.
+void prepare_process();
+
+/// Writes "deeptitan: MESSAGE" to stderr; where that cannot be written, there is nobody to tell.
+void report_error(std::string_view message);
+
+}  // namespace deeptitan

@@ -70,14 +70,6 @@ void OpScope::check_finite() const {
   }
 }
 
-void OpScope::check(std::initializer_list<Tensor> outputs) const {
-  if (!ctx_.check_finite) return;
-  for (const Tensor& output : outputs) {
-    DT_CHECK(!output.defined() || all_finite(ctx_, output), "{} gave a value that is not finite in its output {}",
-             name_, output.describe());
-  }
-}
-
 void OpScope::fail_without_form() const {
 #ifdef DT_CUDA
   fail("{} has no kernel for {}; use cpu", name_, device_name(ctx_.device));

@@ -35,15 +35,6 @@
 #define DT_ON_CUDA(op) nullptr
 #endif
 
-/// In an op that is one file still, after its checks and its OpScope: leaves it for on_cuda::op (ops/cuda/ops.h) where
-/// the context is on a GPU.
-#ifdef DT_CUDA
-#define DT_LEAVE_FOR_CUDA(form, ...) \
-  if (ctx.device.kind == DeviceKind::kCuda) return run_one_file_op(op, ctx, on_cuda::form, __VA_ARGS__)
-#else
-#define DT_LEAVE_FOR_CUDA(form, ...) static_assert(true, "takes a semicolon")
-#endif
-
 namespace deeptitan {
 
 /// The CUDA form of an op that has none yet.
@@ -75,13 +66,6 @@ class OpScope {
   }
   OpScope(const OpScope&) = delete;
   OpScope& operator=(const OpScope&) = delete;
-
-  /// For ops that are one file still (attention and moe): a scope without tensors, whether kernels are to be launched,
-  /// and a look at outputs.
-  OpScope(ExecutionContext& ctx, const char* name, double flops)
-      : OpScope(ctx, name, {}, {}, {.flops = flops, .bytes = 0}) {}
-  bool launch() const { return !ctx_.planning; }
-  void check(std::initializer_list<Tensor> outputs) const;
 
   /// Runs the device's form; while planning nothing.
   template <typename... Parameters>
@@ -124,19 +108,6 @@ class OpScope {
   OpCost cost_;
   Event begin_;
 };
-
-/// Runs a form of an op that is one file still, and looks at its first argument where that is a tensor: what it wrote.
-template <typename Form, typename First, typename... Rest>
-auto run_one_file_op(OpScope& op, ExecutionContext& ctx, Form form, First&& first, Rest&&... rest) {
-  if constexpr (std::is_void_v<decltype(form(ctx, first, rest...))>) {
-    form(ctx, first, rest...);
-    if constexpr (std::is_same_v<std::remove_cvref_t<First>, Tensor>) {
-      if (!ctx.planning) op.check({first});
-    }
-  } else {
-    return form(ctx, first, rest...);
-  }
-}
 
 /// Throws unless the tensor is of a type that activations have: f32 or bf16.
 void check_activation_type(const char* name, const Tensor& tensor);

@@ -19,6 +19,7 @@
 // A form takes Tensor::host<T>() on the CPU and Tensor::raw<T>() on CUDA, and has no loop over elements.
 
 /// Declares on_cpu::op and on_cuda::op with the parameters of deeptitan::op.
+// NOLINTBEGIN(bugprone-macro-parentheses): the argument is the name that is declared
 #define DT_OP_FORMS(op)         \
   namespace on_cpu {            \
   decltype(::deeptitan::op) op; \
@@ -27,6 +28,7 @@
   decltype(::deeptitan::op) op; \
   }                             \
   static_assert(true, "takes a semicolon")
+// NOLINTEND(bugprone-macro-parentheses)
 
 /// The CUDA form of an op that has one, for OpScope::run: nullptr in a build without CUDA.
 #ifdef DT_CUDA

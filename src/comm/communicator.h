@@ -10,10 +10,10 @@
 namespace deeptitan {
 
 /// A group of ranks that exchange tensors. All ranks of a group call the same collectives in the same order, with the
-/// same shapes and dtypes. Tensors are contiguous and lie on the context's device; nothing is exchanged while the context
-/// plans. On a GPU the exchange is queued on `ctx.communication`, and the caller orders it against `ctx.compute` with
-/// events; on the CPU it is done when the call returns. A rank that waits longer than the group's deadline throws Error
-/// that names the operation, the step and the ranks that it waits for.
+/// same shapes and dtypes. Tensors are contiguous and lie on the context's device; nothing is exchanged while the
+/// context plans. On a GPU the exchange is queued on `ctx.communication`, and the caller orders it against
+/// `ctx.compute` with events; on the CPU it is done when the call returns. A rank that waits longer than the group's
+/// deadline throws Error that names the operation, the step and the ranks that it waits for.
 class Communicator {
  public:
   virtual ~Communicator() = default;

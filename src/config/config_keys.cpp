@@ -15,6 +15,8 @@ constexpr std::array<std::string_view, 2> kLossNotFiniteNames = {"stop", "skip"}
 constexpr std::array<std::string_view, 1> kOptimizerNames = {"AdamW"};
 constexpr std::array<std::string_view, 4> kDecayTypeNames = {"constant", "linear", "cosine", "sqrt"};
 constexpr std::array<std::string_view, 2> kActivationCheckpointNames = {"none", "layer"};
+constexpr std::array<std::string_view, 4> kPipelineScheduleNames = {"GPipe", "1F1B", "Interleaved1F1B", "ZBH1"};
+constexpr std::array<std::string_view, 1> kDispatcherNames = {"all_to_all"};
 constexpr std::array<std::string_view, 2> kExportDtypeNames = {"fp32", "bf16"};
 constexpr std::array<std::string_view, 3> kSourceFormatNames = {"text", "chat", "plain"};
 
@@ -30,6 +32,7 @@ constexpr NumberRange kAtLeast0{.least = 0};
 constexpr NumberRange kAtLeast1{.least = 1};
 constexpr NumberRange kAbove0{.least = 0, .above = true};
 constexpr NumberRange kZeroToOne{.least = 0, .most = 1};
+constexpr NumberRange kDegree{.least = 1, .most = 1 << 20};
 constexpr NumberRange kBeta{.least = 0, .most = 1, .below = true};
 
 constexpr bool kFixed = false;  // a resumed run must have the value that it was saved with
@@ -119,6 +122,36 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Patterns of the checkpoint's parameter names (`*`, `?` and `[0-3]` as in a shell) that are not trained, such as "
      "`model.embed_tokens.weight`, or `model.layers.*.mlp.gate.*` for the routers with their biases. They cost no "
      "gradient, no optimizer state and no fp32 copy. `gate_proj` and `up_proj` go together."},
+
+    {"parallelism.pipeline_parallel_degree", DT_MEMBER(&c.parallelism.pipeline_parallel_degree), "ranks", kDegree,
+     kMayDiffer,
+     "Ranks that the layers are divided over. The product of the four degrees is the number of ranks that `mpirun`, "
+     "`srun` or `--ranks` start (docs/running.md)."},
+    {"parallelism.expert_parallel_degree", DT_MEMBER(&c.parallelism.expert_parallel_degree), "ranks", kDegree,
+     kMayDiffer, "Ranks that the experts of a layer are divided over; divides n_routed_experts."},
+    {"parallelism.data_parallel_shard_degree", DT_MEMBER(&c.parallelism.data_parallel_shard_degree), "ranks",
+     NumberRange{.least = -1, .most = 1 << 20}, kMayDiffer,
+     "Ranks that take different sequences and divide the optimizer's state among themselves; -1 = what the other "
+     "degrees leave."},
+    {"parallelism.data_parallel_replicate_degree", DT_MEMBER(&c.parallelism.data_parallel_replicate_degree), "ranks",
+     kDegree, kMayDiffer, "Ranks that take different sequences and hold the same optimizer state."},
+    {"parallelism.pipeline_parallel_schedule",
+     DT_MEMBER(choice(c.parallelism.pipeline_parallel_schedule, kPipelineScheduleNames)), "", kAny, kMayDiffer,
+     "In what order the pipeline's stages run the microbatches (src/parallel/schedule.h); `deeptitan plan` draws it."},
+    {"parallelism.pipeline_parallel_stages_per_rank", DT_MEMBER(&c.parallelism.pipeline_parallel_stages_per_rank),
+     "stages", NumberRange{.least = 2, .most = 1 << 20}, kMayDiffer,
+     "Stages of a rank in the schedule Interleaved1F1B; the others have one."},
+    {"parallelism.zero_stage", DT_MEMBER(&c.parallelism.zero_stage), "", NumberRange{.least = 1, .most = 2}, kMayDiffer,
+     "What data_parallel_shard_degree divides (Rajbhandari et al., arXiv 1910.02054): 1 = the optimizer's state; 2 = "
+     "the "
+     "gradients too, which are then added up after every microbatch."},
+    {"parallelism.dispatcher", DT_MEMBER(choice(c.parallelism.dispatcher, kDispatcherNames)), "", kAny, kMayDiffer,
+     "How tokens come to experts of other ranks."},
+    {"parallelism.deadline_seconds", DT_MEMBER(&c.parallelism.deadline_seconds), "s", kAbove0, kMayDiffer,
+     "How long a rank waits for another in one exchange before it names it and ends the run: longer than a step, a "
+     "validation or a checkpoint takes."},
+    {"parallelism.data_deadline_seconds", DT_MEMBER(&c.parallelism.data_deadline_seconds), "s", kAbove0, kMayDiffer,
+     "The same before the first step, while one rank tokenises the texts for all."},
 
     {"checkpoint.interval", DT_MEMBER(&c.checkpoint.interval), "steps", kAtLeast0, kMayDiffer,
      "Steps between two checkpoints; 0 = one at the end."},

@@ -14,6 +14,7 @@ std::string_view section_title(std::string_view section) {
   if (section == "optimizer") return "How gradients become new weights.";
   if (section == "lr_scheduler") return "How the learning rate changes from step to step.";
   if (section == "training") return "How long, on how much, and in what precision.";
+  if (section == "parallelism") return "How the run is laid out over ranks.";
   if (section == "checkpoint") return "What is saved.";
   if (section == "activation_checkpoint") return "Time for memory.";
   if (section == "data") return "The text.";

@@ -55,6 +55,10 @@ void validate(const RunConfig& c, std::string_view where) {
       t.global_batch_size, t.local_batch_size,
       std::max<int64_t>(1, t.global_batch_size / t.local_batch_size) * t.local_batch_size,
       (t.global_batch_size / t.local_batch_size + 1) * t.local_batch_size);
+  DT_CHECK_USAGE(c.parallelism.data_parallel_shard_degree != 0,
+                 "{}: parallelism.data_parallel_shard_degree = 0; use the number of ranks, or -1 for what the other "
+                 "degrees leave",
+                 where);
   DT_CHECK_USAGE(!c.data.synthetic || c.data.sources.empty(),
                  "{}: data.synthetic = true leaves no room for data.sources; remove one of them", where);
   DT_CHECK_USAGE(c.data.synthetic || !c.data.sources.empty(),

@@ -24,6 +24,12 @@ enum class DecayType { kConstant, kLinear, kCosine, kSqrt };
 /// What is computed again in backward rather than kept: nothing, or the inside of each decoder layer.
 enum class ActivationCheckpointMode { kNone, kLayer };
 
+/// In what order the stages of a pipeline run their microbatches: see parallel/schedule.h.
+enum class PipelineScheduleName { kGPipe, k1F1B, kInterleaved1F1B, kZeroBubbleH1 };
+
+/// How tokens come to the experts of other ranks.
+enum class DispatcherName { kAllToAll };
+
 /// Element type of the weights in an exported model directory.
 enum class ExportDtype { kFloat32, kBfloat16 };
 
@@ -116,6 +122,21 @@ struct RunConfig {
     bool operator==(const Training&) const = default;
   } training;
 
+  /// How the run is laid out over ranks: comm/mesh.h.
+  struct Parallelism {
+    int64_t pipeline_parallel_degree = 1;
+    int64_t expert_parallel_degree = 1;
+    int64_t data_parallel_shard_degree = -1;  // -1 = what is left of the ranks
+    int64_t data_parallel_replicate_degree = 1;
+    PipelineScheduleName pipeline_parallel_schedule = PipelineScheduleName::k1F1B;
+    int64_t pipeline_parallel_stages_per_rank = 2;  // of the interleaved schedule
+    int64_t zero_stage = 1;
+    DispatcherName dispatcher = DispatcherName::kAllToAll;
+    double deadline_seconds = 300;
+    double data_deadline_seconds = 86400;
+    bool operator==(const Parallelism&) const = default;
+  } parallelism;
+
   struct Checkpoint {
     int64_t interval = 500;
     int64_t keep_latest_k = 2;
@@ -146,7 +167,8 @@ struct RunConfig {
 
   bool operator==(const RunConfig&) const = default;
 
-  /// Sequences of one optimizer step: training.global_batch_size, or training.local_batch_size where that is 0.
+  /// Sequences of one optimizer step on all ranks: training.global_batch_size, or training.local_batch_size where that
+  /// is 0, which more ranks replace by a microbatch for each before a run starts.
   int64_t sequences_per_step() const {
     return training.global_batch_size > 0 ? training.global_batch_size : training.local_batch_size;
   }

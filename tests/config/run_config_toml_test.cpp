@@ -128,11 +128,12 @@ TEST(RunConfigToml, EachMistakeInAFileHasItsLine) {
          "that training.freeze names (docs/config.md lists all keys)");
   expect("[lora]\nrank = 8\n",
          "run.toml:1: unknown section [lora]; adapters do not exist here: every weight is trained, but for those that "
-         "training.freeze names (sections: job, metrics, model, optimizer, lr_scheduler, training, checkpoint, "
+         "training.freeze names (sections: job, metrics, model, optimizer, lr_scheduler, training, parallelism, "
+         "checkpoint, "
          "activation_checkpoint, data, validation)");
   expect("\n[trainin]\nsteps = 5\n",
          "run.toml:2: unknown section [trainin]; did you mean 'training'? (sections: job, metrics, model, optimizer, "
-         "lr_scheduler, training, checkpoint, activation_checkpoint, data, validation)");
+         "lr_scheduler, training, parallelism, checkpoint, activation_checkpoint, data, validation)");
   expect("steps = 5\n",
          "run.toml:1: unknown key 'steps'; did you mean 'training.steps'? (docs/config.md lists all keys)");
   expect("training = 5\n", "run.toml:1: training = 5; expected a section [training]");

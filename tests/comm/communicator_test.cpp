@@ -1,0 +1,216 @@
+#include "comm/communicator.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "comm/collective_checks.h"
+#include "comm/host_communicator.h"
+#include "comm/self_communicator.h"
+#include "comm/thread_ranks.h"
+#include "support/expect_error.h"
+
+namespace deeptitan {
+namespace {
+
+// On 1 to 4 ranks, with whole messages and with such as are cut.
+void on_thread_ranks(void (*check)(Transport&, uint64_t)) {
+  for (const int ranks : {1, 2, 3, 4}) {
+    for (const size_t max_message : {size_t{1} << 30, size_t{40}}) {
+      for (uint64_t seed = 0; seed < 5; ++seed) {
+        run_thread_ranks(
+            ranks, [&](Transport& transport) { check(transport, seed); }, max_message);
+      }
+    }
+  }
+}
+
+TEST(ThreadRanks, AllReduceAddsInTheOrderOfTheRanks) {
+  on_thread_ranks(check_all_reduce);
+}
+
+TEST(ThreadRanks, ReduceScatterAndAllGatherTakeEmptyParts) {
+  on_thread_ranks(check_reduce_scatter_and_all_gather);
+}
+
+TEST(ThreadRanks, AllToAllMovesRowsAndLeavesTheRestAlone) {
+  on_thread_ranks(check_all_to_all);
+}
+
+TEST(ThreadRanks, RanksThatSendToEachOtherFirstDoNotWaitForEver) {
+  on_thread_ranks(check_send_and_receive);
+}
+
+TEST(ThreadRanks, BroadcastFromEveryRank) {
+  on_thread_ranks(check_broadcast_and_barrier);
+}
+
+// Longer than the staging memory, so that a part is added slice by slice.
+TEST(ThreadRanks, SumsLongerThanTheStagingMemory) {
+  constexpr int64_t kCount = 3'000'001;
+  run_thread_ranks(2, [&](Transport& transport) {
+    HostCommunicator group(transport, "dp", {0, 1}, 0);
+    ExecutionContext ctx;
+    std::vector<float> x(kCount);
+    for (int64_t i = 0; i < kCount; ++i) x[i] = static_cast<float>(i % 1000) + static_cast<float>(transport.rank());
+    group.all_reduce(ctx, Tensor(x.data(), DType::kF32, {kCount}));
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < kCount; ++i) wrong += x[i] != 2 * static_cast<float>(i % 1000) + 1;
+    EXPECT_EQ(wrong, 0);
+  });
+}
+
+TEST(ThreadRanks, ABarrierHoldsUntilTheLastRankComes) {
+  std::atomic<bool> last_came{false};
+  run_thread_ranks(3, [&](Transport& transport) {
+    HostCommunicator group(transport, "world", {0, 1, 2}, 0);
+    ExecutionContext ctx;
+    if (transport.rank() == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      last_came = true;
+    }
+    group.barrier(ctx);
+    EXPECT_TRUE(last_came);
+  });
+}
+
+// What a rank says that has waited too long for rank 2 (and 3) of 4. `call` is what all others call.
+std::string message_without(std::vector<int> missing, const std::function<void(Communicator&, ExecutionContext&)>& call,
+                            int64_t step = 0) {
+  return message_of([&] {
+    run_thread_ranks(4, [&](Transport& transport) {
+      if (std::find(missing.begin(), missing.end(), transport.rank()) != missing.end()) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        return;
+      }
+      HostCommunicator group(transport, "ep", {3, 2, 1, 0}, 0, 0.05);
+      StepState state;
+      state.in.step = step;
+      ExecutionContext ctx;
+      ctx.state = &state;
+      if (transport.rank() != 0) group.set_deadline(60);  // so that it is rank 0 that speaks
+      call(group, ctx);
+    });
+  });
+}
+
+TEST(ThreadRanks, ALateRankIsNamedWithTheOperationAndTheStep) {
+  const std::string sum = message_without(
+      {2},
+      [](Communicator& group, ExecutionContext& ctx) {
+        std::vector<float> x(3000);
+        group.all_reduce(ctx, Tensor(x.data(), DType::kF32, {3000}));
+      },
+      17);
+  EXPECT_EQ(sum,
+            "rank 0 has waited 0.05 s in all_reduce of group ep, in step 17, for rank 2: it has stopped, hangs, or has "
+            "more to do than "
+            "parallelism.deadline_seconds allows");
+  const std::string barrier =
+      message_without({1, 2}, [](Communicator& group, ExecutionContext& ctx) { group.barrier(ctx); });
+  EXPECT_NE(barrier.find("s in barrier of group ep, before the first step, for ranks 1, 2:"), std::string::npos)
+      << barrier;
+  const std::string receive = message_without({3}, [](Communicator& group, ExecutionContext& ctx) {
+    std::vector<float> x(1);
+    if (group.rank() == 3) group.receive(ctx, Tensor(x.data(), DType::kF32, {1}), 0);
+  });
+  EXPECT_NE(receive.find("s in receive of group ep, before the first step, for rank 3:"), std::string::npos) << receive;
+  const std::string send = message_without({3}, [](Communicator& group, ExecutionContext& ctx) {
+    std::vector<float> x(1);
+    if (group.rank() != 3) return;
+    group.send(ctx, Tensor(x.data(), DType::kF32, {1}), 0);
+    group.finish_sends(ctx);
+  });
+  EXPECT_NE(send.find("s in send of group ep, before the first step, for rank 3:"), std::string::npos) << send;
+}
+
+TEST(ThreadRanks, WhatARankThrowsEndsTheOthers) {
+  expect_runtime_error(
+      [] {
+        run_thread_ranks(3, [](Transport& transport) {
+          HostCommunicator group(transport, "dp", {0, 1, 2}, 0);
+          ExecutionContext ctx;
+          if (transport.rank() == 1) fail("the disk is full");
+          group.barrier(ctx);
+        });
+      },
+      "the disk is full");
+}
+
+TEST(ThreadRanks, RowsThatDoNotMeetAreNamed) {
+  const std::string message = message_of([] {
+    run_thread_ranks(2, [](Transport& transport) {
+      HostCommunicator group(transport, "ep", {0, 1}, 0);
+      ExecutionContext ctx;
+      std::vector<int32_t> sent(8), received(8);
+      const std::vector<int64_t> rows = {0, 0}, one{0, 1}, two{2, 0};
+      const Tensor send(sent.data(), DType::kI32, {8, 1}), receive(received.data(), DType::kI32, {8, 1});
+      if (transport.rank() == 0) group.all_to_all(ctx, receive, rows, send, one);
+      if (transport.rank() == 1) group.all_to_all(ctx, receive, two, send, rows);
+    });
+  });
+  EXPECT_EQ(message, "rank 1 expected 8 bytes of rank 0, which sent 4");
+}
+
+TEST(SelfCommunicator, LeavesTensorsAloneAndCopiesRowsToItself) {
+  SelfCommunicator self("ep");
+  ExecutionContext ctx;
+  std::vector<float> x = {1, 2, 3, 4}, y(4);
+  const Tensor tensor(x.data(), DType::kF32, {4});
+  self.all_reduce(ctx, tensor);
+  self.reduce_scatter(ctx, tensor, std::vector<int64_t>{4});
+  self.all_gather(ctx, tensor, std::vector<int64_t>{4});
+  self.broadcast(ctx, tensor, 0);
+  self.barrier(ctx);
+  EXPECT_EQ(x, (std::vector<float>{1, 2, 3, 4}));
+  self.all_to_all(ctx, Tensor(y.data(), DType::kF32, {2, 2}), std::vector<int64_t>{1},
+                  Tensor(x.data(), DType::kF32, {2, 2}), std::vector<int64_t>{1});
+  EXPECT_EQ(y, (std::vector<float>{1, 2, 0, 0}));
+  expect_runtime_error([&] { self.send(ctx, tensor, 0); }, "send in group ep: rank 0 is this rank itself");
+}
+
+TEST(Communicator, RefusesWhatDoesNotFitWhilePlanningToo) {
+  SelfCommunicator self("dp");
+  ExecutionContext ctx;
+  ctx.planning = true;
+  std::vector<float> x(12);
+  const Tensor tensor(x.data(), DType::kF32, {3, 4});
+  expect_runtime_error(
+      [&] { self.all_reduce(ctx, tensor.columns(0, 2)); },
+      "all_reduce in group dp: expected a contiguous tensor, found f32 [3, 2] with rows 4 elements apart");
+  expect_runtime_error([&] { self.all_reduce(ctx, Tensor(x.data(), DType::kBF16, {12})); },
+                       "all_reduce in group dp adds f32, f64 and i32; found bf16 [12]");
+  expect_runtime_error(
+      [&] {
+        self.all_reduce(ctx, Tensor(x.data(), DType::kF32, {12}, {DeviceKind::kCuda, 1}));
+      },
+      "all_reduce in group dp: expected a tensor on cpu, found f32 [12] on cuda:1");
+  expect_runtime_error(
+      [&] {
+        self.reduce_scatter(ctx, tensor, std::vector<int64_t>{5, 7});
+      },
+      "reduce_scatter in group dp: 1 ranks need as many parts, together 12 elements; found [5, 7]");
+  expect_runtime_error([&] { self.all_gather(ctx, tensor, std::vector<int64_t>{11}); },
+                       "all_gather in group dp: 1 ranks need as many parts, together 12 elements; found [11]");
+  expect_runtime_error([&] { self.all_to_all(ctx, tensor, std::vector<int64_t>{3}, tensor, std::vector<int64_t>{4}); },
+                       "all_to_all in group dp: rows for 1 ranks, at most 3 together, are to be sent; found [4]");
+  expect_runtime_error(
+      [&] {
+        self.all_to_all(ctx, tensor.columns(0, 4).reshape({4, 3}), std::vector<int64_t>{3}, tensor,
+                        std::vector<int64_t>{3});
+      },
+      "all_to_all in group dp: expected rows of one width and dtype, found f32 [3, 4] sent and f32 [4, 3] received");
+  expect_runtime_error([&] { self.broadcast(ctx, tensor, 1); }, "broadcast in group dp: rank 1 of 1");
+  Tensor not_there(reinterpret_cast<void*>(64), DType::kF32, {3, 4});
+  self.all_reduce(ctx, not_there);  // planning touches nothing
+  self.all_to_all(ctx, not_there, std::vector<int64_t>{3}, not_there, std::vector<int64_t>{3});
+}
+
+}  // namespace
+}  // namespace deeptitan

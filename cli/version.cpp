@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "comm/mpi/mpi_world.h"
 #include "commit.h"
 #include "kernels/cpu/matmul/panel_kernel.h"
 
@@ -13,8 +14,8 @@ std::string version_line() {
 #else
   const char* cuda = "without CUDA";
 #endif
-  return fmt::format("deeptitan {} ({}; CPU kernels for avx2, avx512, avx512_bf16, here {}; {})", DT_VERSION, DT_COMMIT,
-                     cpu::panel_isa().name, cuda);
+  return fmt::format("deeptitan {} ({}; CPU kernels for avx2, avx512, avx512_bf16, here {}; {}; {})", DT_VERSION,
+                     DT_COMMIT, cpu::panel_isa().name, cuda, mpi_in_words());
 }
 
 }  // namespace deeptitan

@@ -18,7 +18,7 @@ namespace {
 constexpr int64_t kStagingBytes = int64_t{8} << 20;
 // Of a sum that every rank makes for itself, because a second exchange would take longer.
 constexpr int64_t kSmallBytes = 4096;
-// A rank that waits for longer sleeps between two looks.
+// A rank to which nothing has come for longer sleeps between two looks.
 constexpr double kBusySeconds = 0.002;
 constexpr auto kPause = std::chrono::microseconds(50);
 
@@ -94,11 +94,13 @@ class HostCommunicator::Exchange {
 
   /// Returns when all messages are done.
   void wait() {
-    const double start = monotonic_seconds();
-    while (!poll()) {
-      const double waited = monotonic_seconds() - start;
-      if (waited > group_.deadline_) fail_late();
-      if (waited < kBusySeconds) {
+    double last_came = monotonic_seconds();
+    for (size_t left = pending_.size(); !poll();) {
+      const double now = monotonic_seconds();
+      if (pending_.size() < left) last_came = now;
+      left = pending_.size();
+      if (now - last_came > group_.deadline_) fail_late();
+      if (now - last_came < kBusySeconds) {
         std::this_thread::yield();
       } else {
         std::this_thread::sleep_for(kPause);

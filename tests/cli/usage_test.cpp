@@ -48,9 +48,10 @@ std::vector<std::vector<std::string>> all_commands() {
 TEST(Usage, VersionIsOneLine) {
   const Outcome outcome = run_program({"--version"});
   EXPECT_EQ(outcome.exit_code, 0);
-  EXPECT_TRUE(std::regex_match(outcome.out,
-                               std::regex("deeptitan [0-9]+\\.[0-9]+\\.[0-9]+ \\([^;]+; CPU kernels for avx2, avx512, "
-                                          "avx512_bf16, here avx[0-9a-z_]+; with(out)? CUDA\\)\n")))
+  EXPECT_TRUE(std::regex_match(
+      outcome.out,
+      std::regex("deeptitan [0-9]+\\.[0-9]+\\.[0-9]+ \\([^;]+; CPU kernels for avx2, avx512, "
+                 "avx512_bf16, here avx[0-9a-z_]+; with(out)? CUDA; (Open MPI v[0-9.]+|[^;]*MPI[^;]+)\\)\n")))
       << outcome.out;
 }
 

@@ -21,8 +21,8 @@ struct StepOutput {
   double gradient_squares = 0;  // of the whole gradient, before clipping
   float clip = 1.0f;            // what gradients are multiplied by
   int32_t valid = 1;            // 0: something is not finite, or the run is halted: nothing of this step is applied
-  int32_t halt = 0;             // sticky: steps behind one that was not valid do nothing
-  int32_t row_overflow = 0;     // rows did not fit where they were dispatched to
+  int32_t halt = 0;             // sticky: steps behind one that halted the run do nothing
+  int32_t row_overflow = 0;     // rows did not fit where they were dispatched to: the step is run again
   int32_t failed_op = 0;        // the first op of the step that found something wrong; 0: none
   int64_t updates = 0;          // steps that were applied: what AdamW's bias correction counts
 };

@@ -31,7 +31,8 @@ DT_STEP_FUNCTION void begin_output(StepOutput& out) {
 }
 
 /// Fills in what follows from the gradient's squares: whether the step is valid, its clipping, and the count of applied
-/// updates. With `halt` a step that is not finite halts those behind it.
+/// updates. A step whose rows overflowed halts those behind it, which would be on other weights than if it had been
+/// applied; with `halt` one that is not finite does too.
 DT_STEP_FUNCTION void decide_step(StepState& state, double max_norm, bool halt) {
   const StepInput& in = state.in;
   StepOutput& out = state.out;
@@ -39,7 +40,7 @@ DT_STEP_FUNCTION void decide_step(StepState& state, double max_norm, bool halt) 
   const bool finite = is_finite_number(out.loss_sum * in.target_scale) &&
                       is_finite_number(out.mtp_loss_sum * in.target_scale) && is_finite_number(norm);
   out.valid = finite && out.row_overflow == 0 && out.halt == 0 ? 1 : 0;
-  if (halt && out.valid == 0) out.halt = 1;
+  if (out.row_overflow != 0 || (halt && out.valid == 0)) out.halt = 1;
   out.clip = max_norm > 0 && norm > max_norm ? static_cast<float>(max_norm / (norm + 1e-6)) : 1.0f;
   out.updates += out.valid;
 }

@@ -47,19 +47,18 @@ void LinearLayer::backward_weights(ExecutionContext& ctx, const Tensor& d_out, c
 
 void LinearLayer::forward_grouped(ExecutionContext& ctx, const Tensor& out, const Tensor& x,
                                   const RowGroups& groups) const {
-  grouped_linear(ctx, out, x, *weight_, groups.offsets);
+  grouped_linear(ctx, out, x, *weight_, groups);
 }
 
 void LinearLayer::backward_input_grouped(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out,
                                          const RowGroups& groups, bool accumulate) const {
-  grouped_linear_backward_input(ctx, d_x, d_out, *weight_, groups.offsets, accumulate);
+  grouped_linear_backward_input(ctx, d_x, d_out, *weight_, groups, accumulate);
 }
 
 void LinearLayer::backward_weights_grouped(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x,
                                            const RowGroups& groups) const {
   if (parameter_->gradient.defined()) {
-    grouped_linear_backward_weight(ctx, parameter_->gradient, d_out, x, groups.offsets,
-                                   parameter_->accumulate_gradient());
+    grouped_linear_backward_weight(ctx, parameter_->gradient, d_out, x, groups, parameter_->accumulate_gradient());
   }
 }
 

@@ -44,6 +44,8 @@ struct ForwardContext {
   AuxiliarySink* auxiliary = nullptr;  // nullptr: nothing is counted (validation, recomputation, inference)
   std::span<LayerCache> cache = {};    // by layer; empty: none
   RouteRecord* routes = nullptr;
+  /// The experts take as many tokens at once as surely fit: a step whose rows overflowed is run again so.
+  bool experts_in_slices = false;
 };
 
 /// What a forward saves for its backward. Each kind of layer has its own.

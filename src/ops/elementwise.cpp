@@ -3,6 +3,40 @@
 #include "core/error.h"
 
 namespace deeptitan {
+namespace {
+
+// The names that a gated activation's messages say.
+struct SwigluNames {
+  const char* op;
+  const char* gate;
+  const char* out;
+  const char* d_gate;
+};
+constexpr SwigluNames kSwiglu{"swiglu", "swiglu: gate", "swiglu: out", ""};
+constexpr SwigluNames kGroupedSwiglu{"grouped_swiglu", "grouped_swiglu: gate", "grouped_swiglu: out", ""};
+constexpr SwigluNames kSwigluBackward{"swiglu_backward", "swiglu_backward: gate", "swiglu_backward: d_out",
+                                      "swiglu_backward: d_gate"};
+constexpr SwigluNames kGroupedSwigluBackward{"grouped_swiglu_backward", "grouped_swiglu_backward: gate",
+                                             "grouped_swiglu_backward: d_out", "grouped_swiglu_backward: d_gate"};
+
+// `out` is d_out in the backward: a tensor of the activation's own shape, dense.
+void check_swiglu(const SwigluNames& names, const Tensor& out, const Tensor& gate, const Tensor& up) {
+  check_activation_type(names.gate, gate);
+  check_tensor(out, names.out, gate.dtype(), {gate.size(0), gate.size(1)});
+  DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride() && gate.dtype() == up.dtype(),
+           "{}: gate {} and up {} are not slices of one buffer", names.op, gate.describe(), up.describe());
+  check_contiguous(names.op, {out});
+}
+
+void check_swiglu_backward(const SwigluNames& names, const Tensor& d_gate, const Tensor& d_up, const Tensor& d_out,
+                           const Tensor& gate, const Tensor& up) {
+  check_swiglu(names, d_out, gate, up);
+  check_tensor(d_gate, names.d_gate, gate.dtype(), {gate.size(0), gate.size(1)});
+  DT_CHECK(d_gate.same_shape(d_up) && d_gate.stride() == d_up.stride() && d_gate.dtype() == d_up.dtype(),
+           "{}: d_gate {} and d_up {} are not slices of one buffer", names.op, d_gate.describe(), d_up.describe());
+}
+
+}  // namespace
 
 void add(ExecutionContext& ctx, const Tensor& out, const Tensor& a, const Tensor& b) {
   check_activation_type("add: out", out);
@@ -31,27 +65,34 @@ void fill_zero(ExecutionContext& ctx, const Tensor& x) {
 }
 
 void swiglu(ExecutionContext& ctx, const Tensor& out, const Tensor& gate, const Tensor& up) {
-  check_activation_type("swiglu: gate", gate);
-  check_tensor(out, "swiglu: out", gate.dtype(), {gate.size(0), gate.size(1)});
-  DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride() && gate.dtype() == up.dtype(),
-           "swiglu: gate {} and up {} are not slices of one buffer", gate.describe(), up.describe());
-  check_contiguous("swiglu", {out});
-  OpScope op(ctx, "swiglu", {&out}, {&gate, &up});
+  check_swiglu(kSwiglu, out, gate, up);
+  OpScope op(ctx, kSwiglu.op, {&out}, {&gate, &up});
   op.run(on_cpu::swiglu, DT_ON_CUDA(swiglu), out, gate, up);
+}
+
+void grouped_swiglu(ExecutionContext& ctx, const Tensor& out, const Tensor& gate, const Tensor& up,
+                    const RowGroups& groups) {
+  check_swiglu(kGroupedSwiglu, out, gate, up);
+  check_row_groups(kGroupedSwiglu.op, groups, -1, gate.size(0));
+  OpScope op(ctx, kGroupedSwiglu.op, {&out}, {&gate, &up, &groups.offsets, &groups.sizes});
+  op.only_rows_of(groups);
+  op.run(on_cpu::grouped_swiglu, DT_ON_CUDA(grouped_swiglu), out, gate, up, groups);
 }
 
 void swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& d_up, const Tensor& d_out,
                      const Tensor& gate, const Tensor& up) {
-  check_activation_type("swiglu_backward: gate", gate);
-  check_tensor(d_out, "swiglu_backward: d_out", gate.dtype(), {gate.size(0), gate.size(1)});
-  check_tensor(d_gate, "swiglu_backward: d_gate", gate.dtype(), {gate.size(0), gate.size(1)});
-  DT_CHECK(d_gate.same_shape(d_up) && d_gate.stride() == d_up.stride() && d_gate.dtype() == d_up.dtype(),
-           "swiglu_backward: d_gate {} and d_up {} are not slices of one buffer", d_gate.describe(), d_up.describe());
-  DT_CHECK(gate.same_shape(up) && gate.stride() == up.stride() && gate.dtype() == up.dtype(),
-           "swiglu_backward: gate {} and up {} are not slices of one buffer", gate.describe(), up.describe());
-  check_contiguous("swiglu_backward", {d_out});
-  OpScope op(ctx, "swiglu_backward", {&d_gate, &d_up}, {&d_out, &gate, &up});
+  check_swiglu_backward(kSwigluBackward, d_gate, d_up, d_out, gate, up);
+  OpScope op(ctx, kSwigluBackward.op, {&d_gate, &d_up}, {&d_out, &gate, &up});
   op.run(on_cpu::swiglu_backward, DT_ON_CUDA(swiglu_backward), d_gate, d_up, d_out, gate, up);
+}
+
+void grouped_swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& d_up, const Tensor& d_out,
+                             const Tensor& gate, const Tensor& up, const RowGroups& groups) {
+  check_swiglu_backward(kGroupedSwigluBackward, d_gate, d_up, d_out, gate, up);
+  check_row_groups(kGroupedSwigluBackward.op, groups, -1, gate.size(0));
+  OpScope op(ctx, kGroupedSwigluBackward.op, {&d_gate, &d_up}, {&d_out, &gate, &up, &groups.offsets, &groups.sizes});
+  op.only_rows_of(groups);
+  op.run(on_cpu::grouped_swiglu_backward, DT_ON_CUDA(grouped_swiglu_backward), d_gate, d_up, d_out, gate, up, groups);
 }
 
 void embedding(ExecutionContext& ctx, const Tensor& out, const Tensor& table, const Tensor& ids) {

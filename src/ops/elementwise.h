@@ -3,6 +3,7 @@
 #include "core/execution_context.h"
 #include "core/tensor.h"
 #include "ops/op_scope.h"
+#include "ops/row_groups.h"
 
 namespace deeptitan {
 
@@ -23,6 +24,13 @@ void swiglu(ExecutionContext& ctx, const Tensor& out /* [T, I] */, const Tensor&
 void swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate /* [T, I] */, const Tensor& d_up /* [T, I] */,
                      const Tensor& d_out /* [T, I] */, const Tensor& gate /* [T, I] */, const Tensor& up /* [T, I] */);
 
+/// The same for rows in groups alone.
+void grouped_swiglu(ExecutionContext& ctx, const Tensor& out /* [R, I] */, const Tensor& gate /* [R, I] */,
+                    const Tensor& up /* [R, I] */, const RowGroups& groups);
+void grouped_swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate /* [R, I] */, const Tensor& d_up /* [R, I] */,
+                             const Tensor& d_out /* [R, I] */, const Tensor& gate /* [R, I] */,
+                             const Tensor& up /* [R, I] */, const RowGroups& groups);
+
 /// out[t] = table[ids[t]], converted to out's dtype. Throws where an id is not a row of the table.
 void embedding(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& table /* [V, D] */,
                const Tensor& ids /* i32 [T] */);
@@ -36,6 +44,8 @@ DT_OP_FORMS(convert);
 DT_OP_FORMS(fill_zero);
 DT_OP_FORMS(swiglu);
 DT_OP_FORMS(swiglu_backward);
+DT_OP_FORMS(grouped_swiglu);
+DT_OP_FORMS(grouped_swiglu_backward);
 DT_OP_FORMS(embedding);
 DT_OP_FORMS(embedding_backward);
 

@@ -17,33 +17,31 @@ struct ProductNames {
   const char* op;
   const char* out;
   const char* x;
-  const char* group_offset;
 };
-constexpr ProductNames kLinear{"linear", "linear: out", "linear: x", ""};
+constexpr ProductNames kLinear{"linear", "linear: out", "linear: x"};
 constexpr ProductNames kLinearBackward{"linear_backward_input", "linear_backward_input: d_x",
-                                       "linear_backward_input: d_out", ""};
-constexpr ProductNames kGrouped{"grouped_linear", "grouped_linear: out", "grouped_linear: x",
-                                "grouped_linear: group_offset"};
+                                       "linear_backward_input: d_out"};
+constexpr ProductNames kGrouped{"grouped_linear", "grouped_linear: out", "grouped_linear: x"};
 constexpr ProductNames kGroupedBackward{"grouped_linear_backward_input", "grouped_linear_backward_input: d_x",
-                                        "grouped_linear_backward_input: d_out",
-                                        "grouped_linear_backward_input: group_offset"};
+                                        "grouped_linear_backward_input: d_out"};
 
 // A product with a weight that has been prepared for it, whole or by groups of rows.
 void run_product(ExecutionContext& ctx, const ProductNames& names, const Tensor& out, const Tensor& x,
-                 const PreparedWeight& weight, bool backward, const Tensor& group_offset, bool accumulate) {
+                 const PreparedWeight& weight, bool backward, const RowGroups& groups, bool accumulate) {
   const int64_t rows = x.size(0);
   check_weight_product(names.op, weight.format, x, out);
   check_tensor(x, names.x, x.dtype(), {rows, backward ? weight.outputs : weight.inputs});
   check_tensor(out, names.out, out.dtype(), {rows, backward ? weight.inputs : weight.outputs});
   const bool from_forward = !backward || weight.backward_layout == BackwardLayout::kDerived;
   const Tensor& packed = from_forward ? weight.forward : weight.backward_input;
-  DT_CHECK(packed.defined() && (group_offset.defined() || weight.groups == 1),
+  DT_CHECK(packed.defined() && (groups.defined() || weight.groups == 1),
            "{}: the weight [{}, {}, {}] was not prepared for it", names.op, weight.groups, weight.outputs,
            weight.inputs);
-  if (group_offset.defined()) check_tensor(group_offset, names.group_offset, DType::kI32, {weight.groups + 1});
-  OpScope op(ctx, names.op, {&out}, {&x, &packed, &group_offset},
+  if (groups.defined()) check_row_groups(names.op, groups, weight.groups, rows);
+  OpScope op(ctx, names.op, {&out}, {&x, &packed, &groups.offsets, &groups.sizes},
              {.flops = product_flops(rows, weight.outputs, weight.inputs)});
-  op.run_with_workspace(on_cpu::product, DT_ON_CUDA(product), out, x, weight, backward, group_offset, accumulate);
+  op.only_rows_of(groups);
+  op.run_with_workspace(on_cpu::product, DT_ON_CUDA(product), out, x, weight, backward, groups, accumulate);
 }
 
 }  // namespace
@@ -108,27 +106,27 @@ void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const
 }
 
 void grouped_linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
-                    const Tensor& group_offset) {
-  run_product(ctx, kGrouped, out, x, weight, /*backward=*/false, group_offset, false);
+                    const RowGroups& groups) {
+  run_product(ctx, kGrouped, out, x, weight, /*backward=*/false, groups, false);
 }
 
 void grouped_linear_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out,
-                                   const PreparedWeight& weight, const Tensor& group_offset, bool accumulate) {
-  run_product(ctx, kGroupedBackward, d_x, d_out, weight, /*backward=*/true, group_offset, accumulate);
+                                   const PreparedWeight& weight, const RowGroups& groups, bool accumulate) {
+  run_product(ctx, kGroupedBackward, d_x, d_out, weight, /*backward=*/true, groups, accumulate);
 }
 
 void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
-                                    const Tensor& group_offset, bool accumulate) {
+                                    const RowGroups& groups, bool accumulate) {
   const int64_t rows = x.size(0);
   check_activation_type("grouped_linear_backward_weight: x", x);
   check_tensor(d_weight, "grouped_linear_backward_weight: d_weight", DType::kF32, {-1, -1, x.size(1)});
   check_tensor(d_out, "grouped_linear_backward_weight: d_out", x.dtype(), {rows, d_weight.size(1)});
-  check_tensor(group_offset, "grouped_linear_backward_weight: group_offset", DType::kI32, {d_weight.size(0) + 1});
+  check_row_groups("grouped_linear_backward_weight", groups, d_weight.size(0), rows);
   check_contiguous("grouped_linear_backward_weight", {d_weight});
-  OpScope op(ctx, "grouped_linear_backward_weight", {&d_weight}, {&d_out, &x, &group_offset},
+  OpScope op(ctx, "grouped_linear_backward_weight", {&d_weight}, {&d_out, &x, &groups.offsets, &groups.sizes},
              {.flops = product_flops(rows, d_weight.size(1), d_weight.size(2))});
   op.run_with_workspace(on_cpu::grouped_linear_backward_weight, DT_ON_CUDA(grouped_linear_backward_weight), d_weight,
-                        d_out, x, group_offset, accumulate);
+                        d_out, x, groups, accumulate);
 }
 
 void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {

@@ -5,6 +5,7 @@
 #include "core/execution_context.h"
 #include "core/tensor.h"
 #include "ops/op_scope.h"
+#include "ops/row_groups.h"
 #include "ops/weight_format.h"
 
 // Matrix products with weights. Legend: M rows, N outputs, K inputs, G groups (experts, or heads).
@@ -55,26 +56,26 @@ void linear_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [M, K] */
 void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight /* f32 [N, K] */,
                             const Tensor& d_out /* [M, N] */, const Tensor& x /* [M, K] */, bool accumulate);
 
-/// The same for rows sorted by group: rows group_offset[g] to group_offset[g + 1] meet W_g. Empty groups cost nothing,
-/// but for the zeros of a weight gradient that is not accumulated.
+/// The same for rows in groups: those of group g meet W_g. Empty groups and padding cost nothing, but for the zeros of
+/// a weight gradient that is not accumulated.
 void grouped_linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,
-                    const PreparedWeight& weight, const Tensor& group_offset /* i32 [G + 1] */);
+                    const PreparedWeight& weight, const RowGroups& groups);
 void grouped_linear_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [M, K] */,
                                    const Tensor& d_out /* [M, N] */, const PreparedWeight& weight,
-                                   const Tensor& group_offset /* i32 [G + 1] */, bool accumulate = false);
+                                   const RowGroups& groups, bool accumulate = false);
 void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight /* f32 [G, N, K] */,
                                     const Tensor& d_out /* [M, N] */, const Tensor& x /* [M, K] */,
-                                    const Tensor& group_offset /* i32 [G + 1] */, bool accumulate);
+                                    const RowGroups& groups, bool accumulate);
 
 /// out[r, :] += bias, and its gradient d_bias += (or =) sum over rows of d_out, in the order of the rows.
 void add_bias(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& bias /* f32 [N] */);
 void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias /* f32 [N] */, const Tensor& d_out /* [M, N] */,
                        bool accumulate);
 
-/// x W^T, or with `backward` x W, of a weight that has been prepared for it; over groups of rows where there are
-/// offsets: the forms behind linear and grouped_linear.
+/// x W^T, or with `backward` x W, of a weight that has been prepared for it; over groups of rows where these are
+/// defined: the forms behind linear and grouped_linear.
 using ProductForm = void(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
-                         bool backward, const Tensor& group_offset, bool accumulate);
+                         bool backward, const RowGroups& groups, bool accumulate);
 namespace on_cpu {
 ProductForm product;
 decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;

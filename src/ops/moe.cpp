@@ -96,14 +96,23 @@ void copy(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
   op.run_with_workspace(on_cpu::copy, DT_ON_CUDA(copy), out, x);
 }
 
-void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing) {
+void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing, int alignment) {
   check_tensor(routing.counts, "sort_slots: counts", DType::kI32, {-1});
   check_tensor(order.row_of_slot, "sort_slots: row_of_slot", DType::kI32, {routing.expert_index.numel()});
   check_tensor(order.slot_of_row, "sort_slots: slot_of_row", DType::kI32, {-1});
   check_tensor(order.group_offset, "sort_slots: group_offset", DType::kI32, {routing.counts.size(0) + 1});
-  OpScope op(ctx, "sort_slots", {&order.row_of_slot, &order.slot_of_row, &order.group_offset},
+  check_tensor(order.group_size, "sort_slots: group_size", DType::kI32, {routing.counts.size(0)});
+  OpScope op(ctx, "sort_slots", {&order.row_of_slot, &order.slot_of_row, &order.group_offset, &order.group_size},
              {&routing.expert_index, &routing.counts});
-  op.run_with_workspace(on_cpu::sort_slots, DT_ON_CUDA(sort_slots), order, routing);
+  op.run_with_workspace(on_cpu::sort_slots, DT_ON_CUDA(sort_slots), order, routing, alignment);
+}
+
+void count_choices(ExecutionContext& ctx, const Tensor& counts, const Tensor& expert_index) {
+  check_tensor(counts, "count_choices: counts", DType::kI32, {-1});
+  check_tensor(expert_index, "count_choices: expert_index", DType::kI32, {-1, -1});
+  check_contiguous("count_choices", {expert_index});
+  OpScope op(ctx, "count_choices", {&counts}, {&expert_index});
+  op.run(on_cpu::count_choices, DT_ON_CUDA(count_choices), counts, expert_index);
 }
 
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {

@@ -55,9 +55,16 @@ struct SlotOrder {
   Tensor row_of_slot;   // i32 [T * K]
   Tensor slot_of_row;   // i32 [R]
   Tensor group_offset;  // i32 [E + 1]
+  Tensor group_size;    // i32 [E]
 };
 
-void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing);
+/// Sorts slots by expert; each expert's first row is a multiple of `alignment`. Where there are more rows than
+/// slot_of_row has, no slot has one, and StepOutput::row_overflow says so.
+void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing, int alignment);
+
+/// counts[e] = the slots that chose expert e.
+void count_choices(ExecutionContext& ctx, const Tensor& counts /* i32 [E] */,
+                   const Tensor& expert_index /* i32 [T, K] */);
 
 /// out[r] = x[token of row r].
 void permute_rows(ExecutionContext& ctx, const Tensor& out /* [R, D] */, const Tensor& x /* [T, D] */,
@@ -82,6 +89,7 @@ DT_OP_FORMS(accumulate_counts);
 DT_OP_FORMS(update_router_bias);
 DT_OP_FORMS(copy);
 DT_OP_FORMS(sort_slots);
+DT_OP_FORMS(count_choices);
 DT_OP_FORMS(permute_rows);
 DT_OP_FORMS(unpermute_rows);
 DT_OP_FORMS(unpermute_rows_backward);

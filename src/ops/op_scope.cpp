@@ -1,6 +1,7 @@
 #include "ops/op_scope.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "core/error.h"
 #include "kernels/cpu/elementwise/finite.h"
@@ -25,6 +26,18 @@ bool all_finite([[maybe_unused]] const ExecutionContext& ctx, const Tensor& tens
     return cpu::rows_finite(tensor.host<bfloat16>(), tensor.stride(), tensor.size(0), tensor.row_numel());
   if (tensor.dtype() == DType::kF32)
     return cpu::rows_finite(tensor.host<float>(), tensor.stride(), tensor.size(0), tensor.row_numel());
+  return true;
+}
+
+bool all_finite(const ExecutionContext& ctx, const Tensor& tensor, const RowGroups& groups) {
+  std::vector<int32_t> first(static_cast<size_t>(groups.groups()));
+  std::vector<int32_t> count(first.size());
+  ctx.compute.copy(first.data(), groups.offsets.raw(), groups.sizes.bytes());
+  ctx.compute.copy(count.data(), groups.sizes.raw(), groups.sizes.bytes());
+  ctx.compute.synchronize();
+  for (size_t g = 0; g < first.size(); ++g) {
+    if (count[g] > 0 && !all_finite(ctx, tensor.rows(first[g], first[g] + count[g]))) return false;
+  }
   return true;
 }
 
@@ -65,7 +78,8 @@ void OpScope::check_devices(Tensors outputs, Tensors inputs) const {
 
 void OpScope::check_finite() const {
   for (const Tensor* output : outputs_) {
-    DT_CHECK(output == nullptr || !output->defined() || all_finite(ctx_, *output),
+    if (output == nullptr || !output->defined()) continue;
+    DT_CHECK(rows_ == nullptr ? all_finite(ctx_, *output) : all_finite(ctx_, *output, *rows_),
              "{} gave a value that is not finite in its output {}", name_, output->describe());
   }
 }

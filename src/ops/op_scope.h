@@ -8,6 +8,7 @@
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
+#include "ops/row_groups.h"
 
 // How an op is made (ops/rms_norm.h is the pattern):
 //
@@ -69,6 +70,9 @@ class OpScope {
   OpScope(const OpScope&) = delete;
   OpScope& operator=(const OpScope&) = delete;
 
+  /// The outputs' rows outside these groups are padding, which nobody looks at (undefined groups: there is none).
+  void only_rows_of(const RowGroups& groups) { rows_ = groups.defined() ? &groups : nullptr; }
+
   /// Runs the device's form; while planning nothing.
   template <typename... Parameters>
   void run(void (*cpu)(ExecutionContext&, Parameters...),
@@ -107,6 +111,7 @@ class OpScope {
   ExecutionContext& ctx_;
   const char* name_;
   std::array<const Tensor*, kMostOutputs> outputs_{};
+  const RowGroups* rows_ = nullptr;
   OpCost cost_;
   Event begin_;
 };

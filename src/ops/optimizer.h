@@ -30,7 +30,8 @@ void begin_step_output(ExecutionContext& ctx);
 
 /// Ends the backward of a step: adds up the squares of all parameters in order, and decides in the step state whether
 /// the step is valid, its clipping, and the count of applied updates. A step is not valid where a loss or the norm is
-/// not finite or the run is halted; with `halt` such a step halts the run.
+/// not finite, rows overflowed, or the run is halted. Rows that overflowed halt the run; with `halt` any step that is
+/// not valid does.
 void finish_gradient(ExecutionContext& ctx, const Tensor& sums /* f64 [parameters, kSquareBlocks] */, double max_norm,
                      bool halt);
 

@@ -21,6 +21,7 @@ std::vector<MetricScalar> scalars_of(const StepMetrics& m) {
                                        {"speed/tokens_per_second", m.tokens_per_second},
                                        {"speed/step_seconds", m.step_seconds}};
   if (m.mtp_loss) scalars.push_back({"train/mtp_loss", *m.mtp_loss});
+  if (m.row_overflows > 0) scalars.push_back({"moe/row_overflows", static_cast<double>(m.row_overflows)});
   for (const MoeLayerMetrics& layer : m.moe_layers) {
     const std::string prefix = fmt::format("moe/layer_{:02}", layer.layer);
     scalars.push_back({prefix + "/load_max_over_mean", layer.load_max_over_mean});
@@ -47,6 +48,7 @@ std::string to_json_line(const StepMetrics& m) {
                                  {"tokens_per_second", m.tokens_per_second},
                                  {"step_seconds", m.step_seconds}};
   if (m.skipped) line["skipped"] = true;
+  if (m.row_overflows > 0) line["row_overflows"] = m.row_overflows;
   if (m.mtp_loss) line["mtp_loss"] = *m.mtp_loss;
   for (const MoeLayerMetrics& layer : m.moe_layers) {
     line["moe_layers"].push_back({{"layer", layer.layer},

@@ -34,6 +34,8 @@ struct StepMetrics {
   double tokens_per_second = 0;
   double step_seconds = 0;
   bool skipped = false;  // not finite, and left out
+  int64_t row_overflows =
+      0;  // times that rows did not fit where they were dispatched to, so that the step was run again
   std::optional<double> mtp_loss;
   std::vector<MoeLayerMetrics> moe_layers;
   std::optional<ValidationMetrics> validation;  // over all sources, where the step validated
@@ -53,9 +55,9 @@ struct MetricScalar {
 std::vector<MetricScalar> scalars_of(const StepMetrics& metrics);
 
 /// The step as a JSON object on one line, without a line's end: step, tokens, loss, learning_rate, gradient_norm,
-/// tokens_per_second, step_seconds; where they apply skipped, mtp_loss, moe_layers (a list of MoeLayerMetrics),
-/// validation_loss, validation_bits_per_byte and validation_sources ({name: {loss, bits_per_byte}}). Numbers that are
-/// not finite are null.
+/// tokens_per_second, step_seconds; where they apply skipped, row_overflows, mtp_loss, moe_layers (a list of
+/// MoeLayerMetrics), validation_loss, validation_bits_per_byte and validation_sources ({name: {loss, bits_per_byte}}).
+/// Numbers that are not finite are null.
 std::string to_json_line(const StepMetrics& metrics);
 
 }  // namespace deeptitan

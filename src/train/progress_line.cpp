@@ -52,6 +52,7 @@ std::string ProgressLine::format(const StepMetrics& m, double eta_seconds, int c
     fields.push_back(
         {0, fmt::format("validation {:.4f} ({:.3f} bits/byte)", m.validation->loss, m.validation->bits_per_byte)});
   }
+  if (m.row_overflows > 0) fields.push_back({0, "run again: experts' rows overflowed"});
   if (m.skipped) fields.push_back({0, "SKIPPED: not finite"});
   fields.push_back({1, fmt::format("ETA {}", format_duration(eta_seconds))});
   const auto joined = [&](int highest) {

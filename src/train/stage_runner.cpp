@@ -37,10 +37,10 @@ void StageRunner::plan(const RecordArenas& arenas, int64_t tokens) {
 }
 
 void StageRunner::run(ExecutionContext& ctx, std::span<const MicrobatchInputs> microbatches, AuxiliarySink* auxiliary,
-                      RouteRecord* routes) {
+                      RouteRecord* routes, bool experts_in_slices) {
   DT_CHECK(static_cast<int>(microbatches.size()) == schedule_.microbatches,
            "a schedule of {} microbatches was given {}", schedule_.microbatches, microbatches.size());
-  const Run whole{ctx, microbatches, auxiliary, routes};
+  const Run whole{ctx, microbatches, auxiliary, routes, experts_in_slices};
   const size_t places = stages_.size() * microbatches.size();
   live_.assign(places, nullptr);
   sent_forward_.assign(places, 0);
@@ -99,16 +99,14 @@ void StageRunner::forward(const Run& run, const Action& action) {
   live_[index(place)] = free.back();
   free.pop_back();
   if (action.stage > 0) receive_forward(run.ctx, place);
-  const MicrobatchInputs& inputs = run.microbatches[action.microbatch];
-  const ForwardContext context{.batch = inputs.layout, .auxiliary = run.auxiliary, .routes = run.routes};
-  model_.forward(run.ctx, context, inputs.targets, record_at(place));
+  model_.forward(run.ctx, run.context(action.microbatch), run.microbatches[action.microbatch].targets,
+                 record_at(place));
 }
 
 void StageRunner::backward(const Run& run, const Action& action, DeepseekModel::Backward what) {
   const Place place{action.stage, action.microbatch};
-  const MicrobatchInputs& inputs = run.microbatches[action.microbatch];
-  const ForwardContext context{.batch = inputs.layout, .auxiliary = run.auxiliary, .routes = run.routes};
-  model_.backward(run.ctx, context, inputs.targets, what, record_at(place));
+  model_.backward(run.ctx, run.context(action.microbatch), run.microbatches[action.microbatch].targets, what,
+                  record_at(place));
   if (action.stage > 0 && what != DeepseekModel::Backward::kWeights) send_backward(run.ctx, place);
   if (what != DeepseekModel::Backward::kInput) give_back(place);
 }

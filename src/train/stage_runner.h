@@ -28,9 +28,9 @@ class StageRunner {
   const Schedule& schedule() const { return schedule_; }
   /// Takes the records' memory.
   void plan(const RecordArenas& arenas, int64_t tokens);
-  /// Runs the schedule over its microbatches. `auxiliary` and `routes` as in ForwardContext.
+  /// Runs the schedule over its microbatches. `auxiliary`, `routes` and `experts_in_slices` as in ForwardContext.
   void run(ExecutionContext& ctx, std::span<const MicrobatchInputs> microbatches, AuxiliarySink* auxiliary,
-           RouteRecord* routes);
+           RouteRecord* routes, bool experts_in_slices);
 
  private:
   using StageRecord = DeepseekModel::StageRecord;
@@ -41,6 +41,14 @@ class StageRunner {
     std::span<const MicrobatchInputs> microbatches;
     AuxiliarySink* auxiliary;
     RouteRecord* routes;
+    bool experts_in_slices;
+
+    ForwardContext context(int microbatch) const {
+      return {.batch = microbatches[microbatch].layout,
+              .auxiliary = auxiliary,
+              .routes = routes,
+              .experts_in_slices = experts_in_slices};
+    }
   };
 
   bool advance(const Run& run, const Action& action);

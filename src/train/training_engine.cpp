@@ -23,6 +23,7 @@ ModelOptions model_options(const TrainingEngineOptions& o) {
           .recompute_layers = o.recompute_layers,
           .next_token_prediction = o.next_token_prediction,
           .auxiliary_weight = o.auxiliary_weight,
+          .make_dispatcher = o.make_dispatcher,
           .mtp_weight = o.mtp_weight};
 }
 
@@ -67,8 +68,12 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   PackedBatch batch;
   batch.reset(options_.sequences, options_.seq_len);
   begin_step(1, 0.0, 1, runner_.schedule().microbatches);
-  microbatches_loaded_ = microbatches_.size();
-  run_microbatches();
+  may_overflow_ = model_.rows_may_overflow(tokens_per_microbatch());
+  for (const bool experts_in_slices : {false, true}) {
+    if (experts_in_slices && !may_overflow_) continue;
+    microbatches_loaded_ = microbatches_.size();
+    run_microbatches(experts_in_slices);
+  }
   end_step();
   evaluate(batch);
   ctx_.planning = false;
@@ -185,23 +190,57 @@ void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t targ
   in.token_scale = 1.0 / step_tokens_;
   const int64_t modules = model_.next_token_modules();
   in.mtp_scale = modules == 0 ? 0.0 : in.target_scale * options_.mtp_weight / static_cast<double>(modules);
-  if (!ctx_.planning) ctx_.compute.copy(&ctx_.state->in, &in, sizeof in);
+  if (may_overflow_) queued_.push_back({in, step_tokens_, {}, {}});
+  start_step();
+}
+
+void TrainingEngine::start_step() {
+  if (!ctx_.planning) ctx_.compute.copy(&ctx_.state->in, &input_.in, sizeof input_.in);
   begin_step_output(ctx_);
   statistics_.reset(ctx_);
   model_.begin_step(ctx_);
 }
 
 void TrainingEngine::add_microbatch(const PackedBatch& batch) {
+  if (may_overflow_) {
+    queued_.back().batches.push_back(batch);
+    queued_.back().routes.push_back(routes_);
+  }
   load_batch(batch, microbatches_loaded_++);
-  run_microbatches();
+  run_microbatches(/*experts_in_slices=*/false);
 }
 
 // As soon as the schedule has all that it is over.
-void TrainingEngine::run_microbatches() {
+void TrainingEngine::run_microbatches(bool experts_in_slices) {
   const auto wanted = static_cast<size_t>(runner_.schedule().microbatches);
   if (microbatches_loaded_ < wanted) return;
   microbatches_loaded_ = 0;
-  runner_.run(ctx_, std::span(microbatches_).first(wanted), &statistics_, routes_);
+  runner_.run(ctx_, std::span(microbatches_).first(wanted), &statistics_, routes_, experts_in_slices);
+}
+
+// All steps without a report: the first, whose rows overflowed, in slices; nothing of them has been applied.
+void TrainingEngine::run_again() {
+  DT_CHECK(microbatches_loaded_ == 0, "a step whose rows overflowed is run again between steps, not within one");
+  while (!reports_.empty()) {
+    spare_reports_.push_back(std::move(reports_.front()));
+    reports_.pop_front();
+  }
+  StepState halted = state();
+  halted.out.halt = 0;
+  ctx_.compute.copy(ctx_.state, &halted, sizeof halted);
+  RouteRecord* const routes = routes_;
+  for (const QueuedStep& step : queued_) {
+    input_.in = step.in;
+    step_tokens_ = step.tokens;
+    start_step();
+    for (size_t i = 0; i < step.batches.size(); ++i) {
+      routes_ = step.routes[i];
+      load_batch(step.batches[i], microbatches_loaded_++);
+      run_microbatches(/*experts_in_slices=*/&step == &queued_.front());
+    }
+    end_step();
+  }
+  routes_ = routes;
 }
 
 void TrainingEngine::end_step() {
@@ -266,11 +305,19 @@ StepResult TrainingEngine::finish_step() {
 }
 
 StepResult TrainingEngine::read_report() {
+  StepResult result;
+  reports_.front()->copied.synchronize();
+  if (reports_.front()->state.out.row_overflow != 0) {
+    result.row_overflows = 1;
+    run_again();
+    reports_.front()->copied.synchronize();
+    DT_CHECK(reports_.front()->state.out.row_overflow == 0, "step {}: rows overflowed with the experts in slices too",
+             reports_.front()->state.in.step);
+  }
   std::unique_ptr<Report> report = std::move(reports_.front());
   reports_.pop_front();
-  report->copied.synchronize();
+  if (may_overflow_) queued_.pop_front();
   const auto& [in, out] = report->state;
-  StepResult result;
   result.step = in.step;
   result.loss = out.loss_sum * in.target_scale;
   result.mtp_loss = out.mtp_loss_sum * in.target_scale;

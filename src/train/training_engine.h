@@ -38,6 +38,7 @@ struct TrainingEngineOptions {
   std::vector<std::string> freeze;  // see freeze_parameters
   /// The pipeline's stages are run in this process, in the schedule's order. One stage: microbatch by microbatch.
   Schedule schedule = one_f_one_b_schedule(1, 1);
+  MakeDispatcher make_dispatcher = make_local_dispatcher;  // of each layer with experts
   int report_lag = 0;            // steps that are queued before the host looks at one's result: 0 or 1
   bool halt_not_finite = false;  // a step that is not finite halts those queued behind it
 };
@@ -48,12 +49,17 @@ struct StepResult {
   double mtp_loss = 0;       // the same of the next-token-prediction module; 0 without
   double gradient_norm = 0;  // before clipping
   bool finite = true;        // false: the step changed nothing
+  int row_overflows = 0;     // 1: rows did not fit, so that the step was run again with the experts in slices
   std::vector<MoeLayerMetrics> moe_layers;
 };
 
 /// A model with its gradients and optimizer, and the memory of all of it. A step is begin_step, add_microbatch for each
 /// microbatch, end_step; what the host wants to know of it is read by due_report, `report_lag` steps later. Nothing
 /// here reads files or knows about time.
+///
+/// Where a dispatcher may overflow, the batches of steps without a report are kept. A step that overflowed has changed
+/// nothing, nor have those queued behind it; when its report is read it is run again with the experts in slices that
+/// fit, and the others behind it.
 class TrainingEngine {
  public:
   /// Plans: runs a whole step without its kernels, which checks every shape and counts every byte. Allocates nothing.
@@ -118,7 +124,16 @@ class TrainingEngine {
  private:
   void take_memory();
   void load_batch(const PackedBatch& batch, size_t slot);
-  void run_microbatches();
+  // A step as it was asked for, to be run again.
+  struct QueuedStep {
+    StepInput in;
+    double tokens = 0;
+    std::vector<PackedBatch> batches;
+    std::vector<RouteRecord*> routes;  // of each batch
+  };
+  void start_step();
+  void run_microbatches(bool experts_in_slices);
+  void run_again();
   StepState state();
   struct Report;
   void queue_report();
@@ -151,6 +166,8 @@ class TrainingEngine {
   std::vector<MicrobatchInputs> microbatches_;  // as many as the schedule has
   std::vector<Tensor> document_offsets_;        // i32 [tokens + 1] each
   size_t microbatches_loaded_ = 0;              // of those that the schedule waits for
+  bool may_overflow_ = false;
+  std::deque<QueuedStep> queued_;  // where rows may overflow: the steps that have no report yet, the oldest first
   Tensor sequence_offset_, sample_logits_;
 
   RouteRecord* routes_ = nullptr;

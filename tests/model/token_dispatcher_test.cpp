@@ -1,5 +1,6 @@
 #include "model/moe/token_dispatcher.h"
 
+#include <cmath>
 #include <numeric>
 
 #include <gtest/gtest.h>
@@ -8,49 +9,16 @@
 #include "core/transfer.h"
 #include "model/deepseek/deepseek_model.h"
 #include "model/stage.h"
+#include "support/dispatcher_with_room.h"
+#include "support/expect_error.h"
 #include "support/tiny_model.h"
 
 namespace deeptitan {
 namespace {
 
-// All experts on this rank, with more room than rows: what stands behind the last group is padding.
-class RoomyDispatcher final : public TokenDispatcher {
- public:
-  explicit RoomyDispatcher(const RouterOptions& router)
-      : local_(router.experts, router.top_k), experts_(router.experts), top_k_(router.top_k) {}
-
-  int64_t capacity(int64_t tokens) const override { return local_.capacity(tokens) + 5; }
-  bool can_be_captured() const override { return false; }
-  Route make_route(Arena& arena, int64_t tokens) const override {
-    return {{arena.take(DType::kI32, {tokens * top_k_}), arena.take(DType::kI32, {capacity(tokens)}),
-             arena.take(DType::kI32, {experts_ + 1})}};
-  }
-  RowGroups groups(const Routing& routing, const Route& route) const override { return local_.groups(routing, route); }
-  void dispatch(ExecutionContext& ctx, const Tensor& rows, const Tensor& x, const Routing& routing,
-                const Route& route) const override {
-    local_.dispatch(ctx, rows, x, routing, route);
-  }
-  void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_rows, const Tensor& addend,
-                         const Route& route) const override {
-    local_.dispatch_backward(ctx, d_x, d_rows, addend, route);
-  }
-  void combine(ExecutionContext& ctx, const Tensor& out, const Tensor& rows, const Tensor& weight, const Tensor& addend,
-               const Route& route) const override {
-    local_.combine(ctx, out, rows, weight, addend, route);
-  }
-  void combine_backward(ExecutionContext& ctx, const Tensor& d_rows, const Tensor& d_weight, const Tensor& d_out,
-                        const Tensor& rows, const Tensor& weight, const Route& route) const override {
-    local_.combine_backward(ctx, d_rows, d_weight, d_out, rows, weight, route);
-  }
-
- private:
-  LocalDispatcher local_;
-  int64_t experts_;
-  int64_t top_k_;
-};
-
 // The gradients of all parameters after one batch of two documents, one behind the other.
-std::vector<float> gradients_of(const MakeDispatcher& make_dispatcher, int64_t* planned, bool* can_be_captured) {
+std::vector<float> gradients_of(const MakeDispatcher& make_dispatcher, int64_t* planned, bool* can_be_captured,
+                                bool experts_in_slices = false) {
   constexpr int64_t kTokens = 24;
   const ModelConfig config = testing::tiny_v3();
   DeepseekModel model(config, {.max_positions = kTokens, .make_dispatcher = make_dispatcher});
@@ -80,7 +48,7 @@ std::vector<float> gradients_of(const MakeDispatcher& make_dispatcher, int64_t* 
     record = model.make_record(whole, {saved, memory}, kTokens, false);
   };
   const auto run = [&] {
-    const ForwardContext forward{.batch = batch};
+    const ForwardContext forward{.batch = batch, .experts_in_slices = experts_in_slices};
     model.begin_step(ctx);
     model.forward(ctx, forward, targets, *record);
     model.backward(ctx, forward, targets, DeepseekModel::Backward::kBoth, *record);
@@ -114,18 +82,61 @@ std::vector<float> gradients_of(const MakeDispatcher& make_dispatcher, int64_t* 
   return all;
 }
 
+using testing::dispatcher_with_room;
+
 TEST(TokenDispatcher, AnInjectedOneWithMoreRoomGivesTheSameBits) {
   int64_t local_bytes = 0, roomy_bytes = 0;
   bool local_captured = false, roomy_captured = true;
   const std::vector<float> local = gradients_of(make_local_dispatcher, &local_bytes, &local_captured);
   const std::vector<float> roomy =
-      gradients_of([](const RouterOptions& router) { return std::make_unique<RoomyDispatcher>(router); }, &roomy_bytes,
-                   &roomy_captured);
+      gradients_of(dispatcher_with_room(1, [](int64_t most) { return most + 5; }), &roomy_bytes, &roomy_captured);
   EXPECT_EQ(local, roomy);
   EXPECT_GT(std::accumulate(local.begin(), local.end(), 0.0, [](double s, float x) { return s + std::abs(x); }), 0.0);
   EXPECT_GT(roomy_bytes, local_bytes);
   EXPECT_TRUE(local_captured);
   EXPECT_FALSE(roomy_captured);
+}
+
+// Padding inside is neither read nor written, so that what lies there does not show; in the end it does not even where
+// it is not a number.
+TEST(TokenDispatcher, PaddingBetweenTheGroupsDoesNotShow) {
+  int64_t bytes = 0;
+  bool captured = false;
+  const std::vector<float> local = gradients_of(make_local_dispatcher, &bytes, &captured);
+  for (const int64_t alignment : {2, 8, 128}) {
+    EXPECT_EQ(local,
+              gradients_of(dispatcher_with_room(alignment, [](int64_t most) { return most; }), &bytes, &captured))
+        << alignment;
+  }
+}
+
+// Sums over tokens are cut where slices meet: the same numbers but for their order.
+TEST(TokenDispatcher, ExpertsInSlicesGiveTheSameGradients) {
+  int64_t bytes = 0;
+  bool captured = false;
+  const std::vector<float> local = gradients_of(make_local_dispatcher, &bytes, &captured);
+  const std::vector<float> sliced =
+      gradients_of(dispatcher_with_room(1, [](int64_t most) { return std::max<int64_t>(3, most / 5); }), &bytes,
+                   &captured, /*experts_in_slices=*/true);
+  ASSERT_EQ(local.size(), sliced.size());
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < local.size(); ++i) {
+    difference += std::pow(local[i] - sliced[i], 2);
+    norm += std::pow(local[i], 2);
+  }
+  EXPECT_LT(std::sqrt(difference / norm), 1e-6);
+}
+
+TEST(TokenDispatcher, SlicesAreAsLargeAsSurelyFits) {
+  const RouterOptions router{.experts = 8, .top_k = 3};
+  const auto with_room = [&](int64_t rows) { return dispatcher_with_room(4, [=](int64_t) { return rows; })(router); };
+  EXPECT_EQ(with_room(48)->most_rows(8), 48);  // 24 slots, and 3 rows of padding for each of 8 experts
+  EXPECT_EQ(with_room(48)->tokens_that_fit(8), 8);
+  EXPECT_EQ(with_room(47)->tokens_that_fit(8), 7);
+  EXPECT_EQ(with_room(24)->tokens_that_fit(8), 2);
+  expect_runtime_error(
+      [&] { with_room(11)->tokens_that_fit(8); },
+      "the experts have room for 11 rows, and one token of each rank may need 12; give them more room");
 }
 
 }  // namespace

@@ -38,6 +38,16 @@ TEST(ElementwiseOps, RefuseWhatDoesNotFit) {
       "swiglu: out: expected f32 [4, 8], found bf16 [4, 8]");
   expect_runtime_error([&] { swiglu_backward(c.ctx, slice, x, x, x, x); },
                        "swiglu_backward: d_gate f32 [4, 8] and d_up f32 [4, 8] are not slices of one buffer");
+  const RowGroups groups{c.i32({3}), c.i32({2}), 4};
+  grouped_swiglu(c.ctx, x, x, x, groups);
+  grouped_swiglu_backward(c.ctx, x, x, x, x, x, groups);
+  expect_runtime_error([&] { grouped_swiglu(c.ctx, x, x, x, {}); },
+                       "grouped_swiglu: expected groups of rows, found none");
+  expect_runtime_error(
+      [&] {
+        grouped_swiglu_backward(c.ctx, x, x, x, x, x, {c.i32({3}), c.i32({2}), 5});
+      },
+      "grouped_swiglu_backward: expected groups of 4 rows, found groups of 5");
 }
 
 TEST(ElementwiseOps, EmbeddingRefusesWhatDoesNotFit) {

@@ -64,13 +64,27 @@ TEST(LinearOps, GroupedProductsRefuseWhatDoesNotFit) {
   const Tensor x = c.f32({5, 8});
   const Tensor out = c.f32({5, 6});
   expect_runtime_error([&] { linear(c.ctx, out, x, weight); }, "linear: the weight [3, 6, 8] was not prepared for it");
-  expect_runtime_error([&] { grouped_linear(c.ctx, out, x, weight, c.i32({3})); },
-                       "grouped_linear: group_offset: expected i32 [4], found i32 [3]");
-  expect_runtime_error([&] { grouped_linear_backward_input(c.ctx, out, x, weight, c.i32({4})); },
+  const RowGroups groups{c.i32({4}), c.i32({3}), 5};
+  expect_runtime_error(
+      [&] {
+        grouped_linear(c.ctx, out, x, weight, {c.i32({3}), c.i32({2}), 5});
+      },
+      "grouped_linear: sizes of the groups: expected i32 [3], found i32 [2]");
+  expect_runtime_error(
+      [&] {
+        grouped_linear(c.ctx, out, x, weight, {c.i32({3}), c.i32({3}), 5});
+      },
+      "grouped_linear: offsets of the groups: expected i32 [4], found i32 [3]");
+  expect_runtime_error(
+      [&] {
+        grouped_linear(c.ctx, out, x, weight, {c.i32({4}), c.i32({3}), 6});
+      },
+      "grouped_linear: expected groups of 5 rows, found groups of 6");
+  expect_runtime_error([&] { grouped_linear_backward_input(c.ctx, out, x, weight, groups); },
                        "grouped_linear_backward_input: d_out: expected f32 [5, 6], found f32 [5, 8]");
   expect_runtime_error(
       [&] {
-        grouped_linear_backward_weight(c.ctx, c.f32({3, 6, 7}), out, x, c.i32({4}), true);
+        grouped_linear_backward_weight(c.ctx, c.f32({3, 6, 7}), out, x, groups, true);
       },
       "grouped_linear_backward_weight: d_weight: expected f32 [any, any, 8], found f32 [3, 6, 7]");
 }

@@ -13,7 +13,7 @@ class MoeOps : public ::testing::Test {
   MoeOps() {
     options_.experts = 6;
     options_.top_k = 2;
-    order_ = {c_.i32({10}), c_.i32({10}), c_.i32({7})};
+    order_ = {c_.i32({10}), c_.i32({10}), c_.i32({7}), c_.i32({6})};
     routing_ = {c_.i32({5, 2}), c_.f32({5, 2}), c_.f32({5, 6}), c_.i32({6})};
   }
   OpCase c_;
@@ -71,13 +71,13 @@ TEST_F(MoeOps, MovingRowsRefusesWhatDoesNotFit) {
   const Tensor x = c_.f32({5, 8});
   const Tensor rows = c_.f32({10, 8});
   const Tensor weight = c_.f32({5, 2});
-  sort_slots(c_.ctx, order_, routing_);
+  sort_slots(c_.ctx, order_, routing_, 1);
   permute_rows(c_.ctx, rows, x, order_);
   unpermute_rows(c_.ctx, x, rows, weight, x, order_);
   unpermute_rows_backward(c_.ctx, rows, weight, x, rows, weight, order_);
   SlotOrder wrong = order_;
   wrong.row_of_slot = c_.i32({9});
-  expect_runtime_error([&] { sort_slots(c_.ctx, wrong, routing_); },
+  expect_runtime_error([&] { sort_slots(c_.ctx, wrong, routing_, 1); },
                        "sort_slots: row_of_slot: expected i32 [10], found i32 [9]");
   expect_runtime_error([&] { permute_rows(c_.ctx, rows, x, wrong); },
                        "order: 9 slots are no whole number of each of 5 tokens");

@@ -73,11 +73,13 @@ TEST(OptimizerOps, TheStepStateDecides) {
   EXPECT_EQ(state.out.halt, 0);
   EXPECT_EQ(state.out.clip, 1.0f);
   begin_step_output(ctx);
-  state.out.row_overflow = 3;
-  finish_gradient(ctx, tensor, 0, true);
-  EXPECT_EQ(state.out.halt, 1);
+  state.out.row_overflow = 1;
+  finish_gradient(ctx, tensor, 0, false);
+  EXPECT_EQ(state.out.valid, 0);
+  EXPECT_EQ(state.out.halt, 1) << "what is behind it waits until it is run again";
   begin_step_output(ctx);
-  finish_gradient(ctx, tensor, 0, true);
+  EXPECT_EQ(state.out.row_overflow, 0);
+  finish_gradient(ctx, tensor, 0, false);
   EXPECT_EQ(state.out.valid, 0) << "a halted run applies nothing";
   EXPECT_EQ(state.out.updates, 1);
 }
@@ -104,10 +106,10 @@ TEST(DispatchOps, NoTokensAreNothingToDo) {
   const auto f32 = [&](Tensor::Shape shape) { return arena.take(DType::kF32, shape); };
   const auto i32 = [&](Tensor::Shape shape) { return arena.take(DType::kI32, shape); };
   const Routing routing{i32({0, 2}), f32({0, 2}), f32({0, 4}), i32({4})};
-  const SlotOrder order{i32({0}), i32({0}), i32({5})};
+  const SlotOrder order{i32({0}), i32({0}), i32({5}), i32({4})};
   ExecutionContext ctx;
   const Tensor x = f32({0, 8});
-  sort_slots(ctx, order, routing);
+  sort_slots(ctx, order, routing, 1);
   for (int g = 0; g < 5; ++g) EXPECT_EQ(order.group_offset.host<int32_t>()[g], 0) << g;
   permute_rows(ctx, f32({0, 8}), x, order);
   unpermute_rows(ctx, f32({0, 8}), x, routing.expert_weight, {}, order);

@@ -30,8 +30,11 @@ using testing::rounding_tolerance;
 constexpr int64_t kGroups = 3;
 constexpr int64_t kOutputs = 38;
 constexpr int64_t kInputs = 70;
-constexpr int64_t kRows = 11;
-const std::vector<int32_t> kOffsets = {0, 4, 4, 11};  // one group has no rows
+constexpr int64_t kRows = 12;
+constexpr float kUntouched = 3;  // what y holds before
+// Rows 3 and 11 are padding, as an alignment of 4 leaves it; one group has no rows.
+const std::vector<int32_t> kOffsets = {0, 4, 4, 12};
+const std::vector<int32_t> kSizes = {3, 0, 7};
 
 std::vector<double> rounded(const std::vector<float>& values, DType dtype) {
   std::vector<double> result;
@@ -70,7 +73,7 @@ class WeightFormats : public ::testing::TestWithParam<WeightProduct> {
   // `groups` that lies in memory as `stored`, each group in two pieces.
   void expect_product(int64_t groups, DType stored, BackwardLayout backward, int64_t x_columns, int64_t y_columns,
                       const std::function<void(const Tensor& y, const Tensor& x, const PreparedWeight& weight,
-                                               const Tensor& offsets)>& run,
+                                               const RowGroups& row_groups)>& run,
                       const std::function<double(int64_t row, int64_t column)>& expected, const std::string& what) {
     const auto [format, x_type, y_type] = GetParam();
     Arena tensors("tensors", ctx_.device), prepared("prepared", ctx_.device), workspace("workspace", ctx_.device);
@@ -81,21 +84,27 @@ class WeightFormats : public ::testing::TestWithParam<WeightProduct> {
     weight.inputs = kInputs;
     weight.activations = x_type;
     weight.backward_layout = backward;
-    Tensor x, y, offsets;
+    Tensor x, y;
+    RowGroups row_groups{.offsets = {}, .sizes = {}, .capacity = kRows, .alignment = 4};
     for (const bool planning : {true, false}) {
       ctx_.planning = planning;
       plan_prepared_weight(weight, prepared);
       EXPECT_TRUE(weight.format == format);
       x = tensors.take(x_type, {kRows, x_columns});
       y = tensors.take(y_type, {kRows, y_columns});
-      offsets = tensors.take(DType::kI32, {kGroups + 1});
-      if (!planning) prepare(weight, stored), fill(x, x_), upload<int32_t>(offsets, kOffsets);
-      run(y, x, weight, offsets);
+      row_groups.offsets = tensors.take(DType::kI32, {kGroups + 1});
+      row_groups.sizes = tensors.take(DType::kI32, {kGroups});
+      if (!planning) {
+        prepare(weight, stored), fill(x, x_), fill(y, std::vector<float>(y.numel(), kUntouched));
+        upload<int32_t>(row_groups.offsets, kOffsets), upload<int32_t>(row_groups.sizes, kSizes);
+      }
+      run(y, x, weight, row_groups);
       if (planning) tensors.allocate(), prepared.allocate(), workspace.allocate();
     }
     std::vector<double> wanted;
     for (int64_t r = 0; r < kRows; ++r) {
-      for (int64_t c = 0; c < y_columns; ++c) wanted.push_back(expected(r, c));
+      const bool padding = groups > 1 && (r == 3 || r == 11);
+      for (int64_t c = 0; c < y_columns; ++c) wanted.push_back(padding ? kUntouched : expected(r, c));
     }
     EXPECT_LT(relative_error(read(y), wanted),
               y_type == DType::kF32 ? rounding_tolerance<float>() : rounding_tolerance<bfloat16>())
@@ -146,29 +155,29 @@ TEST_P(WeightFormats, EveryUseOfAWeightIsItsProduct) {
     };
     expect_product(
         1, stored, BackwardLayout::kNone, kInputs, kOutputs,
-        [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const Tensor&) {
+        [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const RowGroups&) {
           linear(ctx_, y, from, weight);
           linear(ctx_, y, from, weight, /*accumulate=*/true);
         },
         [&](int64_t r, int64_t c) { return 2 * sum(r, kInputs, 0, 0, c, false); }, "linear, twice");
     expect_product(
         kGroups, stored, BackwardLayout::kNone, kInputs, kOutputs,
-        [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const Tensor& offsets) {
-          grouped_linear(ctx_, y, from, weight, offsets);
+        [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const RowGroups& row_groups) {
+          grouped_linear(ctx_, y, from, weight, row_groups);
         },
         [&](int64_t r, int64_t c) { return sum(r, kInputs, 0, group_of(r), c, false); }, "grouped_linear");
     for (const BackwardLayout layout : {BackwardLayout::kKept, BackwardLayout::kDerived}) {
       const std::string how = layout == BackwardLayout::kKept ? ", kept" : ", derived";
       expect_product(
           1, stored, layout, kOutputs, kInputs,
-          [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const Tensor&) {
+          [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const RowGroups&) {
             linear_backward_input(ctx_, y, from, weight);
           },
           [&](int64_t r, int64_t c) { return sum(r, kOutputs, 0, 0, c, true); }, "linear_backward_input" + how);
       expect_product(
           kGroups, stored, layout, kOutputs, kInputs,
-          [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const Tensor& offsets) {
-            grouped_linear_backward_input(ctx_, y, from, weight, offsets);
+          [&](const Tensor& y, const Tensor& from, const PreparedWeight& weight, const RowGroups& row_groups) {
+            grouped_linear_backward_input(ctx_, y, from, weight, row_groups);
           },
           [&](int64_t r, int64_t c) { return sum(r, kOutputs, 0, group_of(r), c, true); },
           "grouped_linear_backward_input" + how);

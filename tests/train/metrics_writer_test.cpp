@@ -28,21 +28,23 @@ TEST(MetricsRecord, HoldsEveryKeyOnOneLine) {
   EXPECT_EQ(to_json_line(m), R"({"step":3,"tokens":30,"loss":2.5,"learning_rate":0.001,"gradient_norm":0.25,)"
                              R"("tokens_per_second":100000.0,"step_seconds":0.5})");
   m.skipped = true;
+  m.row_overflows = 1;
   m.loss = std::numeric_limits<double>::quiet_NaN();
   m.gradient_norm = std::numeric_limits<double>::infinity();
   m.mtp_loss = 3.5;
   m.moe_layers = {{1, 1.5, 0, 0.75, 1.125}, {2, 3.0, 4, 0, 1}};
   m.validation = ValidationMetrics{"", 2.25, 1.75};
   m.validation_sources = {{"a\"b", 2, 1}};
-  EXPECT_EQ(to_json_line(m),
-            R"({"step":3,"tokens":30,"loss":null,"learning_rate":0.001,"gradient_norm":null,)"
-            R"("tokens_per_second":100000.0,"step_seconds":0.5,"skipped":true,"mtp_loss":3.5,"moe_layers":[)"
-            R"({"layer":1,"load_max_over_mean":1.5,"experts_without_tokens":0,"bias_range":0.75,)"
-            R"("aux_loss":1.125},)"
-            R"({"layer":2,"load_max_over_mean":3.0,"experts_without_tokens":4,"bias_range":0.0,)"
-            R"("aux_loss":1.0}],)"
-            R"("validation_loss":2.25,"validation_bits_per_byte":1.75,)"
-            R"("validation_sources":{"a\"b":{"loss":2.0,"bits_per_byte":1.0}}})");
+  EXPECT_EQ(
+      to_json_line(m),
+      R"({"step":3,"tokens":30,"loss":null,"learning_rate":0.001,"gradient_norm":null,)"
+      R"("tokens_per_second":100000.0,"step_seconds":0.5,"skipped":true,"row_overflows":1,"mtp_loss":3.5,"moe_layers":[)"
+      R"({"layer":1,"load_max_over_mean":1.5,"experts_without_tokens":0,"bias_range":0.75,)"
+      R"("aux_loss":1.125},)"
+      R"({"layer":2,"load_max_over_mean":3.0,"experts_without_tokens":4,"bias_range":0.0,)"
+      R"("aux_loss":1.0}],)"
+      R"("validation_loss":2.25,"validation_bits_per_byte":1.75,)"
+      R"("validation_sources":{"a\"b":{"loss":2.0,"bits_per_byte":1.0}}})");
   EXPECT_EQ(m.worst_moe_layer()->layer, 2);
   EXPECT_EQ(plain(1).worst_moe_layer(), nullptr);
 }

@@ -210,6 +210,13 @@ bool DeepseekModel::can_be_captured() const {
   return true;
 }
 
+bool DeepseekModel::rows_may_overflow(int64_t tokens) const {
+  for (const auto& [layer, experts] : expert_layers()) {
+    if (experts->dispatcher().tokens_that_fit(tokens) < tokens) return true;
+  }
+  return false;
+}
+
 int64_t DeepseekModel::total_layers() const {
   return static_cast<int64_t>(layers_.size() + mtp_.size());
 }

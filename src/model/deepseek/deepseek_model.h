@@ -96,6 +96,8 @@ class DeepseekModel {
   int64_t next_token_modules() const { return static_cast<int64_t>(mtp_.size()); }
   /// Whether a step can be captured whole as a graph: every dispatcher can.
   bool can_be_captured() const;
+  /// Whether a step of `tokens` tokens may have more rows somewhere than its dispatcher has room for.
+  bool rows_may_overflow(int64_t tokens) const;
 
  private:
   ModelConfig config_;

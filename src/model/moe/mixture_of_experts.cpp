@@ -1,5 +1,6 @@
 #include "model/moe/mixture_of_experts.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "ops/elementwise.h"
@@ -9,29 +10,22 @@
 namespace deeptitan {
 
 struct MixtureOfExperts::Saved final : Record {
-  Routing routing;
-  TokenDispatcher::Route route;
-  Tensor rows;        // [R, D]: the tokens, sorted by expert
-  Tensor gate_up;     // [R, 2 I]
-  Tensor activated;   // [R, I]
-  Tensor expert_out;  // [R, D]
+  ExpertRows experts;
   std::unique_ptr<Record> shared;
-  Tensor d_logits;      // f32 [T, E]
-  Tensor d_expert_out;  // [R, D]
-  Tensor d_gate_up;     // [R, 2 I]
+  Tensor d_logits;  // f32 [T, E]
 
   Saved(const MixtureOfExperts& moe, Arena& saved, int64_t tokens) {
     const RouterOptions& o = moe.options_;
     const int64_t capacity = moe.dispatcher_->capacity(tokens);
-    routing.expert_index = saved.take(DType::kI32, {tokens, o.top_k});
-    routing.expert_weight = saved.take(DType::kF32, {tokens, o.top_k});
-    routing.scores = saved.take(DType::kF32, {tokens, o.experts});
-    routing.counts = saved.take(DType::kI32, {o.experts});
-    route = moe.dispatcher_->make_route(saved, tokens);
-    rows = saved.take(moe.dtype_, {capacity, moe.hidden_});
-    gate_up = saved.take(moe.dtype_, {capacity, 2 * moe.width_});
-    activated = saved.take(moe.dtype_, {capacity, moe.width_});
-    expert_out = saved.take(moe.dtype_, {capacity, moe.hidden_});
+    experts.routing.expert_index = saved.take(DType::kI32, {tokens, o.top_k});
+    experts.routing.expert_weight = saved.take(DType::kF32, {tokens, o.top_k});
+    experts.routing.scores = saved.take(DType::kF32, {tokens, o.experts});
+    experts.routing.counts = saved.take(DType::kI32, {o.experts});
+    experts.route = moe.dispatcher_->make_route(saved, tokens, capacity);
+    experts.rows = saved.take(moe.dtype_, {capacity, moe.hidden_});
+    experts.gate_up = saved.take(moe.dtype_, {capacity, 2 * moe.width_});
+    experts.activated = saved.take(moe.dtype_, {capacity, moe.width_});
+    experts.expert_out = saved.take(moe.dtype_, {capacity, moe.hidden_});
   }
 };
 
@@ -63,9 +57,56 @@ std::unique_ptr<Record> MixtureOfExperts::make_record(const RecordArenas& arenas
   auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
   if (shared_) saved->shared = shared_->make_record(arenas, tokens);
   saved->d_logits = arenas.gradients.take(DType::kF32, {tokens, options_.experts});
-  saved->d_expert_out = arenas.gradients.take(dtype_, {saved->rows.size(0), hidden_});
-  saved->d_gate_up = arenas.gradients.take(dtype_, {saved->rows.size(0), 2 * width_});
+  const int64_t capacity = saved->experts.rows.size(0);
+  saved->experts.d_expert_out = arenas.gradients.take(dtype_, {capacity, hidden_});
+  saved->experts.d_gate_up = arenas.gradients.take(dtype_, {capacity, 2 * width_});
   return saved;
+}
+
+// Calls body(slice, first token, end) for slices of tokens whose rows fit, one after another in the same memory. What a
+// slice leaves there is gone when the next begins, so a backward works it out again.
+template <typename Body>
+void MixtureOfExperts::for_slices(ExecutionContext& ctx, const ExpertRows& whole, const Body& body) const {
+  const int64_t tokens = whole.routing.expert_index.size(0);
+  const int64_t most = dispatcher_->tokens_that_fit(tokens);
+  for (int64_t first = 0; first < tokens; first += most) {
+    const int64_t end = std::min(tokens, first + most);
+    ArenaScope workspace(*ctx.workspace);
+    ExpertRows slice = whole;
+    slice.routing.expert_index = whole.routing.expert_index.rows(first, end);
+    slice.routing.expert_weight = whole.routing.expert_weight.rows(first, end);
+    slice.routing.scores = whole.routing.scores.rows(first, end);
+    slice.routing.counts = workspace.take(DType::kI32, {options_.experts});
+    slice.route = dispatcher_->make_route(*ctx.workspace, end - first, whole.rows.size(0));
+    count_choices(ctx, slice.routing.counts, slice.routing.expert_index);
+    body(slice, first, end);
+  }
+}
+
+void MixtureOfExperts::experts_forward(ExecutionContext& ctx, const ExpertRows& e, const Tensor& x) const {
+  dispatcher_->dispatch(ctx, e.rows, x, e.routing, e.route);
+  const RowGroups groups = groups_of(e);
+  gate_up_.forward_grouped(ctx, e.gate_up, e.rows, groups);
+  grouped_swiglu(ctx, e.activated, e.gate_up.columns(0, width_), e.gate_up.columns(width_, 2 * width_), groups);
+  down_.forward_grouped(ctx, e.expert_out, e.activated, groups);
+}
+
+void MixtureOfExperts::experts_backward_input(ExecutionContext& ctx, const ExpertRows& e, const Tensor& d_rows,
+                                              const Tensor& d_weight, const Tensor& d_out) const {
+  const RowGroups groups = groups_of(e);
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor d_activated = workspace.take(dtype_, {e.rows.size(0), width_});
+  dispatcher_->combine_backward(ctx, e.d_expert_out, d_weight, d_out, e.expert_out, e.routing.expert_weight, e.route);
+  down_.backward_input_grouped(ctx, d_activated, e.d_expert_out, groups, false);
+  grouped_swiglu_backward(ctx, e.d_gate_up.columns(0, width_), e.d_gate_up.columns(width_, 2 * width_), d_activated,
+                          e.gate_up.columns(0, width_), e.gate_up.columns(width_, 2 * width_), groups);
+  gate_up_.backward_input_grouped(ctx, d_rows, e.d_gate_up, groups, false);
+}
+
+void MixtureOfExperts::experts_backward_weights(ExecutionContext& ctx, const ExpertRows& e) const {
+  const RowGroups groups = groups_of(e);
+  down_.backward_weights_grouped(ctx, e.d_expert_out, e.activated, groups);
+  gate_up_.backward_weights_grouped(ctx, e.d_gate_up, e.rows, groups);
 }
 
 void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
@@ -75,74 +116,92 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
   std::optional<Saved> temporary;
   if (record == nullptr) temporary.emplace(*this, *ctx.workspace, tokens);
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
+  const Routing& routing = s.experts.routing;
 
   {
-    ArenaScope routing(*ctx.workspace);
-    const Tensor wide = routing.take(DType::kF32, {tokens, hidden_});
-    const Tensor logits = routing.take(DType::kF32, {tokens, options_.experts});
+    ArenaScope scratch(*ctx.workspace);
+    const Tensor wide = scratch.take(DType::kF32, {tokens, hidden_});
+    const Tensor logits = scratch.take(DType::kF32, {tokens, options_.experts});
     convert(ctx, wide, x);
     router_.forward(ctx, logits, wide);
     RouteRecord* record_of_routes = forward.routes;
     if (record_of_routes != nullptr && record_of_routes->replay) {
-      copy(ctx, s.routing.expert_index, record_of_routes->expert_index[layer_]);
-      route_as_recorded(ctx, s.routing, logits, options_);
+      copy(ctx, routing.expert_index, record_of_routes->expert_index[layer_]);
+      route_as_recorded(ctx, routing, logits, options_);
     } else {
-      route(ctx, s.routing, logits, bias_ == nullptr ? Tensor() : bias_->value, options_);
-      if (record_of_routes != nullptr) copy(ctx, record_of_routes->expert_index[layer_], s.routing.expert_index);
+      route(ctx, routing, logits, bias_ == nullptr ? Tensor() : bias_->value, options_);
+      if (record_of_routes != nullptr) copy(ctx, record_of_routes->expert_index[layer_], routing.expert_index);
     }
   }
   if (forward.auxiliary != nullptr) {
-    accumulate_counts(ctx, forward.auxiliary->expert_load(layer_), s.routing.counts);
+    accumulate_counts(ctx, forward.auxiliary->expert_load(layer_), routing.counts);
     if (auxiliary_weight_ > 0) {
-      sequence_auxiliary_loss(ctx, forward.auxiliary->balance_loss(layer_), {}, s.routing, forward.batch.balance_offset,
+      sequence_auxiliary_loss(ctx, forward.auxiliary->balance_loss(layer_), {}, routing, forward.batch.balance_offset,
                               options_, auxiliary_weight_, nullptr);
     }
   }
-  dispatcher_->dispatch(ctx, s.rows, x, s.routing, s.route);
-  const RowGroups groups = dispatcher_->groups(s.routing, s.route);
-  gate_up_.forward_grouped(ctx, s.gate_up, s.rows, groups);
-  swiglu(ctx, s.activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
-  down_.forward_grouped(ctx, s.expert_out, s.activated, groups);
   if (shared_) shared_->forward(ctx, forward, out, x, s.shared.get());
-  dispatcher_->combine(ctx, out, s.expert_out, s.routing.expert_weight, shared_ ? out : Tensor(), s.route);
+  const auto run = [&](const ExpertRows& e, int64_t first, int64_t end) {
+    const Tensor to = out.rows(first, end);
+    experts_forward(ctx, e, x.rows(first, end));
+    dispatcher_->combine(ctx, to, e.expert_out, e.routing.expert_weight, shared_ ? to : Tensor(), e.route);
+  };
+  // Without a record nothing is lost between slices, so that rows never overflow.
+  if (forward.experts_in_slices || (record == nullptr && dispatcher_->tokens_that_fit(tokens) < tokens)) {
+    for_slices(ctx, s.experts, run);
+  } else {
+    run(s.experts, 0, tokens);
+  }
 }
 
 void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x,
                                       const Tensor& d_out, const Tensor& x, Record& record) const {
   const int64_t tokens = x.size(0);
   Saved& s = static_cast<Saved&>(record);
-  const RowGroups groups = dispatcher_->groups(s.routing, s.route);
+  if (shared_) shared_->backward_input(ctx, forward, d_x, d_out, x, *s.shared);
   ArenaScope workspace(*ctx.workspace);
   const Tensor d_weight = workspace.take(DType::kF32, {tokens, options_.top_k});
-  const Tensor d_activated = workspace.take(dtype_, {s.rows.size(0), width_});
-  const Tensor d_rows = workspace.take(dtype_, {s.rows.size(0), hidden_});
-  dispatcher_->combine_backward(ctx, s.d_expert_out, d_weight, d_out, s.expert_out, s.routing.expert_weight, s.route);
-  down_.backward_input_grouped(ctx, d_activated, s.d_expert_out, groups, false);
-  const Tensor d_gate = s.d_gate_up.columns(0, width_);
-  const Tensor d_up = s.d_gate_up.columns(width_, 2 * width_);
-  swiglu_backward(ctx, d_gate, d_up, d_activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
-  gate_up_.backward_input_grouped(ctx, d_rows, s.d_gate_up, groups, false);
-  if (shared_) shared_->backward_input(ctx, forward, d_x, d_out, x, *s.shared);
-  dispatcher_->dispatch_backward(ctx, d_x, d_rows, shared_ ? d_x : Tensor(), s.route);
+  const auto run = [&](const ExpertRows& e, int64_t first, int64_t end) {
+    ArenaScope of_rows(*ctx.workspace);
+    const Tensor d_rows = of_rows.take(dtype_, {e.rows.size(0), hidden_});
+    const Tensor d_tokens = d_x.rows(first, end);
+    if (forward.experts_in_slices) experts_forward(ctx, e, x.rows(first, end));
+    experts_backward_input(ctx, e, d_rows, d_weight.rows(first, end), d_out.rows(first, end));
+    dispatcher_->dispatch_backward(ctx, d_tokens, d_rows, shared_ ? d_tokens : Tensor(), e.route);
+  };
+  if (forward.experts_in_slices) {
+    for_slices(ctx, s.experts, run);
+  } else {
+    run(s.experts, 0, tokens);
+  }
 
   Tensor d_scores;
   if (auxiliary_weight_ > 0 && forward.auxiliary != nullptr) {
     d_scores = workspace.take(DType::kF32, {tokens, options_.experts});
     fill_zero(ctx, d_scores);
     // The forward has counted the loss.
-    sequence_auxiliary_loss(ctx, nullptr, d_scores, s.routing, forward.batch.balance_offset, options_,
+    sequence_auxiliary_loss(ctx, nullptr, d_scores, s.experts.routing, forward.batch.balance_offset, options_,
                             auxiliary_weight_, &ctx.state->in.token_scale);
   }
-  route_backward(ctx, s.d_logits, d_weight, d_scores, s.routing, options_);
+  route_backward(ctx, s.d_logits, d_weight, d_scores, s.experts.routing, options_);
   router_.backward_input(ctx, d_x, s.d_logits, true);
 }
 
 void MixtureOfExperts::backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out,
                                         const Tensor& x, Record& record) const {
   Saved& s = static_cast<Saved&>(record);
-  const RowGroups groups = dispatcher_->groups(s.routing, s.route);
-  down_.backward_weights_grouped(ctx, s.d_expert_out, s.activated, groups);
-  gate_up_.backward_weights_grouped(ctx, s.d_gate_up, s.rows, groups);
+  if (forward.experts_in_slices) {
+    for_slices(ctx, s.experts, [&](const ExpertRows& e, int64_t first, int64_t end) {
+      ArenaScope workspace(*ctx.workspace);
+      const Tensor d_rows = workspace.take(dtype_, {e.rows.size(0), hidden_});
+      const Tensor d_weight = workspace.take(DType::kF32, {end - first, options_.top_k});
+      experts_forward(ctx, e, x.rows(first, end));
+      experts_backward_input(ctx, e, d_rows, d_weight, d_out.rows(first, end));
+      experts_backward_weights(ctx, e);
+    });
+  } else {
+    experts_backward_weights(ctx, s.experts);
+  }
   if (shared_) shared_->backward_weights(ctx, forward, d_out, x, *s.shared);
   ArenaScope workspace(*ctx.workspace);
   const Tensor wide = workspace.take(DType::kF32, {x.size(0), hidden_});

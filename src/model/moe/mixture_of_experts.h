@@ -35,6 +35,24 @@ class MixtureOfExperts final : public Sublayer {
 
  private:
   struct Saved;
+  // The experts' part of a record: of all tokens, or of a slice of them.
+  struct ExpertRows {
+    Routing routing;
+    TokenDispatcher::Route route;
+    Tensor rows;          // [R, D]: the tokens, in groups by expert
+    Tensor gate_up;       // [R, 2 I]
+    Tensor activated;     // [R, I]
+    Tensor expert_out;    // [R, D]
+    Tensor d_expert_out;  // [R, D]
+    Tensor d_gate_up;     // [R, 2 I]
+  };
+  RowGroups groups_of(const ExpertRows& experts) const { return dispatcher_->groups(experts.routing, experts.route); }
+  template <typename Body>
+  void for_slices(ExecutionContext& ctx, const ExpertRows& whole, const Body& body) const;
+  void experts_forward(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& x) const;
+  void experts_backward_input(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& d_rows,
+                              const Tensor& d_weight, const Tensor& d_out) const;
+  void experts_backward_weights(ExecutionContext& ctx, const ExpertRows& experts) const;
   RouterOptions options_;
   int64_t hidden_;
   int64_t width_;

@@ -23,11 +23,15 @@ class TokenDispatcher {
 
   virtual ~TokenDispatcher() = default;
 
-  /// Rows that there is room for when each rank has `tokens` tokens: R.
-  virtual int64_t capacity(int64_t tokens) const = 0;
+  /// Rows that may arrive here when each rank dispatches `tokens` tokens.
+  virtual int64_t most_rows(int64_t tokens) const = 0;
+  /// Rows that there is room for then: R. Where it is less than most_rows, a dispatch of more sets
+  /// StepOutput::row_overflow and brings no rows; the step is run again in slices of tokens that fit.
+  virtual int64_t capacity(int64_t tokens) const { return most_rows(tokens); }
   /// Whether its work can be part of a captured graph: nothing is read back, and nothing waits for the host.
   virtual bool can_be_captured() const = 0;
-  virtual Route make_route(Arena& arena, int64_t tokens) const = 0;
+  /// For a dispatch of `tokens` tokens into `rows` rows.
+  virtual Route make_route(Arena& arena, int64_t tokens, int64_t rows) const = 0;
 
   /// Where each local expert's rows lie once dispatched.
   virtual RowGroups groups(const Routing& routing, const Route& route) const = 0;
@@ -47,28 +51,33 @@ class TokenDispatcher {
                                 const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_out /* [T, D] */,
                                 const Tensor& rows /* [R, D] */, const Tensor& weight /* f32 [T, K] */,
                                 const Route& route) const = 0;
+
+  /// The most of `tokens` tokens whose rows are sure to fit into capacity(tokens). Throws where not even one's are.
+  int64_t tokens_that_fit(int64_t tokens) const;
 };
 
 /// All experts on this rank: a sort by expert and two gathers.
 class LocalDispatcher final : public TokenDispatcher {
  public:
-  LocalDispatcher(int64_t experts, int64_t top_k) : experts_(experts), top_k_(top_k) {}
+  /// Each expert's rows begin at a multiple of `alignment`.
+  LocalDispatcher(int64_t experts, int64_t top_k, int64_t alignment = 1)
+      : experts_(experts), top_k_(top_k), alignment_(alignment) {}
 
-  int64_t capacity(int64_t tokens) const override { return tokens * top_k_; }
+  int64_t most_rows(int64_t tokens) const override;
   bool can_be_captured() const override { return true; }
-  RowGroups groups(const Routing& routing, const Route& route) const override {
+  RowGroups groups(const Routing& /*routing*/, const Route& route) const override {
     return {.offsets = route.order.group_offset,
-            .sizes = routing.counts,
+            .sizes = route.order.group_size,
             .capacity = route.order.slot_of_row.size(0),
-            .alignment = 1};
+            .alignment = alignment_};
   }
-  Route make_route(Arena& arena, int64_t tokens) const override {
-    return {{arena.take(DType::kI32, {tokens * top_k_}), arena.take(DType::kI32, {tokens * top_k_}),
-             arena.take(DType::kI32, {experts_ + 1})}};
+  Route make_route(Arena& arena, int64_t tokens, int64_t rows) const override {
+    return {{arena.take(DType::kI32, {tokens * top_k_}), arena.take(DType::kI32, {rows}),
+             arena.take(DType::kI32, {experts_ + 1}), arena.take(DType::kI32, {experts_})}};
   }
   void dispatch(ExecutionContext& ctx, const Tensor& rows, const Tensor& x, const Routing& routing,
                 const Route& route) const override {
-    sort_slots(ctx, route.order, routing);
+    sort_slots(ctx, route.order, routing, static_cast<int>(alignment_));
     permute_rows(ctx, rows, x, route.order);
   }
   void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_rows, const Tensor& addend,
@@ -87,6 +96,7 @@ class LocalDispatcher final : public TokenDispatcher {
  private:
   int64_t experts_;
   int64_t top_k_;
+  int64_t alignment_;
 };
 
 /// Makes the dispatcher of a layer with such a router.

@@ -52,6 +52,23 @@ void swiglu_backward(ExecutionContext& /*ctx*/, const Tensor& d_gate, const Tens
   });
 }
 
+void grouped_swiglu(ExecutionContext& /*ctx*/, const Tensor& out, const Tensor& gate, const Tensor& up,
+                    const RowGroups& groups) {
+  for_activation_type(gate, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::grouped_swiglu(out.host<T>(), gate.host<T>(), up.host<T>(), gate.stride(), group_rows(groups), gate.size(1));
+  });
+}
+
+void grouped_swiglu_backward(ExecutionContext& /*ctx*/, const Tensor& d_gate, const Tensor& d_up, const Tensor& d_out,
+                             const Tensor& gate, const Tensor& up, const RowGroups& groups) {
+  for_activation_type(gate, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cpu::grouped_swiglu_backward(d_gate.host<T>(), d_up.host<T>(), d_gate.stride(), d_out.host<T>(), gate.host<T>(),
+                                 up.host<T>(), gate.stride(), group_rows(groups), gate.size(1));
+  });
+}
+
 void embedding(ExecutionContext& /*ctx*/, const Tensor& out, const Tensor& table, const Tensor& ids) {
   const int64_t tokens = ids.size(0);
   const int64_t outside = cpu::first_id_outside(ids.host<int32_t>(), tokens, table.size(0));

@@ -55,7 +55,7 @@ void prepare_weight(ExecutionContext& /*ctx*/, PreparedWeight& weight, int64_t f
 }
 
 void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight, bool backward,
-             const Tensor& group_offset, bool accumulate) {
+             const RowGroups& groups, bool accumulate) {
   // A derived backward makes its operand from that of the forward, some panels at a time.
   const bool derived = backward && weight.backward_layout == BackwardLayout::kDerived;
   const int64_t contracted = backward ? weight.outputs : weight.inputs;
@@ -68,19 +68,19 @@ void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Pr
   }
   if (ctx.planning) return;
   const uint32_t* packed = (backward && !derived ? weight.backward_input : weight.forward).host<uint32_t>();
-  const int32_t* offsets = group_offset.defined() ? group_offset.host<int32_t>() : nullptr;
+  const GroupRows of_groups = group_rows(groups);
   for_product_types(x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;
     using Out = Element<decltype(out_type)>;
     const cpu::MatmulOutput<Out> to{out.host<Out>(), out.stride(), accumulate};
     const In* rows = x.host<In>();
-    if (derived && offsets != nullptr) {
-      cpu::grouped_matmul_transposed(to, rows, x.stride(), packed, offsets, weight.groups, contracted, columns,
+    if (derived && groups.defined()) {
+      cpu::grouped_matmul_transposed(to, rows, x.stride(), packed, of_groups, contracted, columns,
                                      panels.host<uint32_t>());
     } else if (derived) {
       cpu::matmul_transposed(to, rows, x.stride(), packed, x.size(0), contracted, columns, panels.host<uint32_t>());
-    } else if (offsets != nullptr) {
-      cpu::grouped_matmul(to, rows, x.stride(), packed, offsets, weight.groups, contracted, columns);
+    } else if (groups.defined()) {
+      cpu::grouped_matmul(to, rows, x.stride(), packed, of_groups, contracted, columns);
     } else {
       cpu::matmul(to, rows, x.stride(), packed, x.size(0), contracted, columns);
     }
@@ -102,17 +102,17 @@ void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const
 }
 
 void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
-                                    const Tensor& group_offset, bool accumulate) {
-  const int64_t groups = d_weight.size(0);
+                                    const RowGroups& groups, bool accumulate) {
   const int64_t n = d_weight.size(1);
   const int64_t k = d_weight.size(2);
   ArenaScope workspace(*ctx.workspace);
-  const Tensor words = workspace.take(DType::kI32, {cpu::weight_gradient_workspace_words(x.size(0), groups, n, k)});
+  const Tensor words =
+      workspace.take(DType::kI32, {cpu::weight_gradient_workspace_words(x.size(0), groups.groups(), n, k)});
   if (ctx.planning) return;
   for_activation_type(x, [&](auto* element) {
     using T = Element<decltype(element)>;
     cpu::grouped_weight_gradient(d_weight.host<float>(), d_out.host<T>(), d_out.stride(), x.host<T>(), x.stride(),
-                                 group_offset.host<int32_t>(), groups, n, k, words.host<uint32_t>(), accumulate);
+                                 group_rows(groups), n, k, words.host<uint32_t>(), accumulate);
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/error.h"
 #include "kernels/cpu/permute/permute.h"
 #include "kernels/cpu/router/balance.h"
 #include "kernels/cpu/router/router.h"
@@ -68,15 +69,24 @@ void copy(ExecutionContext& ctx, const Tensor& out, const Tensor& x) {
   std::memcpy(out.raw(), x.raw(), x.bytes());
 }
 
-void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing) {
+void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing, int alignment) {
   if (ctx.planning) return;
-  cpu::sort_slots(order.row_of_slot.host<int32_t>(), order.slot_of_row.host<int32_t>(),
-                  order.group_offset.host<int32_t>(), routing.expert_index.host<int32_t>(),
-                  routing.counts.host<int32_t>(),
-                  SlotSortShape{.slots = routing.expert_index.numel(),
-                                .experts = static_cast<int>(routing.counts.size(0)),
-                                .alignment = 1,
-                                .row_capacity = order.slot_of_row.size(0)});
+  const SlotSortShape shape{.slots = routing.expert_index.numel(),
+                            .experts = static_cast<int>(routing.counts.size(0)),
+                            .alignment = alignment,
+                            .row_capacity = order.slot_of_row.size(0)};
+  DT_CHECK(ctx.state != nullptr || shape.row_capacity >= cpu::max_sorted_rows(shape.slots, shape.experts, alignment),
+           "sort_slots: room for {} rows, and nowhere to say that {} slots did not fit", shape.row_capacity,
+           shape.slots);
+  int32_t overflow = 0;
+  cpu::sort_slots_that_fit(order.row_of_slot.host<int32_t>(), order.slot_of_row.host<int32_t>(),
+                           order.group_offset.host<int32_t>(), order.group_size.host<int32_t>(), &overflow,
+                           routing.expert_index.host<int32_t>(), routing.counts.host<int32_t>(), shape);
+  if (overflow != 0) ctx.state->out.row_overflow = 1;
+}
+
+void count_choices(ExecutionContext& /*ctx*/, const Tensor& counts, const Tensor& expert_index) {
+  cpu::count_choices(counts.host<int32_t>(), counts.size(0), expert_index.host<int32_t>(), expert_index.numel());
 }
 
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {

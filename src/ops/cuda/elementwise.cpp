@@ -56,6 +56,25 @@ void swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& 
   });
 }
 
+void grouped_swiglu(ExecutionContext& ctx, const Tensor& out, const Tensor& gate, const Tensor& up,
+                    const RowGroups& groups) {
+  for_activation_type(gate, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cuda::grouped_swiglu(out.raw<T>(), gate.raw<T>(), up.raw<T>(), gate.stride(), group_rows(groups), gate.size(0),
+                         gate.size(1), stream_of(ctx));
+  });
+}
+
+void grouped_swiglu_backward(ExecutionContext& ctx, const Tensor& d_gate, const Tensor& d_up, const Tensor& d_out,
+                             const Tensor& gate, const Tensor& up, const RowGroups& groups) {
+  for_activation_type(gate, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    cuda::grouped_swiglu_backward(d_gate.raw<T>(), d_up.raw<T>(), d_gate.stride(), d_out.raw<T>(), gate.raw<T>(),
+                                  up.raw<T>(), gate.stride(), group_rows(groups), gate.size(0), gate.size(1),
+                                  stream_of(ctx));
+  });
+}
+
 void embedding(ExecutionContext& ctx, const Tensor& out, const Tensor& table, const Tensor& ids) {
   if (ctx.planning) return;
   for_activation_type(out, [&](auto* out_type) {

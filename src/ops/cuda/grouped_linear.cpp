@@ -10,7 +10,6 @@
 #include "core/cuda_device.h"
 #include "core/log.h"
 #include "kernels/cuda/elementwise/elementwise.h"
-#include "kernels/cuda/grouped_gemm/group_sizes.h"
 #include "kernels/cuda/grouped_gemm/grouped_gemm.h"
 #include "kernels/cuda/kernel_choice.h"
 #include "ops/cuda/element.h"
@@ -52,25 +51,13 @@ Tensor dense(ExecutionContext& ctx, ArenaScope& workspace, const Tensor& x) {
   return copy;
 }
 
-struct Groups {
-  Tensor sizes;
-  void* kernel_workspace;
-};
-
-Groups take_groups(ExecutionContext& ctx, ArenaScope& workspace, const Tensor& group_offset) {
-  const int64_t groups = group_offset.size(0) - 1;
-  Groups result{workspace.take(DType::kI32, {groups}),
-                workspace.take_bytes(static_cast<int64_t>(cuda::grouped_gemm_workspace_bytes(kStrategy)))};
-  if (!ctx.planning) {
-    cuda::sizes_of_groups(result.sizes.raw<int32_t>(), group_offset.raw<int32_t>(), groups, stream_of(ctx));
-  }
-  return result;
+cuda::GroupedGemmShape shape_of(const RowGroups& groups, int64_t outputs, int64_t inputs) {
+  const auto [first, count, number] = group_rows(groups);
+  return {first, count, static_cast<int>(number), groups.capacity, static_cast<int>(outputs), static_cast<int>(inputs)};
 }
 
-cuda::GroupedGemmShape shape_of(const Groups& groups, const Tensor& group_offset, int64_t rows, int64_t outputs,
-                                int64_t inputs) {
-  return {group_offset.raw<int32_t>(), groups.sizes.raw<int32_t>(), static_cast<int>(groups.sizes.size(0)), rows,
-          static_cast<int>(outputs),   static_cast<int>(inputs)};
+void* take_kernel_workspace(ArenaScope& workspace) {
+  return workspace.take_bytes(static_cast<int64_t>(cuda::grouped_gemm_workspace_bytes(kStrategy)));
 }
 
 }  // namespace
@@ -82,9 +69,9 @@ GroupedForm choose_grouped_form(const Tensor& out, const Tensor& x, int64_t outp
 }
 
 void multiply_on_tensor_cores(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
-                              bool backward, const Tensor& group_offset, bool accumulate) {
+                              bool backward, const RowGroups& groups, bool accumulate) {
   ArenaScope workspace(*ctx.workspace);
-  const Groups groups = take_groups(ctx, workspace, group_offset);
+  void* kernel_workspace = take_kernel_workspace(workspace);
   const Tensor operand = dense(ctx, workspace, x);
   const bool direct = out.contiguous() && !accumulate;
   const Tensor result = direct ? out : workspace.take(DType::kBF16, {out.size(0), out.size(1)});
@@ -92,8 +79,8 @@ void multiply_on_tensor_cores(ExecutionContext& ctx, const Tensor& out, const Te
   const cudaStream_t stream = stream_of(ctx);
   const Tensor& rows = weight.forward.defined() ? weight.forward : weight.backward_input;
   (backward ? cuda::grouped_gemm_input_gradient : cuda::grouped_gemm_forward)(
-      kStrategy, result.raw<bfloat16>(), {operand.raw()}, {rows.raw()},
-      shape_of(groups, group_offset, x.size(0), weight.outputs, weight.inputs), {}, groups.kernel_workspace, stream);
+      kStrategy, result.raw<bfloat16>(), {operand.raw()}, {rows.raw()}, shape_of(groups, weight.outputs, weight.inputs),
+      {}, kernel_workspace, stream);
   if (direct) return;
   if (accumulate) {
     cuda::add_rows(out.raw<bfloat16>(), out.stride(), result.raw<bfloat16>(), result.stride(), out.size(0), out.size(1),
@@ -105,15 +92,14 @@ void multiply_on_tensor_cores(ExecutionContext& ctx, const Tensor& out, const Te
 }
 
 void add_weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out,
-                                         const Tensor& x, const Tensor& group_offset) {
+                                         const Tensor& x, const RowGroups& groups) {
   ArenaScope workspace(*ctx.workspace);
-  const Groups groups = take_groups(ctx, workspace, group_offset);
+  void* kernel_workspace = take_kernel_workspace(workspace);
   const Tensor left = dense(ctx, workspace, d_out);
   const Tensor right = dense(ctx, workspace, x);
   if (ctx.planning) return;
   cuda::grouped_gemm_weight_gradient(kStrategy, d_weight.raw<float>(), left.raw<bfloat16>(), right.raw<bfloat16>(),
-                                     shape_of(groups, group_offset, x.size(0), d_out.size(1), x.size(1)), {},
-                                     groups.kernel_workspace, stream_of(ctx));
+                                     shape_of(groups, d_out.size(1), x.size(1)), {}, kernel_workspace, stream_of(ctx));
 }
 
 }  // namespace deeptitan::on_cuda

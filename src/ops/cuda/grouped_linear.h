@@ -16,10 +16,10 @@ GroupedForm choose_grouped_form(const Tensor& out, const Tensor& x, int64_t outp
 
 /// out (+)= x W^T, or backward x W, for each group's rows. What is not dense, or is added to, goes through workspace.
 void multiply_on_tensor_cores(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
-                              bool backward, const Tensor& group_offset, bool accumulate);
+                              bool backward, const RowGroups& groups, bool accumulate);
 
 /// d_weight += d_out^T x for each group's rows.
 void add_weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out,
-                                         const Tensor& x, const Tensor& group_offset);
+                                         const Tensor& x, const RowGroups& groups);
 
 }  // namespace deeptitan::on_cuda

@@ -45,15 +45,15 @@ void upload_rows(To* to, const Tensor& rows) {
   });
 }
 
-/// d_weight += (or =) d_out^T x; over groups of rows where there are offsets.
+/// d_weight += (or =) d_out^T x; over groups of rows where these are defined.
 void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
-                         const Tensor& group_offset, bool accumulate) {
+                         const RowGroups& groups, bool accumulate) {
   const int64_t outputs = d_out.size(1);
   const int64_t inputs = x.size(1);
-  const bool grouped = group_offset.defined();
+  const bool grouped = groups.defined();
   if (grouped && choose_grouped_form(d_weight, x, outputs, inputs).tensor_cores) {
     if (!accumulate) on_cuda::fill_zero(ctx, d_weight);
-    add_weight_gradient_on_tensor_cores(ctx, d_weight, d_out, x, group_offset);
+    add_weight_gradient_on_tensor_cores(ctx, d_weight, d_out, x, groups);
     return;
   }
   if (ctx.planning) return;
@@ -74,7 +74,7 @@ void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Te
                                        .columns = inputs,
                                        .batches = grouped ? d_weight.size(0) : 1,
                                        .groups = grouped ? cuda::ProductGroups::kSteps : cuda::ProductGroups::kNone,
-                                       .group_offset = raw_or_null<int32_t>(group_offset),
+                                       .group_rows = group_rows(groups),
                                        .accumulate = accumulate},
         stream_of(ctx));
   });
@@ -110,10 +110,10 @@ void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first
 }
 
 void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight, bool backward,
-             const Tensor& group_offset, bool accumulate) {
-  const bool grouped = group_offset.defined();
+             const RowGroups& groups, bool accumulate) {
+  const bool grouped = groups.defined();
   if (grouped && choose_grouped_form(out, x, weight.outputs, weight.inputs).tensor_cores) {
-    multiply_on_tensor_cores(ctx, out, x, weight, backward, group_offset, accumulate);
+    multiply_on_tensor_cores(ctx, out, x, weight, backward, groups, accumulate);
     return;
   }
   if (ctx.planning) return;
@@ -136,7 +136,7 @@ void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Pr
                                       .columns = backward ? weight.inputs : weight.outputs,
                                       .batches = grouped ? weight.groups : 1,
                                       .groups = grouped ? cuda::ProductGroups::kRows : cuda::ProductGroups::kNone,
-                                      .group_offset = raw_or_null<int32_t>(group_offset),
+                                      .group_rows = group_rows(groups),
                                       .accumulate = accumulate},
         stream_of(ctx));
   });
@@ -148,8 +148,8 @@ void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const
 }
 
 void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
-                                    const Tensor& group_offset, bool accumulate) {
-  add_weight_gradient(ctx, d_weight, d_out, x, group_offset, accumulate);
+                                    const RowGroups& groups, bool accumulate) {
+  add_weight_gradient(ctx, d_weight, d_out, x, groups, accumulate);
 }
 
 void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {

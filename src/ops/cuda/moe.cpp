@@ -80,17 +80,23 @@ void update_router_bias(ExecutionContext& ctx, const Tensor& bias, const Tensor&
                            stream_of(ctx));
 }
 
-void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing) {
+void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing, int alignment) {
   const SlotSortShape shape{.slots = routing.expert_index.numel(),
                             .experts = static_cast<int>(routing.counts.size(0)),
-                            .alignment = 1,
+                            .alignment = alignment,
                             .row_capacity = order.slot_of_row.size(0)};
   ArenaScope workspace(*ctx.workspace);
   void* scratch = workspace.take_bytes(static_cast<int64_t>(cuda::sort_slots_workspace_bytes(shape)));
   if (ctx.planning) return;
-  cuda::sort_slots(order.row_of_slot.raw<int32_t>(), order.slot_of_row.raw<int32_t>(),
-                   order.group_offset.raw<int32_t>(), routing.expert_index.raw<int32_t>(),
-                   routing.counts.raw<int32_t>(), shape, scratch, stream_of(ctx));
+  cuda::sort_slots_that_fit(
+      order.row_of_slot.raw<int32_t>(), order.slot_of_row.raw<int32_t>(), order.group_offset.raw<int32_t>(),
+      order.group_size.raw<int32_t>(), ctx.state == nullptr ? nullptr : &ctx.state->out.row_overflow,
+      routing.expert_index.raw<int32_t>(), routing.counts.raw<int32_t>(), shape, scratch, stream_of(ctx));
+}
+
+void count_choices(ExecutionContext& ctx, const Tensor& counts, const Tensor& expert_index) {
+  cuda::count_choices(counts.raw<int32_t>(), counts.size(0), expert_index.raw<int32_t>(), expert_index.numel(),
+                      stream_of(ctx));
 }
 
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {

@@ -47,7 +47,7 @@ void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tens
                              const double* gradient_scale);
 void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& counts);
 void update_router_bias(ExecutionContext& ctx, const Tensor& bias, const Tensor& load, double speed);
-void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing);
+void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing, int alignment);
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order);
 void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, const Tensor& weight,
                     const Tensor& addend, const SlotOrder& order);

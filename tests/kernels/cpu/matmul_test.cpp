@@ -124,7 +124,7 @@ TYPED_TEST(Matmul, GroupsWithEmptyOnes) {
   }
   std::vector<TypeParam> c(rows * s.columns);
   grouped_matmul(MatmulOutput<TypeParam>{c.data(), s.columns, false}, a.data(), s.contracted, packed.data(),
-                 offset.data(), groups, s.contracted, s.columns);
+                 GroupRows{offset.data(), sizes.data(), groups}, s.contracted, s.columns);
   EXPECT_LT(relative_error(c, expected), rounding_tolerance<TypeParam>());
 }
 
@@ -147,8 +147,8 @@ TYPED_TEST(Matmul, GroupsLongerThanAChunkOfRows) {
   }
   auto c = random_normal<float>(offset.back() * s.columns, 5);
   for (size_t i = 0; i < c.size(); ++i) expected[i] += static_cast<double>(c[i]);
-  grouped_matmul(MatmulOutput<float>{c.data(), s.columns, true}, a.data(), s.contracted, packed.data(), offset.data(),
-                 static_cast<int64_t>(sizes.size()), s.contracted, s.columns);
+  grouped_matmul(MatmulOutput<float>{c.data(), s.columns, true}, a.data(), s.contracted, packed.data(),
+                 GroupRows{offset.data(), sizes.data(), static_cast<int64_t>(sizes.size())}, s.contracted, s.columns);
   EXPECT_LT(relative_error(c, expected), rounding_tolerance<float>());
 }
 
@@ -184,7 +184,10 @@ TYPED_TEST(Matmul, OneLayoutServesBothProductsWithTheSameBits) {
       EXPECT_EQ(direct, repacked) << outputs << " x " << inputs;
     }
     if (outputs % 2 != 0) continue;  // a bf16 product pairs neighbours
-    const std::vector<int32_t> offset = {0, 2, 2, 5};
+    // Two rows, none, three, with a row of padding behind the first and the last.
+    const std::vector<int32_t> first = {0, 3, 3};
+    const std::vector<int32_t> count = {2, 0, 3};
+    const GroupRows groups{first.data(), count.data(), 3};
     std::vector<uint32_t> forward;
     std::vector<uint32_t> direct;
     for (uint32_t g = 0; g < 3; ++g) {
@@ -196,17 +199,22 @@ TYPED_TEST(Matmul, OneLayoutServesBothProductsWithTheSameBits) {
       pack_direct(packed.data(), of_group.data(), inputs, outputs, inputs, type_of<TypeParam>());
       direct.insert(direct.end(), packed.begin(), packed.end());
     }
-    const auto d_out = random_normal<TypeParam>(5 * outputs, 9);
-    const auto before = random_normal<TypeParam>(5 * inputs, 10);
+    const auto d_out = random_normal<TypeParam>(7 * outputs, 9);
+    const auto before = random_normal<TypeParam>(7 * inputs, 10);
     auto expected = before;
     auto found = before;
     std::vector<uint32_t> workspace(transposed_workspace_words(type_of<TypeParam>(), outputs, inputs));
-    grouped_matmul(MatmulOutput<TypeParam>{expected.data(), inputs, true}, d_out.data(), outputs, direct.data(),
-                   offset.data(), 3, outputs, inputs);
+    grouped_matmul(MatmulOutput<TypeParam>{expected.data(), inputs, true}, d_out.data(), outputs, direct.data(), groups,
+                   outputs, inputs);
     grouped_matmul_transposed(MatmulOutput<TypeParam>{found.data(), inputs, true}, d_out.data(), outputs,
-                              forward.data(), offset.data(), 3, outputs, inputs, workspace.data());
+                              forward.data(), groups, outputs, inputs, workspace.data());
     EXPECT_EQ(0, std::memcmp(expected.data(), found.data(), found.size() * sizeof(TypeParam)))
         << outputs << " x " << inputs;
+    for (const int64_t padding : {2, 6}) {
+      EXPECT_EQ(0, std::memcmp(found.data() + padding * inputs, before.data() + padding * inputs,
+                               static_cast<size_t>(inputs) * sizeof(TypeParam)))
+          << "row " << padding;
+    }
   }
 }
 
@@ -241,15 +249,16 @@ TYPED_TEST(Matmul, AWeightOfSeveralPiecesIsPackedAsOne) {
 TYPED_TEST(Matmul, WeightGradientOfGroupsAddsToWhatIsThere) {
   const int64_t out_columns = 37;
   const int64_t in_columns = 70;
-  const std::vector<int32_t> offset = {0, 3, 3, 68, 69};
-  const int64_t groups = static_cast<int64_t>(offset.size()) - 1;
-  const int64_t rows = offset.back();
+  const std::vector<int32_t> first = {0, 4, 8, 76};  // with padding between, as an alignment of 4 leaves it
+  const std::vector<int32_t> count = {3, 0, 65, 1};
+  const int64_t groups = static_cast<int64_t>(first.size());
+  const int64_t rows = 80;
   const auto d_out = random_normal<TypeParam>(rows * out_columns, 1);
   const auto x = random_normal<TypeParam>(rows * in_columns, 2);
   auto d_weight = random_normal<float>(groups * out_columns * in_columns, 3);
   auto expected = testing::to_double(d_weight);
   for (int64_t g = 0; g < groups; ++g) {
-    for (int64_t r = offset[g]; r < offset[g + 1]; ++r) {
+    for (int64_t r = first[g]; r < first[g] + count[g]; ++r) {
       for (int64_t n = 0; n < out_columns; ++n) {
         for (int64_t k = 0; k < in_columns; ++k) {
           expected[(g * out_columns + n) * in_columns + k] +=
@@ -259,8 +268,8 @@ TYPED_TEST(Matmul, WeightGradientOfGroupsAddsToWhatIsThere) {
     }
   }
   std::vector<uint32_t> workspace(weight_gradient_workspace_words(rows, groups, out_columns, in_columns));
-  grouped_weight_gradient(d_weight.data(), d_out.data(), out_columns, x.data(), in_columns, offset.data(), groups,
-                          out_columns, in_columns, workspace.data());
+  grouped_weight_gradient(d_weight.data(), d_out.data(), out_columns, x.data(), in_columns,
+                          GroupRows{first.data(), count.data(), groups}, out_columns, in_columns, workspace.data());
   // bf16 products are exact in fp32, so both types round like fp32.
   EXPECT_LT(relative_error(d_weight, expected), rounding_tolerance<float>());
 }

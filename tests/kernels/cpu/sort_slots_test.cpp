@@ -57,6 +57,23 @@ TEST(SortSlots, IsAStableSortWithPaddedGroups) {
   }
 }
 
+TEST(SortSlots, WhatDoesNotFitHasNoRowAtAll) {
+  const std::vector<int32_t> expert_index{1, 0, 1};
+  const std::vector<int32_t> counts = count_slots(expert_index, 2);
+  for (const int64_t capacity : {4, 3}) {  // with an alignment of 2, four rows are needed
+    std::vector<int32_t> row_of_slot(3, 77), slot_of_row(capacity, 77), group_offset(3, 77), group_size(2, 77);
+    int32_t overflow = 0;
+    sort_slots_that_fit(row_of_slot.data(), slot_of_row.data(), group_offset.data(), group_size.data(), &overflow,
+                        expert_index.data(), counts.data(), {3, 2, 2, capacity});
+    const bool fits = capacity == 4;
+    EXPECT_EQ(overflow, fits ? 0 : 1);
+    EXPECT_EQ(group_size, fits ? counts : std::vector<int32_t>(2, 0));
+    EXPECT_EQ(group_offset, fits ? (std::vector<int32_t>{0, 2, 4}) : std::vector<int32_t>(3, 0));
+    EXPECT_EQ(slot_of_row, fits ? (std::vector<int32_t>{1, -1, 0, 2}) : std::vector<int32_t>(3, -1));
+    EXPECT_EQ(row_of_slot, fits ? (std::vector<int32_t>{2, 0, 3}) : std::vector<int32_t>(3, -1));
+  }
+}
+
 TEST(SortSlots, SaysWhatIsWrong) {
   std::vector<int32_t> row_of_slot(3), slot_of_row(8), group_offset(3);
   const std::vector<int32_t> expert_index{1, 0, 1};

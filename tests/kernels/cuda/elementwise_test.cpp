@@ -123,6 +123,29 @@ TYPED_TEST(Elementwise, Swiglu) {
   }
 }
 
+TYPED_TEST(Elementwise, GroupedSwigluLeavesPadding) {
+  using T = TypeParam;
+  constexpr int64_t kRows = 200, kWidth = 130;
+  const std::vector<int32_t> first = {0, 8, 8, 152, 192};
+  const std::vector<int32_t> count = {5, 0, 144, 33, 1};
+  const auto gate_up = random_elements<T>(2 * kRows * kWidth, 8, 3.0f);
+  const auto d_out = random_elements<T>(kRows * kWidth, 9);
+  const auto before = random_elements<T>(kRows * kWidth, 10), d_before = random_elements<T>(2 * kRows * kWidth, 11);
+  auto expected = before, d_expected = d_before;
+  const GroupRows on_host{first.data(), count.data(), 5};
+  cpu::grouped_swiglu(expected.data(), gate_up.data(), gate_up.data() + kWidth, 2 * kWidth, on_host, kWidth);
+  cpu::grouped_swiglu_backward(d_expected.data(), d_expected.data() + kWidth, 2 * kWidth, d_out.data(), gate_up.data(),
+                               gate_up.data() + kWidth, 2 * kWidth, on_host, kWidth);
+  DeviceBuffer<int32_t> device_first(first), device_count(count);
+  const GroupRows groups{device_first.get(), device_count.get(), 5};
+  DeviceBuffer<T> device(gate_up), device_d_out(d_out), out(before), d_gate_up(d_before);
+  grouped_swiglu(out.get(), device.get(), device.get() + kWidth, 2 * kWidth, groups, kRows, kWidth, nullptr);
+  grouped_swiglu_backward(d_gate_up.get(), d_gate_up.get() + kWidth, 2 * kWidth, device_d_out.get(), device.get(),
+                          device.get() + kWidth, 2 * kWidth, groups, kRows, kWidth, nullptr);
+  EXPECT_LT(relative_difference(out.download(), expected), kOrderOfSums<T>);
+  EXPECT_LT(relative_difference(d_gate_up.download(), d_expected), kOrderOfSums<T>);
+}
+
 TYPED_TEST(Elementwise, RopeHasTheBitsOfTheCpu) {
   using T = TypeParam;
   constexpr int64_t kRows = 19, kHeads = 3, kWidth = 52, kFirst = 20, kDim = 30, kPositions = 40;

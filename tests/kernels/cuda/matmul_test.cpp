@@ -40,10 +40,13 @@ void check(StridedProduct<In, Out> p, int64_t a_size, int64_t b_size, int64_t c_
   for (int64_t i = 0; i < c_size; ++i) expected[i] = to_float(before[i]);
   DeviceBuffer<In> device_a(a), device_b(b);
   DeviceBuffer<Out> device_c(before);
-  DeviceBuffer<int32_t> device_offset(offset);
+  std::vector<int32_t> count;
+  for (size_t g = 1; g < offset.size(); ++g) count.push_back(offset[g] - offset[g - 1]);
+  DeviceBuffer<int32_t> device_offset(offset), device_count(count);
   p.a = a.data(), p.b = b.data();
   for (int64_t batch = 0; batch < p.batches; ++batch) reference(p, batch, offset, &expected);
-  p.a = device_a.get(), p.b = device_b.get(), p.c = device_c.get(), p.group_offset = device_offset.get();
+  p.a = device_a.get(), p.b = device_b.get(), p.c = device_c.get(),
+  p.group_rows = {device_offset.get(), device_count.get(), p.batches};
   multiply_strided(p, nullptr);
   const std::vector<Out> result = device_c.download();
   double difference = 0, norm = 0;

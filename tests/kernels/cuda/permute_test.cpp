@@ -97,6 +97,34 @@ TEST(CudaSortSlots, EqualsTheCpu) {
   }
 }
 
+TEST(CudaSortSlots, WhatDoesNotFitHasNoRowAtAll) {
+  DT_SKIP_WITHOUT_GPU();
+  for (const int64_t slots : {31, 70000}) {
+    for (const bool fits : {true, false}) {
+      Slots s = random_slots(slots, 64, 8, Choices::kRandom, 3);
+      int64_t rows = 0;
+      for (const int32_t count : s.counts) rows += (count + 7) / 8 * 8;
+      s.shape.row_capacity = fits ? rows : rows - 8;
+      std::vector<int32_t> row_of_slot(slots), slot_of_row(s.shape.row_capacity), offset(65), size(64);
+      int32_t overflow = 0;
+      cpu::sort_slots_that_fit(row_of_slot.data(), slot_of_row.data(), offset.data(), size.data(), &overflow,
+                               s.expert_index.data(), s.counts.data(), s.shape);
+      DeviceBuffer<int32_t> expert_index(s.expert_index), counts(s.counts), device_row(slots),
+          device_slot(s.shape.row_capacity), device_offset(65), device_size(64),
+          device_overflow(std::vector<int32_t>{0});
+      DeviceBuffer<char> workspace(sort_slots_workspace_bytes(s.shape));
+      sort_slots_that_fit(device_row.get(), device_slot.get(), device_offset.get(), device_size.get(),
+                          device_overflow.get(), expert_index.get(), counts.get(), s.shape, workspace.get(), nullptr);
+      EXPECT_EQ(overflow, fits ? 0 : 1);
+      EXPECT_EQ(device_overflow.download(), std::vector<int32_t>{overflow});
+      EXPECT_EQ(device_offset.download(), offset);
+      EXPECT_EQ(device_size.download(), size);
+      EXPECT_EQ(device_row.download(), row_of_slot);
+      EXPECT_EQ(device_slot.download(), slot_of_row);
+    }
+  }
+}
+
 TEST(CudaSortSlots, RefusesABufferThatMightOverflow) {
   try {
     sort_slots(nullptr, nullptr, nullptr, nullptr, nullptr, {100, 4, 8, 120}, nullptr, nullptr);

@@ -62,6 +62,9 @@ constexpr auto& swiglu_backward_bf16 = swiglu_backward_rows<bfloat16>;
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include <algorithm>
+#include <numeric>
+
 #include "kernels/cpu/parallel.h"
 
 namespace deeptitan::cpu {
@@ -75,6 +78,21 @@ HWY_EXPORT(swiglu_backward_bf16);
 // An exponential and a division cost about as much as eight plain operations.
 constexpr int64_t kWorkPerElement = 8;
 
+// Calls body(first, rows) for the runs of rows that make up the groups, on several threads.
+template <typename Body>
+void for_group_rows(const GroupRows& rows, int64_t width, const Body& body) {
+  const int64_t all = std::accumulate(rows.count, rows.count + rows.groups, int64_t{0});
+  parallel_ranges(all, kWorkPerElement * all * width, 1, [&](int64_t begin, int64_t end) {
+    int64_t before = 0;  // rows of the groups before g
+    for (int64_t g = 0; g < rows.groups && before < end; ++g) {
+      const int64_t from = std::max(begin, before);
+      const int64_t to = std::min<int64_t>(end, before + rows.count[g]);
+      if (from < to) body(rows.first[g] + from - before, to - from);
+      before += rows.count[g];
+    }
+  });
+}
+
 template <typename T, typename Kernel>
 void swiglu_parallel(Kernel kernel, T* out, const T* gate, const T* up, int64_t ld_gate_up, int64_t rows,
                      int64_t width) {
@@ -84,11 +102,28 @@ void swiglu_parallel(Kernel kernel, T* out, const T* gate, const T* up, int64_t 
 }
 
 template <typename T, typename Kernel>
+void grouped_swiglu_parallel(Kernel kernel, T* out, const T* gate, const T* up, int64_t ld_gate_up,
+                             const GroupRows& rows, int64_t width) {
+  for_group_rows(rows, width, [=](int64_t first, int64_t count) {
+    kernel(out + first * width, gate + first * ld_gate_up, up + first * ld_gate_up, ld_gate_up, count, width);
+  });
+}
+
+template <typename T, typename Kernel>
 void swiglu_backward_parallel(Kernel kernel, T* d_gate, T* d_up, int64_t ld_d, const T* d_out, const T* gate,
                               const T* up, int64_t ld_gate_up, int64_t rows, int64_t width) {
   parallel_ranges(rows, kWorkPerElement * rows * width, 1, [=](int64_t begin, int64_t end) {
     kernel(d_gate + begin * ld_d, d_up + begin * ld_d, ld_d, d_out + begin * width, gate + begin * ld_gate_up,
            up + begin * ld_gate_up, ld_gate_up, end - begin, width);
+  });
+}
+
+template <typename T, typename Kernel>
+void grouped_swiglu_backward_parallel(Kernel kernel, T* d_gate, T* d_up, int64_t ld_d, const T* d_out, const T* gate,
+                                      const T* up, int64_t ld_gate_up, const GroupRows& rows, int64_t width) {
+  for_group_rows(rows, width, [=](int64_t first, int64_t count) {
+    kernel(d_gate + first * ld_d, d_up + first * ld_d, ld_d, d_out + first * width, gate + first * ld_gate_up,
+           up + first * ld_gate_up, ld_gate_up, count, width);
   });
 }
 
@@ -112,6 +147,29 @@ void swiglu_backward(bfloat16* d_gate, bfloat16* d_up, int64_t ld_d, const bfloa
                      const bfloat16* up, int64_t ld_gate_up, int64_t rows, int64_t width) {
   swiglu_backward_parallel(HWY_DYNAMIC_DISPATCH(swiglu_backward_bf16), d_gate, d_up, ld_d, d_out, gate, up, ld_gate_up,
                            rows, width);
+}
+
+void grouped_swiglu(float* out, const float* gate, const float* up, int64_t ld_gate_up, const GroupRows& rows,
+                    int64_t width) {
+  grouped_swiglu_parallel(HWY_DYNAMIC_DISPATCH(swiglu_f32), out, gate, up, ld_gate_up, rows, width);
+}
+
+void grouped_swiglu(bfloat16* out, const bfloat16* gate, const bfloat16* up, int64_t ld_gate_up, const GroupRows& rows,
+                    int64_t width) {
+  grouped_swiglu_parallel(HWY_DYNAMIC_DISPATCH(swiglu_bf16), out, gate, up, ld_gate_up, rows, width);
+}
+
+void grouped_swiglu_backward(float* d_gate, float* d_up, int64_t ld_d, const float* d_out, const float* gate,
+                             const float* up, int64_t ld_gate_up, const GroupRows& rows, int64_t width) {
+  grouped_swiglu_backward_parallel(HWY_DYNAMIC_DISPATCH(swiglu_backward_f32), d_gate, d_up, ld_d, d_out, gate, up,
+                                   ld_gate_up, rows, width);
+}
+
+void grouped_swiglu_backward(bfloat16* d_gate, bfloat16* d_up, int64_t ld_d, const bfloat16* d_out,
+                             const bfloat16* gate, const bfloat16* up, int64_t ld_gate_up, const GroupRows& rows,
+                             int64_t width) {
+  grouped_swiglu_backward_parallel(HWY_DYNAMIC_DISPATCH(swiglu_backward_bf16), d_gate, d_up, ld_d, d_out, gate, up,
+                                   ld_gate_up, rows, width);
 }
 
 }  // namespace deeptitan::cpu

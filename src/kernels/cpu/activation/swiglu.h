@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/bfloat16.h"
+#include "kernels/group_rows.h"
 
 namespace deeptitan::cpu {
 
@@ -21,5 +22,16 @@ void swiglu_backward(float* d_gate, float* d_up, int64_t ld_d, const float* d_ou
                      int64_t ld_gate_up, int64_t rows, int64_t width);
 void swiglu_backward(bfloat16* d_gate, bfloat16* d_up, int64_t ld_d, const bfloat16* d_out, const bfloat16* gate,
                      const bfloat16* up, int64_t ld_gate_up, int64_t rows, int64_t width);
+
+/// The same for the rows of groups alone.
+void grouped_swiglu(float* out, const float* gate, const float* up, int64_t ld_gate_up, const GroupRows& rows,
+                    int64_t width);
+void grouped_swiglu(bfloat16* out, const bfloat16* gate, const bfloat16* up, int64_t ld_gate_up, const GroupRows& rows,
+                    int64_t width);
+void grouped_swiglu_backward(float* d_gate, float* d_up, int64_t ld_d, const float* d_out, const float* gate,
+                             const float* up, int64_t ld_gate_up, const GroupRows& rows, int64_t width);
+void grouped_swiglu_backward(bfloat16* d_gate, bfloat16* d_up, int64_t ld_d, const bfloat16* d_out,
+                             const bfloat16* gate, const bfloat16* up, int64_t ld_gate_up, const GroupRows& rows,
+                             int64_t width);
 
 }  // namespace deeptitan::cpu

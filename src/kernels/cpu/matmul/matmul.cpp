@@ -1,6 +1,7 @@
 #include "kernels/cpu/matmul/matmul.h"
 
 #include <algorithm>
+#include <numeric>
 #include <type_traits>
 
 #include <omp.h>
@@ -87,6 +88,11 @@ int64_t panels_per_task(int64_t panels, int64_t parts, int64_t work) {
   return std::max<int64_t>(2, (count + 1) / 2 * 2);
 }
 
+// Rows of all groups, without padding.
+int64_t rows_of_all(const GroupRows& rows) {
+  return std::accumulate(rows.count, rows.count + rows.groups, int64_t{0});
+}
+
 }  // namespace
 
 template <typename Input, typename Output>
@@ -109,8 +115,9 @@ void matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t*
 
 template <typename Input, typename Output>
 void grouped_matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_b,
-                    const int32_t* group_offset, int64_t groups, int64_t contracted, int64_t columns) {
-  const int64_t rows = group_offset[groups] - group_offset[0];
+                    const GroupRows& group_rows, int64_t contracted, int64_t columns) {
+  const int64_t groups = group_rows.groups;
+  const int64_t rows = rows_of_all(group_rows);
   if (rows == 0 || columns == 0) return;
   const PanelProduct whole = describe(c, a, lda, packed_b, contracted, columns);
   const PanelProductFunction run = panel_product();
@@ -126,9 +133,9 @@ void grouped_matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const u
     const int64_t panel = task % shares * share;
     PanelProduct p = whole;
     p.b = packed_b + g * group_words;
-    for (int64_t row = group_offset[g]; row < group_offset[g + 1]; row += chunk) {
-      run(part<Output>(p, row, std::min<int64_t>(chunk, group_offset[g + 1] - row), panel,
-                       std::min(share, whole.panels - panel)));
+    const int64_t end = group_rows.first[g] + group_rows.count[g];
+    for (int64_t row = group_rows.first[g]; row < end; row += chunk) {
+      run(part<Output>(p, row, std::min(chunk, end - row), panel, std::min(share, whole.panels - panel)));
     }
   }
 }
@@ -169,13 +176,12 @@ void matmul_transposed(MatmulOutput<Output> c, const Input* a, int64_t lda, cons
 
 template <typename Input, typename Output>
 void grouped_matmul_transposed(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_bt,
-                               const int32_t* group_offset, int64_t groups, int64_t contracted, int64_t columns,
-                               uint32_t* workspace) {
+                               const GroupRows& rows, int64_t contracted, int64_t columns, uint32_t* workspace) {
   const int64_t group_words = packed_words(operand_type<Input>(), columns, contracted);
-  for (int64_t g = 0; g < groups; ++g) {
-    const int64_t row = group_offset[g];
+  for (int64_t g = 0; g < rows.groups; ++g) {
+    const int64_t row = rows.first[g];
     matmul_transposed(MatmulOutput<Output>{c.data + row * c.ld, c.ld, c.accumulate}, a + row * lda, lda,
-                      packed_bt + g * group_words, group_offset[g + 1] - row, contracted, columns, workspace);
+                      packed_bt + g * group_words, rows.count[g], contracted, columns, workspace);
   }
 }
 
@@ -187,15 +193,20 @@ int64_t weight_gradient_workspace_words(int64_t rows, int64_t groups, int64_t ou
 template <typename Input>
 void weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const Input* x, int64_t ld_x, int64_t rows,
                      int64_t out_columns, int64_t in_columns, uint32_t* workspace, bool accumulate) {
-  const int32_t offset[2] = {0, static_cast<int32_t>(rows)};
-  grouped_weight_gradient(d_weight, d_out, ld_out, x, ld_x, offset, 1, out_columns, in_columns, workspace, accumulate);
+  const int32_t first = 0;
+  const auto count = static_cast<int32_t>(rows);
+  grouped_weight_gradient(d_weight, d_out, ld_out, x, ld_x, GroupRows{&first, &count, 1}, out_columns, in_columns,
+                          workspace, accumulate);
 }
 
 template <typename Input>
 void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const Input* x, int64_t ld_x,
-                             const int32_t* group_offset, int64_t groups, int64_t out_columns, int64_t in_columns,
-                             uint32_t* workspace, bool accumulate) {
-  const int64_t rows = group_offset[groups] - group_offset[0];
+                             const GroupRows& group_rows, int64_t out_columns, int64_t in_columns, uint32_t* workspace,
+                             bool accumulate) {
+  const int32_t* group_first = group_rows.first;
+  const int32_t* group_count = group_rows.count;
+  const int64_t groups = group_rows.groups;
+  const int64_t rows = rows_of_all(group_rows);
   if (rows == 0) {
     if (!accumulate) std::fill_n(d_weight, groups * out_columns * in_columns, 0.0f);
     return;
@@ -204,12 +215,11 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
   const int64_t out_panels = packed_panels(out_columns);
   const int64_t in_panels = packed_panels(in_columns);
   // Group g's packed panels start `first_step(g)` steps in: an upper bound of the steps of the groups before it.
-  const auto first_step = [&](int64_t g) { return static_cast<int64_t>(group_offset[g] - group_offset[0]) + g; };
-  int64_t longest = 0;
-  for (int64_t g = 0; g < groups; ++g) longest = std::max<int64_t>(longest, group_offset[g + 1] - group_offset[g]);
+  const auto first_step = [&](int64_t g) { return static_cast<int64_t>(group_first[g] - group_first[0]) + g; };
+  const int64_t longest = *std::max_element(group_count, group_count + groups);
   const PanelProductFunction run = panel_product();
   uint32_t* packed_out = workspace;
-  uint32_t* packed_in = workspace + (rows + groups) * kPanelColumns * out_panels;
+  uint32_t* packed_in = workspace + (first_step(groups - 1) + group_count[groups - 1] + 1) * kPanelColumns * out_panels;
 
   // Both operands are packed in blocks of rows; then a task takes one panel of outputs and a range of inputs.
   const int64_t share = panels_per_task(in_panels, groups * out_panels, rows * out_columns * in_columns);
@@ -222,9 +232,9 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
     for (int64_t task = 0; task < groups * blocks; ++task) {
       const int64_t g = task / blocks;
       const int64_t block = task % blocks;
-      const int64_t count = group_offset[g + 1] - group_offset[g];
+      const int64_t count = group_count[g];
       if (block >= pack_direct_blocks(kType, count)) continue;
-      const int64_t row = group_offset[g] + block * pack_block_rows(kType);
+      const int64_t row = group_first[g] + block * pack_block_rows(kType);
       pack_direct_block(packed_out + first_step(g) * out_panels * kPanelColumns, d_out + row * ld_out, ld_out, count,
                         out_columns, kType, block);
       pack_direct_block(packed_in + first_step(g) * in_panels * kPanelColumns, x + row * ld_x, ld_x, count, in_columns,
@@ -235,7 +245,7 @@ void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out
       const int64_t g = task / (out_panels * shares);
       const int64_t out_panel = task / shares % out_panels;
       const int64_t in_panel = task % shares * share;
-      const int64_t count = group_offset[g + 1] - group_offset[g];
+      const int64_t count = group_count[g];
       const int64_t steps = packed_steps(kType, count);
       const int64_t out_row = out_panel * kPanelColumns;
       const int64_t in_column = in_panel * kPanelColumns;
@@ -275,15 +285,15 @@ void matmul_by_head(Output* c, int64_t ldc, int64_t c_head_stride, const Input* 
   }
 }
 
-#define DT_INSTANTIATE(Input, Output)                                                                                 \
-  template void matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t, int64_t);      \
-  template void grouped_matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, const int32_t*, int64_t, \
-                               int64_t, int64_t);                                                                     \
-  template void matmul_transposed(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t,     \
-                                  int64_t, uint32_t*);                                                                \
-  template void grouped_matmul_transposed(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*,               \
-                                          const int32_t*, int64_t, int64_t, int64_t, uint32_t*);                      \
-  template void matmul_by_head(Output*, int64_t, int64_t, const Input*, int64_t, int64_t, const uint32_t*, int64_t,   \
+#define DT_INSTANTIATE(Input, Output)                                                                               \
+  template void matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t, int64_t);    \
+  template void grouped_matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, const GroupRows&,      \
+                               int64_t, int64_t);                                                                   \
+  template void matmul_transposed(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t,   \
+                                  int64_t, uint32_t*);                                                              \
+  template void grouped_matmul_transposed(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*,             \
+                                          const GroupRows&, int64_t, int64_t, uint32_t*);                           \
+  template void matmul_by_head(Output*, int64_t, int64_t, const Input*, int64_t, int64_t, const uint32_t*, int64_t, \
                                int64_t, int64_t, int64_t);
 DT_INSTANTIATE(float, float)
 DT_INSTANTIATE(bfloat16, bfloat16)
@@ -291,10 +301,10 @@ DT_INSTANTIATE(bfloat16, float)
 DT_INSTANTIATE(float, bfloat16)
 #undef DT_INSTANTIATE
 
-#define DT_INSTANTIATE(Input)                                                                                          \
-  template void weight_gradient(float*, const Input*, int64_t, const Input*, int64_t, int64_t, int64_t, int64_t,       \
-                                uint32_t*, bool);                                                                      \
-  template void grouped_weight_gradient(float*, const Input*, int64_t, const Input*, int64_t, const int32_t*, int64_t, \
+#define DT_INSTANTIATE(Input)                                                                                    \
+  template void weight_gradient(float*, const Input*, int64_t, const Input*, int64_t, int64_t, int64_t, int64_t, \
+                                uint32_t*, bool);                                                                \
+  template void grouped_weight_gradient(float*, const Input*, int64_t, const Input*, int64_t, const GroupRows&,  \
                                         int64_t, int64_t, uint32_t*, bool);
 DT_INSTANTIATE(float)
 DT_INSTANTIATE(bfloat16)

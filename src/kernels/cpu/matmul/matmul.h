@@ -4,6 +4,7 @@
 
 #include "core/bfloat16.h"
 #include "kernels/cpu/matmul/packing.h"
+#include "kernels/group_rows.h"
 
 // Matrix products of the CPU. Legend: M rows, N columns, K contracted length, G groups.
 // Every product accumulates in fp32, in the order of K, whatever M is and whatever the number of threads:
@@ -26,12 +27,11 @@ template <typename Input, typename Output>
 void matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_b, int64_t rows,
             int64_t contracted, int64_t columns);
 
-/// For each group g: C[rows of g, N] (+)= A[rows of g, K] * B_g[K, N]; rows of g are group_offset[g] to
-/// group_offset[g + 1] of both A and C. The B_g follow one another, packed_words(K, N) words each. Empty groups cost
-/// nothing.
+/// For each group g: C[rows of g, N] (+)= A[rows of g, K] * B_g[K, N], the same rows of A and C. The B_g follow one
+/// another, packed_words(K, N) words each. Empty groups and padding cost nothing.
 template <typename Input, typename Output>
 void grouped_matmul(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_b,
-                    const int32_t* group_offset, int64_t groups, int64_t contracted, int64_t columns);
+                    const GroupRows& rows, int64_t contracted, int64_t columns);
 
 /// Words of workspace for matmul_transposed and grouped_matmul_transposed.
 int64_t transposed_workspace_words(OperandType type, int64_t contracted, int64_t columns);
@@ -43,10 +43,10 @@ void matmul_transposed(MatmulOutput<Output> c, const Input* a, int64_t lda, cons
                        int64_t contracted, int64_t columns, uint32_t* workspace);
 template <typename Input, typename Output>
 void grouped_matmul_transposed(MatmulOutput<Output> c, const Input* a, int64_t lda, const uint32_t* packed_bt,
-                               const int32_t* group_offset, int64_t groups, int64_t contracted, int64_t columns,
-                               uint32_t* workspace);
+                               const GroupRows& rows, int64_t contracted, int64_t columns, uint32_t* workspace);
 
-/// Words of workspace for weight_gradient and grouped_weight_gradient over `rows` rows in `groups` groups.
+/// Words of workspace for weight_gradient and grouped_weight_gradient over `rows` rows, padding included, in `groups`
+/// groups.
 int64_t weight_gradient_workspace_words(int64_t rows, int64_t groups, int64_t out_columns, int64_t in_columns);
 
 /// d_weight[N, K] += d_out[M, N]^T * x[M, K]: the gradient of the weight of y = x * weight^T. Without `accumulate` it
@@ -58,8 +58,8 @@ void weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const 
 /// For each group g: d_weight_g[N, K] += d_out[rows of g]^T * x[rows of g]; the d_weight_g follow one another.
 template <typename Input>
 void grouped_weight_gradient(float* d_weight, const Input* d_out, int64_t ld_out, const Input* x, int64_t ld_x,
-                             const int32_t* group_offset, int64_t groups, int64_t out_columns, int64_t in_columns,
-                             uint32_t* workspace, bool accumulate = true);
+                             const GroupRows& rows, int64_t out_columns, int64_t in_columns, uint32_t* workspace,
+                             bool accumulate = true);
 
 /// For each head h: C[:, h] = A[:, h] * B_h, where head h of a row begins h * head_stride elements in, and the B_h
 /// follow one another, packed_words(K, N) words each.

@@ -28,6 +28,12 @@ int64_t max_sorted_rows(int64_t slots, int experts, int alignment);
 void sort_slots(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, const int32_t* expert_index,
                 const int32_t* counts, const SlotSortShape& shape);
 
+/// sort_slots where the rows may be more than row_capacity: then nothing has a row. group_offset and group_size [E] are
+/// 0, row_of_slot and slot_of_row -1, and *row_overflow 1. Else group_size = counts, and *row_overflow stays.
+void sort_slots_that_fit(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, int32_t* group_size,
+                         int32_t* row_overflow, const int32_t* expert_index, const int32_t* counts,
+                         const SlotSortShape& shape);
+
 /// out[map.row_of_slot[t, k]] = x[t] for all k, and zeros where map.slot_of_row is -1: out [rows, D], x [T, D].
 void permute_rows(float* out, const float* x, const RowMap& map, int64_t hidden);
 void permute_rows(bfloat16* out, const bfloat16* x, const RowMap& map, int64_t hidden);

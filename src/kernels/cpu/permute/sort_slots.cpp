@@ -46,4 +46,20 @@ void sort_slots(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offse
   }
 }
 
+void sort_slots_that_fit(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, int32_t* group_size,
+                         int32_t* row_overflow, const int32_t* expert_index, const int32_t* counts,
+                         const SlotSortShape& shape) {
+  int64_t rows = 0;
+  for (int e = 0; e < shape.experts; ++e) rows += (counts[e] + shape.alignment - 1) / shape.alignment * shape.alignment;
+  if (rows <= shape.row_capacity) {
+    std::copy_n(counts, shape.experts, group_size);
+    return sort_slots(row_of_slot, slot_of_row, group_offset, expert_index, counts, shape);
+  }
+  *row_overflow = 1;
+  std::fill_n(group_offset, shape.experts + 1, 0);
+  std::fill_n(group_size, shape.experts, 0);
+  std::fill_n(row_of_slot, shape.slots, -1);
+  std::fill_n(slot_of_row, shape.row_capacity, -1);
+}
+
 }  // namespace deeptitan::cpu

@@ -9,6 +9,11 @@ void accumulate_counts(int32_t* load, const int32_t* counts, int64_t experts) {
   for (int64_t e = 0; e < experts; ++e) load[e] += counts[e];
 }
 
+void count_choices(int32_t* counts, int64_t experts, const int32_t* expert_index, int64_t slots) {
+  std::fill_n(counts, experts, 0);
+  for (int64_t slot = 0; slot < slots; ++slot) ++counts[expert_index[slot]];
+}
+
 LoadRange load_range(const int32_t* load, const float* bias, int64_t experts) {
   LoadRange range;
   if (experts == 0) return range;

@@ -7,6 +7,9 @@ namespace deeptitan::cpu {
 /// load[e] += counts[e].
 void accumulate_counts(int32_t* load, const int32_t* counts, int64_t experts);
 
+/// counts[e] = the slots that chose expert e: counts [experts], expert_index [slots].
+void count_choices(int32_t* counts, int64_t experts, const int32_t* expert_index, int64_t slots);
+
 /// A layer's load and its router's bias in five numbers.
 struct LoadRange {
   int32_t largest = 0;

@@ -36,11 +36,11 @@ __global__ void __launch_bounds__(kThreads) multiply_strided_kernel(const Stride
   const int64_t batch = blockIdx.z;
   int64_t first_row = 0, rows = p.rows, first_step = 0, steps = p.steps;
   if (p.groups == ProductGroups::kRows) {
-    first_row = p.group_offset[batch];
-    rows = p.group_offset[batch + 1] - first_row;
+    first_row = p.group_rows.first[batch];
+    rows = p.group_rows.count[batch];
   } else if (p.groups == ProductGroups::kSteps) {
-    first_step = p.group_offset[batch];
-    steps = p.group_offset[batch + 1] - first_step;
+    first_step = p.group_rows.first[batch];
+    steps = p.group_rows.count[batch];
   }
   const int64_t column = static_cast<int64_t>(blockIdx.y) * kTile;
   const Input* b = p.b + batch * p.b_batch + first_step * p.b_step + column * p.b_column;

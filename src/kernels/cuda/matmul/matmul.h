@@ -11,14 +11,15 @@
 #include <cstdint>
 
 #include "core/bfloat16.h"
+#include "kernels/group_rows.h"
 
 namespace deeptitan::cuda {
 
-/// What the group offsets of a product cut.
+/// What the groups of a product cut.
 enum class ProductGroups {
   kNone,   // all batches have all rows and steps
-  kRows,   // batch g has rows group_offset[g] to group_offset[g + 1] of A and C
-  kSteps,  // batch g has steps group_offset[g] to group_offset[g + 1] of A and B
+  kRows,   // batch g has the rows of group g of A and C
+  kSteps,  // batch g has the rows of group g as steps of A and B
 };
 
 /// C[m, n] = sum over k of A[m, k] B[k, n] for each batch, or C += where `accumulate`. Distances are in elements.
@@ -43,7 +44,7 @@ struct StridedProduct {
   int64_t columns = 0;
   int64_t batches = 1;
   ProductGroups groups = ProductGroups::kNone;
-  const int32_t* group_offset = nullptr;  // [batches + 1] unless groups is kNone
+  GroupRows group_rows = {};  // of the batches, unless groups is kNone
   bool accumulate = false;
 };
 

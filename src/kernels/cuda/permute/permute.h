@@ -22,6 +22,11 @@ size_t sort_slots_workspace_bytes(const SlotSortShape& shape);
 void sort_slots(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, const int32_t* expert_index,
                 const int32_t* counts, const SlotSortShape& shape, void* workspace, cudaStream_t stream);
 
+/// As cpu::sort_slots_that_fit, two launches; row_overflow may be null.
+void sort_slots_that_fit(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, int32_t* group_size,
+                         int32_t* row_overflow, const int32_t* expert_index, const int32_t* counts,
+                         const SlotSortShape& shape, void* workspace, cudaStream_t stream);
+
 /// As cpu::permute_rows, one launch; each token is read once.
 void permute_rows(float* out, const float* x, const RowMap& map, int64_t hidden, cudaStream_t stream);
 void permute_rows(bfloat16* out, const bfloat16* x, const RowMap& map, int64_t hidden, cudaStream_t stream);

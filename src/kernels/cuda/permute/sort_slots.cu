@@ -46,8 +46,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    place_slots_kernel(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, const int32_t* expert_index,
-                       const int32_t* counts, const int32_t* block_counts, SlotSortShape shape) {
+    place_slots_kernel(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, int32_t* group_size,
+                       int32_t* row_overflow, const int32_t* expert_index, const int32_t* counts,
+                       const int32_t* block_counts, SlotSortShape shape) {
   constexpr int kExpertsOfThread = (kMaxExperts + kThreads - 1) / kThreads;
   __shared__ int32_t first_row[kMaxExperts];         // of this chunk's slots of each expert
   __shared__ int32_t next_row[kWarps][kMaxExperts];  // of each warp's slots; counts of them at first
@@ -67,12 +68,26 @@ __global__ void __launch_bounds__(kThreads)
   }
   int32_t total;
   int32_t offset = block_exclusive_scan<kThreads>(sum, warp_totals, total);
+  if (total > shape.row_capacity) {  // for all blocks alike: nothing has a row
+    const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
+    const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+    for (int64_t slot = first; slot < shape.slots; slot += stride) row_of_slot[slot] = -1;
+    for (int64_t e = first; e <= experts; e += stride) {
+      group_offset[e] = 0;
+      if (group_size != nullptr && e < experts) group_size[e] = 0;
+    }
+    if (first == 0 && row_overflow != nullptr) *row_overflow = 1;
+    return;
+  }
 #pragma unroll
   for (int i = 0; i < kExpertsOfThread; ++i) {
     const int e = threadIdx.x * kExpertsOfThread + i;
     if (e < experts) {
       first_row[e] = offset;
-      if (blockIdx.x == 0) group_offset[e] = offset;
+      if (blockIdx.x == 0) {
+        group_offset[e] = offset;
+        if (group_size != nullptr) group_size[e] = counts[e];
+      }
     }
     offset += padded[i];
   }
@@ -127,25 +142,42 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
+namespace {
+
+void launch_sort(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, int32_t* group_size,
+                 int32_t* row_overflow, const int32_t* expert_index, const int32_t* counts, const SlotSortShape& shape,
+                 void* workspace, cudaStream_t stream) {
+  DT_CHECK(shape.experts >= 1 && shape.experts <= kMaxExperts, "sort_slots: experts = {}, must be 1 to {}",
+           shape.experts, kMaxExperts);
+  DT_CHECK(shape.alignment >= 1, "sort_slots: alignment = {}, must be at least 1", shape.alignment);
+  const int blocks = std::max(block_count(shape.slots), 1);
+  auto* block_counts = static_cast<int32_t*>(workspace);
+  count_slots_kernel<<<blocks, kThreads, 0, stream>>>(block_counts, slot_of_row, expert_index, shape);
+  check_launch("count_slots_kernel");
+  place_slots_kernel<<<blocks, kThreads, 0, stream>>>(row_of_slot, slot_of_row, group_offset, group_size, row_overflow,
+                                                      expert_index, counts, block_counts, shape);
+  check_launch("place_slots_kernel");
+}
+
+}  // namespace
+
 size_t sort_slots_workspace_bytes(const SlotSortShape& shape) {
   return static_cast<size_t>(std::max(block_count(shape.slots), 1)) * shape.experts * sizeof(int32_t);
 }
 
 void sort_slots(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, const int32_t* expert_index,
                 const int32_t* counts, const SlotSortShape& shape, void* workspace, cudaStream_t stream) {
-  DT_CHECK(shape.experts >= 1 && shape.experts <= kMaxExperts, "sort_slots: experts = {}, must be 1 to {}",
-           shape.experts, kMaxExperts);
-  DT_CHECK(shape.alignment >= 1, "sort_slots: alignment = {}, must be at least 1", shape.alignment);
   const int64_t needed = cpu::max_sorted_rows(shape.slots, shape.experts, shape.alignment);
   DT_CHECK(shape.row_capacity >= needed, "sort_slots: a capacity of {} rows, {} slots of {} experts may need {}",
            shape.row_capacity, shape.slots, shape.experts, needed);
-  const int blocks = std::max(block_count(shape.slots), 1);
-  auto* block_counts = static_cast<int32_t*>(workspace);
-  count_slots_kernel<<<blocks, kThreads, 0, stream>>>(block_counts, slot_of_row, expert_index, shape);
-  check_launch("count_slots_kernel");
-  place_slots_kernel<<<blocks, kThreads, 0, stream>>>(row_of_slot, slot_of_row, group_offset, expert_index, counts,
-                                                      block_counts, shape);
-  check_launch("place_slots_kernel");
+  launch_sort(row_of_slot, slot_of_row, group_offset, nullptr, nullptr, expert_index, counts, shape, workspace, stream);
+}
+
+void sort_slots_that_fit(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, int32_t* group_size,
+                         int32_t* row_overflow, const int32_t* expert_index, const int32_t* counts,
+                         const SlotSortShape& shape, void* workspace, cudaStream_t stream) {
+  launch_sort(row_of_slot, slot_of_row, group_offset, group_size, row_overflow, expert_index, counts, shape, workspace,
+              stream);
 }
 
 }  // namespace deeptitan::cuda

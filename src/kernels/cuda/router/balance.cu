@@ -16,6 +16,13 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t e = first_element(); e < experts; e += element_stride()) load[e] += counts[e];
 }
 
+// Integer additions commute: the order of the atomics does not show.
+__global__ void __launch_bounds__(kThreads)
+    count_choices_kernel(int32_t* counts, const int32_t* expert_index, int64_t slots) {
+  for (int64_t slot = first_element(); slot < slots; slot += element_stride())
+    atomicAdd(&counts[expert_index[slot]], 1);
+}
+
 __global__ void __launch_bounds__(kThreads)
     update_router_bias_kernel(float* bias, const int32_t* load, int64_t experts, float speed) {
   __shared__ int64_t shared[kWarps];
@@ -163,6 +170,14 @@ void accumulate_counts(int32_t* load, const int32_t* counts, int64_t experts, cu
   if (experts <= 0) return;
   accumulate_counts_kernel<<<blocks_for<kThreads>(experts), kThreads, 0, stream>>>(load, counts, experts);
   check_launch("accumulate_counts_kernel");
+}
+
+void count_choices(int32_t* counts, int64_t experts, const int32_t* expert_index, int64_t slots, cudaStream_t stream) {
+  if (experts <= 0) return;
+  DT_CUDA_CHECK(cudaMemsetAsync(counts, 0, static_cast<size_t>(experts) * sizeof(int32_t), stream));
+  if (slots <= 0) return;
+  count_choices_kernel<<<blocks_for<kThreads>(slots), kThreads, 0, stream>>>(counts, expert_index, slots);
+  check_launch("count_choices_kernel");
 }
 
 void update_router_bias(float* bias, const int32_t* load, int64_t experts, float speed, cudaStream_t stream) {

@@ -15,6 +15,9 @@ namespace deeptitan::cuda {
 /// As cpu::accumulate_counts.
 void accumulate_counts(int32_t* load, const int32_t* counts, int64_t experts, cudaStream_t stream);
 
+/// As cpu::count_choices.
+void count_choices(int32_t* counts, int64_t experts, const int32_t* expert_index, int64_t slots, cudaStream_t stream);
+
 /// As cpu::update_router_bias, for at most kMaxExperts experts.
 void update_router_bias(float* bias, const int32_t* load, int64_t experts, float speed, cudaStream_t stream);
 

@@ -51,6 +51,35 @@ TYPED_TEST(Swiglu, MatchesTheReference) {
   });
 }
 
+TYPED_TEST(Swiglu, GroupsHaveTheBitsOfTheirRowsAndLeavePadding) {
+  using T = TypeParam;
+  constexpr int64_t kRows = 200, kWidth = 130;
+  const std::vector<int32_t> first = {0, 8, 8, 152, 192};
+  const std::vector<int32_t> count = {5, 0, 144, 33, 1};
+  const GroupRows groups{first.data(), count.data(), 5};
+  const auto gate_up = normal_values<T>(2 * kRows * kWidth, 1, 4.0);
+  const auto d_out = normal_values<T>(kRows * kWidth, 2, 1.0);
+  const T untouched = rounded<T>(7.0);
+  std::vector<T> whole(kRows * kWidth), d_whole(2 * kRows * kWidth);
+  swiglu(whole.data(), gate_up.data(), gate_up.data() + kWidth, 2 * kWidth, kRows, kWidth);
+  swiglu_backward(d_whole.data(), d_whole.data() + kWidth, 2 * kWidth, d_out.data(), gate_up.data(),
+                  gate_up.data() + kWidth, 2 * kWidth, kRows, kWidth);
+  std::vector<T> out(whole.size(), untouched), d_gate_up(d_whole.size(), untouched);
+  grouped_swiglu(out.data(), gate_up.data(), gate_up.data() + kWidth, 2 * kWidth, groups, kWidth);
+  grouped_swiglu_backward(d_gate_up.data(), d_gate_up.data() + kWidth, 2 * kWidth, d_out.data(), gate_up.data(),
+                          gate_up.data() + kWidth, 2 * kWidth, groups, kWidth);
+  for (int64_t r = 0; r < kRows; ++r) {
+    bool in_group = false;
+    for (size_t g = 0; g < first.size(); ++g) in_group |= first[g] <= r && r < first[g] + count[g];
+    for (int64_t i = 0; i < kWidth; ++i) {
+      ASSERT_EQ(as_double(out[r * kWidth + i]), as_double(in_group ? whole[r * kWidth + i] : untouched)) << r;
+    }
+    for (int64_t i = 2 * r * kWidth; i < 2 * (r + 1) * kWidth; ++i) {
+      ASSERT_EQ(as_double(d_gate_up[i]), as_double(in_group ? d_whole[i] : untouched)) << r;
+    }
+  }
+}
+
 TYPED_TEST(Swiglu, SaturatesAtLargeGates) {
   using T = TypeParam;
   on_each_instruction_set([] {

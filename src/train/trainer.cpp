@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <fstream>
 #include <map>
 #include <memory>
@@ -49,6 +50,12 @@ namespace fs = std::filesystem;
 
 constexpr int kWidestChart = 160;
 
+// On a GPU the host queues a step before it looks at the one before, so that the device never waits for it. On the CPU
+// a step is over when it has been queued.
+int report_lag_of(Device device) {
+  return device.kind == DeviceKind::kCuda ? 1 : 0;
+}
+
 double wall_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
@@ -69,9 +76,18 @@ class Trainer {
   void open_data();
   void build_engine();
   void replay();
-  StepMetrics run_step(int64_t step);
-  void draw_step();
-  StepResult compute_step(int64_t step);
+  // A step that the host has queued and has no result of yet.
+  struct QueuedStep {
+    int64_t step = 0;
+    int64_t tokens = 0;  // of the run so far
+    double begin = 0;    // seconds
+  };
+  void queue_step(int64_t step);
+  StepMetrics metrics_of(StepResult result);
+  std::vector<PackedBatch>& batches_of(int64_t step);
+  void draw_step(int64_t step);
+  void compute_step(int64_t step);
+  StepResult last_result();
   void validate(StepMetrics& metrics);
   [[noreturn]] void stop_without_folder();
   [[noreturn]] void stop_not_finite(int64_t step, const StepResult& result);
@@ -96,7 +112,9 @@ class Trainer {
   std::vector<ValidationBatches> validation_;
   std::unique_ptr<BatchSource> source_;
   std::unique_ptr<TrainingEngine> engine_;
-  std::vector<PackedBatch> batches_;
+  std::vector<std::vector<PackedBatch>> batches_;  // of as many steps as are queued at once
+  std::deque<QueuedStep> queued_;                  // the oldest first
+  double last_report_ = 0;                         // seconds
   PackedBatch validation_batch_;
 };
 
@@ -201,7 +219,10 @@ void Trainer::open_data() {
 }
 
 void Trainer::build_engine() {
-  engine_ = std::make_unique<TrainingEngine>(model_config_, engine_options(config_, bfloat16_is_native()));
+  TrainingEngineOptions options = engine_options(config_, bfloat16_is_native());
+  options.report_lag = options_.report_lag.value_or(report_lag_of(options.device));
+  options.halt_not_finite = config_.training.loss_not_finite == LossNotFinite::kStop;
+  engine_ = std::make_unique<TrainingEngine>(model_config_, options);
   check_fits(config_, model_config_, engine_->plan(), available_memory(engine_->options().device));
 #ifdef DT_CUDA
   log_info(fmt::format("on {}", choose_device(config_.training.device).description));
@@ -228,36 +249,60 @@ void Trainer::build_engine() {
   // What "auto" came to is what resumes, on whatever chip.
   config_.training.dtype = engine_->options().compute == DType::kBF16 ? TrainingDtype::kBf16 : TrainingDtype::kFp32;
   progress_.config = to_toml(config_);
-  batches_.resize(config_.microbatches_per_step());
+  batches_.resize(static_cast<size_t>(engine_->options().report_lag) + 1);
+  for (auto& batches : batches_) batches.resize(config_.microbatches_per_step());
 }
 
-void Trainer::draw_step() {
-  for (PackedBatch& batch : batches_) source_->next_batch(config_.training.local_batch_size, &batch);
+std::vector<PackedBatch>& Trainer::batches_of(int64_t step) {
+  return batches_[static_cast<size_t>(step) % batches_.size()];
 }
 
-StepResult Trainer::compute_step(int64_t step) {
+void Trainer::draw_step(int64_t step) {
+  for (PackedBatch& batch : batches_of(step)) source_->next_batch(config_.training.local_batch_size, &batch);
+}
+
+void Trainer::compute_step(int64_t step) {
+  const std::vector<PackedBatch>& batches = batches_of(step);
   int64_t targets = 0;
-  for (const PackedBatch& batch : batches_) targets += batch.target_count;
-  engine_->begin_step(step, schedule_.at(step), targets, static_cast<int64_t>(batches_.size()));
-  for (const PackedBatch& batch : batches_) engine_->add_microbatch(batch);
-  return engine_->finish_step();
+  for (const PackedBatch& batch : batches) targets += batch.target_count;
+  engine_->begin_step(step, schedule_.at(step), targets, static_cast<int64_t>(batches.size()));
+  for (const PackedBatch& batch : batches) engine_->add_microbatch(batch);
+  engine_->end_step();
 }
 
-StepMetrics Trainer::run_step(int64_t step) {
-  const double start = monotonic_seconds();
-  draw_step();
-  StepResult result = compute_step(step);
-  if (!result.finite && config_.training.loss_not_finite == LossNotFinite::kStop) stop_not_finite(step, result);
+// Of the step that was queued last; those of steps before it are let go.
+StepResult Trainer::last_result() {
+  StepResult result;
+  while (std::optional<StepResult> report = engine_->remaining_report()) result = std::move(*report);
+  return result;
+}
+
+void Trainer::queue_step(int64_t step) {
+  const double begin = monotonic_seconds();
+  draw_step(step);
+  compute_step(step);
   progress_.step = step;
   progress_.tokens += config_.tokens_per_step();
   progress_.data = source_->position();
+  queued_.push_back({step, progress_.tokens, begin});
+}
+
+// Of the oldest step without a result, which has come.
+StepMetrics Trainer::metrics_of(StepResult result) {
+  const QueuedStep queued = queued_.front();
+  queued_.pop_front();
+  const int64_t step = queued.step;
+  if (!result.finite && config_.training.loss_not_finite == LossNotFinite::kStop) stop_not_finite(step, result);
+  const double now = monotonic_seconds();
   StepMetrics metrics;
   metrics.step = step;
-  metrics.tokens = progress_.tokens;
+  metrics.tokens = queued.tokens;
   metrics.loss = result.loss;
   metrics.learning_rate = schedule_.at(step);
   metrics.gradient_norm = result.gradient_norm;
-  metrics.step_seconds = monotonic_seconds() - start;
+  metrics.row_overflows = result.row_overflows;
+  metrics.step_seconds = now - std::max(queued.begin, last_report_);
+  last_report_ = now;
   metrics.tokens_per_second = static_cast<double>(config_.tokens_per_step()) / metrics.step_seconds;
   metrics.skipped = !result.finite;
   if (engine_->model().config().num_nextn_predict_layers > 0 && config_.training.mtp_loss_weight > 0) {
@@ -272,6 +317,7 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
   engine_->set_check_finite(true);
   try {
     compute_step(step);
+    last_result();
   } catch (const Error& error) {
     first = error.what();
   }
@@ -287,6 +333,7 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
 
 // What was in the folder is gone; the run is not.
 void Trainer::stop_without_folder() {
+  last_result();  // what is saved is whole
   folder_ = RunFolder(folder_.root());
   folder_.claim(/*resuming=*/false);
   write_file(folder_.config(), progress_.config);
@@ -372,8 +419,9 @@ void Trainer::replay() {
   StepResult result;
   for (int64_t step = progress_.step + 1; step <= wanted; ++step) {
     engine_->set_check_finite(step == wanted);
-    draw_step();
-    result = compute_step(step);
+    draw_step(step);
+    compute_step(step);
+    result = last_result();
   }
   engine_->set_check_finite(false);
   const std::optional<double> recorded = recorded_loss(folder_.metrics(), wanted);
@@ -439,24 +487,33 @@ TrainingOutcome Trainer::run() {
   bool stopped = false;
   for (int64_t step = progress_.step + 1; step <= config_.training.steps && !stopped; ++step) {
     const double start = monotonic_seconds();
-    StepMetrics metrics = run_step(step);
-    if (!folder_.in_place()) stop_without_folder();
     const bool last = step == config_.training.steps;
-    if (config_.validation.freq > 0 && (last || step % config_.validation.freq == 0)) validate(metrics);
-    mean_seconds =
-        mean_seconds == 0 ? monotonic_seconds() - start : 0.95 * mean_seconds + 0.05 * (monotonic_seconds() - start);
-    if (last || metrics.validation || metrics.skipped || step % config_.metrics.log_freq == 0) {
-      metrics_file.write(metrics);
-      if (tensorboard) tensorboard->write(step, wall_time(), scalars_of(metrics));
-      progress.show(metrics, mean_seconds * static_cast<double>(config_.training.steps - step));
+    const auto due = [&](int64_t every) { return every > 0 && (last || step % every == 0); };
+    const bool validates = due(config_.validation.freq);
+    const bool samples = options_.sample && tokenizer_ && due(config_.metrics.sample_freq);
+    const bool saves = last || due(config_.checkpoint.interval);
+    queue_step(step);
+    if (!folder_.in_place()) stop_without_folder();
+    // What looks at the model between two steps waits for all that is queued.
+    const bool waits = validates || samples || saves || interrupted();
+    while (std::optional<StepResult> result = waits ? engine_->remaining_report() : engine_->due_report()) {
+      StepMetrics metrics = metrics_of(std::move(*result));
+      if (validates && metrics.step == step) validate(metrics);
+      mean_seconds =
+          mean_seconds == 0 ? monotonic_seconds() - start : 0.95 * mean_seconds + 0.05 * (monotonic_seconds() - start);
+      if (metrics.step == config_.training.steps || metrics.validation || metrics.skipped ||
+          metrics.row_overflows > 0 || metrics.step % config_.metrics.log_freq == 0) {
+        metrics_file.write(metrics);
+        if (tensorboard) tensorboard->write(metrics.step, wall_time(), scalars_of(metrics));
+        progress.show(metrics, mean_seconds * static_cast<double>(config_.training.steps - metrics.step));
+      }
     }
-    if (options_.sample && tokenizer_ && config_.metrics.sample_freq > 0 &&
-        (last || step % config_.metrics.sample_freq == 0)) {
+    if (samples) {
       progress.finish();
       options_.sample(*engine_, *tokenizer_, step);
     }
-    stopped = interrupted();
-    if (last || stopped || (config_.checkpoint.interval > 0 && step % config_.checkpoint.interval == 0)) {
+    stopped = queued_.empty() && interrupted();
+    if (saves || stopped) {
       progress_.metrics = metrics_file.synced();
       save();
     }

@@ -27,6 +27,9 @@ struct TrainerOptions {
   int64_t resume_step = 0;             // for kStep
   std::optional<int64_t> replay_step;  // repeat this one step from the checkpoint before it, and write nothing
   const std::atomic<bool>* interrupt = nullptr;  // set from outside: finish the step, save, return
+  /// Steps that are queued before one's result is looked at, 0 or 1; nullopt: 0 on the CPU, 1 on CUDA. It changes what
+  /// waits for what, and nothing else.
+  std::optional<int> report_lag;
   /// Called for the steps that metrics.sample_freq asks for; prints what the model would write.
   std::function<void(TrainingEngine&, const Tokenizer&, int64_t step)> sample;
 };

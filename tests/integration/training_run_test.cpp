@@ -15,21 +15,11 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
-#include "support/sample_run.h"
+#include "integration/quiet_runs.h"
 #include "train/trainer.h"
 
 namespace deeptitan {
 namespace {
-
-using testing::SampleRun;
-
-const SampleRun& sample() {
-  static const SampleRun* run = [] {
-    set_log_quiet(true);
-    return new SampleRun;
-  }();
-  return *run;
-}
 
 struct Line {
   int64_t step;
@@ -47,33 +37,6 @@ std::vector<Line> metrics(const std::string& run) {
                      json["gradient_norm"].is_null() ? NAN : json["gradient_norm"].get<double>()});
   }
   return lines;
-}
-
-TrainingOutcome train_quietly(const RunConfig& config, const TrainerOptions& options = {}) {
-  ::testing::internal::CaptureStdout();
-  try {
-    const TrainingOutcome outcome = train(config, options);
-    ::testing::internal::GetCapturedStdout();
-    return outcome;
-  } catch (...) {
-    ::testing::internal::GetCapturedStdout();
-    throw;
-  }
-}
-
-std::string error_of(const RunConfig& config, const TrainerOptions& options = {}) {
-  try {
-    train_quietly(config, options);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-TrainerOptions resume(ResumeMode mode) {
-  TrainerOptions options;
-  options.resume = mode;
-  return options;
 }
 
 TEST(TrainingRun, LeavesAModelMetricsAndCheckpointsAndLearns) {
@@ -440,14 +403,6 @@ TEST(TrainingRun, ReplayRepeatsAStepBitForBit) {
   const std::string output = ::testing::internal::GetCapturedStdout();
   EXPECT_NE(output.find("every op's output is finite; equal to the recorded loss, bit for bit"), std::string::npos)
       << output;
-}
-
-// A learning rate that no model survives.
-RunConfig exploding(const std::string& run) {
-  RunConfig config = sample().config(run);
-  config.optimizer.lr = 1e30;
-  config.training.max_norm = 0;
-  return config;
 }
 
 TEST(TrainingRun, ALossThatIsNotFiniteStopsAndNamesTheFirstTensor) {

@@ -112,10 +112,13 @@ ShardedSafetensorsWriter::ShardedSafetensorsWriter(const std::filesystem::path& 
              directory_.string(), tensor.name);
     shards_.back().tensors.push_back(std::move(tensor));
   }
+  number(0, shards_.size());
+}
+
+void ShardedSafetensorsWriter::number(size_t first, size_t all) {
   for (size_t i = 0; i < shards_.size(); ++i) {
-    shards_[i].file_name = shards_.size() == 1
-                               ? stem_ + ".safetensors"
-                               : fmt::format("{}-{:05}-of-{:05}.safetensors", stem_, i + 1, shards_.size());
+    shards_[i].file_name =
+        all == 1 ? stem_ + ".safetensors" : fmt::format("{}-{:05}-of-{:05}.safetensors", stem_, first + i + 1, all);
   }
 }
 
@@ -138,19 +141,29 @@ void ShardedSafetensorsWriter::write(std::string_view name, const void* data, si
   }
 }
 
-std::map<std::string, FileDigest> ShardedSafetensorsWriter::finish() {
-  std::map<std::string, FileDigest> digests;
+ShardedSafetensorsWriter::Shards ShardedSafetensorsWriter::finish_shards() {
+  Shards result;
   for (Shard& shard : shards_) {
     if (!shard.finished) shard.digest = open_shard(shard).finish();
     shard.finished = true;
-    digests[shard.file_name] = shard.digest;
+    result.digests[shard.file_name] = shard.digest;
   }
-  if (shards_.size() == 1) return digests;
-  json weight_map = json::object();
-  for (const auto& [name, shard] : shard_of_) weight_map[name] = shards_[shard].file_name;
-  const json index = {{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", std::move(weight_map)}};
-  write_file(directory_ / (stem_ + ".safetensors.index.json"), index.dump(2) + "\n");
-  return digests;
+  for (const auto& [name, shard] : shard_of_) result.file_of[name] = shards_[shard].file_name;
+  result.tensor_bytes = total_bytes_;
+  return result;
+}
+
+void ShardedSafetensorsWriter::write_index(const std::filesystem::path& directory, const Shards& all,
+                                           const std::string& stem) {
+  if (all.digests.size() == 1) return;
+  const json index = {{"metadata", {{"total_size", all.tensor_bytes}}}, {"weight_map", all.file_of}};
+  write_file(directory / (stem + ".safetensors.index.json"), index.dump(2) + "\n");
+}
+
+std::map<std::string, FileDigest> ShardedSafetensorsWriter::finish() {
+  const Shards shards = finish_shards();
+  write_index(directory_, shards, stem_);
+  return shards.digests;
 }
 
 }  // namespace deeptitan

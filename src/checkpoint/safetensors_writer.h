@@ -61,17 +61,33 @@ class SafetensorsWriter {
 /// max_shard_bytes, otherwise `model-00001-of-0000N.safetensors` and `model.safetensors.index.json` (weight_map, and
 /// metadata.total_size = the sum of the tensors' bytes). Tensors go to shards in the order of their declaration; a
 /// tensor larger than the limit gets a shard of its own. Shards are created as they are first written to and closed
-/// as they become complete.
+/// as they become complete. Several writers can write a directory together: each the shards of its tensors, and one of
+/// them the index.
 class ShardedSafetensorsWriter {
  public:
   /// `stem` takes the place of "model" in the files' names.
   ShardedSafetensorsWriter(const std::filesystem::path& directory, std::vector<TensorDeclaration> tensors,
                            uint64_t max_shard_bytes, std::string stem = "model");
 
+  /// What a directory's writers tell each other.
+  struct Shards {
+    std::map<std::string, std::string> file_of;  // by tensor
+    std::map<std::string, FileDigest> digests;   // by file
+    uint64_t tensor_bytes = 0;
+  };
+
+  /// Shards of this writer. Before anything is written they may be numbered among those of others: `first` come before
+  /// them, and there are `all`.
+  size_t shard_count() const { return shards_.size(); }
+  void number(size_t first, size_t all);
+
   /// As SafetensorsWriter::write.
   void write(std::string_view name, const void* data, size_t bytes);
-  /// Writes the index and returns the digests of the shards by file name; throws Error naming the first tensor that
-  /// lacks bytes.
+  /// Closes the shards, and returns what they are; throws Error naming the first tensor that lacks bytes.
+  Shards finish_shards();
+  /// Writes the index of all writers' shards, where there are several.
+  static void write_index(const std::filesystem::path& directory, const Shards& all, const std::string& stem = "model");
+  /// Both, of this writer's shards. Returns their digests by file name.
   std::map<std::string, FileDigest> finish();
 
  private:

@@ -13,6 +13,7 @@ struct InferenceOptions {
   int64_t context_length = 0;    // most tokens of a sequence; 0: the model's max_position_embeddings
   int64_t prefill_chunk = 1024;  // most tokens of one forward: what the workspace is planned for
   int64_t page_size = 64;        // tokens of a cache page
+  Communicator* ep = nullptr;    // see RunnerOptions
 };
 
 /// A model that is run on one sequence: prefill, then decode through the latent cache. Which tokens the cache holds is
@@ -27,7 +28,8 @@ class InferenceEngine {
                          .context_length = options.context_length,
                          .sequences = 1,
                          .prefill_chunk = options.prefill_chunk,
-                         .page_size = options.page_size}) {}
+                         .page_size = options.page_size,
+                         .ep = options.ep}) {}
 
   const ModelConfig& config() const { return runner_.config(); }
   const MemoryPlan& plan() const { return runner_.plan(); }

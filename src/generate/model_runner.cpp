@@ -13,6 +13,8 @@
 #include "core/transfer.h"
 #include "generate/inference_weights.h"
 #include "model/deepseek/checkpoint.h"
+#include "model/moe/all_to_all_dispatcher.h"
+#include "model/moe/gather_dispatcher.h"
 #include "ops/elementwise.h"
 #include "ops/linear.h"
 #include "ops/moe.h"
@@ -37,6 +39,15 @@ RunnerOptions complete(RunnerOptions options, const ModelConfig& config) {
   return options;
 }
 
+ModelOptions model_options(const ModelConfig& config, const RunnerOptions& o) {
+  ModelOptions options = {.training = false, .compute = o.compute, .max_positions = o.context_length};
+  if (o.ep != nullptr && o.ep->size() > 1) {
+    options.experts = experts_of_rank(config.n_routed_experts, *o.ep);
+    options.make_dispatcher = make_gather_dispatcher(*o.ep);
+  }
+  return options;
+}
+
 void check_in_vocabulary(int32_t id, int64_t vocab) {
   DT_CHECK(0 <= id && id < vocab, "token id {} is outside the model's vocabulary of {}", id, vocab);
 }
@@ -52,9 +63,7 @@ DType parse_compute_dtype(std::string_view word, Device device) {
 }
 
 ModelRunner::ModelRunner(const ModelConfig& config, const RunnerOptions& options)
-    : options_(complete(options, config)),
-      model_(config, {.training = false, .compute = options_.compute, .max_positions = options_.context_length}),
-      pool_(options_.pages) {
+    : options_(complete(options, config)), model_(config, model_options(config, options_)), pool_(options_.pages) {
   const auto arena = [&](const char* name) {
     arenas_.push_back(std::make_unique<Arena>(name, options_.device));
     return arenas_.back().get();

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "core/arena.h"
 #include "core/execution_context.h"
 #include "core/memory_plan.h"
@@ -26,6 +27,9 @@ struct RunnerOptions {
                                  // token of each other sequence
   int64_t page_size = 64;        // tokens of a cache page
   int64_t pages = 0;             // of the cache; 0: as many as `sequences` sequences of the context's length need
+  /// The ranks that share out each layer's experts; nullptr: all are here. All make the same calls with the same
+  /// tokens, and have the logits of one rank with all experts, bit for bit. The group outlives the runner.
+  Communicator* ep = nullptr;
 };
 
 /// "bf16", "fp32" (in any spelling), or "auto" (bf16 on a GPU and where this processor multiplies it natively, else

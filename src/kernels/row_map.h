@@ -12,6 +12,13 @@ struct SlotSortShape {
   int64_t row_capacity = 0;  // rows that slot_of_row holds
 };
 
+/// The sizes of a sort of received rows.
+struct ReceivedRowsShape {
+  int64_t ranks = 0;    // W, that rows came from
+  int64_t experts = 0;  // e, of this rank
+  int64_t rows = 0;     // that there is room for
+};
+
 /// Where token rows lie in the expert-ordered buffer, as sort_slots leaves it. A slot is one choice of one token,
 /// t * K + k.
 struct RowMap {

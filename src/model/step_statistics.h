@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "comm/communicator.h"
 #include "core/arena.h"
 #include "model/sublayer.h"
 #include "ops/elementwise.h"
@@ -32,7 +33,14 @@ class StepStatistics final : public AuxiliarySink {
       if (load.defined()) fill_zero(ctx, load);
     }
   }
-  /// At its end: the load of layer `layer`, and the bias of its router (undefined: none).
+  /// At its end, before they are summarised: what `ranks` have counted together.
+  void add_up(ExecutionContext& ctx, Communicator& ranks) const {
+    ranks.all_reduce(ctx, balance_loss_);
+    for (const Tensor& load : expert_load_) {
+      if (load.defined()) ranks.all_reduce(ctx, load);
+    }
+  }
+  /// The load of layer `layer`, and the bias of its router (undefined: none).
   void summarise(ExecutionContext& ctx, int64_t layer, const Tensor& bias) {
     const Tensor summary = load_summary_.rows(layer, layer + 1).reshape({kLoadSummaryNumbers});
     summarise_expert_load(ctx, summary, expert_load_[layer], bias);

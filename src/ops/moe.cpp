@@ -115,6 +115,18 @@ void count_choices(ExecutionContext& ctx, const Tensor& counts, const Tensor& ex
   op.run(on_cpu::count_choices, DT_ON_CUDA(count_choices), counts, expert_index);
 }
 
+void sort_received_rows(ExecutionContext& ctx, const SlotOrder& order, const Tensor& counts) {
+  check_tensor(counts, "sort_received_rows: counts", DType::kI32, {-1, -1});
+  check_tensor(order.group_size, "sort_received_rows: group_size", DType::kI32, {counts.size(1)});
+  check_tensor(order.slot_of_row, "sort_received_rows: slot_of_row", DType::kI32, {-1});
+  check_tensor(order.row_of_slot, "sort_received_rows: row_of_slot", DType::kI32, {order.slot_of_row.size(0)});
+  check_tensor(order.group_offset, "sort_received_rows: group_offset", DType::kI32, {counts.size(1) + 1});
+  check_contiguous("sort_received_rows", {counts});
+  OpScope op(ctx, "sort_received_rows",
+             {&order.row_of_slot, &order.slot_of_row, &order.group_offset, &order.group_size}, {&counts});
+  op.run(on_cpu::sort_received_rows, kNoCudaForm, order, counts);
+}
+
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {
   check_activation_type("permute_rows: x", x);
   check_order(order, x.size(0));

@@ -66,6 +66,12 @@ void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& ro
 void count_choices(ExecutionContext& ctx, const Tensor& counts /* i32 [E] */,
                    const Tensor& expert_index /* i32 [T, K] */);
 
+/// Where rows that came from W ranks lie once sorted by expert: they come rank by rank, and of each rank expert by
+/// expert, counts[w, e] of them. An expert's keep their order. Slots are the rows as they came; behind the last, both
+/// maps say -1.
+void sort_received_rows(ExecutionContext& ctx, const SlotOrder& order /* of R rows and e experts */,
+                        const Tensor& counts /* i32 [W, e] */);
+
 /// out[r] = x[token of row r].
 void permute_rows(ExecutionContext& ctx, const Tensor& out /* [R, D] */, const Tensor& x /* [T, D] */,
                   const SlotOrder& order);
@@ -90,6 +96,7 @@ DT_OP_FORMS(update_router_bias);
 DT_OP_FORMS(copy);
 DT_OP_FORMS(sort_slots);
 DT_OP_FORMS(count_choices);
+DT_OP_FORMS(sort_received_rows);
 DT_OP_FORMS(permute_rows);
 DT_OP_FORMS(unpermute_rows);
 DT_OP_FORMS(unpermute_rows_backward);

@@ -19,12 +19,14 @@ void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& 
          settings);
 }
 
-void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x) {
+void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x, const ElementRange& range) {
   check_tensor(sums, "square_sums: sums", DType::kF64, {kSquareBlocks});
   check_tensor(x, "square_sums: x", DType::kF32, {-1});
   check_contiguous("square_sums", {sums, x});
+  DT_CHECK(range.first >= 0 && range.first + x.size(0) <= range.whole,
+           "square_sums: elements {} to {} of a parameter of {}", range.first, range.first + x.size(0), range.whole);
   OpScope op(ctx, "square_sums", {&sums}, {&x}, {.flops = 2.0 * static_cast<double>(x.numel())});
-  op.run_with_workspace(on_cpu::square_sums, DT_ON_CUDA(square_sums), sums, x);
+  op.run_with_workspace(on_cpu::square_sums, DT_ON_CUDA(square_sums), sums, x, range);
 }
 
 void begin_step_output(ExecutionContext& ctx) {

@@ -22,8 +22,15 @@ void adamw_update(ExecutionContext& ctx, const Tensor& parameter /* f32 [n] */,
 /// holds which blocks.
 inline constexpr int64_t kSquareBlocks = 256;
 
-/// sums[b] = the sum of squares of block b of a contiguous tensor.
-void square_sums(ExecutionContext& ctx, const Tensor& sums /* f64 [kSquareBlocks] */, const Tensor& x /* f32 [n] */);
+/// Which elements of a parameter a tensor has.
+struct ElementRange {
+  int64_t first = 0;
+  int64_t whole = 0;  // elements of the parameter
+};
+
+/// sums[b] = the sum of squares over what x has of block b of the parameter.
+void square_sums(ExecutionContext& ctx, const Tensor& sums /* f64 [kSquareBlocks] */, const Tensor& x /* f32 [n] */,
+                 const ElementRange& range);
 
 /// Begins a step: its sums are zero and it is valid; what is sticky in the step state stays.
 void begin_step_output(ExecutionContext& ctx);

@@ -10,7 +10,7 @@
 namespace deeptitan {
 namespace {
 
-// The elements of a bucket's tensors, as one piece.
+// Elements of a piece, as one of its own.
 OptimizerPiece elements(const OptimizerPiece& whole, int64_t begin, int64_t end) {
   OptimizerPiece piece{whole.value.rows(begin, end), whole.gradient.rows(begin, end), {}, whole.weight_decay};
   for (const Tensor& slot : whole.slots) piece.slots.push_back(slot.rows(begin, end));
@@ -35,43 +35,60 @@ void AdamW::update(ExecutionContext& ctx, const OptimizerPiece& piece) const {
   adamw_update(ctx, piece.value, piece.slots[0], piece.slots[1], piece.gradient, piece.weight_decay, settings_);
 }
 
-void OptimizerState::plan(const ParameterList& parameters, Arena& arena) {
+void OptimizerState::plan(const ParameterList& parameters, const BucketShards& shards, Arena& arena) {
+  parts_.clear();
   slots_.clear();
   for (const ParameterBucket& bucket : parameters.buckets()) {
+    const BucketPart part = parts_.emplace_back(shards.part(bucket));
+    DT_CHECK(optimizer_->unit() == Optimizer::Unit::kRange || part.end - part.begin == bucket.numel,
+             "an optimizer of whole matrices cannot keep elements {} to {} of {}", part.begin, part.end, bucket.numel);
     std::vector<Tensor>& slots = slots_.emplace_back();
-    for (size_t s = 0; s < optimizer_->slots().size(); ++s) slots.push_back(arena.take(DType::kF32, {bucket.numel}));
+    for (size_t s = 0; s < optimizer_->slots().size(); ++s) {
+      slots.push_back(arena.take(DType::kF32, {part.end - part.begin}));
+    }
   }
 }
 
 void OptimizerState::update(ExecutionContext& ctx, const ParameterList& parameters) const {
   for (size_t b = 0; b < slots_.size(); ++b) {
     const ParameterBucket& bucket = parameters.buckets()[b];
-    const OptimizerPiece whole{bucket.value, bucket.gradient, slots_[b], bucket.weight_decay ? weight_decay_ : 0.0};
+    const auto [begin, end] = parts_[b];
+    if (begin == end) continue;
+    const OptimizerPiece part{bucket.value.rows(begin, end), bucket.gradient.rows(begin, end), slots_[b],
+                              bucket.weight_decay ? weight_decay_ : 0.0};
     if (optimizer_->unit() == Optimizer::Unit::kRange) {
-      const BucketPart part = owned_part(bucket.numel, 1, 0, 1);
-      optimizer_->update(ctx, elements(whole, part.begin, part.end));
-      continue;
-    }
-    for (const ParameterBucket::Member& member : bucket.members) {
-      const Parameter& parameter = parameters.all()[member.parameter];
-      for (const FileTensor& tensor : parameter.file_tensors()) {
-        const int64_t begin = member.offset + tensor.offset;
-        OptimizerPiece piece = elements(whole, begin, begin + tensor.numel());
-        if (tensor.shape.size() == 2) as_matrices(piece, tensor.shape[1]);
-        optimizer_->update(ctx, piece);
-      }
+      optimizer_->update(ctx, part);
+    } else {
+      update_matrices(ctx, parameters, bucket, part);
     }
   }
 }
 
-Tensor OptimizerState::slot(const ParameterList& parameters, const Parameter& parameter, std::string_view name) const {
+void OptimizerState::update_matrices(ExecutionContext& ctx, const ParameterList& parameters,
+                                     const ParameterBucket& bucket, const OptimizerPiece& whole) const {
+  for (const ParameterBucket::Member& member : bucket.members) {
+    for (const FileTensor& tensor : parameters.all()[member.parameter].file_tensors()) {
+      const int64_t begin = member.offset + tensor.offset;
+      OptimizerPiece piece = elements(whole, begin, begin + tensor.numel());
+      if (tensor.shape.size() == 2) as_matrices(piece, tensor.shape[1]);
+      optimizer_->update(ctx, piece);
+    }
+  }
+}
+
+SlotPart OptimizerState::slot(const ParameterList& parameters, const Parameter& parameter,
+                              std::string_view name) const {
   const std::vector<std::string>& names = optimizer_->slots();
   const auto found = std::find(names.begin(), names.end(), name);
   DT_CHECK(found != names.end(), "the optimizer has no slot {}; it has {}", name, fmt::join(names, ", "));
   for (size_t b = 0; b < slots_.size(); ++b) {
     for (const ParameterBucket::Member& member : parameters.buckets()[b].members) {
       if (&parameters.all()[member.parameter] != &parameter) continue;
-      return slots_[b][found - names.begin()].rows(member.offset, member.offset + parameter.numel());
+      const int64_t begin = std::clamp(parts_[b].begin, member.offset, member.offset + parameter.numel());
+      const int64_t end = std::clamp(parts_[b].end, begin, member.offset + parameter.numel());
+      const Tensor& memory = slots_[b][found - names.begin()];
+      const int64_t first = std::min(begin - std::min(begin, parts_[b].begin), memory.size(0));
+      return {begin - member.offset, memory.rows(first, first + end - begin)};
     }
   }
   return {};

@@ -11,6 +11,7 @@
 #include "core/tensor.h"
 #include "model/parameter.h"
 #include "ops/optimizer.h"
+#include "parallel/bucket_shards.h"
 
 namespace deeptitan {
 
@@ -47,23 +48,34 @@ class AdamW final : public Optimizer {
   AdamWSettings settings_;
 };
 
-/// The memory of an optimizer's slots, one piece a bucket and slot, and the update of all trained parameters.
+/// What of a parameter's slot lies here: the elements from `begin` on, of those of the parameter that lie here.
+struct SlotPart {
+  int64_t begin = 0;
+  Tensor memory;  // f32 [n]; undefined where the parameter is not trained
+};
+
+/// The memory of an optimizer's slots, one piece a bucket and slot, and the update of what this rank keeps of all
+/// trained parameters.
 class OptimizerState {
  public:
   OptimizerState(std::unique_ptr<Optimizer> optimizer, double weight_decay)
       : optimizer_(std::move(optimizer)), weight_decay_(weight_decay) {}
 
   const Optimizer& optimizer() const { return *optimizer_; }
-  /// Takes the slots' memory, for the list's buckets.
-  void plan(const ParameterList& parameters, Arena& arena);
+  /// Takes the slots' memory, for this rank's parts of the list's buckets.
+  void plan(const ParameterList& parameters, const BucketShards& shards, Arena& arena);
   void update(ExecutionContext& ctx, const ParameterList& parameters) const;
-  /// A slot of a trained parameter as [numel]; undefined for others. Throws for a name that the optimizer has not.
-  Tensor slot(const ParameterList& parameters, const Parameter& parameter, std::string_view name) const;
+  /// What of a parameter's slot lies here. Throws for a name that the optimizer has not.
+  SlotPart slot(const ParameterList& parameters, const Parameter& parameter, std::string_view name) const;
 
  private:
+  void update_matrices(ExecutionContext& ctx, const ParameterList& parameters, const ParameterBucket& bucket,
+                       const OptimizerPiece& whole) const;
+
   std::unique_ptr<Optimizer> optimizer_;
   double weight_decay_;
-  std::vector<std::vector<Tensor>> slots_;  // [bucket][slot]: f32 [numel of the bucket]
+  std::vector<BucketPart> parts_;           // by bucket: the elements that are kept here
+  std::vector<std::vector<Tensor>> slots_;  // [bucket][slot]: f32 [elements of the part]
 };
 
 }  // namespace deeptitan

@@ -1,7 +1,10 @@
 #include "train/training_checkpoint.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,6 +15,7 @@
 #include "checkpoint/optimizer_slots.h"
 #include "checkpoint/run_checkpoints.h"
 #include "checkpoint/training_state.h"
+#include "comm/rank_texts.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -25,20 +29,38 @@ namespace {
 struct OptimizerSlice {
   SlotSlice slice;
   Tensor memory;  // [elements]
+  bool written;   // by this rank; others that have the same read it
 };
 
-// One for each tensor of the model's files that lies here.
+// What lies here of the slots, tensor by tensor of the model's files.
 std::vector<OptimizerSlice> optimizer_slices(TrainingEngine& engine) {
   std::vector<OptimizerSlice> slices;
   for (const std::string& slot : engine.optimizer_slots()) {
     for (const Parameter& p : engine.model().parameters().all()) {
-      Tensor memory = engine.optimizer_slot(p, slot);
-      if (!memory.defined()) continue;
-      memory = memory.reshape({memory.numel()});
+      if (!p.gradient.defined()) continue;
+      const SlotPart part = engine.optimizer_slot(p, slot);
       for (const FileTensor& tensor : p.file_tensors()) {
-        slices.push_back(
-            {{slot, tensor.name, 0, tensor.numel()}, memory.rows(tensor.offset, tensor.offset + tensor.numel())});
+        const int64_t begin = std::max(tensor.offset, part.begin);
+        const int64_t end = std::min(tensor.offset + tensor.numel(), part.begin + part.memory.size(0));
+        if (begin >= end) continue;
+        slices.push_back({{slot, tensor.name, begin - tensor.offset, end - tensor.offset},
+                          part.memory.rows(begin - part.begin, end - part.begin),
+                          engine.shards().answers_for(p.spec.placement)});
       }
+    }
+  }
+  return slices;
+}
+
+// The slots of the whole model, whoever has them.
+std::vector<SlotSlice> all_slots(TrainingEngine& engine) {
+  std::vector<SlotSlice> slices;
+  for (const std::string& slot : engine.optimizer_slots()) {
+    for (const Parameter& p : engine.model().parameters().all()) {
+      if (!p.gradient.defined()) continue;
+      Parameter whole = p;
+      if (whole.stacked()) whole.owned = {.first = 0, .count = whole.spec.shape[0]};
+      for (const FileTensor& tensor : whole.file_tensors()) slices.push_back({slot, tensor.name, 0, tensor.numel()});
     }
   }
   return slices;
@@ -51,11 +73,48 @@ Tensor host_form(const Tensor& tensor, std::vector<float>& staged) {
   return {staged.data(), DType::kF32, {tensor.numel()}};
 }
 
-std::vector<SlotSlice> declarations(const std::vector<OptimizerSlice>& slices) {
-  std::vector<SlotSlice> result;
-  result.reserve(slices.size());
-  for (const OptimizerSlice& slice : slices) result.push_back(slice.slice);
-  return result;
+// Writes this rank's slices. Returns the file's digest under its path in the checkpoint; nothing where there are none.
+std::map<std::string, FileDigest> write_slots(const std::filesystem::path& state, int64_t rank,
+                                              std::vector<OptimizerSlice> slices) {
+  std::erase_if(slices, [](const OptimizerSlice& slice) { return !slice.written; });
+  if (slices.empty()) return {};
+  std::vector<SlotSlice> declarations;
+  for (const OptimizerSlice& slice : slices) declarations.push_back(slice.slice);
+  SlotWriter writer(state, rank, declarations);
+  std::vector<float> staged;
+  for (const OptimizerSlice& slice : slices) {
+    const Tensor host = host_form(slice.memory, staged);
+    if (host.raw() != slice.memory.raw()) copy_tensor(host, slice.memory);
+    writer.write(slice.slice, host.host<float>());
+  }
+  return {{fmt::format("{}/{}", kTrainingStateDirectory, writer.file_name()), writer.finish()}};
+}
+
+// Those of all ranks.
+std::map<std::string, FileDigest> gather_digests(const std::map<std::string, FileDigest>& mine, Communicator* ranks) {
+  if (ranks_in(ranks) == 1) return mine;
+  nlohmann::json json = nlohmann::json::object();
+  for (const auto& [file, digest] : mine) json[file] = {digest.bytes, digest.digest};
+  std::map<std::string, FileDigest> all;
+  for (const std::string& text : gather_texts(*ranks, json.dump())) {
+    const nlohmann::json of_rank = nlohmann::json::parse(text);
+    for (const auto& [file, digest] : of_rank.items()) {
+      all[file] = {digest.at(0).get<uint64_t>(), digest.at(1).get<std::string>()};
+    }
+  }
+  return all;
+}
+
+void write_progress(const std::filesystem::path& state, const TrainingProgress& progress, int64_t updates) {
+  TrainingStateMetadata metadata;
+  metadata.set_integer("step", progress.step);
+  metadata.set_integer("updates", updates);
+  metadata.set_integer("tokens", progress.tokens);
+  metadata.set_text("data_position", progress.data.to_json());
+  metadata.set_text("config", progress.config);
+  metadata.set_integer("metrics_bytes", progress.metrics.bytes);
+  metadata.set_text("metrics_digest", progress.metrics.digest);
+  write_training_state(state, metadata);
 }
 
 std::string generation_config(const ModelConfig& config) {
@@ -72,7 +131,14 @@ std::string generation_config(const ModelConfig& config) {
 
 std::map<std::string, FileDigest> export_model(const std::filesystem::path& directory, TrainingEngine& engine,
                                                const ModelExport& how) {
-  std::map<std::string, FileDigest> digests = save_model(directory, engine.model(), how.dtype, how.carried_from);
+  Communicator* host = engine.options().groups.host;
+  const ParameterList& parameters = engine.model().parameters();
+  const auto writes = [&](const Parameter& parameter, const FileTensor& tensor) {
+    return engine.shards().writes(parameters, parameter, tensor);
+  };
+  std::map<std::string, FileDigest> digests =
+      save_model(directory, engine.model(), how.dtype, how.carried_from, {.host = host, .writes = writes});
+  if (rank_in(host) != 0) return digests;
   write_file(directory / "generation_config.json",
              how.generation_config.empty() ? generation_config(engine.model().config()) : how.generation_config);
   if (how.tokenizer != nullptr) how.tokenizer->save(directory);
@@ -87,38 +153,40 @@ void make_way(const std::filesystem::path& target) {
   }
 }
 
+void write_directory(const std::filesystem::path& target, int64_t step, Communicator* host,
+                     const std::function<std::map<std::string, FileDigest>(const std::filesystem::path&)>& write) {
+  std::optional<AtomicDirectory> directory;
+  const std::filesystem::path path = on_first_rank(host, [&] {
+    make_way(target);
+    directory.emplace(target);
+    return directory->path().string();
+  });
+  std::map<std::string, FileDigest> digests = write(path);
+  on_first_rank(host, [&] {
+    write_manifest(path, step, std::move(digests));
+    directory->commit();
+    return std::string();
+  });
+}
+
 void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,
                      ModelExport how, int64_t keep) {
-  const std::filesystem::path target = folder / checkpoint_name(progress.step);
-  make_way(target);
-  AtomicDirectory directory(target);
+  Communicator* host = engine.options().groups.host;
   how.dtype = DType::kF32;
-  std::map<std::string, FileDigest> digests = export_model(directory.path(), engine, how);
-  const std::filesystem::path state = directory.path() / kTrainingStateDirectory;
-  std::error_code error;
-  std::filesystem::create_directory(state, error);
-  if (error) fail_file("create", state, error.value());
-  const std::vector<OptimizerSlice> slices = optimizer_slices(engine);
-  SlotWriter writer(state, /*rank=*/0, declarations(slices));
-  std::vector<float> staged;
-  for (const OptimizerSlice& slice : slices) {
-    const Tensor host = host_form(slice.memory, staged);
-    if (host.raw() != slice.memory.raw()) copy_tensor(host, slice.memory);
-    writer.write(slice.slice, host.host<float>());
-  }
-  digests[fmt::format("{}/{}", kTrainingStateDirectory, writer.file_name())] = writer.finish();
-  TrainingStateMetadata metadata;
-  metadata.set_integer("step", progress.step);
-  metadata.set_integer("updates", engine.updates());
-  metadata.set_integer("tokens", progress.tokens);
-  metadata.set_text("data_position", progress.data.to_json());
-  metadata.set_text("config", progress.config);
-  metadata.set_integer("metrics_bytes", progress.metrics.bytes);
-  metadata.set_text("metrics_digest", progress.metrics.digest);
-  write_training_state(state, metadata);
-  write_manifest(directory.path(), progress.step, std::move(digests));
-  directory.commit();
-  remove_old_checkpoints(folder, keep);
+  write_directory(folder / checkpoint_name(progress.step), progress.step, host, [&](const std::filesystem::path& path) {
+    const std::filesystem::path state = path / kTrainingStateDirectory;
+    on_first_rank(host, [&] {
+      std::error_code error;
+      std::filesystem::create_directory(state, error);
+      if (error) fail_file("create", state, error.value());
+      return std::string();
+    });
+    std::map<std::string, FileDigest> digests = export_model(path, engine, how);
+    digests.merge(gather_digests(write_slots(state, rank_in(host), optimizer_slices(engine)), host));
+    if (rank_in(host) == 0) write_progress(state, progress, engine.updates());
+    return digests;
+  });
+  if (rank_in(host) == 0) remove_old_checkpoints(folder, keep);
 }
 
 TrainingProgress read_progress(const std::filesystem::path& checkpoint) {
@@ -133,7 +201,7 @@ TrainingProgress read_progress(const std::filesystem::path& checkpoint) {
 std::shared_ptr<const ModelDirectory> load_checkpoint(const std::filesystem::path& checkpoint, TrainingEngine& engine) {
   const SlotReader reader(checkpoint / kTrainingStateDirectory);
   const std::vector<OptimizerSlice> slices = optimizer_slices(engine);
-  reader.check(declarations(slices));
+  reader.check(all_slots(engine));
   std::vector<float> staged;
   for (const OptimizerSlice& slice : slices) {
     const Tensor host = host_form(slice.memory, staged);

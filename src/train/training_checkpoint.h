@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -33,7 +34,8 @@ struct ModelExport {
 };
 
 /// Writes the model as a Hugging Face directory: weights, config.json, the tokenizer's files with its chat template,
-/// generation_config.json. The directory must exist. Returns the digests of the files of weights.
+/// generation_config.json. The directory must exist. Returns the digests of the files of weights. Many ranks call it
+/// together.
 std::map<std::string, FileDigest> export_model(const std::filesystem::path& directory, TrainingEngine& engine,
                                                const ModelExport& how);
 
@@ -41,12 +43,19 @@ std::map<std::string, FileDigest> export_model(const std::filesystem::path& dire
 /// the run's is not lost for want of a place.
 void make_way(const std::filesystem::path& target);
 
+/// Makes a directory that is in its place whole or not at all, with a manifest: `write` fills it, and returns the
+/// digests of what it has written. The ranks of `host` (nullptr: this one alone) write it together; the first makes it,
+/// and puts it in place when all have written.
+void write_directory(const std::filesystem::path& target, int64_t step, Communicator* host,
+                     const std::function<std::map<std::string, FileDigest>(const std::filesystem::path&)>& write);
+
 /// Writes checkpoint `progress.step` into `folder`, whole or not at all: the model's directory in fp32, which holds the
 /// masters, beside it the state from which training goes on with the same bits, and a manifest of all of it. Removes
-/// all but the last `keep` checkpoints afterwards.
+/// all but the last `keep` checkpoints afterwards. Many ranks call it together, and each writes what it keeps: of the
+/// model the tensors whose first element it updates, of the slots its slices; any layout of ranks reads any other's.
 ///
 ///   config.json  model*.safetensors  generation_config.json  tokenizer.json ...
-///   training_state/optimizer-rank-00000.safetensors   the optimizer's slots as slices (SlotSlice)
+///   training_state/optimizer-rank-00000.safetensors   the optimizer's slots as slices (SlotSlice), a file a rank
 ///   training_state/state.json                         TrainingProgress
 ///   manifest.json
 void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,

@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <numeric>
 #include <utility>
 
+#include "comm/exchange_scope.h"
 #include "core/device_choice.h"
 #include "core/error.h"
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
+#include "model/moe/all_to_all_dispatcher.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
 #include "ops/moe.h"
@@ -17,14 +20,19 @@
 namespace deeptitan {
 namespace {
 
-ModelOptions model_options(const TrainingEngineOptions& o) {
-  return {.compute = o.compute,
-          .max_positions = o.seq_len,
-          .recompute_layers = o.recompute_layers,
-          .next_token_prediction = o.next_token_prediction,
-          .auxiliary_weight = o.auxiliary_weight,
-          .make_dispatcher = o.make_dispatcher,
-          .mtp_weight = o.mtp_weight};
+ModelOptions model_options(const ModelConfig& config, const TrainingEngineOptions& o) {
+  ModelOptions options = {.compute = o.compute,
+                          .max_positions = o.seq_len,
+                          .recompute_layers = o.recompute_layers,
+                          .next_token_prediction = o.next_token_prediction,
+                          .auxiliary_weight = o.auxiliary_weight,
+                          .make_dispatcher = o.make_dispatcher,
+                          .mtp_weight = o.mtp_weight};
+  if (ranks_in(o.groups.ep) > 1) {
+    options.experts = experts_of_rank(config.n_routed_experts, *o.groups.ep);
+    options.make_dispatcher = make_all_to_all_dispatcher(*o.groups.ep);
+  }
+  return options;
 }
 
 }  // namespace
@@ -43,9 +51,10 @@ struct TrainingEngine::Report {
 
 TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options)
     : options_(options),
-      model_(config, model_options(options)),
+      model_(config, model_options(config, options)),
       statistics_(model_.total_layers()),
       runner_(model_, split_into_stages(config.num_hidden_layers, options.schedule.stages), options.schedule),
+      shards_(options.groups),
       optimizer_(std::make_unique<AdamW>(options.adamw), options.weight_decay) {
   const auto arena = [&](const char* name) {
     arenas_.push_back(std::make_unique<Arena>(name, options_.device));
@@ -92,8 +101,8 @@ void TrainingEngine::take_memory() {
   model_.plan_statistics(statistics_, *inputs_);
   state_ = inputs_->take(DType::kU8, {sizeof(StepState)});
   ctx_.state = static_cast<StepState*>(state_.raw());
-  loss_sum_ = inputs_->take(DType::kF64, {1});
-  optimizer_.plan(list, *optimizer_memory_);
+  loss_sums_ = inputs_->take(DType::kF64, {ranks_in(options_.groups.data)});
+  optimizer_.plan(list, shards_, *optimizer_memory_);
   runner_.plan({*activations_, *activation_gradients_}, tokens);
   sample_logits_ = inputs_->take(DType::kF32, {1, model_.head().vocab()});
   sequence_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
@@ -118,6 +127,7 @@ void TrainingEngine::take_memory() {
 void TrainingEngine::allocate() {
   use_device(options_.device);
   ctx_.compute = Stream(options_.device);
+  ctx_.communication = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
   std::vector<int32_t> offsets;
@@ -186,7 +196,7 @@ void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t targ
   in.step = step;
   in.learning_rate = learning_rate;
   in.target_scale = 1.0 / static_cast<double>(std::max<int64_t>(1, target_tokens));
-  step_tokens_ = static_cast<double>(microbatches * tokens_per_microbatch());
+  step_tokens_ = static_cast<double>(microbatches * tokens_per_microbatch() * ranks_in(options_.groups.data));
   in.token_scale = 1.0 / step_tokens_;
   const int64_t modules = model_.next_token_modules();
   in.mtp_scale = modules == 0 ? 0.0 : in.target_scale * options_.mtp_weight / static_cast<double>(modules);
@@ -246,20 +256,10 @@ void TrainingEngine::run_again() {
 void TrainingEngine::end_step() {
   model_.end_step(ctx_);
   ParameterList& list = model_.parameters();
-  const auto trained =
-      std::count_if(list.all().begin(), list.all().end(), [](const Parameter& p) { return p.gradient.defined(); });
-  {
-    ArenaScope workspace(*workspace_);
-    const Tensor sums = workspace.take(DType::kF64, {trained, kSquareBlocks});
-    int64_t at = 0;
-    for (const Parameter& p : list.all()) {
-      if (!p.gradient.defined()) continue;
-      square_sums(ctx_, sums.rows(at, at + 1).reshape({kSquareBlocks}), p.gradient.reshape({p.numel()}));
-      ++at;
-    }
-    finish_gradient(ctx_, sums, options_.max_norm, options_.halt_not_finite);
-  }
+  shards_.reduce_gradients(ctx_, list);
+  decide_step();
   optimizer_.update(ctx_, list);
+  shards_.gather_values(ctx_, list);
   for (const auto& [layer, experts] : model_.expert_layers()) {
     const Parameter* bias = experts->router_bias();
     if (bias != nullptr && !bias->frozen) {
@@ -270,6 +270,28 @@ void TrainingEngine::end_step() {
   // Where the step was not valid, the weights are as they were, and so is what is prepared from them.
   list.refresh(ctx_);
   if (!ctx_.planning) queue_report();
+}
+
+// From what all ranks have, so that all decide alike.
+void TrainingEngine::decide_step() {
+  const ParameterList& list = model_.parameters();
+  const auto trained =
+      std::count_if(list.all().begin(), list.all().end(), [](const Parameter& p) { return p.gradient.defined(); });
+  ArenaScope workspace(*workspace_);
+  const Tensor sums = workspace.take(DType::kF64, {trained, kSquareBlocks});
+  shards_.square_sums(ctx_, sums, list);
+  if (ranks_in(options_.groups.world) > 1) add_up_ranks();
+  finish_gradient(ctx_, sums, options_.max_norm, options_.halt_not_finite);
+}
+
+void TrainingEngine::add_up_ranks() {
+  Communicator& world = *options_.groups.world;
+  StepOutput& out = ctx_.state->out;  // an address on the device
+  static_assert(offsetof(StepOutput, mtp_loss_sum) == offsetof(StepOutput, loss_sum) + sizeof(double));
+  ExchangeScope exchange(ctx_);
+  world.all_reduce(ctx_, Tensor(&out.loss_sum, DType::kF64, {2}, ctx_.device));
+  world.all_reduce(ctx_, Tensor(&out.row_overflow, DType::kI32, {1}, ctx_.device));
+  statistics_.add_up(ctx_, world);
 }
 
 void TrainingEngine::queue_report() {
@@ -345,7 +367,7 @@ std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics(const Report& report) c
   return metrics;
 }
 
-double TrainingEngine::evaluate(const PackedBatch& batch) {
+double TrainingEngine::evaluate(const PackedBatch& batch, double before) {
   if (!ctx_.planning) load_batch(batch, microbatches_.size() - 1);
   const auto& [layout, targets] = microbatches_.back();
   ArenaScope workspace(*workspace_);
@@ -353,13 +375,18 @@ double TrainingEngine::evaluate(const PackedBatch& batch) {
   const Tensor loss = workspace.take(DType::kF32, {layout.tokens()});
   model_.forward_hidden(ctx_, ForwardContext{.batch = layout, .routes = routes_}, hidden);
   model_.head().loss(ctx_, loss, {}, hidden, targets.targets, nullptr, false);
-  fill_zero(ctx_, loss_sum_);
-  accumulate_sum(ctx_, loss_sum_, loss);
-  double sum = 0;
-  if (ctx_.planning) return sum;
-  ctx_.compute.copy(&sum, loss_sum_.raw(), sizeof sum);
+  fill_zero(ctx_, loss_sums_);
+  const int place = rank_in(options_.groups.data);
+  accumulate_sum(ctx_, loss_sums_.rows(place, place + 1), loss);
+  if (ranks_in(options_.groups.data) > 1) {
+    ExchangeScope exchange(ctx_);
+    options_.groups.data->all_reduce(ctx_, loss_sums_);
+  }
+  if (ctx_.planning) return before;
+  std::vector<double> sums(loss_sums_.size(0));
+  ctx_.compute.copy(sums.data(), loss_sums_.raw(), loss_sums_.bytes());
   ctx_.compute.synchronize();
-  return sum;
+  return std::accumulate(sums.begin(), sums.end(), before);
 }
 
 std::vector<float> TrainingEngine::next_token_logits(std::span<const int32_t> tokens) {

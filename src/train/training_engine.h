@@ -15,6 +15,8 @@
 #include "core/memory_plan.h"
 #include "data/packed_batch.h"
 #include "model/deepseek/deepseek_model.h"
+#include "parallel/bucket_shards.h"
+#include "parallel/rank_groups.h"
 #include "parallel/schedule.h"
 #include "train/metrics_record.h"
 #include "train/optimizer.h"
@@ -41,6 +43,7 @@ struct TrainingEngineOptions {
   MakeDispatcher make_dispatcher = make_local_dispatcher;  // of each layer with experts
   int report_lag = 0;            // steps that are queued before the host looks at one's result: 0 or 1
   bool halt_not_finite = false;  // a step that is not finite halts those queued behind it
+  RankGroups groups = {};        // the ranks that one step is shared out to; this one alone unless they are given
 };
 
 struct StepResult {
@@ -56,6 +59,9 @@ struct StepResult {
 /// A model with its gradients and optimizer, and the memory of all of it. A step is begin_step, add_microbatch for each
 /// microbatch, end_step; what the host wants to know of it is read by due_report, `report_lag` steps later. Nothing
 /// here reads files or knows about time.
+///
+/// With groups of ranks each has one, and all make the same calls in the same order, each with its own sequences; what
+/// they are told of a step is the same.
 ///
 /// Where a dispatcher may overflow, the batches of steps without a report are kept. A step that overflowed has changed
 /// nothing, nor have those queued behind it; when its report is read it is run again with the experts in slices that
@@ -84,7 +90,8 @@ class TrainingEngine {
   /// To be called after the parameters' values have changed from outside.
   void refresh();
 
-  /// Step number (from 1), its learning rate, and the loss-bearing tokens of all its microbatches.
+  /// Step number (from 1), its learning rate, the loss-bearing tokens of all microbatches of all ranks, and the
+  /// microbatches of each.
   void begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches);
   void add_microbatch(const PackedBatch& batch);
   /// Clipping, AdamW, the routers' bias, and the refresh of what is prepared from the weights. Where the loss or the
@@ -101,8 +108,9 @@ class TrainingEngine {
   int64_t updates();
   void set_updates(int64_t updates);
 
-  /// The sum of the losses of a batch in nats, with nothing changed or counted.
-  double evaluate(const PackedBatch& batch);
+  /// `before` and the sum of the losses of a batch in nats, with nothing changed or counted. With many ranks it is this
+  /// rank's batch, and the sums of all ranks' are added in their order.
+  double evaluate(const PackedBatch& batch, double before = 0);
 
   /// The logits of the token after `tokens` (at most seq_len of them), for a sample of what the model has learnt. Every
   /// call runs over all tokens: generation proper is generate/'s, with a cache.
@@ -110,9 +118,12 @@ class TrainingEngine {
 
   /// What the optimizer keeps of each trained parameter, by the names that it gives: OptimizerState::slot.
   const std::vector<std::string>& optimizer_slots() const { return optimizer_.optimizer().slots(); }
-  Tensor optimizer_slot(const Parameter& parameter, std::string_view name) const {
+  SlotPart optimizer_slot(const Parameter& parameter, std::string_view name) const {
     return optimizer_.slot(model_.parameters(), parameter, name);
   }
+
+  /// The optimizer's and the files' parts that are this rank's.
+  const BucketShards& shards() const { return shards_; }
 
   /// While set, the experts that tokens choose are recorded there or replayed from there; nullptr ends it.
   void set_routes(RouteRecord* routes) { routes_ = routes; }
@@ -134,6 +145,8 @@ class TrainingEngine {
   void start_step();
   void run_microbatches(bool experts_in_slices);
   void run_again();
+  void decide_step();
+  void add_up_ranks();
   StepState state();
   struct Report;
   void queue_report();
@@ -154,13 +167,14 @@ class TrainingEngine {
   Arena* inputs_;
   Arena* workspace_;
   MemoryPlan plan_;
+  BucketShards shards_;
   OptimizerState optimizer_;
 
   ExecutionContext ctx_;
   StepState input_;  // `in` as it is copied to the device
   double step_tokens_ = 1;
   Tensor state_;                                 // the StepState there
-  Tensor loss_sum_;                              // f64 [1], of a validation batch
+  Tensor loss_sums_;                             // f64 [ranks with sequences], of a validation batch each
   std::deque<std::unique_ptr<Report>> reports_;  // of the steps that the host has not looked at, the oldest first
   std::vector<std::unique_ptr<Report>> spare_reports_;
   std::vector<MicrobatchInputs> microbatches_;  // as many as the schedule has

@@ -39,8 +39,11 @@ TEST(OptimizerOps, RefuseWhatDoesNotFit) {
   const Tensor p = c.f32({12});
   expect_runtime_error([&] { adamw_update(c.ctx, p, p, c.f32({11}), p, 0, {}); },
                        "adamw_update: second_moment: expected f32 [12], found f32 [11]");
-  expect_runtime_error([&] { square_sums(c.ctx, c.f32({kSquareBlocks}), p); },
-                       "square_sums: sums: expected f64 [256], found f32 [256]");
+  expect_runtime_error(
+      [&] {
+        square_sums(c.ctx, c.f32({kSquareBlocks}), p, {0, p.numel()});
+      },
+      "square_sums: sums: expected f64 [256], found f32 [256]");
   Arena sums("sums");
   expect_runtime_error(
       [&] {

@@ -46,7 +46,7 @@ struct Trained {
     for (int pass = 0; pass < 2; ++pass) {
       list.plan_values(values);
       list.plan_gradients(gradients);
-      state.plan(list, slots);
+      state.plan(list, BucketShards(), slots);
       if (pass == 0) values.allocate(), gradients.allocate(), slots.allocate();
     }
     for (const ParameterBucket& bucket : list.buckets()) {
@@ -61,7 +61,7 @@ TEST(OptimizerState, UpdatesEveryElementOfTheBucketsOnce) {
     Trained t(unit);
     t.state.update(ctx, t.list);
     for (const Parameter& p : t.list.all()) {
-      const Tensor count = t.state.slot(t.list, p, "count");
+      const Tensor count = t.state.slot(t.list, p, "count").memory;
       EXPECT_EQ(count.defined(), p.spec.trained) << p.spec.name;
       for (int64_t i = 0; count.defined() && i < p.numel(); ++i) {
         EXPECT_EQ(count.host<float>()[i], 1.0f) << p.spec.name << " " << i;

@@ -131,7 +131,7 @@ TEST(WholeStep, AGradientLongerThanMaxNormIsScaledToIt) {
       if (!parameters[i].gradient.defined()) continue;
       std::vector<double> wanted;
       for (const float g : elements(parameters[i].gradient)) wanted.push_back((1 - options.adamw.beta1) * expected * g);
-      EXPECT_LT(relative_error(elements(engine->optimizer_slot(parameters[i], "first_moment")), wanted), 1e-6)
+      EXPECT_LT(relative_error(elements(engine->optimizer_slot(parameters[i], "first_moment").memory), wanted), 1e-6)
           << parameters[i].spec.name;
     }
   };

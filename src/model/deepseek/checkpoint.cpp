@@ -3,13 +3,17 @@
 #include <algorithm>
 #include <charconv>
 #include <cstddef>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "checkpoint/convert_elements.h"
 #include "checkpoint/read_tensor.h"
 #include "checkpoint/safetensors_writer.h"
+#include "comm/rank_texts.h"
 #include "config/model_config_json.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -90,6 +94,46 @@ Tensor as_tensor(void* values, DType dtype, const std::vector<int64_t>& shape) {
   return shape.size() == 1 ? Tensor(values, dtype, {shape[0]}) : Tensor(values, dtype, {shape[0], shape[1]});
 }
 
+void write_carried(ShardedSafetensorsWriter& writer, const std::vector<TensorDeclaration>& carried,
+                   const ModelDirectory* from) {
+  std::vector<std::byte> bytes;
+  for (const TensorDeclaration& tensor : carried) {
+    bytes.resize(static_cast<size_t>(element_count(tensor.shape)) * dtype_size(tensor.dtype));
+    read_tensor(*from, tensor.name, tensor.shape, tensor.dtype, bytes.data());
+    writer.write(tensor.name, bytes.data(), bytes.size());
+  }
+}
+
+// Gives a rank's shards (nullptr: it has none) their numbers among all.
+void number_shards(ShardedSafetensorsWriter* writer, Communicator& ranks) {
+  size_t first = 0, all = 0;
+  const std::vector<std::string> counts =
+      gather_texts(ranks, std::to_string(writer == nullptr ? 0 : writer->shard_count()));
+  for (int r = 0; r < ranks.size(); ++r) {
+    const size_t count = std::stoul(counts[r]);
+    if (r < ranks.rank()) first += count;
+    all += count;
+  }
+  if (writer != nullptr) writer->number(first, all);
+}
+
+// What all ranks have written.
+ShardedSafetensorsWriter::Shards gather_shards(const ShardedSafetensorsWriter::Shards& mine, Communicator& ranks) {
+  nlohmann::json json = {
+      {"file_of", mine.file_of}, {"bytes", mine.tensor_bytes}, {"digests", nlohmann::json::object()}};
+  for (const auto& [file, digest] : mine.digests) json["digests"][file] = {digest.bytes, digest.digest};
+  ShardedSafetensorsWriter::Shards all;
+  for (const std::string& text : gather_texts(ranks, json.dump())) {
+    const nlohmann::json of_rank = nlohmann::json::parse(text);
+    all.file_of.merge(of_rank.at("file_of").get<std::map<std::string, std::string>>());
+    all.tensor_bytes += of_rank.at("bytes").get<uint64_t>();
+    for (const auto& [file, digest] : of_rank.at("digests").items()) {
+      all.digests[file] = {digest.at(0).get<uint64_t>(), digest.at(1).get<std::string>()};
+    }
+  }
+  return all;
+}
+
 // The tensors of a directory, which may lie in mapped files as products want to read them.
 class DirectoryValues final : public ParameterSource {
  public:
@@ -132,41 +176,52 @@ bool has_next_token_prediction(const ModelDirectory& directory, const ModelConfi
 }
 
 std::map<std::string, FileDigest> save_model(const std::filesystem::path& directory, const DeepseekModel& model,
-                                             DType dtype, const ModelDirectory* carried_from) {
+                                             DType dtype, const ModelDirectory* carried_from,
+                                             const WritingRanks& ranks) {
   DT_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "a model is saved as fp32 or bf16, not {}",
            dtype_name(dtype));
+  const bool shared = ranks.host != nullptr && ranks.host->size() > 1;
+  const bool first = !shared || ranks.host->rank() == 0;
   std::vector<TensorDeclaration> declarations;
   const auto dtype_of = [&](const Parameter& p) { return p.spec.trained ? dtype : DType::kF32; };
-  for (const Parameter& p : model.parameters().all()) {
-    for (const FileTensor& tensor : p.file_tensors()) declarations.push_back({tensor.name, dtype_of(p), tensor.shape});
-  }
+  const auto for_each_of_mine = [&](const auto& body) {
+    for (const Parameter& p : model.parameters().all()) {
+      for (const FileTensor& tensor : p.file_tensors()) {
+        if (!shared || ranks.writes(p, tensor)) body(p, tensor);
+      }
+    }
+  };
+  for_each_of_mine([&](const Parameter& p, const FileTensor& tensor) {
+    declarations.push_back({tensor.name, dtype_of(p), tensor.shape});
+  });
+  // The same on all ranks; the first writes them.
   const std::vector<TensorDeclaration> carried = carried_tensors(carried_from, model, dtype);
-  declarations.insert(declarations.end(), carried.begin(), carried.end());
-  ShardedSafetensorsWriter writer(directory, declarations, kMaxShardBytes);
+  if (first) declarations.insert(declarations.end(), carried.begin(), carried.end());
+  std::optional<ShardedSafetensorsWriter> writer;
+  if (!shared || !declarations.empty()) writer.emplace(directory, declarations, kMaxShardBytes);
+  if (shared) number_shards(writer ? &*writer : nullptr, *ranks.host);
   std::vector<float> staged;
   std::vector<bfloat16> rounded;
-  for (const Parameter& p : model.parameters().all()) {
-    for (const FileTensor& tensor : p.file_tensors()) {
-      const float* values = model.parameters().values(p, tensor, staged);
-      if (dtype_of(p) == DType::kF32) {
-        writer.write(tensor.name, values, tensor.numel() * sizeof(float));
-        continue;
-      }
-      rounded.resize(tensor.numel());
-      convert_elements(values, DType::kF32, rounded.data(), DType::kBF16, tensor.numel());
-      writer.write(tensor.name, rounded.data(), rounded.size() * sizeof(bfloat16));
+  for_each_of_mine([&](const Parameter& p, const FileTensor& tensor) {
+    const float* values = model.parameters().values(p, tensor, staged);
+    if (dtype_of(p) == DType::kF32) {
+      writer->write(tensor.name, values, tensor.numel() * sizeof(float));
+      return;
     }
+    rounded.resize(tensor.numel());
+    convert_elements(values, DType::kF32, rounded.data(), DType::kBF16, tensor.numel());
+    writer->write(tensor.name, rounded.data(), rounded.size() * sizeof(bfloat16));
+  });
+  if (first && !carried.empty()) write_carried(*writer, carried, carried_from);
+  const ShardedSafetensorsWriter::Shards mine = writer ? writer->finish_shards() : ShardedSafetensorsWriter::Shards();
+  const ShardedSafetensorsWriter::Shards all = shared ? gather_shards(mine, *ranks.host) : mine;
+  if (first) {
+    ShardedSafetensorsWriter::write_index(directory, all);
+    ModelConfig config = model.config();
+    if (!model.options().next_token_prediction && carried.empty()) config.num_nextn_predict_layers = 0;
+    write_file(directory / "config.json", to_json(config, dtype == DType::kF32 ? "float32" : "bfloat16"));
   }
-  std::vector<std::byte> bytes;
-  for (const TensorDeclaration& tensor : carried) {
-    bytes.resize(static_cast<size_t>(element_count(tensor.shape)) * dtype_size(tensor.dtype));
-    read_tensor(*carried_from, tensor.name, tensor.shape, tensor.dtype, bytes.data());
-    writer.write(tensor.name, bytes.data(), bytes.size());
-  }
-  ModelConfig config = model.config();
-  if (!model.options().next_token_prediction && carried.empty()) config.num_nextn_predict_layers = 0;
-  write_file(directory / "config.json", to_json(config, dtype == DType::kF32 ? "float32" : "bfloat16"));
-  return writer.finish();
+  return all.digests;
 }
 
 }  // namespace deeptitan

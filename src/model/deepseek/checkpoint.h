@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 
 #include "checkpoint/model_directory.h"
+#include "comm/communicator.h"
 #include "core/digest.h"
 #include "core/execution_context.h"
 #include "model/deepseek/deepseek_model.h"
@@ -21,12 +23,21 @@ namespace deeptitan {
 /// and the first with a value that is not finite.
 void load_weights(ExecutionContext& ctx, std::shared_ptr<const ModelDirectory> directory, DeepseekModel& model);
 
+/// Who writes a model's files, where its ranks write them together: all call save_model, and each writes shards of its
+/// own. By default one writes all.
+struct WritingRanks {
+  Communicator* host = nullptr;  // the ranks, for what lies in the host's memory
+  /// Whether this rank writes a tensor: of each, one rank does.
+  std::function<bool(const Parameter&, const FileTensor&)> writes = nullptr;
+};
+
 /// Writes model.safetensors (in shards where large) and config.json into an existing directory. Matrices and norms are
 /// rounded to `dtype` (f32 or bf16); buffers such as the router's bias stay fp32. A model without the
 /// next-token-prediction modules that its config announces carries those of `carried_from` along, and announces none
-/// where that has none. Returns the digests of the files of weights by name.
+/// where that has none. Returns the digests of the files of weights by name, of all ranks.
 std::map<std::string, FileDigest> save_model(const std::filesystem::path& directory, const DeepseekModel& model,
-                                             DType dtype, const ModelDirectory* carried_from = nullptr);
+                                             DType dtype, const ModelDirectory* carried_from = nullptr,
+                                             const WritingRanks& ranks = {});
 
 /// Whether the directory has weights for the next-token-prediction modules that its config announces.
 bool has_next_token_prediction(const ModelDirectory& directory, const ModelConfig& config);

@@ -12,13 +12,16 @@
 
 namespace deeptitan {
 
+struct RankExchange;
+
 /// Brings token rows to their experts and back. T tokens, D hidden, K experts a token, R rows that there is room for
 /// here, e experts of this rank. What a dispatch decided stays in a Route until the backward has used it. Layers are
 /// given one (ModelOptions::make_dispatcher) and know no kind of it.
 class TokenDispatcher {
  public:
   struct Route {
-    SlotOrder order;  // group_offset: where each local expert's rows begin, i32 [e + 1]
+    SlotOrder order;                                   // this rank's slots by expert
+    std::shared_ptr<RankExchange> exchange = nullptr;  // what goes to other ranks and comes from them, where some does
   };
 
   virtual ~TokenDispatcher() = default;

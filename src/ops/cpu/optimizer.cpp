@@ -18,8 +18,8 @@ void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& 
                     state.out.updates, cpu::AdamWOptions{settings.beta1, settings.beta2, settings.epsilon});
 }
 
-void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x) {
-  if (!ctx.planning) cpu::square_sums(sums.host<double>(), x.host<float>(), x.numel());
+void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x, const ElementRange& range) {
+  if (!ctx.planning) cpu::square_sums(sums.host<double>(), x.host<float>(), x.numel(), range.first, range.whole);
 }
 
 void begin_step_output(ExecutionContext& ctx) {

@@ -25,7 +25,8 @@ void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& 
                      stream_of(ctx));
 }
 
-void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x) {
+// The blocks are those of what lies here: their sum is the same but for its order.
+void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x, const ElementRange& /*range*/) {
   ArenaScope workspace(*ctx.workspace);
   auto* total = static_cast<double*>(workspace.take_bytes(sizeof(double)));
   if (!ctx.planning) cuda::sum_of_squares(total, x.raw<float>(), x.numel(), sums.raw<double>(), stream_of(ctx));

@@ -107,20 +107,21 @@ void adamw_update(float* parameter, float* m, float* v, const float* gradient, i
   });
 }
 
-void square_sums(double* sums, const float* x, int64_t n) {
-  const int64_t chunk = ((n + kSquareBlocks - 1) / kSquareBlocks + kGrain - 1) / kGrain * kGrain;
+void square_sums(double* sums, const float* x, int64_t n, int64_t first, int64_t whole) {
+  const int64_t chunk = ((whole + kSquareBlocks - 1) / kSquareBlocks + kGrain - 1) / kGrain * kGrain;
   const auto kernel = HWY_DYNAMIC_DISPATCH(sum_of_squares_range);
   parallel_ranges(kSquareBlocks, n, 1, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = std::min(i * chunk, n);
-      sums[i] = kernel(x + first, std::min(chunk, n - first));
+      const int64_t from = std::clamp(i * chunk - first, int64_t{0}, n);
+      const int64_t to = std::clamp((i + 1) * chunk - first, int64_t{0}, n);
+      sums[i] = kernel(x + from, to - from);
     }
   });
 }
 
 double sum_of_squares(const float* x, int64_t n) {
   std::array<double, kSquareBlocks> sums = {};
-  square_sums(sums.data(), x, n);
+  square_sums(sums.data(), x, n, 0, n);
   double sum = 0.0;
   for (const double term : sums) sum += term;
   return sum;

@@ -26,8 +26,9 @@ void adamw_update(float* parameter, float* m, float* v, const float* gradient, i
 /// Partial sums that a tensor's squares are added up in.
 inline constexpr int64_t kSquareBlocks = 256;
 
-/// sums[b] = the sum of x[i]^2 over block b of kSquareBlocks, whose bounds depend on n alone.
-void square_sums(double* sums, const float* x, int64_t n);
+/// sums[b] = the sum of x[i]^2 over block b of kSquareBlocks of a tensor of `whole` elements, of which x has the n from
+/// `first` on. The blocks' bounds depend on `whole` alone.
+void square_sums(double* sums, const float* x, int64_t n, int64_t first, int64_t whole);
 
 /// The sum of x[i]^2 over [n]: the sums of the blocks added in order.
 double sum_of_squares(const float* x, int64_t n);

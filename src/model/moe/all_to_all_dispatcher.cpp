@@ -1,0 +1,185 @@
+#include "model/moe/all_to_all_dispatcher.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include <fmt/ranges.h>
+
+#include "comm/exchange_scope.h"
+#include "core/error.h"
+
+// T tokens, D hidden, K experts a token, W ranks, e experts of each, R rows that there is room for. Of the tensors with
+// room for R rows only the rows that came are looked at.
+
+namespace deeptitan {
+namespace {
+
+int64_t sum(const std::vector<int64_t>& rows) {
+  return std::accumulate(rows.begin(), rows.end(), int64_t{0});
+}
+
+// The order of what came, of as many rows.
+SlotOrder order_of_received(const RankExchange& e) {
+  const int64_t rows = sum(e.receive_rows);
+  return {e.received.row_of_slot.rows(0, rows), e.received.slot_of_row.rows(0, rows), e.received.group_offset,
+          e.received.group_size};
+}
+
+}  // namespace
+
+ExpertRange experts_of_rank(int64_t experts, const Communicator& ep) {
+  if (experts % ep.size() != 0) {
+    std::vector<int64_t> degrees;
+    for (int64_t ranks = 1; ranks <= experts; ++ranks) {
+      if (experts % ranks == 0) degrees.push_back(ranks);
+    }
+    fail_usage("{} ranks cannot share {} routed experts out equally; use an expert-parallel degree of {}", ep.size(),
+               experts, fmt::join(degrees, ", "));
+  }
+  const int64_t each = experts / ep.size();
+  return {.first = ep.rank() * each, .count = each};
+}
+
+AllToAllDispatcher::AllToAllDispatcher(Communicator& ep, const RouterOptions& router)
+    : ep_(ep), experts_(experts_of_rank(router.experts, ep).count), top_k_(router.top_k) {}
+
+int64_t AllToAllDispatcher::most_rows(int64_t tokens) const {
+  return ep_.size() * tokens * std::min(top_k_, experts_);
+}
+
+TokenDispatcher::Route AllToAllDispatcher::make_route(Arena& arena, int64_t tokens, int64_t rows) const {
+  const int64_t slots = tokens * top_k_;
+  const int64_t ranks = ep_.size();
+  const auto take = [&](int64_t n) { return arena.take(DType::kI32, {n}); };
+  Route route;
+  route.order = {take(slots), take(slots), take(ranks * experts_ + 1), take(ranks * experts_)};
+  route.exchange = std::make_shared<RankExchange>();
+  RankExchange& e = *route.exchange;
+  e.received = {take(rows), take(rows), take(experts_ + 1), take(experts_)};
+  e.counts = arena.take(DType::kI32, {ranks, experts_});
+  // Until a dispatch has counted, what takes the most room: all ranks choose as many experts here as they can.
+  const int64_t most = most_rows(tokens) / ranks;
+  e.receive_rows.assign(static_cast<size_t>(ranks), most);
+  e.send_rows.assign(static_cast<size_t>(ranks), 0);
+  e.send_rows[ep_.rank()] = most;
+  e.send_rows[(ep_.rank() + 1) % ranks] += slots - most;
+  return route;
+}
+
+RowGroups AllToAllDispatcher::groups(const Routing& /*routing*/, const Route& route) const {
+  const RankExchange& e = *route.exchange;
+  return {.offsets = e.received.group_offset,
+          .sizes = e.received.group_size,
+          .capacity = e.received.slot_of_row.size(0),
+          .alignment = 1};
+}
+
+// Tells each rank how many rows go to each of its experts, and learns the same of this rank's.
+void AllToAllDispatcher::count(ExecutionContext& ctx, const Routing& routing, RankExchange& e) const {
+  const int64_t ranks = ep_.size();
+  const std::vector<int64_t> of_each(static_cast<size_t>(ranks), 1);
+  const Tensor counts = routing.counts.reshape({ranks, experts_});
+  {
+    ExchangeScope exchange(ctx);
+    ep_.all_to_all(ctx, e.counts, of_each, counts, of_each);
+  }
+  if (ctx.planning) return;
+  std::vector<int32_t> sent(counts.numel()), received(counts.numel());
+  ctx.compute.copy(sent.data(), counts.raw(), counts.bytes());
+  ctx.compute.copy(received.data(), e.counts.raw(), e.counts.bytes());
+  ctx.compute.synchronize();
+  for (int64_t r = 0; r < ranks; ++r) {
+    const auto rows_of = [&](const std::vector<int32_t>& all) {
+      const auto first = all.begin() + r * experts_;
+      return std::accumulate(first, first + experts_, int64_t{0});
+    };
+    e.send_rows[r] = rows_of(sent);
+    e.receive_rows[r] = rows_of(received);
+  }
+}
+
+void AllToAllDispatcher::send_there(ExecutionContext& ctx, const Tensor& received, const Tensor& sent,
+                                    const RankExchange& e) const {
+  ExchangeScope exchange(ctx);
+  ep_.all_to_all(ctx, received, e.receive_rows, sent, e.send_rows);
+}
+
+// returned = the rows of this rank's slots, by expert, from rows by expert wherever they lie.
+void AllToAllDispatcher::send_back(ExecutionContext& ctx, const Tensor& returned /* [T * K, D] */,
+                                   const Tensor& rows /* [R, D] */, const Route& route) const {
+  const RankExchange& e = *route.exchange;
+  const SlotOrder order = order_of_received(e);
+  const int64_t came = order.slot_of_row.size(0);
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor as_received = workspace.take(rows.dtype(), {came, rows.size(1)});
+  unpermute_rows(ctx, as_received, rows.rows(0, came), {}, {}, order);
+  ExchangeScope exchange(ctx);
+  ep_.all_to_all(ctx, returned, e.send_rows, as_received, e.receive_rows);
+}
+
+void AllToAllDispatcher::dispatch(ExecutionContext& ctx, const Tensor& rows, const Tensor& x, const Routing& routing,
+                                  const Route& route) const {
+  RankExchange& e = *route.exchange;
+  sort_slots(ctx, route.order, routing, /*alignment=*/1);
+  count(ctx, routing, e);
+  sort_received_rows(ctx, e.received, e.counts);
+  const SlotOrder order = order_of_received(e);
+  const int64_t came = order.slot_of_row.size(0);
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor sent = workspace.take(x.dtype(), {route.order.slot_of_row.size(0), x.size(1)});
+  const Tensor received = workspace.take(x.dtype(), {came, x.size(1)});
+  permute_rows(ctx, sent, x, route.order);
+  send_there(ctx, received, sent, e);
+  permute_rows(ctx, rows.rows(0, came), received, order);
+}
+
+void AllToAllDispatcher::dispatch_backward(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_rows,
+                                           const Tensor& addend, const Route& route) const {
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor returned = workspace.take(d_rows.dtype(), {route.order.slot_of_row.size(0), d_rows.size(1)});
+  send_back(ctx, returned, d_rows, route);
+  unpermute_rows(ctx, d_x, returned, {}, addend, route.order);
+}
+
+void AllToAllDispatcher::combine(ExecutionContext& ctx, const Tensor& out, const Tensor& rows, const Tensor& weight,
+                                 const Tensor& addend, const Route& route) const {
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor returned = workspace.take(rows.dtype(), {route.order.slot_of_row.size(0), rows.size(1)});
+  send_back(ctx, returned, rows, route);
+  unpermute_rows(ctx, out, returned, weight, addend, route.order);
+}
+
+// The gradients of a row and of its weight are worked out where the expert's output is: what travels is the gradient of
+// the output and the weight, and the weight's gradient back.
+void AllToAllDispatcher::combine_backward(ExecutionContext& ctx, const Tensor& d_rows, const Tensor& d_weight,
+                                          const Tensor& d_out, const Tensor& rows, const Tensor& weight,
+                                          const Route& route) const {
+  const RankExchange& e = *route.exchange;
+  const SlotOrder order = order_of_received(e);
+  const int64_t slots = route.order.slot_of_row.size(0);
+  const int64_t came = order.slot_of_row.size(0);
+  const int64_t hidden = d_out.size(1);
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor d_sent = workspace.take(d_out.dtype(), {slots, hidden});
+  const Tensor d_received = workspace.take(d_out.dtype(), {came, hidden});
+  const Tensor weight_sent = workspace.take(DType::kF32, {slots, 1});
+  const Tensor weight_received = workspace.take(DType::kF32, {came, 1});
+  const Tensor d_weight_there = workspace.take(DType::kF32, {came, 1});
+  permute_rows(ctx, d_sent, d_out, route.order);
+  send_there(ctx, d_received, d_sent, e);
+  permute_rows(ctx, weight_sent, weight.reshape({slots, 1}), route.order);
+  send_there(ctx, weight_received, weight_sent, e);
+  unpermute_rows_backward(ctx, d_rows.rows(0, came), d_weight_there, d_received, rows.rows(0, came), weight_received,
+                          order);
+  {
+    ExchangeScope exchange(ctx);
+    ep_.all_to_all(ctx, weight_sent, e.send_rows, d_weight_there, e.receive_rows);
+  }
+  unpermute_rows(ctx, d_weight.reshape({slots, 1}), weight_sent, {}, {}, route.order);
+}
+
+MakeDispatcher make_all_to_all_dispatcher(Communicator& ep) {
+  return [&ep](const RouterOptions& router) { return std::make_unique<AllToAllDispatcher>(ep, router); };
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "model/moe/token_dispatcher.h"
+#include "model/parameter.h"
+
+namespace deeptitan {
+
+/// The experts of a layer with `experts` that this rank of the group has: the rank-th of equal parts. Throws a usage
+/// error where the ranks cannot share them out equally.
+ExpertRange experts_of_rank(int64_t experts, const Communicator& ep);
+
+/// What one dispatch sends and receives. W ranks, e experts of each, R rows that there is room for.
+struct RankExchange {
+  SlotOrder received;  // of what came, rank by rank and of each expert by expert: where it lies by expert
+  Tensor counts;       // i32 [W, e]: rows that each rank has sent to each expert here
+  std::vector<int64_t> send_rows, receive_rows;  // by rank; to and from
+};
+
+/// The experts are shared out to the ranks of a group, and each token's row goes to those that have its experts: sorted
+/// by expert here, all to all, sorted by expert there, where an expert's rows follow one another in the order of the
+/// ranks and of their tokens. There is room for the worst case: that all tokens of all ranks choose experts here.
+/// Each row is multiplied, weighted and added as LocalDispatcher does it, in the order of k, so that a rank's
+/// activations have the bits of one rank with all experts.
+class AllToAllDispatcher final : public TokenDispatcher {
+ public:
+  AllToAllDispatcher(Communicator& ep, const RouterOptions& router);
+
+  int64_t most_rows(int64_t tokens) const override;
+  /// The host must know how many rows come.
+  bool can_be_captured() const override { return false; }
+  RowGroups groups(const Routing& routing, const Route& route) const override;
+  Route make_route(Arena& arena, int64_t tokens, int64_t rows) const override;
+  void dispatch(ExecutionContext& ctx, const Tensor& rows, const Tensor& x, const Routing& routing,
+                const Route& route) const override;
+  void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_rows, const Tensor& addend,
+                         const Route& route) const override;
+  void combine(ExecutionContext& ctx, const Tensor& out, const Tensor& rows, const Tensor& weight, const Tensor& addend,
+               const Route& route) const override;
+  void combine_backward(ExecutionContext& ctx, const Tensor& d_rows, const Tensor& d_weight, const Tensor& d_out,
+                        const Tensor& rows, const Tensor& weight, const Route& route) const override;
+
+ private:
+  void count(ExecutionContext& ctx, const Routing& routing, RankExchange& exchange) const;
+  void send_there(ExecutionContext& ctx, const Tensor& received, const Tensor& sent, const RankExchange& e) const;
+  void send_back(ExecutionContext& ctx, const Tensor& returned, const Tensor& rows, const Route& route) const;
+
+  Communicator& ep_;
+  int64_t experts_;  // of this rank
+  int64_t top_k_;
+};
+
+/// Makes such dispatchers; the group outlives them.
+MakeDispatcher make_all_to_all_dispatcher(Communicator& ep);
+
+}  // namespace deeptitan

@@ -1,0 +1,108 @@
+#include "parallel/bucket_shards.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "comm/exchange_scope.h"
+#include "core/error.h"
+#include "ops/elementwise.h"
+#include "ops/optimizer.h"
+
+namespace deeptitan {
+namespace {
+
+// Elements that parts begin at multiples of: no cache line and no wide load of two ranks.
+constexpr int64_t kPartAlignment = 64;
+
+std::vector<int64_t> parts_of(const ParameterBucket& bucket, const Communicator* shard) {
+  std::vector<int64_t> parts;
+  for (int r = 0; r < ranks_in(shard); ++r) {
+    const BucketPart part = owned_part(bucket.numel, ranks_in(shard), r, kPartAlignment);
+    parts.push_back(part.end - part.begin);
+  }
+  return parts;
+}
+
+// Of a parameter as it lies here: the place of its first element in the whole, and the whole's elements.
+int64_t first_in_whole(const Parameter& p) {
+  return p.stacked() && p.owned.count > 0 ? p.owned.first * (p.numel() / p.owned.count) : 0;
+}
+int64_t whole_numel(const Parameter& p) {
+  return p.stacked() && p.owned.count > 0 ? p.spec.shape[0] * (p.numel() / p.owned.count) : p.numel();
+}
+
+}  // namespace
+
+const RankGroups::Copies& BucketShards::copies(ParameterPlacement placement) const {
+  return placement == ParameterPlacement::kExpert ? groups_.experts : groups_.dense;
+}
+
+BucketPart BucketShards::part(const ParameterBucket& bucket) const {
+  const Communicator* shard = copies(bucket.placement).shard;
+  return owned_part(bucket.numel, ranks_in(shard), rank_in(shard), kPartAlignment);
+}
+
+bool BucketShards::answers_for(ParameterPlacement placement) const {
+  return rank_in(copies(placement).replicate) == 0;
+}
+
+bool BucketShards::writes(const ParameterList& parameters, const Parameter& parameter, const FileTensor& tensor) const {
+  for (const ParameterBucket& bucket : parameters.buckets()) {
+    for (const ParameterBucket::Member& member : bucket.members) {
+      if (&parameters.all()[member.parameter] != &parameter) continue;
+      const BucketPart kept = part(bucket);
+      const int64_t first = member.offset + tensor.offset;
+      return kept.begin <= first && first < kept.end && answers_for(bucket.placement);
+    }
+  }
+  const auto [shard, replicate] = copies(parameter.spec.placement);
+  return rank_in(shard) == 0 && rank_in(replicate) == 0;
+}
+
+void BucketShards::reduce_gradients(ExecutionContext& ctx, const ParameterList& parameters) const {
+  ExchangeScope exchange(ctx);
+  for (const ParameterBucket& bucket : parameters.buckets()) {
+    const auto [shard, replicate] = copies(bucket.placement);
+    if (ranks_in(shard) > 1) shard->reduce_scatter(ctx, bucket.gradient, parts_of(bucket, shard));
+    const auto [begin, end] = part(bucket);
+    if (ranks_in(replicate) > 1) replicate->all_reduce(ctx, bucket.gradient.rows(begin, end));
+  }
+}
+
+void BucketShards::gather_values(ExecutionContext& ctx, const ParameterList& parameters) const {
+  ExchangeScope exchange(ctx);
+  for (const ParameterBucket& bucket : parameters.buckets()) {
+    Communicator* shard = copies(bucket.placement).shard;
+    if (ranks_in(shard) > 1) shard->all_gather(ctx, bucket.value, parts_of(bucket, shard));
+  }
+}
+
+void BucketShards::square_sums(ExecutionContext& ctx, const Tensor& sums, const ParameterList& parameters) const {
+  std::vector<int64_t> row_of(parameters.all().size(), 0);
+  int64_t rows = 0;
+  for (size_t i = 0; i < row_of.size(); ++i) {
+    if (parameters.all()[i].gradient.defined()) row_of[i] = rows++;
+  }
+  for (const ParameterBucket& bucket : parameters.buckets()) {
+    const BucketPart part = this->part(bucket);
+    for (const ParameterBucket::Member& member : bucket.members) {
+      const Parameter& p = parameters.all()[member.parameter];
+      const int64_t row = row_of[member.parameter];
+      const Tensor blocks = sums.rows(row, row + 1).reshape({kSquareBlocks});
+      const int64_t begin = std::max(part.begin, member.offset);
+      const int64_t end = std::min(part.end, member.offset + p.numel());
+      if (begin >= end || !answers_for(bucket.placement)) {
+        fill_zero(ctx, blocks);
+        continue;
+      }
+      deeptitan::square_sums(ctx, blocks, bucket.gradient.rows(begin, end),
+                             {.first = first_in_whole(p) + begin - member.offset, .whole = whole_numel(p)});
+    }
+  }
+  if (ranks_in(groups_.world) > 1) {
+    ExchangeScope exchange(ctx);
+    groups_.world->all_reduce(ctx, sums);
+  }
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/execution_context.h"
+#include "core/tensor.h"
+#include "model/parameter.h"
+#include "parallel/rank_groups.h"
+
+namespace deeptitan {
+
+/// Data parallelism over buckets, ZeRO-1 (Rajbhandari et al. 2020, arXiv:1910.02054): every rank has whole masters and
+/// whole gradients, and keeps the optimizer of its part of each bucket. Once a step the gradients' parts are added up
+/// where they are kept, and once the new values are brought to all. Ranks are added in their order (ADR 0024).
+class BucketShards {
+ public:
+  BucketShards() = default;
+  explicit BucketShards(const RankGroups& groups) : groups_(groups) {}
+
+  /// The elements of a bucket that this rank updates.
+  BucketPart part(const ParameterBucket& bucket) const;
+  /// Whether this rank alone answers for its parts: it is the first of those that keep the same.
+  bool answers_for(ParameterPlacement placement) const;
+
+  /// Whether this rank keeps the first element of a tensor of the parameter, and answers for it; where the parameter is
+  /// not trained, whether it is the first rank that has it.
+  bool writes(const ParameterList& parameters, const Parameter& parameter, const FileTensor& tensor) const;
+
+  /// Each part's gradient = the sum of all ranks'. The rest of the gradients is undefined afterwards.
+  void reduce_gradients(ExecutionContext& ctx, const ParameterList& parameters) const;
+  /// All values = those of the ranks that have updated them.
+  void gather_values(ExecutionContext& ctx, const ParameterList& parameters) const;
+
+  /// Row p = the partial sums of squares of the p-th trained parameter's gradient, in blocks of its elements' places in
+  /// the whole: on all ranks the same bits, whoever keeps which elements.
+  void square_sums(ExecutionContext& ctx, const Tensor& sums /* f64 [trained, kSquareBlocks] */,
+                   const ParameterList& parameters) const;
+
+ private:
+  const RankGroups::Copies& copies(ParameterPlacement placement) const;
+
+  RankGroups groups_;
+};
+
+}  // namespace deeptitan

@@ -1,0 +1,32 @@
+#pragma once
+
+#include "comm/communicator.h"
+
+namespace deeptitan {
+
+/// Who trains with whom. A group that is left out is this rank alone. The communicators belong to somebody else and
+/// outlive what is given them.
+struct RankGroups {
+  /// The ranks that hold the same parameters. Each rank of `shard` keeps the optimizer of a part of them, and the ranks
+  /// of `replicate` keep that of the same part.
+  struct Copies {
+    Communicator* shard = nullptr;
+    Communicator* replicate = nullptr;
+  };
+
+  Communicator* host = nullptr;   // all ranks of the run, for what lies in the host's memory
+  Communicator* world = nullptr;  // the same, for what lies where they compute
+  Communicator* data = nullptr;   // those that have sequences of their own: expert x data parallelism
+  Communicator* ep = nullptr;     // those that share out each layer's experts: the rank-th of equal parts each
+  Copies dense;                   // of everything but the experts: together the ranks of `data`
+  Copies experts;                 // of this rank's experts: together the ranks of data parallelism
+};
+
+inline int ranks_in(const Communicator* group) {
+  return group == nullptr ? 1 : group->size();
+}
+inline int rank_in(const Communicator* group) {
+  return group == nullptr ? 0 : group->rank();
+}
+
+}  // namespace deeptitan

@@ -1,0 +1,127 @@
+// A checkpoint that one layout of ranks has written goes on on any other.
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/run_checkpoints.h"
+#include "support/compare.h"
+#include "support/expect_error.h"
+#include "support/rank_layout.h"
+#include "support/temporary_folder.h"
+#include "support/tiny_model.h"
+#include "train/training_checkpoint.h"
+
+namespace deeptitan {
+namespace {
+
+using testing::random_batch;
+using testing::run_on_mesh;
+
+constexpr int64_t kSavedLength = 11;
+
+ModelConfig saved_config() {
+  ModelConfig config = testing::tiny_v3();
+  config.n_routed_experts = 12;
+  return config;
+}
+
+std::unique_ptr<TrainingEngine> saved_engine(const RankGroups& groups) {
+  TrainingEngineOptions options;
+  options.seq_len = kSavedLength;
+  options.sequences = 1;
+  options.groups = groups;
+  auto engine = std::make_unique<TrainingEngine>(saved_config(), options);
+  engine->allocate();
+  return engine;
+}
+
+double train_one_step(TrainingEngine& engine, int64_t step) {
+  const int rank = rank_in(engine.options().groups.data);
+  const int64_t targets = kSavedLength * ranks_in(engine.options().groups.data);
+  engine.begin_step(step, 0.01, targets, 1);
+  engine.add_microbatch(random_batch(saved_config(), 1, kSavedLength, static_cast<uint64_t>(100 * step + rank)));
+  return engine.finish_step().gradient_norm;
+}
+
+// Every value, and every element of the optimizer's slots that lies here, by their names in files.
+std::vector<std::string> contents(TrainingEngine& engine) {
+  std::vector<std::string> all;
+  const ParameterList& list = engine.model().parameters();
+  for (const Parameter& p : list.all()) {
+    for (const FileTensor& t : p.file_tensors()) {
+      const float* values = p.value.host<float>() + t.offset;
+      for (int64_t i = 0; i < t.numel(); ++i) all.push_back(fmt::format("{} {} {:a}", t.name, i, values[i]));
+      if (!p.gradient.defined()) continue;
+      for (const std::string& slot : engine.optimizer_slots()) {
+        const SlotPart part = engine.optimizer_slot(p, slot);
+        for (int64_t i = t.offset; i < t.offset + t.numel(); ++i) {
+          if (i < part.begin || i >= part.begin + part.memory.size(0)) continue;
+          all.push_back(
+              fmt::format("{} {} {} {:a}", slot, t.name, i - t.offset, part.memory.host<float>()[i - part.begin]));
+        }
+      }
+    }
+  }
+  return all;
+}
+
+// What all ranks of a mesh have, once each.
+std::vector<std::string> contents_of_all(const Mesh& mesh, const std::function<void(TrainingEngine&)>& fill) {
+  std::vector<std::vector<std::string>> by_rank(mesh.world());
+  run_on_mesh(mesh, [&](const RankGroups& groups) {
+    const auto engine = saved_engine(groups);
+    fill(*engine);
+    by_rank[rank_in(groups.world)] = contents(*engine);
+  });
+  std::vector<std::string> all;
+  for (const auto& of_rank : by_rank) all.insert(all.end(), of_rank.begin(), of_rank.end());
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+TEST(RankCheckpoint, AnyLayoutReadsAnyOthers) {
+  const std::vector<Mesh> writers = {{}, {.ep = 3}, {.ep = 2, .dp_shard = 2}, {.ep = 2, .dp_replicate = 2}};
+  const std::vector<Mesh> readers = {{}, {.ep = 2}, {.dp_shard = 3}, {.ep = 2, .dp_shard = 2}};
+  for (const Mesh& writer : writers) {
+    const TemporaryFolder folder;
+    const std::vector<std::string> written = contents_of_all(writer, [&](TrainingEngine& engine) {
+      engine.initialize(3);
+      for (int64_t step = 1; step <= 2; ++step) train_one_step(engine, step);
+      save_checkpoint(folder.path(), {.step = 2, .tokens = 7, .data = {}, .config = "x"}, engine, {}, 1);
+    });
+    const CheckpointEntry entry = list_checkpoints(folder.path()).at(0);
+    verify_checkpoint(entry);
+    for (const Mesh& reader : readers) {
+      SCOPED_TRACE(writer.describe() + " read by " + reader.describe());
+      const std::vector<std::string> found = contents_of_all(reader, [&](TrainingEngine& engine) {
+        load_checkpoint(entry.path, engine);
+        EXPECT_EQ(engine.updates(), 2);
+      });
+      EXPECT_TRUE(found == written);
+    }
+  }
+}
+
+TEST(RankCheckpoint, ARankThatCannotMakeTheDirectoryEndsAll) {
+  const TemporaryFolder folder;
+  folder.write("file", "x");
+  std::vector<std::string> messages(2);
+  run_on_mesh({.dp_shard = 2}, [&](const RankGroups& groups) {
+    const auto engine = saved_engine(groups);
+    engine->initialize(3);
+    messages[rank_in(groups.world)] = message_of([&] {
+      save_checkpoint(folder.path() / "file", {.step = 2, .tokens = 7, .data = {}, .config = "x"}, *engine, {}, 1);
+    });
+  });
+  EXPECT_NE(messages[0], "no error");
+  EXPECT_EQ(messages[0], messages[1]);
+}
+
+}  // namespace
+}  // namespace deeptitan

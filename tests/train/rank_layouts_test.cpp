@@ -1,0 +1,243 @@
+// Training on every layout of 1 to 4 ranks against one rank, with threads as ranks: what the sum of a step is made of
+// changes its order and nothing else.
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "support/compare.h"
+#include "support/rank_layout.h"
+#include "support/tiny_model.h"
+#include "train/training_engine.h"
+
+namespace deeptitan {
+namespace {
+
+using testing::meshes_of;
+using testing::random_batch;
+using testing::relative_error;
+using testing::run_on_mesh;
+using testing::tiny_v3;
+
+constexpr int64_t kRankLength = 13;
+constexpr int64_t kAllSequences = 12;  // of a microbatch of all ranks
+constexpr int kRankMicrobatches = 3;
+constexpr int kRankSteps = 10;
+constexpr int kIdleRankStep = 4;   // its tokens choose the first three experts alone
+constexpr int kNotFiniteStep = 6;  // an element of the last rank's gradient is infinite
+constexpr int kNoTargetsStep = 3;  // the last quarter of the sequences bears no loss
+constexpr double kRankMaxNorm = 0.5;
+
+ModelConfig twelve_experts() {
+  ModelConfig config = tiny_v3();
+  config.n_routed_experts = 12;
+  return config;
+}
+
+// Sequences [first, first + count) of a microbatch.
+PackedBatch part_of_microbatch(const ModelConfig& config, int step, int microbatch, int64_t first, int64_t count) {
+  PackedBatch batch;
+  batch.sequences = count;
+  batch.sequence_length = kRankLength;
+  for (int64_t s = first; s < first + count; ++s) {
+    PackedBatch one = random_batch(config, 1, kRankLength, static_cast<uint64_t>(1000 * step + 100 * microbatch + s));
+    if (step == kNoTargetsStep && s >= kAllSequences * 3 / 4) {
+      one.targets.assign(one.targets.size(), -1);
+      one.target_count = 0;
+    }
+    const auto append = [](std::vector<int32_t>& to, const std::vector<int32_t>& from) {
+      to.insert(to.end(), from.begin(), from.end());
+    };
+    append(batch.tokens, one.tokens);
+    append(batch.targets, one.targets);
+    append(batch.positions, one.positions);
+    for (size_t i = 0; i + 1 < one.document_offsets.size(); ++i) {
+      batch.document_offsets.push_back(one.document_offsets[i] + static_cast<int32_t>((s - first) * kRankLength));
+    }
+    batch.target_count += one.target_count;
+  }
+  batch.document_offsets.push_back(static_cast<int32_t>(count * kRankLength));
+  return batch;
+}
+
+// The experts that the tokens of all ranks choose: [step][microbatch][layer], i32 [T, K].
+using Choices = std::vector<std::vector<std::vector<std::vector<int32_t>>>>;
+
+// What a run leaves, put together from all ranks.
+struct TrainedRanks {
+  std::vector<double> losses, norms;
+  std::vector<bool> finite;
+  double validation = 0;
+  std::map<std::string, std::vector<float>> gradients;  // of step 1, by a checkpoint's names
+  std::map<std::string, std::vector<float>> values;     // at the end
+};
+
+// Puts what lies at `memory`, elements [begin, end) of the parameter as it lies here, where it belongs.
+void put(std::map<std::string, std::vector<float>>& all, const Parameter& p, const float* memory, int64_t begin,
+         int64_t end) {
+  for (const FileTensor& tensor : p.file_tensors()) {
+    const int64_t from = std::max(begin, tensor.offset), to = std::min(end, tensor.offset + tensor.numel());
+    for (int64_t i = from; i < to; ++i) all.at(tensor.name)[i - tensor.offset] = memory[i - begin];
+  }
+}
+
+std::map<std::string, std::vector<float>> empty_tensors(const ModelConfig& config) {
+  std::map<std::string, std::vector<float>> all;
+  const DeepseekModel model(config, {.max_positions = kRankLength});
+  for (const Parameter& p : model.parameters().all()) {
+    for (const FileTensor& tensor : p.file_tensors()) {
+      all[tensor.name].assign(static_cast<size_t>(tensor.numel()), std::numeric_limits<float>::quiet_NaN());
+    }
+  }
+  return all;
+}
+
+// Trains some steps on a layout. Choices are recorded by one rank, and replayed by all others.
+TrainedRanks train_ranks(const Mesh& layout, int steps, Choices* choices, bool recompute = false) {
+  const ModelConfig config = twelve_experts();
+  const int64_t local = kAllSequences / layout.world();
+  TrainedRanks result;
+  result.gradients = result.values = empty_tensors(config);
+  run_on_mesh(layout, [&](const RankGroups& groups) {
+    const int rank = rank_in(groups.data);
+    TrainingEngineOptions options;
+    options.seq_len = kRankLength;
+    options.sequences = local;
+    options.auxiliary_weight = 0.01;
+    options.max_norm = kRankMaxNorm;
+    options.router_bias_update_speed = 0.01;
+    options.recompute_layers = recompute;
+    options.groups = groups;
+    TrainingEngine engine(config, options);
+    engine.allocate();
+    engine.initialize(7);
+    ParameterList& list = engine.model().parameters();
+    for (int step = 1; step <= steps; ++step) {
+      int64_t targets = 0;
+      for (int m = 0; m < kRankMicrobatches; ++m) {
+        targets += part_of_microbatch(config, step, m, 0, kAllSequences).target_count;
+      }
+      engine.begin_step(step, 0.01, targets, kRankMicrobatches);
+      for (int m = 0; m < kRankMicrobatches; ++m) {
+        RouteRecord routes{.replay = layout.world() > 1 || step == kIdleRankStep, .expert_index = {}};
+        routes.expert_index.resize(engine.model().total_layers());
+        for (const auto& [layer, experts] : engine.model().expert_layers()) {
+          const int64_t row = kRankLength * experts->router().top_k;
+          int32_t* all = (*choices)[step - 1][m][layer].data();
+          routes.expert_index[layer] =
+              Tensor(all + rank * local * row, DType::kI32, {local * kRankLength, experts->router().top_k});
+        }
+        engine.set_routes(&routes);
+        engine.add_microbatch(part_of_microbatch(config, step, m, rank * local, local));
+        engine.set_routes(nullptr);
+      }
+      if (step == kNotFiniteStep && rank == layout.world() - 1) {
+        list.find("model.layers.0.mlp.gate_up_proj.weight")->gradient.host<float>()[3] = INFINITY;
+      }
+      const StepResult report = engine.finish_step();
+      if (step == 1) {
+        for (const Parameter& p : list.all()) {
+          if (!p.gradient.defined()) continue;
+          const SlotPart part = engine.optimizer_slot(p, "first_moment");
+          put(result.gradients, p, p.gradient.host<float>() + part.begin, part.begin, part.begin + part.memory.size(0));
+        }
+      }
+      if (rank != 0) continue;
+      result.losses.push_back(report.loss + report.mtp_loss);
+      for (const MoeLayerMetrics& layer : report.moe_layers) {
+        result.losses.push_back(layer.aux_loss);
+        result.losses.push_back(layer.load_max_over_mean);
+        result.losses.push_back(layer.bias_range);
+      }
+      result.norms.push_back(report.gradient_norm);
+      result.finite.push_back(report.finite);
+    }
+    for (const Parameter& p : list.all()) {
+      if (p.value.defined()) put(result.values, p, p.value.host<float>(), 0, p.numel());
+    }
+    const double validation = engine.evaluate(part_of_microbatch(config, 77, 0, rank * local, local), 1.0);
+    if (rank == 0) result.validation = validation;
+  });
+  return result;
+}
+
+Choices empty_choices() {
+  const ModelConfig config = twelve_experts();
+  const size_t slots = kAllSequences * kRankLength * config.num_experts_per_tok;
+  Choices choices(kRankSteps,
+                  {kRankMicrobatches, std::vector(config.num_hidden_layers + 1, std::vector<int32_t>(slots))});
+  for (auto& microbatch : choices[kIdleRankStep - 1]) {
+    for (auto& layer : microbatch) {
+      for (size_t i = 0; i < slots; ++i) layer[i] = static_cast<int32_t>(i % 3);
+    }
+  }
+  return choices;
+}
+
+// One rank's run, and what its tokens chose.
+struct Expected {
+  Choices choices = empty_choices();
+  TrainedRanks run = train_ranks({}, kRankSteps, &choices);
+};
+Expected& expected() {
+  static Expected one_rank;
+  return one_rank;
+}
+
+TEST(RankLayouts, TheReferenceClipsSkipsAndLearns) {
+  const TrainedRanks& one = expected().run;
+  for (int step = 1; step <= kRankSteps; ++step) EXPECT_EQ(one.finite[step - 1], step != kNotFiniteStep) << step;
+  EXPECT_GT(one.norms.front(), kRankMaxNorm);
+  EXPECT_GT(one.norms.back(), kRankMaxNorm);
+}
+
+TEST(RankLayouts, GradientsAndLossesAreThoseOfOneRank) {
+  const TrainedRanks& one = expected().run;
+  for (const Mesh& layout : meshes_of({2, 3, 4})) {
+    SCOPED_TRACE(layout.describe());
+    const TrainedRanks found = train_ranks(layout, kRankSteps, &expected().choices);
+    for (const auto& [name, gradient] : one.gradients) {
+      if (std::isnan(gradient.front())) continue;  // the routers' bias has none
+      EXPECT_LT(relative_error(found.gradients.at(name), gradient), 1e-6) << name;
+    }
+    EXPECT_EQ(found.finite, one.finite);
+    ASSERT_EQ(found.losses.size(), one.losses.size());
+    for (size_t i = 0; i < one.losses.size(); ++i) {
+      if (std::isnan(one.losses[i])) continue;
+      EXPECT_NEAR(found.losses[i], one.losses[i], 1e-5) << i;
+    }
+    EXPECT_NEAR(found.norms.front(), one.norms.front(), 1e-6 * one.norms.front());
+    EXPECT_NEAR(found.validation, one.validation, 1e-4 * one.validation);
+    for (const auto& [name, value] : one.values) EXPECT_LT(relative_error(found.values.at(name), value), 1e-3) << name;
+    // The same loads move the routers' bias by the same steps.
+    for (const auto& [name, value] : one.values) {
+      if (!name.ends_with("e_score_correction_bias")) continue;
+      EXPECT_EQ(found.values.at(name), value) << name;
+    }
+  }
+}
+
+TEST(RankLayouts, RunToRunTheSameBits) {
+  for (const Mesh& layout : {Mesh{.ep = 2, .dp_shard = 2}, Mesh{.ep = 3}}) {
+    const TrainedRanks first = train_ranks(layout, 5, &expected().choices);
+    const TrainedRanks second = train_ranks(layout, 5, &expected().choices);
+    EXPECT_EQ(first.losses, second.losses) << layout.describe();
+    EXPECT_EQ(first.values, second.values) << layout.describe();
+    EXPECT_EQ(first.validation, second.validation) << layout.describe();
+  }
+}
+
+TEST(RankLayouts, RecomputedLayersHaveTheSameBits) {
+  const Mesh layout{.ep = 2, .dp_shard = 2};
+  const TrainedRanks kept = train_ranks(layout, 2, &expected().choices);
+  const TrainedRanks recomputed = train_ranks(layout, 2, &expected().choices, /*recompute=*/true);
+  EXPECT_EQ(kept.values, recomputed.values);
+}
+
+}  // namespace
+}  // namespace deeptitan

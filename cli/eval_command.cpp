@@ -12,7 +12,9 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
@@ -191,22 +193,39 @@ void score_texts(const EvalArguments& arguments, const ModelFiles& files, const 
   if (several && !arguments.json) print_row("all", all);
 }
 
-// Answers as the lines come, so that another program can ask one thing after another.
+// Answers as the lines come, so that another program can ask one thing after another; what has come meanwhile is
+// answered together.
 void answer_requests(const std::string& path, EvalRequests& requests) {
+  const std::string name = path == "-" ? "standard input" : path;
+  constexpr size_t kMostAtOnce = 4096;
   int64_t number = 0;
-  const auto answer = [&](const std::string& line) {
+  std::vector<EvalRequests::Line> lines;
+  const auto add = [&](const std::string& line) {
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string::npos) return;
-    print_line(requests.answer(line, fmt::format("{}:{}", path == "-" ? "standard input" : path, number)));
+    lines.push_back({line, fmt::format("{}:{}", name, number)});
+  };
+  const auto answer = [&] {
+    requests.answer(lines, print_line);
+    lines.clear();
   };
   std::string line;
   if (path == "-") {
+    ::fcntl(STDIN_FILENO, F_SETPIPE_SZ, 1 << 20);  // so that more come together; no matter where it cannot be had
     LineReader reader;
-    while (reader.read(line) == LineResult::kLine) answer(line);
+    while (reader.read(line) == LineResult::kLine) {
+      add(line);
+      while (lines.size() < kMostAtOnce && reader.read_ready(line)) add(line);
+      answer();
+    }
     return;
   }
-  std::istringstream lines(read_file(path));
-  while (std::getline(lines, line)) answer(line);
+  std::istringstream text(read_file(path));
+  while (std::getline(text, line)) {
+    add(line);
+    if (lines.size() == kMostAtOnce) answer();
+  }
+  answer();
 }
 
 void run_eval(const EvalArguments& arguments) {
@@ -222,6 +241,10 @@ void run_eval(const EvalArguments& arguments) {
   const int64_t longest = arguments.context > 0 ? arguments.context : files.config.max_position_embeddings;
   if (!arguments.requests.empty()) {
     options.context_length = arguments.context > 0 ? arguments.context : std::min(longest, kRequestContext);
+    const RunnerOptions many = scoring_options(files.config, {.context_length = options.context_length});
+    options.sequences = many.sequences;
+    options.batch_tokens = many.batch_tokens;
+    options.pages = many.pages;
     const auto engine = load_engine(files, options);
     say_device(device);
     EvalRequests requests(files, *engine);
@@ -230,10 +253,12 @@ void run_eval(const EvalArguments& arguments) {
     const std::vector<TokenPair> pairs = read_pairs(files.tokenizer, arguments.pairs);
     int64_t needed = 1;
     for (const TokenPair& p : pairs) needed = std::max<int64_t>(needed, p.context.size() + p.continuation.size());
-    options.context_length = std::min(longest, needed);
-    const auto engine = load_engine(files, options);
+    ModelRunner runner(files.config, scoring_options(files.config, {.device = options.device,
+                                                                    .compute = options.compute,
+                                                                    .context_length = std::min(longest, needed)}));
+    load_into(runner, files);
     say_device(device);
-    for (const ContinuationScore& score : score_pairs(*engine, pairs)) {
+    for (const ContinuationScore& score : score_pairs(runner, pairs)) {
       print_line(Json{{"logprob", score.logprob}, {"is_greedy", score.is_greedy}}.dump());
     }
   } else if (!arguments.token_ids.empty()) {

@@ -18,7 +18,6 @@
 #include "eval_json.h"
 #include "generate/evaluate.h"
 #include "generate/token_pair.h"
-#include "generate_request.h"
 #include "message_list.h"
 
 namespace deeptitan {
@@ -57,46 +56,131 @@ Json token_or_null(const std::optional<int32_t>& id) {
 }  // namespace
 
 EvalRequests::EvalRequests(const ModelFiles& files, InferenceEngine& engine)
-    : files_(files), engine_(engine), generator_(engine, files.tokenizer, files.generation.end_ids) {}
+    : files_(files),
+      engine_(engine),
+      generator_(engine, files.tokenizer, files.generation.end_ids),
+      batch_generator_(engine.runner(), files.tokenizer, files.generation.end_ids) {}
 
-std::string EvalRequests::answer(const std::string& line, const std::string& where) {
-  const Json request = read_json<Json>(utf8_sanitize(line).text, {.where = where, .kind = ErrorKind::kUsage});
-  const Tokenizer& tokenizer = files_.tokenizer;
+void EvalRequests::answer(std::span<const Line> lines, const Give& give) {
+  for (const Line& line : lines) {
+    try {
+      add(line, give);
+    } catch (const Error&) {
+      flush(give);
+      throw;
+    }
+  }
+  flush(give);
+}
+
+void EvalRequests::add(const Line& line, const Give& give) {
+  const std::string& where = line.where;
+  const Json request = read_json<Json>(utf8_sanitize(line.text).text, {.where = where, .kind = ErrorKind::kUsage});
   const auto asked = std::find_if(kAsked.begin(), kAsked.end(), [&](std::string_view name) {
     return request.is_object() && request.contains(std::string(name));
   });
   DT_CHECK_USAGE(asked != kAsked.end(), "{}: expected a JSON object with one of {}", where, fmt::join(kAsked, ", "));
-  Json json;
-  if (request.contains("id")) json["id"] = request["id"];
+  Json answer = Json::object();
+  if (request.contains("id")) answer["id"] = request["id"];
   if (*asked == "continuation") {
-    check_fields(request, {"context", "continuation"}, where);
-    const TokenPair pair = parse_pair(tokenizer, request, where);
-    const ContinuationScore score = score_continuation(engine_, pair.context, pair.continuation);
-    json.update({{"logprob", score.logprob}, {"is_greedy", score.is_greedy}, {"tokens", score.tokens}});
-  } else if (*asked == "text") {
+    TokenPair pair = read_pair(request, where);
+    if (!prompts_.empty()) flush(give);
+    pairs_.push_back(std::move(pair));
+    answers_.push_back(std::move(answer));
+  } else if (*asked == "prompt") {
+    GenerateRequest prompt = read_prompt(request, where);
+    if (!pairs_.empty()) flush(give);
+    prompts_.push_back({std::move(prompt.prompt), std::move(prompt.options)});
+    answers_.push_back(std::move(answer));
+  } else {
+    flush(give);
+    answer.update(answer_alone(request, *asked, where));
+    give(write_json(answer));
+  }
+}
+
+TokenPair EvalRequests::read_pair(const Json& request, const std::string& where) const {
+  check_fields(request, {"context", "continuation"}, where);
+  TokenPair pair = parse_pair(files_.tokenizer, request, where);
+  const int64_t most = engine_.context_length();
+  DT_CHECK_USAGE(std::ssize(pair.continuation) <= most,
+                 "{}: a continuation of {} tokens does not fit in the context of {}", where, pair.continuation.size(),
+                 most);
+  for (const std::vector<int32_t>* ids : {&pair.context, &pair.continuation}) check_ids(*ids, where);
+  return pair;
+}
+
+GenerateRequest EvalRequests::read_prompt(const Json& request, const std::string& where) const {
+  GenerationOptions options;
+  options.sampling.temperature = 0;
+  const PromptEncoders encoders{.text = [&](const std::string& text) { return encode_prompt(files_.tokenizer, text); },
+                                .messages = {}};
+  GenerateRequest prompt = parse_request(request, where, 0, options, encoders);
+  check_ids(prompt.prompt, where);
+  try {
+    check_generation(std::ssize(prompt.prompt), engine_.context_length(), prompt.options);
+  } catch (const Error& error) {
+    fail_usage("{}: {}", where, error.what());
+  }
+  return prompt;
+}
+
+void EvalRequests::check_ids(std::span<const int32_t> ids, const std::string& where) const {
+  for (const int32_t id : ids) {
+    DT_CHECK_USAGE(0 <= id && id < files_.config.vocab_size, "{}: token id {} is outside the model's vocabulary of {}",
+                   where, id, files_.config.vocab_size);
+  }
+}
+
+void EvalRequests::flush(const Give& give) {
+  const std::vector<Json> answers = std::exchange(answers_, {});
+  const std::vector<TokenPair> pairs = std::exchange(pairs_, {});
+  const std::vector<GenerationRequest> prompts = std::exchange(prompts_, {});
+  if (answers.size() > 1) engine_.truncate(0);  // the runner's pages are for many
+  if (!pairs.empty()) {
+    const std::vector<ContinuationScore> scores =
+        pairs.size() > 1 ? score_pairs(engine_.runner(), pairs)
+                         : std::vector{score_continuation(engine_, pairs.front().context, pairs.front().continuation)};
+    for (size_t i = 0; i < scores.size(); ++i) {
+      Json answer = answers[i];
+      answer.update({{"logprob", scores[i].logprob}, {"is_greedy", scores[i].is_greedy}, {"tokens", scores[i].tokens}});
+      give(write_json(answer));
+    }
+  }
+  if (!prompts.empty()) {
+    const std::vector<Generation> texts =
+        prompts.size() > 1 ? batch_generator_.generate(prompts)
+                           : std::vector{generator_.generate(prompts.front().prompt, prompts.front().options,
+                                                             [](std::string_view) {})};
+    for (size_t i = 0; i < texts.size(); ++i) {
+      Json answer = answers[i];
+      answer.update(
+          {{"text", texts[i].text}, {"tokens", texts[i].tokens}, {"stop_reason", stop_reason_name(texts[i].reason)}});
+      give(write_json(answer));
+    }
+  }
+}
+
+EvalRequests::Json EvalRequests::answer_alone(const Json& request, std::string_view asked, const std::string& where) {
+  const Tokenizer& tokenizer = files_.tokenizer;
+  Json json = Json::object();
+  if (asked == "text") {
     check_fields(request, {"text", "prefix_token"}, where);
     std::vector<int32_t> ids = request["text"].is_string()
                                    ? encode_prompt(tokenizer, request["text"].get<std::string>())
                                    : parse_token_ids(request["text"], where + ": text");
+    check_ids(ids, where);
     if (flag(request, "prefix_token", false, where)) add_prefix_token(tokenizer, ids);
     json.update(score_as_json(score_text(engine_, tokenizer, std::move(ids))));
-  } else if (*asked == "prompt") {
-    GenerationOptions options;
-    options.sampling.temperature = 0;
-    const PromptEncoders encoders{.text = [&](const std::string& text) { return encode_prompt(tokenizer, text); },
-                                  .messages = {}};
-    const GenerateRequest asked_for = parse_request(request, where, 0, options, encoders);
-    const Generation made = generator_.generate(asked_for.prompt, asked_for.options, [](std::string_view) {});
-    json.update({{"text", made.text}, {"tokens", made.tokens}, {"stop_reason", stop_reason_name(made.reason)}});
-  } else if (*asked == "encode") {
+  } else if (asked == "encode") {
     check_fields(request, {"encode", "add_special_tokens"}, where);
     json["tokens"] = tokenizer.encode(text_of(request["encode"], "encode", where),
                                       {.add_special_tokens = flag(request, "add_special_tokens", true, where)});
-  } else if (*asked == "decode") {
+  } else if (asked == "decode") {
     check_fields(request, {"decode", "skip_special_tokens"}, where);
     json["text"] = tokenizer.decode(parse_token_ids(request["decode"], where + ": decode"),
                                     flag(request, "skip_special_tokens", true, where));
-  } else if (*asked == "render") {
+  } else if (asked == "render") {
     check_fields(request, {"render", "add_generation_prompt"}, where);
     ChatRenderOptions options;
     options.add_generation_prompt = flag(request, "add_generation_prompt", true, where);
@@ -110,7 +194,7 @@ std::string EvalRequests::answer(const std::string& line, const std::string& whe
     json["eos_token_id"] = token_or_null(tokenizer.eos_token_id());
     json["pad_token_id"] = token_or_null(tokenizer.pad_token_id());
   }
-  return json.dump();
+  return json;
 }
 
 }  // namespace deeptitan

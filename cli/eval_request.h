@@ -1,9 +1,17 @@
 #pragma once
 
+#include <functional>
+#include <span>
 #include <string>
+#include <vector>
 
+#include <nlohmann/json.hpp>
+
+#include "generate/batch_generator.h"
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
+#include "generate/token_pair.h"
+#include "generate_request.h"
 
 namespace deeptitan {
 
@@ -22,17 +30,39 @@ namespace deeptitan {
 ///   {"info": true}                             what the tokenizer, the chat template and the engine say
 class EvalRequests {
  public:
-  /// All of these must outlive it.
+  /// A request, and where it stands.
+  struct Line {
+    std::string text;
+    std::string where;
+  };
+  using Give = std::function<void(const std::string& answer)>;
+
+  /// Both must outlive it. The engine's options are as scoring_options says.
   EvalRequests(const ModelFiles& files, InferenceEngine& engine);
 
-  /// The answer to one request, a JSON object on one line. Throws a usage error that begins with `where` for what is no
-  /// such request.
-  std::string answer(const std::string& line, const std::string& where);
+  /// Gives the answer to each request, a JSON object on one line, in order. Continuations that stand one after another
+  /// are scored in one, and so are texts generated. Throws a usage error that begins with `where` for what is no such
+  /// request; what stands before it is answered then.
+  void answer(std::span<const Line> lines, const Give& give);
 
  private:
+  using Json = nlohmann::ordered_json;
+
+  void add(const Line& line, const Give& give);
+  Json answer_alone(const Json& request, std::string_view asked, const std::string& where);
+  TokenPair read_pair(const Json& request, const std::string& where) const;
+  GenerateRequest read_prompt(const Json& request, const std::string& where) const;
+  void check_ids(std::span<const int32_t> ids, const std::string& where) const;
+  void flush(const Give& give);
+
   const ModelFiles& files_;
   InferenceEngine& engine_;
   TextGenerator generator_;
+  BatchGenerator batch_generator_;
+  // What waits to be run in one: of one kind at a time.
+  std::vector<Json> answers_;
+  std::vector<TokenPair> pairs_;
+  std::vector<GenerationRequest> prompts_;
 };
 
 }  // namespace deeptitan

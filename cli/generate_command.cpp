@@ -19,9 +19,11 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "device_option.h"
+#include "generate/batch_generator.h"
 #include "generate/model_files.h"
 #include "generate/stop_strings.h"
 #include "generate/text_generator.h"
+#include "generate_many.h"
 #include "generate_request.h"
 #include "message_list.h"
 #include "option_checks.h"
@@ -48,6 +50,7 @@ struct GenerateArguments {
   std::string device = "auto";
   int64_t max_new_tokens = GenerationOptions().max_new_tokens;
   int64_t samples = 1;
+  int64_t sequences = 0;
   bool json = false;
   std::vector<std::string> stop;
   SamplingArguments sampling;
@@ -119,6 +122,21 @@ class Encoders {
   std::optional<ChatTemplate> template_;
 };
 
+// What keeps the model from answering a prompt; empty: nothing.
+std::string why_not(const GenerateRequest& request, const ModelConfig& config) {
+  const std::string where = request.where.empty() ? "" : request.where + ": ";
+  const int64_t longest = config.max_position_embeddings;
+  if (std::ssize(request.prompt) >= longest) {
+    return fmt::format("{}the prompt has {} tokens and the model's context {}; shorten it to leave room for an answer",
+                       where, request.prompt.size(), longest);
+  }
+  for (const int32_t id : request.prompt) {
+    if (id >= 0 && id < config.vocab_size) continue;
+    return fmt::format("{}token id {} is outside the model's vocabulary of {}", where, id, config.vocab_size);
+  }
+  return "";
+}
+
 // What the command line asks for, in its order: every prompt with each of its samples.
 std::vector<GenerateRequest> requested(const GenerateArguments& arguments, const ModelFiles& files,
                                        const GenerationOptions& options) {
@@ -135,14 +153,11 @@ std::vector<GenerateRequest> requested(const GenerateArguments& arguments, const
   } else {
     prompts.push_back({.id = {}, .prompt = encoders.text(prompt_text(arguments)), .options = options});
   }
-  const int64_t longest = files.config.max_position_embeddings;
   std::vector<GenerateRequest> requests;
-  for (const GenerateRequest& prompt : prompts) {
-    const auto length = static_cast<int64_t>(prompt.prompt.size());
-    DT_CHECK_USAGE(length < longest,
-                   "the prompt {}has {} tokens and the model's context {}; shorten it to leave room for an answer",
-                   prompt.id.is_null() ? "" : prompt.id.dump() + " ", length, longest);
-    for (int64_t sample = 0; sample < arguments.samples; ++sample) {
+  for (GenerateRequest& prompt : prompts) {
+    if (prompt.error.empty()) prompt.error = why_not(prompt, files.config);
+    const int64_t samples = prompt.error.empty() ? arguments.samples : 1;
+    for (int64_t sample = 0; sample < samples; ++sample) {
       GenerateRequest& request = requests.emplace_back(prompt);
       request.sample = sample;
       request.options.sampling.seed += static_cast<uint64_t>(sample);
@@ -151,40 +166,55 @@ std::vector<GenerateRequest> requested(const GenerateArguments& arguments, const
   return requests;
 }
 
-// No more cache than this run can fill.
-int64_t needed_context(const std::vector<GenerateRequest>& requests, int64_t longest) {
-  int64_t context = 1;
+// What is run: the requests without an error.
+std::vector<GenerationRequest> answerable(const std::vector<GenerateRequest>& requests, bool logprobs) {
+  std::vector<GenerationRequest> found;
   for (const GenerateRequest& request : requests) {
-    const auto length = static_cast<int64_t>(request.prompt.size());
-    const int64_t room = std::clamp<int64_t>(request.options.max_new_tokens, 1, longest - length);
-    context = std::max(context, length + room);
+    if (!request.error.empty()) continue;
+    found.push_back({request.prompt, request.options});
+    found.back().options.logprobs = logprobs;
   }
-  return context;
+  return found;
 }
 
-void print_text(const GenerateRequest& request, const GenerateArguments& arguments, TextGenerator& generator,
-                int64_t context) {
-  if (arguments.samples > 1) print_now(fmt::format("--- {} of {} ---\n", request.sample + 1, arguments.samples));
-  const Generation generation = generator.generate(request.prompt, request.options, print_now);
-  print_now("\n");
-  if (generation.reason == StopReason::kContextFull) {
-    log_warning(fmt::format("the context of {} tokens is full", context));
+int64_t warn_of_errors(const std::vector<GenerateRequest>& requests) {
+  constexpr int64_t kSaid = 5;
+  int64_t count = 0;
+  for (const GenerateRequest& request : requests) {
+    if (!request.error.empty() && ++count <= kSaid) log_warning(request.error);
   }
-  log_info(describe_speed(generation));
+  return count;
 }
 
-void print_json_lines(std::vector<GenerateRequest>& requests, TextGenerator& generator) {
-  int64_t tokens = 0;
-  const double start = monotonic_seconds();
-  for (GenerateRequest& request : requests) {
-    request.options.logprobs = true;
-    const Generation generation = generator.generate(request.prompt, request.options, [](std::string_view) {});
-    tokens += static_cast<int64_t>(generation.tokens.size());
-    print_now(generation_as_json(request, generation) + "\n");
-  }
-  const double seconds = monotonic_seconds() - start;
-  log_info(fmt::format("{} answers, {} tokens in {:.3f} s, {:.1f} tokens/s", requests.size(), tokens, seconds,
+void say_speed(size_t answers, int64_t tokens, double seconds) {
+  log_info(fmt::format("{} answers, {} tokens in {:.3f} s, {:.1f} tokens/s", answers, tokens, seconds,
                        seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0));
+}
+
+void print_text(const GenerationRequest& request, BatchGenerator& generator, int64_t context) {
+  const Generation made =
+      generator.generate({&request, 1}, {}, [](size_t /*request*/, std::string_view text) { print_now(text); })[0];
+  print_now("\n");
+  if (made.reason == StopReason::kContextFull) log_warning(fmt::format("the context of {} tokens is full", context));
+  log_info(describe_speed(made));
+}
+
+void print_many(const GenerateArguments& arguments, const std::vector<GenerateRequest>& requests,
+                const std::vector<GenerationRequest>& run, BatchGenerator& generator) {
+  int64_t tokens = 0;
+  const bool json = arguments.json || arguments.input;
+  AnswersInOrder in_order(requests, [&](size_t place, const Generation* made) {
+    if (made != nullptr) tokens += std::ssize(made->tokens);
+    if (json) {
+      print_now(generation_as_json(requests[place], made != nullptr ? *made : Generation()) + "\n");
+    } else {
+      print_now(fmt::format("--- {} of {} ---\n{}\n", place + 1, requests.size(), made->text));
+    }
+  });
+  const double start = monotonic_seconds();
+  in_order.begin();
+  generator.generate(run, [&](size_t i, const Generation& made) { in_order.done(i, made); });
+  say_speed(run.size(), tokens, monotonic_seconds() - start);
 }
 
 void run_generate(const GenerateArguments& arguments) {
@@ -200,19 +230,25 @@ void run_generate(const GenerateArguments& arguments) {
   const GenerationOptions options{.max_new_tokens = arguments.max_new_tokens,
                                   .sampling = arguments.sampling.over(files.generation.sampling),
                                   .stop = std::move(stop)};
-  std::vector<GenerateRequest> requests = requested(arguments, files, options);
-  const int64_t context = needed_context(requests, files.config.max_position_embeddings);
+  const std::vector<GenerateRequest> requests = requested(arguments, files, options);
+  const bool json = arguments.json || arguments.input;
+  const std::vector<GenerationRequest> run = answerable(requests, json);
+  // What has but one prompt, or none that can be answered, is wrong as a whole.
+  if (run.empty()) fail_usage("{}", requests.front().error);
+  const int64_t without = warn_of_errors(requests);
   const DeviceChoice device = choose_device(arguments.device);
-  const auto engine = load_engine(files, {.device = device.device,
-                                          .compute = parse_compute_dtype(arguments.dtype, device.device),
-                                          .context_length = context});
+  const auto runner =
+      runner_for(files, {.device = device.device, .compute = parse_compute_dtype(arguments.dtype, device.device)}, run,
+                 arguments.samples, arguments.sequences);
   say_device(device);
-  TextGenerator generator(*engine, files.tokenizer, files.generation.end_ids);
-  if (arguments.json || arguments.input) {
-    print_json_lines(requests, generator);
+  BatchGenerator generator(*runner, files.tokenizer, files.generation.end_ids);
+  if (!json && run.size() == 1) {
+    print_text(run.front(), generator, runner->options().context_length);
     return;
   }
-  for (const GenerateRequest& request : requests) print_text(request, arguments, generator, context);
+  print_many(arguments, requests, run, generator);
+  DT_CHECK(without == 0, "{} of {} lines of {} have no answer; the field error of each says why", without,
+           without + std::ssize(run) / arguments.samples, *arguments.input);
 }
 
 }  // namespace
@@ -237,7 +273,7 @@ void add_generate_command(CLI::App& app) {
           "--input", arguments->input,
           "JSON lines, each with prompt or messages, and maybe id, max_new_tokens, temperature, top_k, top_p, "
           "min_p, repetition_penalty, seed and stop of its own; prints for each, in order, what --json prints, "
-          "with id and sample; -: standard input")
+          "with id and sample, or id and error for a line that is wrong (exit code 1 then); -: standard input")
       ->type_name("FILE");
   what->require_option(0, 1);
   command->add_flag(
@@ -249,6 +285,14 @@ void add_generate_command(CLI::App& app) {
       command->add_option("--samples", arguments->samples, "Answers to each prompt, of seed, seed + 1 and so on")
           ->capture_default_str(),
       "ANSWERS", 1);
+  whole_number(
+      command
+          ->add_option("--sequences", arguments->sequences,
+                       fmt::format("Texts that are generated at once, of --input and --samples; 0: up to {}, fewer "
+                                   "where memory is short. The texts are the same with any number",
+                                   kUsualSequences))
+          ->capture_default_str(),
+      "TEXTS", 0);
   CLI::Option* chat =
       command->add_flag("--chat", arguments->chat, "The prompt is a question: put it into the model's chat template");
   command->add_option("--system", arguments->system, "With --chat: the system message")->needs(chat);

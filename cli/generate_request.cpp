@@ -50,11 +50,11 @@ GenerateRequest parse_request(const Json& json, const std::string& where, int64_
   DT_CHECK_USAGE(json.contains("prompt") != json.contains("messages"),
                  "{}: expected one of prompt and messages, found {}", where,
                  json.contains("prompt") ? "both" : "neither");
-  GenerateRequest request{.id = line, .prompt = {}, .options = defaults};
+  GenerateRequest request{.id = line, .prompt = {}, .options = defaults, .where = where};
   GenerationOptions& options = request.options;
   for (const auto& [name, value] : json.items()) {
     if (name == "id") {
-      request.id = value;
+      if (!value.is_null()) request.id = value;
     } else if (name == "prompt") {
       DT_CHECK_USAGE(value.is_string() || value.is_array(), "{}: prompt is {}; expected a text", where,
                      shown_json(value));
@@ -120,8 +120,14 @@ std::vector<GenerateRequest> parse_requests(std::string_view text, const std::st
     ++number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const std::string where = fmt::format("{}:{}", path, number);
-    const Json json = read_json<Json>(utf8_sanitize(line).text, {.where = where, .kind = ErrorKind::kUsage});
-    requests.push_back(parse_request(json, where, number, defaults, encoders));
+    Json json;
+    try {
+      json = read_json<Json>(utf8_sanitize(line).text, {.where = where, .kind = ErrorKind::kUsage});
+      requests.push_back(parse_request(json, where, number, defaults, encoders));
+    } catch (const Error& error) {
+      const bool named = json.is_object() && json.contains("id") && !json["id"].is_null();
+      requests.push_back({.id = named ? json["id"] : Json(number), .prompt = {}, .options = {}, .error = error.what()});
+    }
   }
   DT_CHECK_USAGE(!requests.empty(), "{}: holds no prompts; expected a JSON object with prompt or messages a line",
                  path);
@@ -130,6 +136,11 @@ std::vector<GenerateRequest> parse_requests(std::string_view text, const std::st
 
 std::string generation_as_json(const GenerateRequest& request, const Generation& generation) {
   Json json;
+  if (!request.error.empty()) {
+    json["id"] = request.id;
+    json["error"] = request.error;
+    return write_json(json);
+  }
   if (!request.id.is_null()) {
     json["id"] = request.id;
     json["sample"] = request.sample;
@@ -142,7 +153,7 @@ std::string generation_as_json(const GenerateRequest& request, const Generation&
   json["cached_tokens"] = generation.cached_tokens;
   json["prefill_seconds"] = generation.prefill_seconds;
   json["decode_seconds"] = generation.decode_seconds;
-  return json.dump();
+  return write_json(json);
 }
 
 }  // namespace deeptitan

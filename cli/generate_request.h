@@ -19,6 +19,8 @@ struct GenerateRequest {
   int64_t sample = 0;         // of several for one prompt, counted from 0
   std::vector<int32_t> prompt;
   GenerationOptions options;
+  std::string where = {};  // "file:line" of one that was read
+  std::string error = {};  // why it cannot be answered; the rest then counts for nothing
 };
 
 /// How a line of --input becomes tokens.
@@ -38,13 +40,13 @@ std::string_view stop_reason_name(StopReason reason);
 /// The requests of a file of JSON lines, each of which holds `prompt` (a text) or `messages` (a list), and may hold
 /// `id` (any JSON value; the line's number where there is none) and options of its own in place of `defaults`:
 /// max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, and stop (a text or a list of them).
-/// Throws a usage error that names file and line for anything else.
+/// For anything else the request's error names file and line. Throws a usage error where there are no lines.
 std::vector<GenerateRequest> parse_requests(std::string_view text, const std::string& path,
                                             const GenerationOptions& defaults, const PromptEncoders& encoders);
 
 /// What a request gave, as one JSON object: id and sample (where the request has a name), text, tokens, logprobs
 /// (natural logarithm, of the model itself: before temperature and filters), stop_reason, and how many tokens of the
-/// prompt were run in how long.
+/// prompt were run in how long. Of a request that cannot be answered: id and error.
 std::string generation_as_json(const GenerateRequest& request, const Generation& generation);
 
 }  // namespace deeptitan

@@ -13,11 +13,13 @@
 
 #include "chat/chat_template.h"
 #include "config/model_config_json.h"
+#include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "core/memory_plan.h"
 #include "data/text_documents.h"
+#include "option_checks.h"
 #include "tokenizer/bpe_trainer.h"
 #include "tokenizer/tokenizer.h"
 #include "train/starter_run.h"
@@ -96,8 +98,14 @@ void run_init(StarterKind kind, const InitArguments& arguments) {
   facts.kind = kind;
   facts.data = arguments.data;
   facts.folder = "runs/" + fs::path(arguments.out).stem().string();
-  facts.memory = static_cast<int64_t>(kShareOfMemory * static_cast<double>(available_memory()));
-  facts.cores = omp_get_max_threads();
+  const DeviceChoice device = choose_device("auto");
+  facts.memory = static_cast<int64_t>(kShareOfMemory * static_cast<double>(available_memory(device.device)));
+  if (device.device.kind == DeviceKind::kCuda) {
+    facts.device = "cuda";
+    facts.machine = device.description;
+  } else {
+    facts.machine = fmt::format("{} cores", omp_get_max_threads());
+  }
   facts.tokenizer = arguments.tokenizer;
   const DataSample sample = read_data(arguments.data, chat);
   std::optional<Tokenizer> learnt;
@@ -111,7 +119,8 @@ void run_init(StarterKind kind, const InitArguments& arguments) {
     const Tokenizer tokenizer = learnt ? *learnt : Tokenizer::load(facts.tokenizer);
     facts.shape_name = "tiny-v3";
     facts.shape = named_model_config(facts.shape_name);
-    facts.vocab_size = tokenizer.vocab_size();
+    // Even, as bf16 wants it.
+    facts.vocab_size = (tokenizer.vocab_size() + 7) / 8 * 8;
     facts.shape.vocab_size = facts.vocab_size;
     facts.data_tokens = count_tokens(sample, tokenizer);
   } else {
@@ -153,9 +162,9 @@ void add_kind(CLI::App& init, const char* name, const char* description, Starter
                      "Directory with a tokenizer.json (default: one is learnt from the data, beside the run file)")
         ->type_name("DIR");
   } else {
-    command->add_option("--model", arguments->model, "Hugging Face model directory to go on with")
-        ->required()
-        ->type_name("DIR");
+    model_place(command->add_option("--model", arguments->model,
+                                    "Hugging Face model directory to go on with, or the name of a downloaded model"))
+        ->required();
   }
   if (kind == StarterKind::kChat) {
     command->add_option("--chat-template", arguments->chat_template, "Jinja file (default: the model's own template)")

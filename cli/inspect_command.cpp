@@ -31,7 +31,7 @@ PlannedModel model_of(const std::string& target) {
   if (target.ends_with(".toml")) return planned_model(load_run_config(target));
   std::error_code error;
   const bool is_path = std::filesystem::exists(target, error) || target.find('/') != std::string::npos;
-  if (!is_path) return {named_model_config(target), ""};
+  if (!is_path) return {named_model_config(target), weights_note(target)};
   return {load_model_config(model_directory_of(target)), ""};
 }
 

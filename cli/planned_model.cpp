@@ -29,10 +29,15 @@ std::string widened_note(const std::string& directory, const char* to) {
 
 }  // namespace
 
+std::string weights_note(const std::string& shape) {
+  const std::string downloads = downloads_of_shape(shape);
+  return downloads.empty() ? "" : "weights of this shape: " + downloads;
+}
+
 PlannedModel planned_model(RunConfig config) {
   auto& m = config.model;
   std::error_code error;
-  if (m.initial_checkpoint.empty()) return {resolve_model_config(config), ""};
+  if (m.initial_checkpoint.empty()) return {resolve_model_config(config), weights_note(m.name)};
   if (std::filesystem::exists(m.initial_checkpoint, error)) {
     PlannedModel planned{model_to_train(config), ""};
     if (load_model_config(m.initial_checkpoint).fp8_weight_block_rows > 0) {

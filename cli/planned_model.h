@@ -13,6 +13,9 @@ struct PlannedModel {
       note;  // what is not on the disk and how to fetch it, or how its weights are widened; empty: nothing to say
 };
 
+/// Where weights of a shape by name come from; empty where none are known.
+std::string weights_note(const std::string& shape);
+
 /// As resolve_model_config; where model.initial_checkpoint is not on the disk but is named as a model that `download`
 /// knows, the shape is that model's.
 PlannedModel planned_model(RunConfig config);

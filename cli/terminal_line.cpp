@@ -62,7 +62,7 @@ LineResult InputBytes::read_block(std::string& buffer) {
     if (::poll(files, 2, -1) < 0 && errno != EINTR) fail_file("wait for", "standard input", errno);
     if (InterruptNotes::noted()) return LineResult::kInterrupted;
     if (files[0].revents == 0) continue;
-    char block[4096];
+    char block[65536];
     const ssize_t bytes = ::read(STDIN_FILENO, block, sizeof block);
     if (bytes < 0 && errno == EINTR) continue;
     if (bytes < 0) fail_file("read", "standard input", errno);
@@ -81,20 +81,34 @@ LineResult InputBytes::next(char& byte) {
   return LineResult::kLine;
 }
 
+bool LineReader::take_line(std::string& line) {
+  const size_t end = buffer_.find('\n');
+  if (end == std::string::npos && (!at_end_ || buffer_.empty())) return false;
+  line = buffer_.substr(0, end);
+  buffer_.erase(0, end == std::string::npos ? end : end + 1);
+  if (!line.empty() && line.back() == '\r') line.pop_back();
+  return true;
+}
+
 LineResult LineReader::read(std::string& line) {
-  while (true) {
-    const size_t end = buffer_.find('\n');
-    if (end != std::string::npos || (at_end_ && !buffer_.empty())) {
-      line = buffer_.substr(0, end);
-      buffer_.erase(0, end == std::string::npos ? end : end + 1);
-      if (!line.empty() && line.back() == '\r') line.pop_back();
-      return LineResult::kLine;
-    }
+  while (!take_line(line)) {
     if (at_end_) return LineResult::kEnd;
     const LineResult result = InputBytes::read_block(buffer_);
     if (result == LineResult::kInterrupted) return result;
     at_end_ = result == LineResult::kEnd;
   }
+  return LineResult::kLine;
+}
+
+bool LineReader::read_ready(std::string& line) {
+  while (!take_line(line)) {
+    pollfd input = {STDIN_FILENO, POLLIN, 0};
+    if (at_end_ || ::poll(&input, 1, 0) <= 0) return false;
+    const LineResult result = InputBytes::read_block(buffer_);
+    if (result == LineResult::kInterrupted) return false;
+    at_end_ = result == LineResult::kEnd;
+  }
+  return true;
 }
 
 }  // namespace deeptitan

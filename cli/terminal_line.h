@@ -42,8 +42,12 @@ class LineReader {
   /// The next line without its line feed. kEnd: the input is over; kInterrupted: Ctrl-C was noted. Throws Error where
   /// it cannot be read.
   LineResult read(std::string& line);
+  /// The next line where it has come already; does not wait.
+  bool read_ready(std::string& line);
 
  private:
+  bool take_line(std::string& line);
+
   std::string buffer_;
   bool at_end_ = false;
 };

@@ -19,16 +19,18 @@ class BatchGenerator::Run {
  public:
   Run(BatchGenerator& generator, std::span<const GenerationRequest> requests, const OnDone& on_done,
       const OnText& on_text)
-      : runner_(generator.runner_), scheduler_(runner_), requests_(requests), on_done_(on_done) {
+      : generator_(generator),
+        runner_(generator.runner_),
+        scheduler_(runner_),
+        requests_(requests),
+        on_done_(on_done),
+        on_text_(on_text),
+        results_(requests.size()) {
     std::map<std::vector<int32_t>, size_t> first_with;
     sequences_.reserve(requests.size());  // the scheduler keeps their addresses
     for (size_t i = 0; i < requests.size(); ++i) {
       const GenerationRequest& request = requests[i];
-      TextInProgress::OnText give = {};
-      if (on_text) give = [&on_text, i](std::string_view text) { on_text(i, text); };
-      texts_.emplace_back(generator.tokenizer_, generator.decodable_, generator.end_ids_, request.options,
-                          std::move(give));
-      texts_.back().result().prompt_tokens = std::ssize(request.prompt);
+      if (request.options.interrupted) interruptible_.insert(i);
       sequences_.push_back({.tokens = request.prompt, .cached = 0, .pages = {}});
       const auto [found, is_first] = first_with.emplace(request.prompt, i);
       if (is_first) {
@@ -47,9 +49,7 @@ class BatchGenerator::Run {
   std::vector<Generation> finish() {
     while (step()) {
     }
-    std::vector<Generation> results;
-    for (TextInProgress& text : texts_) results.push_back(std::move(text.result()));
-    return results;
+    return std::move(results_);
   }
 
  private:
@@ -66,35 +66,63 @@ class BatchGenerator::Run {
                     std::ssize(requests_[i].prompt) + requests_[i].options.max_new_tokens - 1);
   }
 
+  // A text that has begun and has not ended: only so many as run at once take memory.
+  struct Text {
+    Text(BatchGenerator& generator, const GenerationRequest& request, TextInProgress::OnText on_text)
+        : text(generator.tokenizer_, generator.decodable_, generator.end_ids_, request.options, std::move(on_text)) {
+      text.result().prompt_tokens = std::ssize(request.prompt);
+    }
+    TextInProgress text;
+    double begun = monotonic_seconds();
+  };
+
+  Text& begun(size_t i) {
+    const auto found = texts_.find(i);
+    if (found != texts_.end()) return found->second;
+    TextInProgress::OnText give = {};
+    if (on_text_) give = [this, i](std::string_view text) { on_text_(i, text); };
+    return texts_.try_emplace(i, generator_, requests_[i], std::move(give)).first->second;
+  }
+  Generation& result(size_t i) { return begun(i).text.result(); }
+
+  void end_interrupted() {
+    for (auto next = interruptible_.begin(); next != interruptible_.end();) {
+      const size_t i = *next++;  // which end() takes away
+      if (requests_[i].options.interrupted()) end(i, StopReason::kInterrupted);
+    }
+  }
+
   bool step() {
     start_followers();
-    for (size_t i = 0; i < texts_.size(); ++i) {
-      if (!done(i) && texts_[i].interrupted()) end(i, StopReason::kInterrupted);
-    }
+    end_interrupted();
     const std::vector<ModelRunner::Rows> rows = scheduler_.next();
     if (rows.empty()) return run_waiting_alone();
+    for (const ModelRunner::Rows& row : rows) begun(place_of(row));
     const std::span<const float> logits = runner_.run(rows);
     const auto vocab = static_cast<size_t>(runner_.config().vocab_size);
     for (size_t row = 0; row < rows.size(); ++row) {
-      const auto i = static_cast<size_t>(rows[row].sequence - sequences_.data());
+      const size_t i = place_of(rows[row]);
       if (sequences_[i].pending() > 0) continue;  // more of its prompt is to come
       const std::span<const float> mine = logits.subspan(row * vocab, vocab);
-      const bool first = texts_[i].result().tokens.empty();
+      const bool first = result(i).tokens.empty();
       if (first) share_prompt(i, mine);
-      if (!first) ++texts_[i].result().decoded_tokens;
+      if (!first) ++result(i).decoded_tokens;
       take(i, mine);
     }
     return true;
   }
 
-  bool done(size_t i) const { return done_.contains(i); }
+  size_t place_of(const ModelRunner::Rows& rows) const {
+    return static_cast<size_t>(rows.sequence - sequences_.data());
+  }
 
   void take(size_t i, std::span<const float> logits) {
-    Generation& result = texts_[i].result();
-    if (result.tokens.empty()) result.prefill_seconds = monotonic_seconds() - start_;
+    Text& mine = begun(i);
+    Generation& so_far = mine.text.result();
+    if (so_far.tokens.empty()) so_far.prefill_seconds = monotonic_seconds() - mine.begun;
     std::optional<StopReason> reason;
     try {
-      reason = texts_[i].take(logits, sequences_[i].tokens);
+      reason = mine.text.take(logits, sequences_[i].tokens);
     } catch (const NotFinite& found) {
       const std::vector<int32_t> tokens = sequences_[i].tokens;
       for (Sequence& sequence : sequences_) runner_.release(sequence);
@@ -106,17 +134,21 @@ class BatchGenerator::Run {
   }
 
   void end(size_t i, StopReason reason) {
-    texts_[i].finish(reason);
-    Generation& result = texts_[i].result();
-    result.decode_seconds = monotonic_seconds() - start_ - result.prefill_seconds;
+    Text& ended = begun(i);
+    ended.text.finish(reason);
+    Generation& made = results_[i] = std::move(ended.text.result());
+    made.decode_seconds = monotonic_seconds() - ended.begun - made.prefill_seconds;
+    texts_.erase(i);
+    interruptible_.erase(i);
     scheduler_.remove(&sequences_[i]);
     runner_.release(sequences_[i]);
-    done_.insert(i);
-    for (auto& [leader, waiting] : followers_) std::erase(waiting, i);
-    for (auto& [leader, prompt] : prompts_) std::erase(prompt.waiting, i);
+    if (reason == StopReason::kInterrupted) {  // maybe before it ran
+      for (auto& [leader, waiting] : followers_) std::erase(waiting, i);
+      for (auto& [leader, prompt] : prompts_) std::erase(prompt.waiting, i);
+    }
     // Those that waited for a prompt that will not be run now run it themselves.
     if (const auto waiting = followers_.extract(i)) queue_all(waiting.mapped());
-    if (on_done_) on_done_(i, result);
+    if (on_done_) on_done_(i, made);
   }
 
   void queue_all(const std::deque<size_t>& requests) {
@@ -150,7 +182,7 @@ class BatchGenerator::Run {
         shared.waiting.pop_front();
         scheduler_.admit(&sequences_[i], most_tokens(i));
         sequences_[i] = runner_.fork(shared.sequence);
-        texts_[i].result().cached_tokens = sequences_[i].cached;
+        result(i).cached_tokens = sequences_[i].cached;
         take(i, shared.logits);
       }
       if (shared.waiting.empty()) drop(current);
@@ -166,14 +198,16 @@ class BatchGenerator::Run {
     return true;
   }
 
+  BatchGenerator& generator_;
   ModelRunner& runner_;
   Scheduler scheduler_;
   std::span<const GenerationRequest> requests_;
   const OnDone& on_done_;
-  const double start_ = monotonic_seconds();
-  std::deque<TextInProgress> texts_;
+  const OnText& on_text_;
+  std::vector<Generation> results_;
+  std::map<size_t, Text> texts_;
   std::vector<Sequence> sequences_;
-  std::set<size_t> done_;
+  std::set<size_t> interruptible_;                  // that have not ended
   std::map<size_t, std::deque<size_t>> followers_;  // by the first request with the same prompt, until that has run
   std::map<size_t, SharedPrompt> prompts_;
 };

@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <numeric>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "core/error.h"
 #include "generate/not_finite.h"
@@ -18,9 +15,7 @@ namespace {
 // `logprob` is that of `id`, the token at `place` of its text, found in a forward of `inputs`.
 void check_finite(InferenceEngine& engine, std::span<const int32_t> inputs, double logprob, int64_t place, int32_t id) {
   if (std::isfinite(logprob)) return;
-  explain_not_finite(
-      engine, inputs,
-      NotFinite(fmt::format("the log-probability of token {} at place {} is not finite ({})", id, place, logprob)));
+  explain_not_finite(engine, inputs, logprob_not_finite(logprob, place, id));
 }
 
 }  // namespace
@@ -98,15 +93,6 @@ ContinuationScore score_continuation(InferenceEngine& engine, std::span<const in
     result.is_greedy = result.is_greedy && likeliest[i - 1] == ids[i];
   }
   return result;
-}
-
-std::vector<ContinuationScore> score_pairs(InferenceEngine& engine, std::span<const TokenPair> pairs) {
-  std::vector<size_t> order(pairs.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return pairs[a].context < pairs[b].context; });
-  std::vector<ContinuationScore> scores(pairs.size());
-  for (const size_t i : order) scores[i] = score_continuation(engine, pairs[i].context, pairs[i].continuation);
-  return scores;
 }
 
 }  // namespace deeptitan

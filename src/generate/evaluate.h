@@ -40,7 +40,13 @@ struct ContinuationScore {
 ContinuationScore score_continuation(InferenceEngine& engine, std::span<const int32_t> context,
                                      std::span<const int32_t> continuation);
 
-/// score_continuation of each pair, in the order of `pairs`; run so that pairs with one context follow one another.
-std::vector<ContinuationScore> score_pairs(InferenceEngine& engine, std::span<const TokenPair> pairs);
+/// The options of a runner on which score_pairs runs many pairs at once: `options` with sequences, batch_tokens and
+/// pages for that.
+RunnerOptions scoring_options(const ModelConfig& config, RunnerOptions options);
+
+/// score_continuation of each pair, in the order of `pairs`, many in one batch: a context that several pairs share is
+/// run once, and so is the beginning that contexts share (the examples that a benchmark puts before each question). The
+/// runner's cache must be empty.
+std::vector<ContinuationScore> score_pairs(ModelRunner& runner, std::span<const TokenPair> pairs);
 
 }  // namespace deeptitan

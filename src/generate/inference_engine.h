@@ -13,6 +13,9 @@ struct InferenceOptions {
   int64_t context_length = 0;    // most tokens of a sequence; 0: the model's max_position_embeddings
   int64_t prefill_chunk = 1024;  // most tokens of one forward: what the workspace is planned for
   int64_t page_size = 64;        // tokens of a cache page
+  int64_t sequences = 1;         // that runner() runs in one batch
+  int64_t batch_tokens = 0;      // that runner() runs in one batch; 0: as RunnerOptions says
+  int64_t pages = 0;             // of the cache; 0: as many as `sequences` sequences of the context's length need
   Communicator* ep = nullptr;    // see RunnerOptions
 };
 
@@ -26,15 +29,20 @@ class InferenceEngine {
       : runner_(config, {.device = options.device,
                          .compute = options.compute,
                          .context_length = options.context_length,
-                         .sequences = 1,
+                         .sequences = options.sequences,
                          .prefill_chunk = options.prefill_chunk,
+                         .batch_tokens = options.batch_tokens,
                          .page_size = options.page_size,
+                         .pages = options.pages,
                          .ep = options.ep}) {}
 
   const ModelConfig& config() const { return runner_.config(); }
   const MemoryPlan& plan() const { return runner_.plan(); }
   /// Most tokens of one forward.
   int64_t prefill_chunk() const { return runner_.options().prefill_chunk; }
+
+  /// What it runs on: for other sequences beside its own, which keeps its pages until truncate(0).
+  ModelRunner& runner() { return runner_; }
 
   /// Takes the planned memory. Throws a usage error that lists the largest arenas where less is available.
   void allocate() { runner_.allocate(); }

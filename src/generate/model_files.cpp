@@ -17,17 +17,22 @@ ModelFiles open_model_files(const std::filesystem::path& directory) {
   return {directory, config, tokenizer, load_generation_config(directory, config, tokenizer)};
 }
 
-std::unique_ptr<InferenceEngine> load_engine(const ModelFiles& files, const InferenceOptions& options) {
-  auto engine = std::make_unique<InferenceEngine>(files.config, options);
+void load_into(ModelRunner& runner, const ModelFiles& files) {
   const ModelDirectory weights(files.directory);
+  const DType compute = runner.options().compute;
   if (files.config.fp8_weight_block_rows > 0) {
     const auto parameters = static_cast<uint64_t>(count_parameters(files.config).parameters);
     log_info(fmt::format("the fp8 weights of {} ({}) are widened to {}: {} of memory", files.directory.string(),
-                         format_bytes(weights.file_bytes()), usual_dtype_word(dtype_name(options.compute)),
-                         format_bytes(parameters * dtype_size(options.compute))));
+                         format_bytes(weights.file_bytes()), usual_dtype_word(dtype_name(compute)),
+                         format_bytes(parameters * dtype_size(compute))));
   }
-  engine->allocate();
-  engine->load(weights);
+  runner.allocate();
+  runner.load(weights);
+}
+
+std::unique_ptr<InferenceEngine> load_engine(const ModelFiles& files, const InferenceOptions& options) {
+  auto engine = std::make_unique<InferenceEngine>(files.config, options);
+  load_into(engine->runner(), files);
   return engine;
 }
 

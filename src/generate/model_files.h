@@ -24,4 +24,7 @@ ModelFiles open_model_files(const std::filesystem::path& directory);
 /// Plans an engine for the model, refuses what does not fit in memory before anything is read, and loads the weights.
 std::unique_ptr<InferenceEngine> load_engine(const ModelFiles& files, const InferenceOptions& options);
 
+/// Takes the memory that a runner of the model has planned, and loads the weights.
+void load_into(ModelRunner& runner, const ModelFiles& files);
+
 }  // namespace deeptitan

@@ -1,6 +1,7 @@
 #include "generate/model_runner.h"
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -31,6 +32,7 @@ RunnerOptions complete(RunnerOptions options, const ModelConfig& config) {
   DT_CHECK_USAGE(options.sequences > 0, "sequences = {}: a batch holds at least one sequence", options.sequences);
   if (config.rope.kind == RopeKind::kDynamic) options.sequences = 1;
   options.prefill_chunk = std::clamp<int64_t>(options.prefill_chunk, 1, options.context_length);
+  options.batch_tokens = std::max(options.batch_tokens, options.prefill_chunk + options.sequences - 1);
   const int64_t context_pages = (options.context_length + options.page_size - 1) / options.page_size;
   if (options.pages == 0) options.pages = options.sequences * context_pages;
   DT_CHECK_USAGE(options.pages >= context_pages,
@@ -84,8 +86,8 @@ ModelRunner::ModelRunner(const ModelConfig& config, const RunnerOptions& options
                                        .max_visible = options_.context_length,
                                        .pages = page_table_.size(1)},
                                       options_.context_length);
-  forward(largest, false);
-  forward(largest, true);
+  forward(largest);
+  forward_logprobs(largest, batch_tokens());
   ctx_.planning = false;
   plan_ = plan_of(arenas_);
 }
@@ -105,7 +107,7 @@ void ModelRunner::take_memory() {
     }
     layer_cache_.push_back(std::move(layer));
   }
-  for (Tensor* t : {&token_ids_, &positions_, &cache_slot_, &targets_, &likeliest_}) {
+  for (Tensor* t : {&token_ids_, &positions_, &cache_slot_, &scored_rows_, &targets_, &likeliest_}) {
     *t = inputs_->take(DType::kI32, {batch_tokens()});
   }
   logprobs_ = inputs_->take(DType::kF32, {batch_tokens()});
@@ -163,6 +165,7 @@ void ModelRunner::check_runnable(std::span<const Rows> rows) const {
            "a batch of {} sequences; this runner was planned for 1 to {}", rows.size(), batch_sequences());
   int64_t tokens = 0;
   int64_t pages = 0;
+  std::map<int32_t, int64_t> writers;  // of shared pages
   for (const auto& [sequence, count] : rows) {
     DT_CHECK(count > 0, "a forward needs at least one token, found none");
     DT_CHECK(count <= sequence->pending(), "{} tokens are to be run of a sequence with {} pending", count,
@@ -175,7 +178,11 @@ void ModelRunner::check_runnable(std::span<const Rows> rows) const {
       check_in_vocabulary(sequence->tokens[sequence->cached + i], config().vocab_size);
     tokens += count;
     pages += pages_for(sequence->cached + count) - static_cast<int64_t>(sequence->pages.size());
-    if (writes_shared_page(*sequence)) ++pages;
+    // Of all that refer to a page, the last to write into it keeps it.
+    if (writes_shared_page(*sequence)) {
+      const int32_t page = last_page(*sequence);
+      if (++writers[page] < pool_.references(page)) ++pages;
+    }
   }
   DT_CHECK(tokens <= batch_tokens(), "a batch of {} tokens; this runner was planned for {}", tokens, batch_tokens());
   DT_CHECK(pages <= pool_.available(), "{} cache pages are wanted and {} of {} are free; run fewer sequences at once",
@@ -219,23 +226,34 @@ BatchLayout ModelRunner::prepare(std::span<const Rows> rows) {
   return batch;
 }
 
-void ModelRunner::forward(const BatchLayout& batch, bool logprobs) {
-  ArenaScope workspace(*workspace_);
-  const Tensor hidden = workspace.take(options_.compute, {batch.tokens(), config().hidden_size});
+// [tokens, hidden], in workspace that the caller gives back.
+Tensor ModelRunner::forward_hidden(const BatchLayout& batch) {
+  const Tensor hidden = workspace_->take(options_.compute, {batch.tokens(), config().hidden_size});
   model_.forward_hidden(ctx_, ForwardContext{.batch = batch, .cache = layer_cache_}, hidden);
-  if (logprobs) {
-    model_.head().logprobs(ctx_, logprobs_.rows(0, batch.tokens()), likeliest_.rows(0, batch.tokens()), hidden,
-                           targets_.rows(0, batch.tokens()));
-    return;
-  }
+  return hidden;
+}
+
+void ModelRunner::forward(const BatchLayout& batch) {
+  const ArenaScope workspace(*workspace_);
+  const Tensor hidden = forward_hidden(batch);
   const int64_t wanted = batch.logit_rows.size(0);
-  const Tensor last = workspace.take(options_.compute, {wanted, config().hidden_size});
+  const Tensor last = workspace_->take(options_.compute, {wanted, config().hidden_size});
   embedding(ctx_, last, hidden, batch.logit_rows);
   model_.head().logits(ctx_, logits_.rows(0, wanted), last);
 }
 
+// Of the first `scored` of scored_rows_ and targets_.
+void ModelRunner::forward_logprobs(const BatchLayout& batch, int64_t scored) {
+  const ArenaScope workspace(*workspace_);
+  const Tensor hidden = forward_hidden(batch);
+  if (scored == 0) return;
+  const Tensor wanted = workspace_->take(options_.compute, {scored, config().hidden_size});
+  embedding(ctx_, wanted, hidden, scored_rows_.rows(0, scored));
+  model_.head().logprobs(ctx_, logprobs_.rows(0, scored), likeliest_.rows(0, scored), wanted, targets_.rows(0, scored));
+}
+
 std::span<const float> ModelRunner::run(std::span<const Rows> rows) {
-  forward(prepare(rows), false);
+  forward(prepare(rows));
   for (const auto& [sequence, count] : rows) sequence->cached += count;
   const Tensor found = logits_.rows(0, std::ssize(rows));
   copy_tensor(Tensor(host_logits_.data(), DType::kF32, {found.numel()}), found);
@@ -250,15 +268,32 @@ void ModelRunner::score(std::span<const Rows> rows, std::span<const int32_t> tar
   DT_CHECK(targets.size() == tokens && logprobs.size() == tokens && likeliest.size() == tokens,
            "score: {} tokens with {} targets and room for {} and {} results", tokens, targets.size(), logprobs.size(),
            likeliest.size());
-  for (const int32_t id : targets) {
-    if (id != -1) check_in_vocabulary(id, config().vocab_size);
+  std::vector<int32_t> scored_rows, wanted;
+  for (size_t row = 0; row < tokens; ++row) {
+    if (targets[row] == -1) continue;
+    check_in_vocabulary(targets[row], config().vocab_size);
+    scored_rows.push_back(static_cast<int32_t>(row));
+    wanted.push_back(targets[row]);
   }
+  const auto scored = std::ssize(wanted);
   const BatchLayout batch = prepare(rows);
-  const int64_t count = batch.tokens();
-  upload<int32_t>(targets_.rows(0, count), targets);
-  forward(batch, true);
-  copy_tensor(Tensor(logprobs.data(), DType::kF32, {count}), logprobs_.rows(0, count));
-  copy_tensor(Tensor(likeliest.data(), DType::kI32, {count}), likeliest_.rows(0, count));
+  if (scored > 0) {
+    upload<int32_t>(scored_rows_.rows(0, scored), scored_rows);
+    upload<int32_t>(targets_.rows(0, scored), wanted);
+  }
+  forward_logprobs(batch, scored);
+  std::fill(logprobs.begin(), logprobs.end(), 0.0f);
+  std::fill(likeliest.begin(), likeliest.end(), -1);
+  if (scored > 0) {
+    std::vector<float> found(scored);
+    std::vector<int32_t> found_likeliest(scored);
+    copy_tensor(Tensor(found.data(), DType::kF32, {scored}), logprobs_.rows(0, scored));
+    copy_tensor(Tensor(found_likeliest.data(), DType::kI32, {scored}), likeliest_.rows(0, scored));
+    for (int64_t i = 0; i < scored; ++i) {
+      logprobs[scored_rows[i]] = found[i];
+      likeliest[scored_rows[i]] = found_likeliest[i];
+    }
+  }
   for (const auto& [sequence, run] : rows) sequence->cached += run;
 }
 
@@ -280,8 +315,12 @@ Sequence ModelRunner::fork(const Sequence& sequence) {
 
 // Whether the next entry would be written into a page that another sequence refers to as well.
 bool ModelRunner::writes_shared_page(const Sequence& sequence) const {
-  return sequence.cached % options_.page_size != 0 &&
-         pool_.references(sequence.pages[sequence.cached / options_.page_size]) > 1;
+  return sequence.cached % options_.page_size != 0 && pool_.references(last_page(sequence)) > 1;
+}
+
+// Where the next entry goes, if there is room.
+int32_t ModelRunner::last_page(const Sequence& sequence) const {
+  return sequence.pages[sequence.cached / options_.page_size];
 }
 
 void ModelRunner::own_last_page(Sequence& sequence) {

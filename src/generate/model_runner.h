@@ -23,7 +23,8 @@ struct RunnerOptions {
   DType compute = DType::kF32;   // of weights, activations and the cache: f32 or bf16
   int64_t context_length = 0;    // most tokens of a sequence; 0: the model's max_position_embeddings
   int64_t sequences = 1;         // most sequences of one batch
-  int64_t prefill_chunk = 1024;  // most tokens of one prompt in a batch; a batch has room for one such and for one
+  int64_t prefill_chunk = 1024;  // most tokens of one prompt in a batch
+  int64_t batch_tokens = 0;      // most tokens of a batch; at least (0: exactly) room for one such chunk and for one
                                  // token of each other sequence
   int64_t page_size = 64;        // tokens of a cache page
   int64_t pages = 0;             // of the cache; 0: as many as `sequences` sequences of the context's length need
@@ -66,7 +67,7 @@ class ModelRunner {
   // Batches. --------------------------------------------------------------------------------------------------------
   /// Most sequences of a batch, and most tokens of all of them.
   int64_t batch_sequences() const { return options_.sequences; }
-  int64_t batch_tokens() const { return options_.prefill_chunk + options_.sequences - 1; }
+  int64_t batch_tokens() const { return options_.batch_tokens; }
   const PagePool& pages() const { return pool_; }
   /// Pages that hold the entries of `tokens` tokens.
   int64_t pages_for(int64_t tokens) const { return (tokens + options_.page_size - 1) / options_.page_size; }
@@ -81,7 +82,7 @@ class ModelRunner {
   /// where tokens do not fit in the context, the batch or the cache, or an id is outside the embedding.
   std::span<const float> run(std::span<const Rows> rows);
   /// Runs them, and gives for each row the log-probability of targets[row] behind it (natural logarithm) and the
-  /// likeliest follower. A target of -1 asks for nothing and gets 0.
+  /// likeliest follower. A target of -1 asks for nothing and gets 0 and -1; what it would cost is left out.
   void score(std::span<const Rows> rows, std::span<const int32_t> targets, std::span<float> logprobs,
              std::span<int32_t> likeliest);
 
@@ -102,10 +103,13 @@ class ModelRunner {
   void take_memory();
   BatchLayout lay_out(const BatchCapacity& capacity, int64_t longest_position) const;
   bool writes_shared_page(const Sequence& sequence) const;
+  int32_t last_page(const Sequence& sequence) const;
   void own_last_page(Sequence& sequence);
   void check_runnable(std::span<const Rows> rows) const;
   BatchLayout prepare(std::span<const Rows> rows);
-  void forward(const BatchLayout& batch, bool logprobs);
+  void forward(const BatchLayout& batch);
+  void forward_logprobs(const BatchLayout& batch, int64_t scored);
+  Tensor forward_hidden(const BatchLayout& batch);
 
   RunnerOptions options_;
   DeepseekModel model_;
@@ -121,7 +125,7 @@ class ModelRunner {
   ExecutionContext ctx_;
   std::vector<LayerCache> layer_cache_;
   Tensor token_ids_, positions_, cache_slot_, query_offset_, cached_length_, page_table_, logit_rows_;
-  Tensor targets_, logprobs_, likeliest_;
+  Tensor scored_rows_, targets_, logprobs_, likeliest_;
   Tensor logits_;
   std::vector<float> host_logits_;
 };

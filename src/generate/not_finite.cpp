@@ -1,5 +1,7 @@
 #include "generate/not_finite.h"
 
+#include <fmt/format.h>
+
 #include "generate/inference_engine.h"
 #include "generate/model_runner.h"
 
@@ -16,6 +18,10 @@ namespace {
 constexpr const char* kNoOp = "no op's output, only the result";
 
 }  // namespace
+
+NotFinite logprob_not_finite(double logprob, int64_t place, int32_t id) {
+  return NotFinite(fmt::format("the log-probability of token {} at place {} is not finite ({})", id, place, logprob));
+}
 
 void explain_not_finite(InferenceEngine& engine, std::span<const int32_t> tokens, const NotFinite& found) {
   std::string first = kNoOp;

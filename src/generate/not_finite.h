@@ -17,6 +17,9 @@ class NotFinite : public Error {
   using Error::Error;
 };
 
+/// Of the log-probability of token `id` at `place` of its text.
+NotFinite logprob_not_finite(double logprob, int64_t place, int32_t id);
+
 /// Runs `tokens` again with the output of every op looked at, and throws Error that says what `found` said and which op
 /// came first.
 [[noreturn]] void explain_not_finite(InferenceEngine& engine, std::span<const int32_t> tokens, const NotFinite& found);

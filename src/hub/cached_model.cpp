@@ -45,6 +45,12 @@ std::optional<fs::path> cached_snapshot(const fs::path& cache_directory, const s
 fs::path model_directory_of(const std::string& model) {
   std::error_code error;
   if (fs::exists(model, error) || fs::is_symlink(model, error)) return model;
+  if (const std::string short_name = short_name_of_directory(model); !short_name.empty()) {
+    const std::string repository = repository_of(short_name);
+    const bool is_repository = repository == model;
+    DT_CHECK_USAGE(is_repository, "there is no directory {}; fetch {} with: deeptitan download {} --dir {}",
+                   shown(model), repository, short_name, shown(model));
+  }
   const std::string repository = repository_or_nothing(model);
   if (repository.empty()) return model;
   const fs::path cache = HubSettings::from_environment().cache_directory;

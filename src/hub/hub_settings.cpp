@@ -83,6 +83,15 @@ std::span<const KnownModel> known_models() {
   return kKnownModels;
 }
 
+std::string downloads_of_shape(std::string_view shape) {
+  std::string text;
+  for (const KnownModel& known : kKnownModels) {
+    if (shape != known.shape) continue;
+    text += fmt::format("{}{}: deeptitan download {}", text.empty() ? "" : "; ", known.repository, known.short_name);
+  }
+  return text;
+}
+
 std::string repository_of(std::string_view model) {
   for (const KnownModel& known : kKnownModels) {
     if (model == known.short_name) return known.repository;

@@ -27,6 +27,10 @@ struct KnownModel {
 };
 std::span<const KnownModel> known_models();
 
+/// "deepseek-ai/DeepSeek-V2-Lite: deeptitan download v2-lite; ...": where models of a shape come from; empty for a
+/// shape that no known model has.
+std::string downloads_of_shape(std::string_view shape);
+
 /// OWNER/NAME for a short name or for OWNER/NAME itself. Anything else is an Error (kUsage) that lists the short names.
 std::string repository_of(std::string_view model);
 

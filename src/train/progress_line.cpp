@@ -27,7 +27,13 @@ std::string format_duration(double seconds) {
 }
 
 ProgressLine::ProgressLine(int64_t steps, double flops_per_token, double peak)
-    : steps_(steps), flops_per_token_(flops_per_token), peak_(peak), terminal_(isatty(STDOUT_FILENO) != 0) {}
+    : steps_(steps), flops_per_token_(flops_per_token), peak_(peak), terminal_(isatty(STDOUT_FILENO) != 0) {
+  if (terminal_ && isatty(STDERR_FILENO) != 0) set_before_log_line([this] { clear(); });
+}
+
+ProgressLine::~ProgressLine() {
+  set_before_log_line({});
+}
 
 std::string ProgressLine::format(const StepMetrics& m, double eta_seconds, int columns) const {
   // In the order in which they are shown; those of a higher rank go first where the line is too narrow.
@@ -86,6 +92,13 @@ void ProgressLine::show(const StepMetrics& metrics, double eta_seconds) {
     std::printf("%s\n", format(metrics, eta_seconds).c_str());
   }
   flush();
+}
+
+void ProgressLine::clear() {
+  if (!open_) return;
+  open_ = false;
+  std::printf("\r\033[2K");
+  std::fflush(stdout);
 }
 
 void ProgressLine::flush() {

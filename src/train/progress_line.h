@@ -13,12 +13,16 @@ class ProgressLine {
  public:
   /// `flops_per_token` of training and the machine's `peak` in FLOP/s give the share of the peak; 0: not known.
   ProgressLine(int64_t steps, double flops_per_token, double peak);
+  ~ProgressLine();
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
 
   /// In at most `columns`: what matters least is left out first. 0: all of it.
   std::string format(const StepMetrics& metrics, double eta_seconds, int columns = 0) const;
 
   /// On a terminal the line replaces the one before and is no wider than it. Elsewhere lines stay: the first ten, then
-  /// one every five seconds, and every one that validated, was skipped or is the last.
+  /// one every five seconds, and every one that validated, was skipped or is the last. Where both outputs are a
+  /// terminal, what is logged clears the line away, which comes again with the next step.
   void show(const StepMetrics& metrics, double eta_seconds);
   /// Prints a message above the line.
   void message(const std::string& text);
@@ -26,6 +30,7 @@ class ProgressLine {
   void finish();
 
  private:
+  void clear();
   void flush();
 
   int64_t steps_;

@@ -68,18 +68,19 @@ std::string text(const StarterFacts& facts, const Recipe& recipe, const Sizes& s
   const double share = facts.data_tokens < 200000 ? 0.1 : 0.02;
   const auto tokens_per_step = static_cast<double>(sizes.seq_len * sizes.global_batch);
   std::string out = fmt::format(
-      "# {}. Made for {} cores and {} of memory; every key is in docs/config.md.\n"
+      "# {}. Made for {} and {} of memory; every key is in docs/config.md.\n"
       "#   deeptitan plan FILE     says what it takes: {} here\n"
       "#   deeptitan train FILE    trains it; Ctrl-C saves, --resume auto goes on\n\n"
       "[job]\ndump_folder = \"{}\"\n\n[model]\n",
       fresh  ? "A new model on texts"
       : chat ? "A model learns conversations"
              : "A model goes on learning from texts",
-      facts.cores, format_bytes(static_cast<uint64_t>(facts.memory)), format_bytes(static_cast<uint64_t>(sizes.bytes)),
-      facts.folder);
+      facts.machine, format_bytes(static_cast<uint64_t>(facts.memory)),
+      format_bytes(static_cast<uint64_t>(sizes.bytes)), facts.folder);
   if (fresh) {
     out += fmt::format(
-        "name = \"{}\"\ntokenizer = \"{}\"\n\n[model.shape]\n# As the tokenizer has it.\nvocab_size = {}\n"
+        "name = \"{}\"\ntokenizer = \"{}\"\n\n[model.shape]\n# The tokenizer's, rounded up: products in bf16 want an "
+        "even number.\nvocab_size = {}\n"
         "# Wider than the 0.02 of large models: hidden states are small, and the run is short.\n"
         "initializer_range = 0.04\n",
         facts.shape_name, facts.tokenizer, facts.vocab_size);
@@ -100,6 +101,10 @@ std::string text(const StarterFacts& facts, const Recipe& recipe, const Sizes& s
       "# Sequences in memory at once, and of a step.\nlocal_batch_size = {}\nglobal_batch_size = {}\n",
       static_cast<double>(sizes.steps) * tokens_per_step / static_cast<double>(std::max<int64_t>(1, facts.data_tokens)),
       facts.data_tokens, tokens_per_step, sizes.steps, sizes.seq_len, sizes.local_batch, sizes.global_batch);
+  if (!facts.device.empty()) {
+    out +=
+        fmt::format("# \"cpu\" trains without the GPU, \"auto\" where one is found.\ndevice = \"{}\"\n", facts.device);
+  }
   if (fresh) {
     out +=
         "# A short run: the router's bias has to find its balance in hundreds of steps.\n"

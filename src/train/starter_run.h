@@ -27,7 +27,8 @@ struct StarterFacts {
   int32_t vocab_size = 0;     // of the tokenizer, for a new model
   std::string chat_template;  // file; empty: the model's own
   int64_t memory = 0;         // bytes that a run may take
-  int cores = 1;
+  std::string device;         // that the file names; empty: the CPU, and none is named
+  std::string machine;        // what it is made for: "2 cores", a GPU's name
 };
 
 /// A commented run file: the largest microbatch that fits, as many steps as a few passes over the data take, and a rate

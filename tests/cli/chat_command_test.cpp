@@ -227,6 +227,26 @@ TEST_F(ChatCommand, ALineOfAnyLengthComesInWhole) {
   }
 }
 
+TEST_F(ChatCommand, WideCharactersAreEditedAtAnyWidth) {
+  if (!TerminalProgram::has_terminals()) GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
+  const std::string saved = sample_->run("wide.json").string();
+  // Characters of two columns and of none, over several rows of the narrow terminals; then two are taken back.
+  std::string line;
+  for (int i = 0; i < 40; ++i) line += "\u738b\u304c e\u0301 ";
+  for (const int columns : {60, 80, 200}) {
+    fs::remove(saved);
+    TerminalProgram program(arguments(model("taught")), columns);
+    ASSERT_TRUE(program.wait_for("user")) << program.shown();
+    program.type(line + "\u738b\u738b\177\177\001>\005<\n");
+    ASSERT_TRUE(program.wait_for("tokens/s")) << program.shown();
+    program.type("/save " + saved + "\n");
+    ASSERT_TRUE(program.wait_for("messages written")) << program.shown();
+    program.type("/exit\n");
+    EXPECT_EQ(program.finish(), 0);
+    EXPECT_EQ(nlohmann::json::parse(read_file(saved))[0]["content"], ">" + line + "<") << columns;
+  }
+}
+
 TEST_F(ChatCommand, LinesAreEditedAndRememberedAcrossSessions) {
   if (!TerminalProgram::has_terminals()) GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
   const std::string saved = sample_->run("edited.json").string();

@@ -135,6 +135,38 @@ TEST_F(EvalCommand, RequestsAreAnsweredOneByOneAsTheyCome) {
   EXPECT_EQ(found[2]["text"].get<std::string>() + "\n", text.out);
 }
 
+TEST_F(EvalCommand, RequestsThatComeTogetherAreAnsweredInOrder) {
+  std::string requests, alone;
+  for (int i = 0; i < 30; ++i) {
+    const Json request = i % 7 == 6 ? Json{{"id", i}, {"prompt", "a lion"}, {"max_new_tokens", 1 + i}}
+                                    : Json{{"id", i},
+                                           {"context", i % 3 == 0 ? "And the king" : "a lion"},
+                                           {"continuation", i % 2 == 0 ? " saw" : " heard bread"}};
+    requests += request.dump() + "\n";
+  }
+  const std::vector<Json> found = lines(eval({"--requests", "-"}, requests));
+  ASSERT_EQ(found.size(), 30u);
+  std::istringstream each(requests);
+  std::string line;
+  for (size_t i = 0; std::getline(each, line); ++i) {
+    EXPECT_EQ(found[i]["id"], i);
+    if (i > 8) continue;
+    const Json expected = lines(eval({"--requests", "-"}, line + "\n")).at(0);
+    if (i == 6) {
+      EXPECT_EQ(found[i], expected);
+    } else {
+      EXPECT_NEAR(found[i]["logprob"], expected["logprob"], 1e-4) << i;
+    }
+  }
+  // What stands before a mistake is answered.
+  for (const char* mistake : {"{\"prompt\": [999]}", "{\"context\": [5], \"continuation\": [1, 320]}"}) {
+    const Outcome outcome = eval({"--requests", "-"}, requests + mistake + "\n");
+    EXPECT_EQ(outcome.exit_code, 2);
+    EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 30);
+    EXPECT_NE(outcome.err.find("standard input:31: token id "), std::string::npos) << outcome.err;
+  }
+}
+
 TEST_F(EvalCommand, MistakesInRequestsAreNamedWithTheirLine) {
   const auto expect = [&](const std::string& line, const std::string& message) {
     const Outcome outcome = eval({"--requests", "-"}, "\n" + line + "\n");

@@ -164,7 +164,8 @@ TEST_F(GenerateCommand, MistakesInTheInputAreNamedWithTheirLine) {
     EXPECT_NE(outcome.err.find("deeptitan: " + path + message), std::string::npos) << outcome.err;
   };
   expect("", ": holds no prompts; expected a JSON object with prompt or messages a line");
-  expect("{\"prompt\": \"a\"}\nnot json\n", ":2: not valid JSON (byte 2): ");
+  expect("\nnot json\n", ":2: not valid JSON (byte 2): ");
+  expect("{\"prompt\": [1, 320]}\n", ":1: token id 320 is outside the model's vocabulary of 320");
   expect("{\"id\": 1}\n", ":1: expected one of prompt and messages, found neither");
   expect("{\"prompt\": \"a\", \"messages\": []}\n", ":1: expected one of prompt and messages, found both");
   expect("{\"prompt\": 3}\n", ":1: prompt is 3; expected a text");
@@ -175,6 +176,66 @@ TEST_F(GenerateCommand, MistakesInTheInputAreNamedWithTheirLine) {
   expect("{\"prompt\": \"a\", \"stop\": [\"\"]}\n", ":1: stop is [\"\"]; expected a text or a list of texts");
   expect("{\"prompt\": \"a\", \"stop\": {\"a\": \"b\"}}\n", ":1: stop is {");
   expect("{\"prompt\": \"a\", \"max_new_tokens\": 0}\n", ":1: max_new_tokens = 0; expected at least 1");
+}
+
+TEST_F(GenerateCommand, ABrokenLineLeavesTheOthersTheirAnswers) {
+  const std::string path = write(
+      "mixed.jsonl", R"({"prompt": "And the king", "max_new_tokens": 5})"
+                     "\nnot json\n"
+                     R"({"id": "long", "prompt": [)" +
+                         [] {
+                           std::string ids = "7";
+                           for (int i = 0; i < 200; ++i) ids += ",7";
+                           return ids;
+                         }() +
+                         "]}\n"
+                         R"({"id": {"a": NaN}, "prompt": "a lion", "top_p": 2})"
+                         "\n"
+                         R"({"prompt": "a lion", "max_new_tokens": 3})"
+                         "\n");
+  const Outcome outcome = generate({"--input", path, "--samples", "2", "--temperature", "0"});
+  EXPECT_EQ(outcome.exit_code, 1);
+  std::vector<std::string> found;
+  std::istringstream text(outcome.out);
+  for (std::string line; std::getline(text, line);) found.push_back(line);
+  ASSERT_EQ(found.size(), 7u) << outcome.out;
+  EXPECT_EQ(Json::parse(found[0])["tokens"].size(), 5u);
+  EXPECT_EQ(Json::parse(found[1])["sample"], 1);
+  EXPECT_EQ(Json::parse(found[2]),
+            (Json{{"id", 2}, {"error", path + ":2: not valid JSON (byte 2): invalid literal, found 'ot json'"}}));
+  EXPECT_EQ(Json::parse(found[3])["id"], "long");
+  EXPECT_EQ(Json::parse(found[3])["error"],
+            path + ":3: the prompt has 201 tokens and the model's context 128; shorten it to leave room for an answer");
+  EXPECT_TRUE(found[4].starts_with("{\"id\":{\"a\":NaN},\"error\":\"" + path + ":4: top-p = 2")) << found[4];
+  EXPECT_EQ(Json::parse(found[5])["tokens"], Json::parse(found[6])["tokens"]);
+  EXPECT_NE(outcome.err.find("warning: " + path + ":2: not valid JSON"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("deeptitan: 3 of 5 lines of " + path + " have no answer"), std::string::npos)
+      << outcome.err;
+}
+
+TEST_F(GenerateCommand, TextsAreTheSameHoweverManyAreGeneratedAtOnce) {
+  std::string prompts;
+  for (int i = 0; i < 40; ++i) {
+    Json line = {{"prompt", i % 3 == 0   ? "And the king saw"
+                            : i % 3 == 1 ? "a lion"
+                                         : "his servant heard the"},
+                 {"max_new_tokens", 2 + i},
+                 {"temperature", i % 2 == 0 ? 0.0 : 0.8},
+                 {"seed", i}};
+    prompts += line.dump() + "\n";
+  }
+  const std::string path = write("many.jsonl", prompts);
+  const auto without_times = [](std::vector<Json> found) {
+    for (Json& json : found) {
+      for (const char* name : {"prefill_seconds", "decode_seconds", "cached_tokens"}) json.erase(name);
+    }
+    return found;
+  };
+  const std::vector<Json> expected = without_times(lines(generate({"--input", path, "--sequences", "1"})));
+  ASSERT_EQ(expected.size(), 40u);
+  for (const char* sequences : {"0", "3", "100"}) {
+    EXPECT_EQ(without_times(lines(generate({"--input", path, "--sequences", sequences}))), expected) << sequences;
+  }
 }
 
 }  // namespace

@@ -85,6 +85,9 @@ TEST(InitCommand, MistakesAreNamed) {
   expect({"init", "finetune", text}, "--model is required");
   expect({"init", "pretrain", "/no/file", "--out", out}, "cannot read the text /no/file");
   expect({"init", "pretrain", text, "--out", out}, "too few to learn from and to hold a part out; give more text");
+  expect({"init", "finetune", text, "--model", "DeepSeek-V2-Lite", "--out", out},
+         "there is no directory DeepSeek-V2-Lite; fetch deepseek-ai/DeepSeek-V2-Lite with: deeptitan download v2-lite "
+         "--dir DeepSeek-V2-Lite");
   folder.write("run.toml", "");
   expect({"init", "pretrain", text, "--out", out}, out + " exists already; name another file with --out");
 }

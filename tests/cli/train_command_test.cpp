@@ -212,6 +212,30 @@ TEST(TrainCommand, ProgressAndChartAreNoWiderThanTheTerminal) {
   }
 }
 
+TEST(TrainCommand, AMessageClearsTheProgressLineAway) {
+  if (!testing::TerminalProgram::has_terminals())
+    GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
+  const std::string file = sample().run("passes.toml").string();
+  const std::string text = sample().run("little.txt").string();
+  std::ofstream(text) << testing::sample_text(60);
+  std::string toml = sample().toml("passes");
+  const std::string whole = (sample().path() / "text.txt").string();
+  std::ofstream(file) << toml.replace(toml.find(whole), whole.size(), text);
+  for (const int columns : {60, 80, 200}) {
+    testing::TerminalProgram program(
+        {"train", file, "--training.steps", "40", "--validation.fraction", "0", "--overwrite"}, columns);
+    EXPECT_EQ(program.finish(), 0) << program.shown();
+    const std::string& shown = program.shown();
+    int64_t said = 0;
+    for (size_t at = shown.find(": pass "); at != std::string::npos; at = shown.find(": pass ", at + 1)) {
+      const size_t begin = shown.find_last_of("\r\n", at) + 1;
+      EXPECT_EQ(shown.substr(begin, at - begin).find("step "), std::string::npos) << shown.substr(begin, at - begin);
+      ++said;
+    }
+    EXPECT_GE(said, 2) << shown;
+  }
+}
+
 TEST(TrainCommand, AFinishedRunSaysSo) {
   const std::string file = run_file("finished");
   ASSERT_EQ(run_program({"train", file, "--training.steps", "2"}).exit_code, 0);

@@ -208,6 +208,22 @@ TEST(Usage, AKnownModelIsPlannedBeforeItIsDownloaded) {
   EXPECT_NE(plan.out.find("\n" + note + "fits into "), std::string::npos) << plan.out;
   const Outcome inspect = run_program({"inspect", file});
   EXPECT_TRUE(inspect.out.starts_with(note + "deepseek_v2: 27 layers")) << inspect.out << inspect.err;
+  // By name, without any file.
+  const std::string where =
+      "weights of this shape: deepseek-ai/DeepSeek-V2-Lite-Chat: deeptitan download v2-lite-chat; "
+      "deepseek-ai/DeepSeek-V2-Lite: deeptitan download v2-lite\n";
+  EXPECT_TRUE(run_program({"inspect", "v2-lite"}).out.starts_with(where + "deepseek_v2: 27 layers"));
+  EXPECT_NE(run_program({"plan", "v2-lite", "--memory", "400GB"}).out.find("\n" + where + "fits into "),
+            std::string::npos);
+  EXPECT_EQ(run_program({"inspect", "tiny-v3"}).out.find("weights of"), std::string::npos);
+  for (const char* command : {"generate", "chat"}) {
+    expect_usage_error({command, "--model", "models/DeepSeek-V2-Lite"},
+                       std::string(command) +
+                           ": --model: there is no directory models/DeepSeek-V2-Lite; fetch "
+                           "deepseek-ai/DeepSeek-V2-Lite with: deeptitan download v2-lite --dir "
+                           "models/DeepSeek-V2-Lite (see deeptitan " +
+                           command + " --help)");
+  }
   const std::string mine = folder.write("mine.toml", start + "\"models/mine\"\n");
   const Outcome unknown = run_program({"plan", mine});
   EXPECT_TRUE(

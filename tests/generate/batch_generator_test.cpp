@@ -110,6 +110,16 @@ TEST_F(BatchGeneratorTest, ASmallCacheMakesRequestsWait) {
   EXPECT_EQ(small->pages().available(), 19);
 }
 
+// As many pages as the texts need, and no more: who writes last into a shared page keeps it.
+TEST_F(BatchGeneratorTest, SamplesOfOnePromptFitIntoThePagesOfTheirTexts) {
+  std::vector<GenerationRequest> all;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    all.push_back({prompt(5, 60), {.max_new_tokens = 6, .sampling = {.temperature = 0.9, .seed = seed}}});
+  }
+  const auto exact = runner(20, 20);
+  expect_same(BatchGenerator(*exact, tokenizer_, {1}).generate(all), one_by_one(all));
+}
+
 TEST_F(BatchGeneratorTest, AnInterruptedRequestEndsAndTheOthersGoOn) {
   std::vector<GenerationRequest> all = requests();
   all[1].options.interrupted = [] { return true; };

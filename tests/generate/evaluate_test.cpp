@@ -16,7 +16,7 @@ using testing::drawn_engine;
 
 class EvaluateTest : public ::testing::Test {
  protected:
-  const ModelConfig config_ = testing::with_tokenizer(testing::tiny_v3());
+  ModelConfig config_ = testing::with_tokenizer(testing::tiny_v3());
   const Tokenizer tokenizer_ = testing::tiny_tokenizer();
 
   // log p(ids[at] | ids[begin .. at)) out of a forward of its own.
@@ -91,7 +91,7 @@ TEST_F(EvaluateTest, AContextIsRunOnceForAllItsContinuations) {
   for (uint64_t i = 0; i < 6; ++i)
     pairs.push_back({i % 2 == 0 ? first : second, testing::random_tokens(config_, 3, 9 + i)});
   pairs.push_back(pairs[0]);
-  const std::vector<ContinuationScore> scores = score_pairs(*engine, pairs);
+  const std::vector<ContinuationScore> scores = score_pairs(engine->runner(), pairs);
   const auto alone = drawn_engine(config_);
   for (size_t i = 0; i < pairs.size(); ++i) {
     alone->truncate(0);
@@ -112,6 +112,69 @@ TEST_F(EvaluateTest, AContextIsRunOnceForAllItsContinuations) {
   alone->truncate(0);
   const double whole = flops_of(pairs[0]);
   EXPECT_LT(flops_of(pairs[2]), whole / 3);
+}
+
+// Contexts alone and shared, that begin alike in two ways or in none, on runners of much room and little.
+TEST_F(EvaluateTest, ManyPairsInBatchesScoreAsEachAlone) {
+  config_.max_position_embeddings = 160;
+  const auto join = [](std::vector<int32_t> a, const std::vector<int32_t>& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  };
+  std::vector<TokenPair> pairs;
+  for (uint64_t i = 0; i < 12; ++i) {
+    const std::vector<int32_t> begin =
+        i % 4 == 3 ? std::vector<int32_t>{} : testing::random_tokens(config_, 70, 100 + i % 2);
+    const std::vector<int32_t> context =
+        join(begin, testing::random_tokens(config_, 1 + 5 * static_cast<int64_t>(i), i));
+    for (uint64_t j = 0; j < 1 + i % 3; ++j) {
+      pairs.push_back({context, testing::random_tokens(config_, 1 + static_cast<int64_t>(j) * 4, 50 + i * 3 + j)});
+    }
+  }
+  pairs.push_back(
+      {testing::random_tokens(config_, 200, 9), testing::random_tokens(config_, 30, 8)});  // loses its front
+  const auto alone = drawn_engine(config_);
+  for (const bool roomy : {true, false}) {
+    RunnerOptions options{.page_size = 16};
+    options = roomy ? scoring_options(config_, options) : options;
+    if (!roomy) options.prefill_chunk = 100;
+    ModelRunner runner(config_, options);
+    runner.allocate();
+    runner.initialize(3);
+    const std::vector<ContinuationScore> scores = score_pairs(runner, pairs);
+    EXPECT_EQ(runner.pages().available(), runner.pages().pages());
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      alone->truncate(0);
+      const ContinuationScore expected = score_continuation(*alone, pairs[i].context, pairs[i].continuation);
+      EXPECT_NEAR(scores[i].logprob, expected.logprob, 1e-4 * std::abs(expected.logprob)) << roomy << " " << i;
+      EXPECT_EQ(scores[i].is_greedy, expected.is_greedy) << i;
+      EXPECT_EQ(scores[i].tokens, expected.tokens) << i;
+    }
+  }
+}
+
+TEST_F(EvaluateTest, WhatContextsBeginWithIsRunOnce) {
+  config_.max_position_embeddings = 160;
+  const std::vector<int32_t> begin = testing::random_tokens(config_, 140, 7);
+  std::vector<TokenPair> pairs;
+  for (uint64_t i = 0; i < 8; ++i) {
+    std::vector<int32_t> context = begin;
+    context.push_back(static_cast<int32_t>(10 + i));
+    pairs.push_back({context, testing::random_tokens(config_, 2, i)});
+  }
+  ModelRunner runner(config_, scoring_options(config_, {}));
+  runner.allocate();
+  runner.initialize(3);
+  const auto flops_of = [&](std::span<const TokenPair> some) {
+    OpProfile profile;
+    runner.set_profile(&profile);
+    score_pairs(runner, some);
+    runner.set_profile(nullptr);
+    double sum = 0;
+    for (const auto& [name, entry] : profile.entries) sum += entry.flops;
+    return sum;
+  };
+  EXPECT_LT(flops_of(pairs), 2 * flops_of(std::span(pairs).first(1)));
 }
 
 TEST_F(EvaluateTest, ALongContextLosesItsFront) {

@@ -24,6 +24,7 @@
 #include "option_checks.h"
 #include "threads_option.h"
 #include "train/memory_advice.h"
+#include "train/run_ranks.h"
 #include "usage_message.h"
 
 namespace deeptitan {
@@ -42,6 +43,7 @@ struct BenchArguments {
 void bench_train(const BenchArguments& a, const std::vector<std::string>& overrides) {
   RunConfig config = load_run_config(a.target, parse_overrides(overrides));
   config.training.device = "cpu";  // whose peaks stand beside the figures
+  mesh_of_run(config, 1);
   const ModelConfig model = resolve_model_config(config);
   const TrainingEngineOptions options = engine_options(config, bfloat16_is_native());
   TrainingEngine engine(model, options);

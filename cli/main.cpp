@@ -9,6 +9,7 @@
 #include "bench_command.h"
 #include "chat_command.h"
 #include "check_processor.h"
+#include "comm/mpi/mpi_world.h"
 #include "convert_command.h"
 #include "core/error.h"
 #include "core/shown_text.h"
@@ -20,6 +21,7 @@
 #include "inspect_command.h"
 #include "plan_command.h"
 #include "process_start.h"
+#include "rank_session.h"
 #include "standard_output.h"
 #include "tokenizer_command.h"
 #include "train_command.h"
@@ -48,6 +50,10 @@ int run(int argc, char** argv) {
   add_bench_command(app);
   add_convert_command(app);
   add_download_command(app);
+  for (CLI::App* command : app.get_subcommands({})) {
+    if (command->get_name() == "train") continue;
+    command->parse_complete_callback([command] { refuse_many_ranks(command->get_name().c_str()); });
+  }
   try {
     app.parse(argc, argv);
     flush_output();
@@ -83,5 +89,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   deeptitan::check_processor();
   deeptitan::prepare_process();
-  return deeptitan::run(argc, argv);
+  const int exit_code = deeptitan::run(argc, argv);
+  deeptitan::end_all_ranks(exit_code);  // where they have not ended together
+  return exit_code;
 }

@@ -15,6 +15,7 @@
 #include "option_checks.h"
 #include "planned_model.h"
 #include "train/memory_advice.h"
+#include "train/run_ranks.h"
 #include "usage_message.h"
 
 namespace deeptitan {
@@ -36,6 +37,7 @@ RunConfig config_of(const std::string& target, const std::vector<ConfigOverride>
 
 void run_plan(const PlanArguments& arguments, const std::vector<std::string>& overrides) {
   const RunConfig config = config_of(arguments.config, parse_overrides(overrides));
+  mesh_of_run(config, 1);
   const auto [model, note] = planned_model(config);
   const TrainingEngineOptions options = engine_options(config, bfloat16_is_native());
   const MemoryPlan plan = TrainingEngine(model, options).plan();

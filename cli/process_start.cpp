@@ -1,16 +1,25 @@
 #include "process_start.h"
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "comm/mpi/launcher.h"
 #include "core/mapping_guard.h"
 
 namespace deeptitan {
+namespace {
+
+constexpr auto kFirstRankSpeaks = std::chrono::milliseconds(1500);
+
+}  // namespace
 
 void prepare_process() {
   for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
@@ -23,7 +32,13 @@ void prepare_process() {
 }
 
 void report_error(std::string_view message) {
-  std::fputs(("deeptitan: " + std::string(message) + "\n").c_str(), stderr);
+  std::string speaker = "deeptitan: ";
+  if (const std::optional<Launch> launch = find_launch(); launch && launch->rank > 0) {
+    std::signal(SIGTERM, SIG_DFL);
+    std::this_thread::sleep_for(kFirstRankSpeaks);
+    speaker += "rank " + std::to_string(launch->rank) + ": ";
+  }
+  std::fputs((speaker + std::string(message) + "\n").c_str(), stderr);
 }
 
 }  // namespace deeptitan

@@ -18,8 +18,12 @@
 #include "core/error.h"
 #include "generate/sampler.h"
 #include "option_checks.h"
+#include "rank_session.h"
+#include "start_ranks.h"
+#include "train/run_ranks.h"
 #include "train/trainer.h"
 #include "usage_message.h"
+#include "version.h"
 
 namespace deeptitan {
 namespace {
@@ -53,6 +57,7 @@ struct TrainArguments {
   int64_t replay_step = 0;
   std::string device;
   int64_t threads = 0;
+  int64_t ranks = 0;
 };
 
 TrainerOptions trainer_options(const TrainArguments& arguments) {
@@ -100,16 +105,25 @@ void print_sample(TrainingEngine& engine, const Tokenizer& tokenizer, const RunC
 }
 
 void run_train(const TrainArguments& arguments, const std::vector<std::string>& overrides) {
+  RankSession ranks(arguments.ranks);
   RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
   if (!arguments.device.empty()) config.training.device = arguments.device;
   if (arguments.threads > 0) config.training.threads = arguments.threads;
-  if (config.training.threads > 0) omp_set_num_threads(static_cast<int>(config.training.threads));
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) heed(signal);
   TrainerOptions options = trainer_options(arguments);
+  if (arguments.ranks > 1 && ranks.transport() == nullptr) {
+    mesh_of_run(config, static_cast<int>(arguments.ranks));  // what is wrong is said once, before any starts
+    throw CLI::RuntimeError(start_ranks(arguments.ranks));
+  }
+  if (config.training.threads > 0) omp_set_num_threads(static_cast<int>(config.training.threads));
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) heed(signal);
+  options.ranks = ranks.transport();
+  options.ranks_of_host = ranks.ranks_of_host();
+  options.program = version_line();
   options.sample = [&config](TrainingEngine& engine, const Tokenizer& tokenizer, int64_t step) {
     print_sample(engine, tokenizer, config, step);
   };
   const TrainingOutcome outcome = train(config, options);
+  ranks.finish();
   if (outcome.interrupted) throw CLI::RuntimeError(kExitInterrupted);
   if (!outcome.model_folder.empty()) fmt::print("model: {}\n", outcome.model_folder);
 }
@@ -135,6 +149,10 @@ void add_train_command(CLI::App& app) {
                "STEP", 1);
   command->add_option("--device", arguments->device, "training.device: cpu, cuda, cuda:N or auto")->type_name("DEVICE");
   whole_number(command->add_option("--threads", arguments->threads, "In place of training.threads"), "THREADS", 1);
+  whole_number(command->add_option("--ranks", arguments->ranks,
+                                   "Start this many processes on this host, by mpirun, and train over them as "
+                                   "[parallelism] lays them out (default: this one, or those of the launcher)"),
+               "RANKS", 1, 4096);
   command->allow_extras();
   command->footer("Any key of the run file can be set here as --section.key value, as in --training.steps 100.");
   command->callback([command, arguments] { run_train(*arguments, run_file_overrides(*command)); });

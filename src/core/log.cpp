@@ -50,4 +50,8 @@ void set_log_quiet(bool quiet) {
   logger().set_level(quiet ? spdlog::level::warn : spdlog::level::info);
 }
 
+void set_log_silent() {
+  logger().set_level(spdlog::level::off);
+}
+
 }  // namespace deeptitan

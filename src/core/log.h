@@ -16,4 +16,7 @@ void set_before_log_line(std::function<void()> clear);
 /// Silences log_info (tests, --quiet).
 void set_log_quiet(bool quiet);
 
+/// Silences log_warning too: of ranks that all have the same to say, the first says it.
+void set_log_silent();
+
 }  // namespace deeptitan

@@ -29,6 +29,7 @@ class Simulation {
         next_weights_(schedule.stages, 0),
         progress_(schedule.stages, std::vector<Progress>(schedule.microbatches)) {
     result_.live_records.assign(schedule.stages, 0);
+    result_.timeline.resize(schedule.ranks);
   }
 
   SimulatedSchedule run() {
@@ -107,6 +108,7 @@ class Simulation {
       --live_[a.stage];
       time += times_.backward_weights;
     }
+    result_.timeline[rank].push_back({a, clock_[rank], clock_[rank] + time});
     clock_[rank] += time;
     busy_[rank] += time;
   }

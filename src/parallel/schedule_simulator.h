@@ -13,11 +13,19 @@ struct ActionTimes {
   double backward_weights = 1;
 };
 
+/// When a rank works.
+struct TimedAction {
+  Action action;
+  double begin = 0;
+  double end = 0;
+};
+
 /// What a schedule does.
 struct SimulatedSchedule {
-  double time = 0;                // until the last rank is done
-  double bubble = 0;              // share of the ranks' time in which they wait
-  std::vector<int> live_records;  // by stage: microbatches that are begun and not ended, at most
+  double time = 0;                                 // until the last rank is done
+  double bubble = 0;                               // share of the ranks' time in which they wait
+  std::vector<int> live_records;                   // by stage: microbatches that are begun and not ended, at most
+  std::vector<std::vector<TimedAction>> timeline;  // by rank: its work, transfers left out
 };
 
 /// Runs a schedule without a model. Throws where ranks wait for one another for ever (naming what each waits for),

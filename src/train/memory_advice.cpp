@@ -1,6 +1,5 @@
 #include "train/memory_advice.h"
 
-#include "comm/mesh.h"
 #include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -16,7 +15,6 @@ int64_t planned_bytes(const RunConfig& config, const ModelConfig& model) {
 }  // namespace
 
 TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
-  make_mesh(config.parallelism, 1);  // this process is all ranks there are
   const Device device = choose_device(config.training.device).device;
   const bool bf16 = config.training.dtype == TrainingDtype::kBf16 ||
                     (config.training.dtype == TrainingDtype::kAuto && (native || device.kind == DeviceKind::kCuda));

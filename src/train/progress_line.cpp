@@ -26,8 +26,8 @@ std::string format_duration(double seconds) {
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
 
-ProgressLine::ProgressLine(int64_t steps, double flops_per_token, double peak)
-    : steps_(steps), flops_per_token_(flops_per_token), peak_(peak), terminal_(isatty(STDOUT_FILENO) != 0) {
+ProgressLine::ProgressLine(int64_t steps, double flops_per_token, double peak, bool plain)
+    : steps_(steps), flops_per_token_(flops_per_token), peak_(peak), terminal_(!plain && isatty(STDOUT_FILENO) != 0) {
   if (terminal_ && isatty(STDERR_FILENO) != 0) set_before_log_line([this] { clear(); });
 }
 

@@ -12,7 +12,8 @@ namespace deeptitan {
 class ProgressLine {
  public:
   /// `flops_per_token` of training and the machine's `peak` in FLOP/s give the share of the peak; 0: not known.
-  ProgressLine(int64_t steps, double flops_per_token, double peak);
+  /// `plain`: lines stay on a terminal too (a launcher of ranks makes one for what it passes on).
+  ProgressLine(int64_t steps, double flops_per_token, double peak, bool plain = false);
   ~ProgressLine();
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;

@@ -1,7 +1,6 @@
 #include "train/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <deque>
 #include <fstream>
@@ -9,13 +8,13 @@
 #include <memory>
 #include <numbers>
 
-#include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/atomic_directory.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/model_directory.h"
 #include "checkpoint/run_checkpoints.h"
+#include "comm/rank_texts.h"
 #include "config/model_config_json.h"
 #include "config/run_config_toml.h"
 #include "core/clock.h"
@@ -24,7 +23,6 @@
 #include "core/file.h"
 #include "core/json_reader.h"
 #include "core/log.h"
-#include "core/terminal.h"
 #include "data/packed_sampler.h"
 #include "data/synthetic_source.h"
 #include "data/token_dataset.h"
@@ -32,32 +30,26 @@
 #include "data/validation_batches.h"
 #include "kernels/cpu/peak/peak.h"
 #include "model/model_cost.h"
+#include "ops/linear.h"
 #include "train/freeze.h"
 #include "train/learning_rate.h"
-#include "train/loss_curve.h"
 #include "train/memory_advice.h"
-#include "train/metrics_writer.h"
 #include "train/model_to_train.h"
-#include "train/progress_line.h"
 #include "train/run_folder.h"
-#include "train/tensorboard_writer.h"
+#include "train/run_ranks.h"
+#include "train/run_report.h"
 #include "train/training_checkpoint.h"
+#include "train/validation.h"
 
 namespace deeptitan {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kWidestChart = 160;
-
 // On a GPU the host queues a step before it looks at the one before, so that the device never waits for it. On the CPU
 // a step is over when it has been queued.
 int report_lag_of(Device device) {
   return device.kind == DeviceKind::kCuda ? 1 : 0;
-}
-
-double wall_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
 class Trainer {
@@ -67,12 +59,16 @@ class Trainer {
         options_(options),
         folder_(config.job.dump_folder),
         schedule_(config),
+        ranks_(config, options.ranks),
         exported_{.dtype = config.checkpoint.export_dtype == ExportDtype::kFloat32 ? DType::kF32 : DType::kBF16} {}
 
   TrainingOutcome run();
 
  private:
+  void join_ranks();
   void find_start();
+  void find_start_of_all();
+  void open_data_of_all();
   void open_data();
   void build_engine();
   void replay();
@@ -84,15 +80,23 @@ class Trainer {
   };
   void queue_step(int64_t step);
   StepMetrics metrics_of(StepResult result);
-  std::vector<PackedBatch>& batches_of(int64_t step);
+  // A step's microbatches that are this rank's, and the loss-bearing tokens of all ranks'.
+  struct StepBatches {
+    std::vector<PackedBatch> mine;
+    int64_t targets = 0;
+  };
+  StepBatches& batches_of(int64_t step);
   void draw_step(int64_t step);
   void compute_step(int64_t step);
   StepResult last_result();
-  void validate(StepMetrics& metrics);
   [[noreturn]] void stop_without_folder();
   [[noreturn]] void stop_not_finite(int64_t step, const StepResult& result);
   void save();
-  void draw_loss_curve(ProgressLine& progress) const;
+  void begin_report();
+  void train_steps();
+  void say(const std::string& text) {
+    if (report_) report_->message(text);
+  }
   void export_final_model();
   bool interrupted() const { return options_.interrupt != nullptr && options_.interrupt->load(); }
 
@@ -100,11 +104,13 @@ class Trainer {
   TrainerOptions options_;
   RunFolder folder_;
   LearningRateSchedule schedule_;
+  RunRanks ranks_;
   ModelConfig model_config_;
   std::optional<CheckpointEntry> start_;
   std::vector<DamagedCheckpoint> damaged_;        // that come after start_
   std::shared_ptr<const ModelDirectory> loaded_;  // where the weights came from
   TrainingProgress progress_;
+  bool stopped_ = false;  // by an interrupt, on all ranks
   std::optional<Tokenizer> tokenizer_;
   std::optional<TextEncoder> encoder_;
   ModelExport exported_;
@@ -112,11 +118,38 @@ class Trainer {
   std::vector<ValidationBatches> validation_;
   std::unique_ptr<BatchSource> source_;
   std::unique_ptr<TrainingEngine> engine_;
-  std::vector<std::vector<PackedBatch>> batches_;  // of as many steps as are queued at once
-  std::deque<QueuedStep> queued_;                  // the oldest first
-  double last_report_ = 0;                         // seconds
-  PackedBatch validation_batch_;
+  std::vector<StepBatches> batches_;  // of as many steps as are queued at once
+  PackedBatch other_batch_;           // one of another rank's
+  std::deque<QueuedStep> queued_;     // the oldest first
+  double last_report_ = 0;            // seconds
+  std::optional<RunReport> report_;   // of the first rank
 };
+
+void Trainer::join_ranks() {
+  if (config_.training.global_batch_size == 0 && ranks_.mesh().data_ranks() > 1) {
+    config_.training.global_batch_size = config_.training.local_batch_size * ranks_.mesh().data_ranks();
+  }
+  if (ranks_.alone()) return;
+  check_alike(*ranks_.host(),
+              {{"the version", options_.program},
+               {"the configuration", to_toml(config_)},
+               {"the device", device_name(choose_device(config_.training.device).device)},
+               {"the arithmetic of the chip", bfloat16_is_native() ? "native bf16" : "no native bf16"}});
+}
+
+// The first rank looks, and the others begin where it does.
+void Trainer::find_start_of_all() {
+  const std::string step = on_first_rank(ranks_.host(), [&] {
+    find_start();
+    return start_ ? std::to_string(start_->step) : std::string();
+  });
+  if (ranks_.first() || step.empty()) return;
+  start_ = CheckpointEntry{std::stoll(step), folder_.checkpoints() / checkpoint_name(std::stoll(step))};
+  DT_CHECK_USAGE(fs::exists(start_->path),
+                 "rank {} does not see {}, from which rank 0 goes on; all ranks need the same job.dump_folder, on a "
+                 "file system that they share",
+                 ranks_.rank(), start_->path.string());
+}
 
 // Which checkpoint to begin from, and whether the folder may be used at all.
 void Trainer::find_start() {
@@ -218,12 +251,33 @@ void Trainer::open_data() {
   }
 }
 
+// One rank tokenises what is not in the cache yet, the others wait.
+void Trainer::open_data_of_all() {
+  if (ranks_.alone()) return open_data();
+  ranks_.host()->set_deadline(config_.parallelism.data_deadline_seconds);
+  on_first_rank(ranks_.host(), [&] {
+    open_data();
+    return std::string();
+  });
+  if (!ranks_.first()) open_data();
+  std::string fingerprints;
+  for (const TokenDataset& dataset : datasets_) {
+    fingerprints += fmt::format("{} {}\n", dataset.name(), dataset.fingerprint());
+  }
+  check_alike(*ranks_.host(), {{"the data", fingerprints}});
+  ranks_.host()->set_deadline(config_.parallelism.deadline_seconds);
+}
+
 void Trainer::build_engine() {
   TrainingEngineOptions options = engine_options(config_, bfloat16_is_native());
   options.report_lag = options_.report_lag.value_or(report_lag_of(options.device));
   options.halt_not_finite = config_.training.loss_not_finite == LossNotFinite::kStop;
+  options.groups = ranks_.groups();
   engine_ = std::make_unique<TrainingEngine>(model_config_, options);
-  check_fits(config_, model_config_, engine_->plan(), available_memory(engine_->options().device));
+  const int64_t memory = available_memory(engine_->options().device) / options_.ranks_of_host;
+  // All look before any takes.
+  ranks_.any(false, 0);
+  check_fits(config_, model_config_, engine_->plan(), memory);
 #ifdef DT_CUDA
   log_info(fmt::format("on {}", choose_device(config_.training.device).description));
 #endif
@@ -250,23 +304,32 @@ void Trainer::build_engine() {
   config_.training.dtype = engine_->options().compute == DType::kBF16 ? TrainingDtype::kBf16 : TrainingDtype::kFp32;
   progress_.config = to_toml(config_);
   batches_.resize(static_cast<size_t>(engine_->options().report_lag) + 1);
-  for (auto& batches : batches_) batches.resize(config_.microbatches_per_step());
+  for (StepBatches& batches : batches_)
+    batches.mine.resize(config_.microbatches_per_step() / ranks_.mesh().data_ranks());
 }
 
-std::vector<PackedBatch>& Trainer::batches_of(int64_t step) {
+Trainer::StepBatches& Trainer::batches_of(int64_t step) {
   return batches_[static_cast<size_t>(step) % batches_.size()];
 }
 
+// All ranks draw the whole step, so that its sequences and its targets do not depend on their number; each keeps as
+// many microbatches as the others, in their order.
 void Trainer::draw_step(int64_t step) {
-  for (PackedBatch& batch : batches_of(step)) source_->next_batch(config_.training.local_batch_size, &batch);
+  auto& [mine, targets] = batches_of(step);
+  const auto each = static_cast<int64_t>(mine.size());
+  const int64_t begin = each * ranks_.data_rank();
+  targets = 0;
+  for (int64_t m = 0; m < config_.microbatches_per_step(); ++m) {
+    PackedBatch& batch = m >= begin && m < begin + each ? mine[m - begin] : other_batch_;
+    source_->next_batch(config_.training.local_batch_size, &batch);
+    targets += batch.target_count;
+  }
 }
 
 void Trainer::compute_step(int64_t step) {
-  const std::vector<PackedBatch>& batches = batches_of(step);
-  int64_t targets = 0;
-  for (const PackedBatch& batch : batches) targets += batch.target_count;
-  engine_->begin_step(step, schedule_.at(step), targets, static_cast<int64_t>(batches.size()));
-  for (const PackedBatch& batch : batches) engine_->add_microbatch(batch);
+  const auto& [mine, targets] = batches_of(step);
+  engine_->begin_step(step, schedule_.at(step), targets, static_cast<int64_t>(mine.size()));
+  for (const PackedBatch& batch : mine) engine_->add_microbatch(batch);
   engine_->end_step();
 }
 
@@ -334,9 +397,11 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
 // What was in the folder is gone; the run is not.
 void Trainer::stop_without_folder() {
   last_result();  // what is saved is whole
-  folder_ = RunFolder(folder_.root());
-  folder_.claim(/*resuming=*/false);
-  write_file(folder_.config(), progress_.config);
+  if (ranks_.first()) {
+    folder_ = RunFolder(folder_.root());
+    folder_.claim(/*resuming=*/false);
+    write_file(folder_.config(), progress_.config);
+  }
   progress_.metrics = {};
   save();
   fail(
@@ -345,60 +410,18 @@ void Trainer::stop_without_folder() {
       folder_.root().string(), progress_.step);
 }
 
-void Trainer::validate(StepMetrics& metrics) {
-  ValidationMetrics all{.name = "all"};
-  double loss_sum = 0;
-  int64_t targets = 0;
-  int64_t bytes = 0;
-  for (ValidationBatches& batches : validation_) {
-    double source_loss = 0;
-    int64_t source_targets = 0;
-    int64_t source_bytes = 0;
-    batches.rewind();
-    while (batches.next_batch(config_.training.local_batch_size, &validation_batch_)) {
-      source_targets += validation_batch_.target_count;
-      source_bytes += validation_batch_.target_bytes;
-      source_loss += engine_->evaluate(validation_batch_);
-    }
-    if (source_targets == 0) continue;
-    const auto bits = [](double nats, int64_t text_bytes) {
-      return nats / std::numbers::ln2 / static_cast<double>(std::max<int64_t>(1, text_bytes));
-    };
-    metrics.validation_sources.push_back(
-        {batches.name(), source_loss / static_cast<double>(source_targets), bits(source_loss, source_bytes)});
-    loss_sum += source_loss;
-    targets += source_targets;
-    bytes += source_bytes;
-    all.bits_per_byte = bits(loss_sum, bytes);
-  }
-  if (targets == 0) return;
-  all.loss = loss_sum / static_cast<double>(targets);
-  metrics.validation = all;
-}
-
 void Trainer::save() {
   try {
     save_checkpoint(folder_.checkpoints(), progress_, *engine_, exported_, config_.checkpoint.keep_latest_k);
   } catch (const Error&) {
-    if (!folder_.in_place()) stop_without_folder();
+    if (ranks_.alone() && !folder_.in_place()) stop_without_folder();
     throw;
   }
 }
 
 void Trainer::export_final_model() {
-  make_way(folder_.model());
-  AtomicDirectory directory(folder_.model());
-  std::map<std::string, FileDigest> digests = export_model(directory.path(), *engine_, exported_);
-  write_manifest(directory.path(), progress_.step, std::move(digests));
-  directory.commit();
-}
-
-void Trainer::draw_loss_curve(ProgressLine& progress) const {
-  const LossCurve curve = read_loss_curve(folder_.metrics());
-  const std::string terminal = render_loss_terminal(curve, std::min(terminal_width(STDOUT_FILENO), kWidestChart), 18);
-  if (!terminal.empty()) progress.message(terminal);
-  write_file(folder_.loss_svg(), render_loss_svg(curve, config_.job.description.empty() ? config_.job.dump_folder
-                                                                                        : config_.job.description));
+  write_directory(folder_.model(), progress_.step, ranks_.host(),
+                  [&](const fs::path& path) { return export_model(path, *engine_, exported_); });
 }
 
 // The loss that metrics.jsonl has for a step; nothing where it was not logged.
@@ -432,8 +455,84 @@ void Trainer::replay() {
                                         : fmt::format("; the recorded loss is {:.17g}: NOT equal", *recorded));
 }
 
+// The folder is the first rank's, and so is what the run says.
+void Trainer::begin_report() {
+  const bool bf16 = engine_->options().compute == DType::kBF16;
+  const bool on_cpu = engine_->options().device.kind == DeviceKind::kCpu;
+  const auto type = bf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
+  const double peak = ranks_.sum(on_cpu ? cpu::measure_matrix_peak(type, 0.3) : 0.0, progress_.step);
+  on_first_rank(ranks_.host(), [&] {
+    if (options_.resume == ResumeMode::kOverwrite) folder_.clear();
+    folder_.claim(start_.has_value());
+    for (const DamagedCheckpoint& d : damaged_) {
+      log_warning(fmt::format("the damaged checkpoint of step {} is kept as {}", d.checkpoint.step,
+                              set_aside(d.checkpoint.path).string()));
+    }
+    write_file(folder_.config(), progress_.config);
+    report_.emplace(config_, folder_, progress_.step, progress_.metrics,
+                    training_flops_per_token(model_config_, config_.training.seq_len), peak, !ranks_.alone());
+    return std::string();
+  });
+  const ModelSize size = count_parameters(model_config_);
+  say(fmt::format("{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned{}{}",
+                  size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(),
+                  bf16 ? "bf16" : "fp32", folder_.root().string(), format_bytes(engine_->plan().total()),
+                  ranks_.alone() ? "" : " a rank",
+                  on_cpu ? fmt::format("; matrix peak {:.0f} GFLOP/s", peak / 1e9) : ""));
+  if (!ranks_.alone()) say(ranks_.mesh().describe());
+  if (const int64_t frozen = count_frozen(engine_->model().parameters()); frozen > 0) {
+    say(fmt::format("{} parameters are frozen", frozen));
+  }
+  if (start_ && progress_.step >= config_.training.steps) {
+    say(fmt::format("the run is finished: all {} steps were done before; raise training.steps to go on",
+                    config_.training.steps));
+  } else if (start_) {
+    say(fmt::format("resumed at step {}", progress_.step));
+  }
+}
+
+void Trainer::train_steps() {
+  double mean_seconds = 0;
+  for (int64_t step = progress_.step + 1; step <= config_.training.steps && !stopped_; ++step) {
+    const double start = monotonic_seconds();
+    const bool last = step == config_.training.steps;
+    const auto due = [&](int64_t every) { return every > 0 && (last || step % every == 0); };
+    const bool validates = due(config_.validation.freq);
+    const bool samples = options_.sample && tokenizer_ && due(config_.metrics.sample_freq);
+    const bool saves = last || due(config_.checkpoint.interval);
+    queue_step(step);
+    if (ranks_.any(ranks_.first() && !folder_.in_place(), step)) stop_without_folder();
+    const bool stops = ranks_.any(interrupted(), step);
+    // What looks at the model between two steps waits for all that is queued.
+    const bool waits = validates || samples || saves || stops;
+    while (std::optional<StepResult> result = waits ? engine_->remaining_report() : engine_->due_report()) {
+      StepMetrics metrics = metrics_of(std::move(*result));
+      if (validates && metrics.step == step)
+        validate(validation_, config_.training.local_batch_size, ranks_, *engine_, metrics);
+      mean_seconds =
+          mean_seconds == 0 ? monotonic_seconds() - start : 0.95 * mean_seconds + 0.05 * (monotonic_seconds() - start);
+      const bool logged = metrics.step == config_.training.steps || metrics.validation || metrics.skipped ||
+                          metrics.row_overflows > 0 || metrics.step % config_.metrics.log_freq == 0;
+      if (report_ && logged) {
+        report_->show(metrics, mean_seconds * static_cast<double>(config_.training.steps - metrics.step));
+      }
+    }
+    if (samples) {
+      if (report_) report_->finish();
+      options_.sample(*engine_, *tokenizer_, step);
+    }
+    stopped_ = stops && queued_.empty();
+    if (saves || stopped_) {
+      if (report_) progress_.metrics = report_->synced();
+      save();
+    }
+  }
+  if (report_) report_->finish();
+}
+
 TrainingOutcome Trainer::run() {
-  find_start();
+  join_ranks();
+  find_start_of_all();
   model_config_ = model_to_train(config_);
   if (start_) {
     const RunConfig saved = parse_run_config(read_progress(start_->path).config, start_->path.string());
@@ -442,91 +541,22 @@ TrainingOutcome Trainer::run() {
       log_info(fmt::format("resuming with {} = {} (it was {})", d.key, d.after, d.before));
     }
   }
-  open_data();
+  open_data_of_all();
   build_engine();
   if (options_.replay_step) {
     replay();
     return {.step = *options_.replay_step, .interrupted = false, .model_folder = ""};
   }
-  if (options_.resume == ResumeMode::kOverwrite) folder_.clear();
-  folder_.claim(start_.has_value());
-  for (const DamagedCheckpoint& d : damaged_) {
-    log_warning(fmt::format("the damaged checkpoint of step {} is kept as {}", d.checkpoint.step,
-                            set_aside(d.checkpoint.path).string()));
-  }
-  write_file(folder_.config(), progress_.config);
-
-  MetricsWriter metrics_file(folder_.metrics(), progress_.step, progress_.metrics);
-  std::optional<TensorboardWriter> tensorboard;
-  if (config_.metrics.enable_tensorboard) {
-    tensorboard.emplace(folder_.tensorboard(), progress_.step + 1, wall_time());
-    folder_.record(tensorboard->path());
-  }
-  const bool bf16 = engine_->options().compute == DType::kBF16;
-  const bool on_cpu = engine_->options().device.kind == DeviceKind::kCpu;
-  const auto type = bf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
-  const double peak = on_cpu ? cpu::measure_matrix_peak(type, 0.3) : 0.0;
-  const ModelSize size = count_parameters(model_config_);
-  ProgressLine progress(config_.training.steps, training_flops_per_token(model_config_, config_.training.seq_len),
-                        peak);
-  progress.message(fmt::format("{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned{}",
-                               size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(),
-                               bf16 ? "bf16" : "fp32", folder_.root().string(), format_bytes(engine_->plan().total()),
-                               on_cpu ? fmt::format("; matrix peak {:.0f} GFLOP/s", peak / 1e9) : ""));
-  if (const int64_t frozen = count_frozen(engine_->model().parameters()); frozen > 0) {
-    progress.message(fmt::format("{} parameters are frozen", frozen));
-  }
-  if (start_ && progress_.step >= config_.training.steps) {
-    progress.message(fmt::format("the run is finished: all {} steps were done before; raise training.steps to go on",
-                                 config_.training.steps));
-  } else if (start_) {
-    progress.message(fmt::format("resumed at step {}", progress_.step));
-  }
-
-  double mean_seconds = 0;
-  bool stopped = false;
-  for (int64_t step = progress_.step + 1; step <= config_.training.steps && !stopped; ++step) {
-    const double start = monotonic_seconds();
-    const bool last = step == config_.training.steps;
-    const auto due = [&](int64_t every) { return every > 0 && (last || step % every == 0); };
-    const bool validates = due(config_.validation.freq);
-    const bool samples = options_.sample && tokenizer_ && due(config_.metrics.sample_freq);
-    const bool saves = last || due(config_.checkpoint.interval);
-    queue_step(step);
-    if (!folder_.in_place()) stop_without_folder();
-    // What looks at the model between two steps waits for all that is queued.
-    const bool waits = validates || samples || saves || interrupted();
-    while (std::optional<StepResult> result = waits ? engine_->remaining_report() : engine_->due_report()) {
-      StepMetrics metrics = metrics_of(std::move(*result));
-      if (validates && metrics.step == step) validate(metrics);
-      mean_seconds =
-          mean_seconds == 0 ? monotonic_seconds() - start : 0.95 * mean_seconds + 0.05 * (monotonic_seconds() - start);
-      if (metrics.step == config_.training.steps || metrics.validation || metrics.skipped ||
-          metrics.row_overflows > 0 || metrics.step % config_.metrics.log_freq == 0) {
-        metrics_file.write(metrics);
-        if (tensorboard) tensorboard->write(metrics.step, wall_time(), scalars_of(metrics));
-        progress.show(metrics, mean_seconds * static_cast<double>(config_.training.steps - metrics.step));
-      }
-    }
-    if (samples) {
-      progress.finish();
-      options_.sample(*engine_, *tokenizer_, step);
-    }
-    stopped = queued_.empty() && interrupted();
-    if (saves || stopped) {
-      progress_.metrics = metrics_file.synced();
-      save();
-    }
-  }
-  progress.finish();
+  begin_report();
+  train_steps();
   TrainingOutcome outcome{
-      .step = progress_.step, .interrupted = stopped && progress_.step < config_.training.steps, .model_folder = ""};
+      .step = progress_.step, .interrupted = stopped_ && progress_.step < config_.training.steps, .model_folder = ""};
   if (outcome.interrupted) {
-    progress.message(fmt::format("interrupted: step {} is saved; go on with --resume auto", progress_.step));
+    say(fmt::format("interrupted: step {} is saved; go on with --resume auto", progress_.step));
     return outcome;
   }
   export_final_model();
-  draw_loss_curve(progress);
+  if (report_) report_->draw_loss_curve();
   outcome.model_folder = folder_.model().string();
   return outcome;
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "comm/transport.h"
 #include "config/run_config.h"
 #include "tokenizer/tokenizer.h"
 #include "train/metrics_record.h"
@@ -30,7 +31,11 @@ struct TrainerOptions {
   /// Steps that are queued before one's result is looked at, 0 or 1; nullopt: 0 on the CPU, 1 on CUDA. It changes what
   /// waits for what, and nothing else.
   std::optional<int> report_lag;
-  /// Called for the steps that metrics.sample_freq asks for; prints what the model would write.
+  /// The ranks that train together, which all call train() with the same configuration; nullptr: this process alone.
+  Transport* ranks = nullptr;
+  int ranks_of_host = 1;  // that share this host's memory
+  std::string program;    // the version, which all ranks must have alike
+  /// Called for the steps that metrics.sample_freq asks for, on all ranks; prints what the model would write.
   std::function<void(TrainingEngine&, const Tokenizer&, int64_t step)> sample;
 };
 
@@ -44,7 +49,8 @@ struct TrainingOutcome {
 /// Trains as `config` says: data, schedule, steps, validation, metrics, checkpoints, in job.dump_folder:
 ///   config.toml  metrics.jsonl  tensorboard/  checkpoints/step-...  loss.svg  model/
 /// Throws a usage error before anything is written where the configuration, the folder, the data or the memory does not
-/// allow the run, and Error where it fails on the way: the last checkpoint is then whole.
+/// allow the run, and Error where it fails on the way: the last checkpoint is then whole. Of many ranks the first
+/// writes and prints; all write their parts of checkpoints, into the same folder. An interrupt of one is one of all.
 TrainingOutcome train(const RunConfig& config, const TrainerOptions& options);
 
 }  // namespace deeptitan

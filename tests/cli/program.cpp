@@ -40,7 +40,9 @@ void drain(int& descriptor, std::string& text) {
 
 Program::Program(const std::vector<std::string>& arguments, const ProgramOptions& options) {
   const Pipe in = open_pipe(), out = open_pipe(), err = open_pipe();
-  std::vector<char*> argv = {const_cast<char*>(DT_PROGRAM)};
+  std::vector<char*> argv;
+  for (const std::string& word : options.launcher) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(const_cast<char*>(DT_PROGRAM));
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   pid_ = ::fork();
@@ -57,7 +59,7 @@ Program::Program(const std::vector<std::string>& arguments, const ProgramOptions
                          static_cast<rlim_t>(options.largest_file_bytes)};
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
-    ::execv(DT_PROGRAM, argv.data());
+    ::execvp(argv[0], argv.data());
     ::_exit(127);
   }
   ::close(in.read_end);

@@ -17,11 +17,12 @@ struct Outcome {
 };
 
 struct ProgramOptions {
-  std::string input = {};          // of standard input
-  std::string output_file = {};    // that standard output goes to in place of a pipe
-  std::string error_file = {};     // the same for standard error
-  std::vector<int> closed = {};    // descriptors that it begins without
-  int64_t largest_file_bytes = 0;  // RLIMIT_FSIZE: writing beyond it fails as on a full disk; 0 = no limit
+  std::string input = {};                  // of standard input
+  std::string output_file = {};            // that standard output goes to in place of a pipe
+  std::string error_file = {};             // the same for standard error
+  std::vector<int> closed = {};            // descriptors that it begins without
+  std::vector<std::string> launcher = {};  // what the program is started by, such as {"mpirun", "-np", "2"}
+  int64_t largest_file_bytes = 0;          // RLIMIT_FSIZE: writing beyond it fails as on a full disk; 0 = no limit
 };
 
 /// The built deeptitan (DT_PROGRAM) in a process of its own, with both outputs caught by pipes.

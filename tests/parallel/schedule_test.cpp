@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "parallel/schedule_simulator.h"
+#include "parallel/schedule_timeline.h"
 #include "support/expect_error.h"
 
 namespace deeptitan {
@@ -56,6 +57,30 @@ TEST(Schedule, OneRankIsTheLoopOverMicrobatches) {
                                         {ActionKind::kBackward, 0, 1},
                                         {ActionKind::kReduce, 0, 0}};
   EXPECT_EQ(one_f_one_b_schedule(1, 2).actions.front(), expected);
+}
+
+TEST(ScheduleTimeline, DrawsWhoWorksWhen) {
+  EXPECT_EQ(timeline_text(one_f_one_b_schedule(2, 2), 80),
+            "rank 0   0   1   .   .   [0----] .   [1----]\n"
+            "rank 1   .   0   [0----] 1   [1----] .   .\n"
+            "1f1b: 2 ranks, 2 stages, 2 microbatches; the bubble is 33.3 % of the ranks' time; at most 2 microbatches' "
+            "activations on a rank\n");
+  EXPECT_EQ(
+      timeline_text(zero_bubble_schedule(2, 2), 80),
+      "rank 0   0   1   .   [0] w0  [1] w1\n"
+      "rank 1   .   0   [0] 1   [1] w0  w1\n"
+      "zb-h1: 2 ranks, 2 stages, 2 microbatches; the bubble is 14.3 % of the ranks' time; at most 2 microbatches' "
+      "activations on a rank\n");
+  EXPECT_EQ(timeline_text(interleaved_schedule(2, 2, 2), 90),
+            "rank 0   0a   1a   0b   1b   .    .    [0b-----] .    [1b-----] [0a-----] [1a-----]\n"
+            "rank 1   .    0a   1a   0b   [0b-----] 1b   [1b-----] [0a-----] [1a-----] .    .\n"
+            "interleaved 1f1b: 2 ranks, 4 stages, 2 microbatches; the bubble is 20.0 % of the ranks' time; at most 4 "
+            "microbatches' activations on a rank\n");
+  EXPECT_TRUE(
+      timeline_text(one_f_one_b_schedule(2, 2), 22).starts_with("rank 0   0   1   . ...\nrank 1   .   0   [0] ...\n"));
+  const std::string svg = timeline_svg(zero_bubble_schedule(2, 2));
+  EXPECT_TRUE(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+  EXPECT_NE(svg.find("<title>backward of the weights of microbatch 1 in stage 0</title>"), std::string::npos);
 }
 
 TEST(ScheduleSimulator, NamesWhoWaitsForWhom) {

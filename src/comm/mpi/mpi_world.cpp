@@ -41,6 +41,16 @@ OpenedPlugin open_plugin() {
   return {functions, ""};
 }
 
+const DtMpiFunctions* needed_functions() {
+  const auto [functions, problem] = open_plugin();
+  DT_CHECK_USAGE(
+      functions != nullptr,
+      "many ranks talk over MPI, but {}; build deeptitan where MPI is installed (scripts/setup installs Open "
+      "MPI), or name the plug-in's file in {}",
+      problem, kPluginVariable);
+  return functions;
+}
+
 // What end_all_ranks needs, where it is called from anywhere.
 const DtMpiFunctions* started = nullptr;
 
@@ -114,6 +124,10 @@ std::string mpi_in_words() {
   return functions == nullptr ? "no MPI: " + problem : functions->library();
 }
 
+std::string check_mpi_plugin() {
+  return needed_functions()->library();
+}
+
 class MpiWorld::Plugin {
  public:
   Plugin(const DtMpiFunctions* functions, const Launch& launch) : mpi(functions) {
@@ -139,12 +153,7 @@ class MpiWorld::Plugin {
 };
 
 MpiWorld::MpiWorld(const Launch& launch) {
-  const auto [functions, problem] = open_plugin();
-  DT_CHECK_USAGE(functions != nullptr,
-                 "{} started {} processes, which talk over MPI, but {}; build deeptitan where "
-                 "MPI is installed (scripts/setup installs Open MPI), or name the plug-in's file in {}",
-                 launch.launcher, launch.size, problem, kPluginVariable);
-  plugin_ = std::make_unique<Plugin>(functions, launch);
+  plugin_ = std::make_unique<Plugin>(needed_functions(), launch);
 }
 
 MpiWorld::~MpiWorld() = default;

@@ -16,6 +16,9 @@ std::string find_mpi_plugin();
 /// "Open MPI v4.1.4", or why MPI is not there, for --version. Starts nothing.
 std::string mpi_in_words();
 
+/// The library's name, as mpi_in_words has it; throws a usage error where the plug-in is not there. Starts nothing.
+std::string check_mpi_plugin();
+
 /// The processes that a launcher has started, over MPI. One for each process, and once.
 class MpiWorld {
  public:

@@ -1,0 +1,83 @@
+#include "train/run_ranks.h"
+
+#include <string_view>
+
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include "comm/rank_texts.h"
+#include "core/device_choice.h"
+#include "core/error.h"
+
+namespace deeptitan {
+namespace {
+
+// The first line in which two texts differ, of both.
+std::pair<std::string, std::string> first_difference(std::string_view a, std::string_view b) {
+  while (true) {
+    const std::string_view a_line = a.substr(0, a.find('\n')), b_line = b.substr(0, b.find('\n'));
+    if (a_line != b_line || a_line.size() == a.size() || b_line.size() == b.size()) {
+      return {std::string(a_line), std::string(b_line)};
+    }
+    a.remove_prefix(a_line.size() + 1);
+    b.remove_prefix(b_line.size() + 1);
+  }
+}
+
+}  // namespace
+
+Mesh mesh_of_run(const RunConfig& config, int ranks) {
+  const Mesh mesh = make_mesh(config.parallelism, ranks);
+  DT_CHECK_USAGE(config.parallelism.zero_stage == 1,
+                 "parallelism.zero_stage = {} is not here yet; use 1: ranks divide the optimizer's state",
+                 config.parallelism.zero_stage);
+  if (ranks == 1) return mesh;
+  check_mesh(mesh, config, resolve_model_config(config));
+  DT_CHECK_USAGE(mesh.pp == 1,
+                 "parallelism.pipeline_parallel_degree = {}: pipelines over ranks are not here yet; use 1 (the other "
+                 "degrees are)",
+                 mesh.pp);
+  DT_CHECK_USAGE(choose_device(config.training.device).device.kind == DeviceKind::kCpu,
+                 "{} ranks on GPUs are not here yet; use --device cpu, or one rank", ranks);
+  return mesh;
+}
+
+RunRanks::RunRanks(const RunConfig& config, Transport* transport)
+    : mesh_(mesh_of_run(config, transport == nullptr ? 1 : transport->size())) {
+  if (transport != nullptr) {
+    groups_ = std::make_unique<HostGroups>(*transport, mesh_, config.parallelism.deadline_seconds);
+  }
+}
+
+double RunRanks::sum(double mine, int64_t step) const {
+  if (alone()) return mine;
+  ExecutionContext ctx;
+  StepState state;
+  state.in.step = step;
+  ctx.state = &state;
+  host()->all_reduce(ctx, Tensor(&mine, DType::kF64, {1}));
+  return mine;
+}
+
+void check_alike(Communicator& host, const std::vector<RankFact>& facts) {
+  nlohmann::json mine = nlohmann::json::array();
+  for (const RankFact& fact : facts) mine.push_back(fact.value);
+  std::vector<nlohmann::json> all;
+  for (const std::string& text : gather_texts(host, mine.dump())) all.push_back(nlohmann::json::parse(text));
+  std::vector<std::string> problems;
+  for (size_t f = 0; f < facts.size(); ++f) {
+    std::vector<size_t> others;
+    for (size_t r = 1; r < all.size(); ++r) {
+      if (all[r].size() != facts.size() || all[r][f] != all[0][f]) others.push_back(r);
+    }
+    if (others.empty()) continue;
+    const auto value = [&](size_t r) { return f < all[r].size() ? all[r][f].get<std::string>() : std::string(); };
+    const auto [first, other] = first_difference(value(0), value(others.front()));
+    problems.push_back(fmt::format("{} of rank{} {} is not that of rank 0: '{}' on rank 0, '{}' on rank {}",
+                                   facts[f].what, others.size() == 1 ? "" : "s", fmt::join(others, ", "), first, other,
+                                   others.front()));
+  }
+  DT_CHECK_USAGE(problems.empty(), "all ranks of a run must be alike; {}", fmt::join(problems, "; "));
+}
+
+}  // namespace deeptitan

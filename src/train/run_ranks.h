@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/mesh.h"
+#include "comm/transport.h"
+#include "config/run_config.h"
+#include "parallel/host_groups.h"
+#include "parallel/rank_groups.h"
+
+namespace deeptitan {
+
+/// How `config` lays `ranks` ranks out. Throws a usage error where they, the model or the batch do not allow it (see
+/// make_mesh and check_mesh), and where it asks for what ranks cannot do.
+Mesh mesh_of_run(const RunConfig& config, int ranks);
+
+/// The ranks of a run, as one of them sees it; this process alone where there is no transport.
+class RunRanks {
+ public:
+  /// Throws as mesh_of_run.
+  RunRanks(const RunConfig& config, Transport* transport);
+
+  const Mesh& mesh() const { return mesh_; }
+  /// What the training engine exchanges over.
+  RankGroups groups() const { return groups_ ? groups_->groups() : RankGroups(); }
+  /// All ranks, for what lies in the host's memory; nullptr: alone.
+  Communicator* host() const { return groups().host; }
+  bool alone() const { return groups_ == nullptr; }
+  int rank() const { return rank_in(host()); }
+  /// Whose folder it is, and who speaks.
+  bool first() const { return rank() == 0; }
+  /// Which of mesh().data_ranks() this is.
+  int data_rank() const { return mesh_.data_rank(rank()); }
+
+  /// The sum over all ranks, in their order; `step` is what messages name.
+  double sum(double mine, int64_t step) const;
+  /// Whether it is true on any rank.
+  bool any(bool mine, int64_t step) const { return sum(mine ? 1 : 0, step) > 0; }
+
+ private:
+  Mesh mesh_;
+  std::unique_ptr<HostGroups> groups_;
+};
+
+/// Something that all ranks must have alike before the first step.
+struct RankFact {
+  std::string what;   // "the configuration"
+  std::string value;  // any text
+};
+
+/// Throws the same error on all ranks, which names the facts that are not alike, and the ranks. All give the same
+/// facts.
+void check_alike(Communicator& host, const std::vector<RankFact>& facts);
+
+}  // namespace deeptitan

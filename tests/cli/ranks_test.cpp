@@ -1,0 +1,256 @@
+// Training over many ranks as a user runs it: who prints, what ends it, what is left, and how it goes on.
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <thread>
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint/run_checkpoints.h"
+#include "cli/program.h"
+#include "core/clock.h"
+#include "core/file.h"
+#include "support/sample_run.h"
+
+namespace deeptitan {
+namespace {
+
+using testing::Outcome;
+using testing::Program;
+using testing::ProgramOptions;
+using testing::run_program;
+using testing::SampleRun;
+
+const SampleRun& sample() {
+  static const SampleRun run;
+  return run;
+}
+
+// A run file for the folder `name`; 12 sequences a step in microbatches of 2, so that 1, 2, 3 and 6 ranks share them.
+std::string run_file(const std::string& name, const std::string& more = "") {
+  const std::filesystem::path path = sample().run(name + ".toml");
+  std::string text = sample().toml(name, "steps = 8\ndtype = \"fp32\"\n", more);
+  const std::string batch = "global_batch_size = 4";
+  text.replace(text.find(batch), batch.size(), "global_batch_size = 12");
+  std::ofstream(path) << text;
+  return path.string();
+}
+
+std::vector<std::string> mpirun(int ranks) {
+  return {"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", std::to_string(ranks)};
+}
+
+size_t count(const std::string& text, const std::string& part) {
+  size_t found = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+  return found;
+}
+
+// The losses of a run's metrics.jsonl by step.
+std::map<int64_t, double> losses(const std::string& name) {
+  std::map<int64_t, double> result;
+  std::ifstream file(sample().run(name) / "metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    const nlohmann::json json = nlohmann::json::parse(line);
+    result[json.at("step")] = json.at("loss");
+  }
+  return result;
+}
+
+void expect_close(const std::map<int64_t, double>& losses, const std::map<int64_t, double>& expected) {
+  ASSERT_EQ(losses.size(), expected.size());
+  for (const auto& [step, loss] : expected) EXPECT_NEAR(losses.at(step), loss, 1e-5 * loss) << "step " << step;
+}
+
+std::string whole(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// Processes whose command line holds `text`, with the rank that their environment says (-1: none).
+std::map<pid_t, int> processes_with(const std::string& text) {
+  std::map<pid_t, int> found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const pid_t pid = std::atoi(entry.path().filename().c_str());
+    if (pid == 0 || pid == ::getpid()) continue;
+    const std::string words = whole(entry.path() / "cmdline"), environment = whole(entry.path() / "environ");
+    if (words.find(text) == std::string::npos) continue;
+    const std::string variable = "OMPI_COMM_WORLD_RANK=";
+    const size_t at = environment.find(variable);
+    found[pid] = at == std::string::npos ? -1 : std::atoi(environment.c_str() + at + variable.size());
+  }
+  return found;
+}
+
+pid_t process_of_rank(const std::string& file, int rank) {
+  for (const auto& [pid, of] : processes_with(file)) {
+    if (of == rank) return pid;
+  }
+  ADD_FAILURE() << "no process is rank " << rank;
+  return 0;
+}
+
+void expect_none_left(const std::string& file, double since) {
+  while (!processes_with(file).empty() && monotonic_seconds() - since < 10) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_TRUE(processes_with(file).empty()) << "processes are left after 10 s";
+}
+
+TEST(Ranks, TwoTrainAsOneAndTheFirstSpeaks) {
+  const Outcome alone = run_program({"train", run_file("alone")});
+  ASSERT_EQ(alone.exit_code, 0) << alone.err;
+  const std::string file = run_file("two");
+  const Outcome two = run_program({"train", file, "--ranks", "2"});
+  ASSERT_EQ(two.exit_code, 0) << two.err;
+  // The first rank's alone, behind what had been tokenised.
+  EXPECT_EQ(count(two.err, " tokens to train on,"), 1) << two.err;
+  EXPECT_NE(two.out.find("\n2 ranks: pp 1 x ep 1 x dp_shard 2 x dp_replicate 1\n"), std::string::npos) << two.out;
+  EXPECT_EQ(count(two.out, "\nstep 8/8"), 1) << two.out;
+  EXPECT_TRUE(two.out.ends_with("\nmodel: " + (sample().run("two") / "model").string() + "\n")) << two.out;
+  expect_close(losses("two"), losses("alone"));
+  // Experts on both ranks, started by mpirun itself.
+  const Outcome experts =
+      run_program({"train", run_file("experts"), "--parallelism.expert_parallel_degree", "2"}, {.launcher = mpirun(2)});
+  ASSERT_EQ(experts.exit_code, 0) << experts.err;
+  EXPECT_NE(experts.out.find("\n2 ranks: pp 1 x ep 2 x dp_shard 1 x dp_replicate 1\n"), std::string::npos);
+  EXPECT_EQ(count(experts.out, "\nstep 8/8"), 1) << experts.out;
+  // The same run again has the same bits.
+  const Outcome again = run_program({"train", run_file("two-again"), "--ranks", "2"});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(losses("two-again"), losses("two"));
+}
+
+TEST(Ranks, WhatIsNotThereIsSaidOnceBeforeAnythingStarts) {
+  const std::string file = run_file("refused");
+  const auto refused = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"train", file};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome outcome = run_program(arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    return outcome.err;
+  };
+  EXPECT_EQ(refused({"--ranks", "4", "--parallelism.expert_parallel_degree", "3"}).substr(0, 25),
+            "deeptitan: parallelism: p");
+  EXPECT_EQ(refused({"--ranks", "4"}),
+            "deeptitan: training.global_batch_size = 12 is not a multiple of training.local_batch_size = 2 times the 4 "
+            "ranks that take different sequences; use 8 or 16\n");
+  EXPECT_EQ(
+      refused({"--ranks", "2", "--parallelism.pipeline_parallel_degree", "2"}),
+      "deeptitan: parallelism.pipeline_parallel_degree = 2: pipelines over ranks are not here yet; use 1 (the other "
+      "degrees are)\n");
+  EXPECT_EQ(refused({"--parallelism.zero_stage", "2"}),
+            "deeptitan: parallelism.zero_stage = 2 is not here yet; use 1: ranks divide the optimizer's state\n");
+  ::setenv("DEEPTITAN_MPI", "/nowhere/libdeeptitan_mpi.so", 1);
+  const std::string plugin = refused({"--ranks", "2"});
+  ::unsetenv("DEEPTITAN_MPI");
+  EXPECT_TRUE(plugin.starts_with("deeptitan: many ranks talk over MPI, but cannot open /nowhere/libdeeptitan_mpi.so: "))
+      << plugin;
+  const std::string path = ::getenv("PATH");
+  ::setenv("PATH", "/nowhere", 1);
+  const std::string launcher = refused({"--ranks", "2"});
+  ::setenv("PATH", path.c_str(), 1);
+  EXPECT_EQ(
+      launcher,
+      "deeptitan: --ranks 2 needs mpirun, which cannot be started: No such file or directory; install openmpi-bin, "
+      "or put it on PATH\n");
+  EXPECT_FALSE(std::filesystem::exists(sample().run("refused")));
+  const Outcome other = run_program({"inspect", "tiny-v3"}, {.launcher = mpirun(2)});
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_EQ(count(other.err, "deeptitan: inspect runs in one process, and mpirun has started 2"), 1) << other.err;
+}
+
+TEST(Ranks, RunsThatAreNotAlikeAreNamed) {
+  const std::string first = run_file("first"), second = run_file("first-changed");
+  std::vector<std::string> arguments = {"train",           first, ":", "-np", "1", DT_PROGRAM, "train", first,
+                                        "--training.seed", "6"};
+  const Outcome outcome = run_program(arguments, {.launcher = mpirun(1)});
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+  EXPECT_NE(outcome.err.find("deeptitan: all ranks of a run must be alike; the configuration of rank 1 is not that of "
+                             "rank 0: 'seed = 5' on rank 0, 'seed = 6' on rank 1\n"),
+            std::string::npos)
+      << outcome.err;
+  EXPECT_FALSE(std::filesystem::exists(sample().run("first")));
+}
+
+// The others are ended by the launcher.
+TEST(Ranks, ARankThatDiesEndsTheRun) {
+  const std::string file = run_file("dies");
+  Program program({"train", file, "--ranks", "3", "--training.steps", "100000", "--validation.freq", "0"});
+  ASSERT_TRUE(program.wait_for_output("step 2/"));
+  const double start = monotonic_seconds();
+  ::kill(process_of_rank(file, 1), SIGKILL);
+  const Outcome outcome = program.finish();
+  EXPECT_NE(outcome.exit_code, 0);
+  expect_none_left(file, start);
+}
+
+TEST(Ranks, ARankThatStopsIsNamedByTheOthers) {
+  const std::string file = run_file("stops");
+  Program program({"train", file, "--ranks", "3", "--training.steps", "100000", "--validation.freq", "0",
+                   "--parallelism.deadline_seconds", "2"});
+  ASSERT_TRUE(program.wait_for_output("step 2/"));
+  const double start = monotonic_seconds();
+  ::kill(process_of_rank(file, 1), SIGSTOP);
+  const Outcome outcome = program.finish();
+  EXPECT_LT(monotonic_seconds() - start, 10);
+  EXPECT_NE(outcome.exit_code, 0);
+  const size_t named = outcome.err.find("deeptitan: rank 0 has waited 2 s in ");
+  ASSERT_NE(named, std::string::npos) << outcome.err;
+  const std::string message = outcome.err.substr(named, outcome.err.find('\n', named) - named);
+  EXPECT_NE(message.find(", in step "), std::string::npos) << message;
+  EXPECT_NE(message.find(", for rank 1: it has stopped, hangs, or "), std::string::npos) << message;
+  expect_none_left(file, start);
+}
+
+TEST(Ranks, AnInterruptOfOneSavesOnAllAndTheRunGoesOn) {
+  const std::string file = run_file("interrupted");
+  for (const bool of_launcher : {false, true}) {
+    Program program(
+        {"train", file, "--ranks", "2", "--training.steps", "100000", "--validation.freq", "0", "--resume", "auto"});
+    ASSERT_TRUE(program.wait_for_output("step "));
+    if (of_launcher) {
+      program.send_signal(SIGINT);
+    } else {
+      ::kill(process_of_rank(file, 1), SIGTERM);
+    }
+    const Outcome outcome = program.finish();
+    EXPECT_EQ(outcome.exit_code, 130) << outcome.err;
+    const int64_t step = latest_checkpoint(sample().run("interrupted") / "checkpoints").value().step;
+    EXPECT_NE(outcome.out.find("interrupted: step " + std::to_string(step) + " is saved; go on with --resume auto\n"),
+              std::string::npos)
+        << outcome.out;
+    expect_none_left(file, monotonic_seconds());
+  }
+}
+
+// Killed at some moment, and gone on with on another number of ranks, it has the losses of the unbroken run.
+TEST(Ranks, KilledRunsGoOnOnOtherNumbersOfRanks) {
+  const Outcome whole = run_program({"train", run_file("unbroken")});
+  ASSERT_EQ(whole.exit_code, 0) << whole.err;
+  const std::string file = run_file("broken");
+  const auto arguments = [&](int ranks) {
+    return std::vector<std::string>{"train", file, "--resume", "auto", "--ranks", std::to_string(ranks)};
+  };
+  for (const int ranks : {2, 3}) {
+    Program program(arguments(ranks));
+    ASSERT_TRUE(program.wait_for_output(ranks == 2 ? "step 2/" : "step 6/"));
+    ::kill(process_of_rank(file, 0), SIGKILL);
+    EXPECT_NE(program.finish().exit_code, 0);
+    expect_none_left(file, monotonic_seconds());
+  }
+  const Outcome last = run_program({"train", file, "--resume", "auto"});
+  EXPECT_EQ(last.exit_code, 0) << last.err;
+  expect_close(losses("broken"), losses("unbroken"));
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -8,8 +8,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "cli/program.h"
-#include "support/sample_run.h"
+#include "cli/trained_model.h"
 
 namespace deeptitan {
 namespace {
@@ -18,39 +17,12 @@ using Json = nlohmann::json;
 using testing::Outcome;
 using testing::run_program;
 
-class EvalCommand : public ::testing::Test {
+class EvalCommand : public testing::TrainedModelTest {
  protected:
-  static void SetUpTestSuite() {
-    sample_ = new testing::SampleRun;
-    const std::string file = sample_->run("run.toml").string();
-    std::ofstream(file) << sample_->toml("run", "steps = 10\ndtype = \"fp32\"\n");
-    const Outcome outcome = run_program({"train", file, "--model.shape.max_position_embeddings", "128"});
-    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-  }
-  static void TearDownTestSuite() { delete sample_; }
-
   static Outcome eval(const std::vector<std::string>& more, const std::string& input = "") {
-    std::vector<std::string> all = {"eval", "--model", (sample_->run("run") / "model").string(), "--dtype", "f32"};
-    all.insert(all.end(), more.begin(), more.end());
-    return run_program(all, {.input = input});
+    return run_on_model("eval", more, input);
   }
-  static std::vector<Json> lines(const Outcome& outcome) {
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-    std::vector<Json> found;
-    std::istringstream text(outcome.out);
-    for (std::string line; std::getline(text, line);) found.push_back(Json::parse(line));
-    return found;
-  }
-  static std::string write(const std::string& name, const std::string& text) {
-    std::filesystem::create_directories(sample_->run(name).parent_path());
-    std::ofstream(sample_->run(name)) << text;
-    return sample_->run(name).string();
-  }
-
-  static const testing::SampleRun* sample_;
 };
-
-const testing::SampleRun* EvalCommand::sample_ = nullptr;
 
 TEST_F(EvalCommand, SeveralTextsGiveARowEachAndOneOfAll) {
   const std::string one = write("t/one.txt", "And the king saw the river.");

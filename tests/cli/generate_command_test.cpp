@@ -5,8 +5,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "cli/program.h"
-#include "support/sample_run.h"
+#include "cli/trained_model.h"
 
 namespace deeptitan {
 namespace {
@@ -17,38 +16,12 @@ using testing::run_program;
 
 const std::string kAnsweringTemplate = std::string(DT_TEST_DATA_DIR) + "/golden/chat_templates/deepseek_v3.jinja";
 
-class GenerateCommand : public ::testing::Test {
+class GenerateCommand : public testing::TrainedModelTest {
  protected:
-  static void SetUpTestSuite() {
-    sample_ = new testing::SampleRun;
-    const std::string file = sample_->run("run.toml").string();
-    std::ofstream(file) << sample_->toml("run", "steps = 10\ndtype = \"fp32\"\n");
-    const Outcome outcome = run_program({"train", file, "--model.shape.max_position_embeddings", "128"});
-    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-  }
-  static void TearDownTestSuite() { delete sample_; }
-
   static Outcome generate(const std::vector<std::string>& more, const std::string& input = "") {
-    std::vector<std::string> all = {"generate", "--model", (sample_->run("run") / "model").string(), "--dtype", "f32"};
-    all.insert(all.end(), more.begin(), more.end());
-    return run_program(all, {.input = input});
+    return run_on_model("generate", more, input);
   }
-  static std::vector<Json> lines(const Outcome& outcome) {
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-    std::vector<Json> found;
-    std::istringstream text(outcome.out);
-    for (std::string line; std::getline(text, line);) found.push_back(Json::parse(line));
-    return found;
-  }
-  static std::string write(const std::string& name, const std::string& text) {
-    std::ofstream(sample_->run(name)) << text;
-    return sample_->run(name).string();
-  }
-
-  static const testing::SampleRun* sample_;
 };
-
-const testing::SampleRun* GenerateCommand::sample_ = nullptr;
 
 TEST_F(GenerateCommand, InputGivesALineForEachPromptInOrder) {
   const std::string input =

@@ -3,6 +3,7 @@
 #include "kernels/cpu/attention/attention.h"
 #include "kernels/cpu/attention/cached_attention.h"
 #include "kernels/cpu/rope/rope.h"
+#include "ops/attention_inputs.h"
 
 namespace deeptitan::on_cpu {
 
@@ -12,23 +13,6 @@ namespace {
 
 int64_t element_size(const Tensor& tensor) {
   return static_cast<int64_t>(dtype_size(tensor.dtype()));
-}
-
-template <typename T>
-cpu::AttentionInputs<T> inputs_of(const Tensor& query, const Tensor& key_value, const Tensor& key_rope,
-                                  const Documents& documents, const AttentionShape& shape) {
-  return {.query = query.host<T>(),
-          .key_value = key_value.host<T>(),
-          .key_rope = key_rope.host<T>(),
-          .ld_key_rope = key_rope.stride(),
-          .document_offset = documents.offset.host<int32_t>(),
-          .documents = documents.offset.size(0) - 1,
-          .longest = documents.longest,
-          .heads = shape.heads,
-          .nope_dim = shape.nope_dim,
-          .rope_dim = shape.rope_dim,
-          .value_dim = shape.value_dim,
-          .scale = static_cast<float>(shape.scale)};
 }
 
 cpu::HeadWeights head_weights(const Tensor& packed) {
@@ -79,7 +63,7 @@ void attention(ExecutionContext& ctx, const Tensor& out, const Tensor& log_sum_e
   for_activation_type(query, [&](auto* element) {
     using T = Element<decltype(element)>;
     cpu::attention_forward(out.host<T>(), host_or_null(log_sum_exp),
-                           inputs_of<T>(query, key_value, key_rope, documents, shape), scratch);
+                           attention_inputs<T>(query, key_value, key_rope, documents, shape), scratch);
   });
 }
 
@@ -97,7 +81,7 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
     cpu::attention_backward(
         cpu::AttentionGradients<T>{d_query.host<T>(), d_key_value.host<T>(), d_key_rope.host<T>(), d_key_rope.stride()},
         d_out.host<T>(), out.host<T>(), log_sum_exp.host<float>(),
-        inputs_of<T>(query, key_value, key_rope, documents, shape), scratch);
+        attention_inputs<T>(query, key_value, key_rope, documents, shape), scratch);
   });
 }
 

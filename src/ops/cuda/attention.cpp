@@ -5,28 +5,12 @@
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/matmul/matmul.h"
 #include "kernels/cuda/rope/rope.h"
+#include "ops/attention_inputs.h"
 #include "ops/cuda/element.h"
 #include "ops/cuda/ops.h"
 
 namespace deeptitan::on_cuda {
 namespace {
-
-template <typename T>
-cpu::AttentionInputs<T> inputs_of(const Tensor& query, const Tensor& key_value, const Tensor& key_rope,
-                                  const Documents& documents, const AttentionShape& shape) {
-  return {.query = query.raw<T>(),
-          .key_value = key_value.raw<T>(),
-          .key_rope = key_rope.raw<T>(),
-          .ld_key_rope = key_rope.stride(),
-          .document_offset = documents.offset.raw<int32_t>(),
-          .documents = documents.offset.size(0) - 1,
-          .longest = documents.longest,
-          .heads = shape.heads,
-          .nope_dim = shape.nope_dim,
-          .rope_dim = shape.rope_dim,
-          .value_dim = shape.value_dim,
-          .scale = static_cast<float>(shape.scale)};
-}
 
 // The plain form of both: the rows of sequences with `least` to `most` rows attend over latents, with W_key [H, Dn, L]
 // multiplied into the query and W_value [H, Dv, L] into the result. Expanding changes the cost, not the values.
@@ -125,7 +109,7 @@ void attention(ExecutionContext& ctx, const Tensor& out, const Tensor& log_sum_e
   for_activation_type(query, [&](auto* element) {
     using T = Element<decltype(element)>;
     cuda::attention_forward(out.raw<T>(), raw_or_null<float>(log_sum_exp),
-                            inputs_of<T>(query, key_value, key_rope, documents, shape), query.size(0), stream_of(ctx));
+                            attention_inputs<T>(query, key_value, key_rope, documents, shape), query.size(0), stream_of(ctx));
   });
 }
 
@@ -141,7 +125,7 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
     cuda::attention_backward(
         cpu::AttentionGradients<T>{d_query.raw<T>(), d_key_value.raw<T>(), d_key_rope.raw<T>(), d_key_rope.stride()},
         d_out.raw<T>(), out.raw<T>(), log_sum_exp.raw<float>(),
-        inputs_of<T>(query, key_value, key_rope, documents, shape), query.size(0), scratch, stream_of(ctx));
+        attention_inputs<T>(query, key_value, key_rope, documents, shape), query.size(0), scratch, stream_of(ctx));
   });
 }
 

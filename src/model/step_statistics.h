@@ -29,15 +29,17 @@ class StepStatistics final : public AuxiliarySink {
   /// At the start of each optimizer step.
   void reset(ExecutionContext& ctx) {
     fill_zero(ctx, balance_loss_);
+    fill_zero(ctx, load_summary_);
     for (const Tensor& load : expert_load_) {
       if (load.defined()) fill_zero(ctx, load);
     }
   }
-  /// At its end, before they are summarised: what `ranks` have counted together.
-  void add_up(ExecutionContext& ctx, Communicator& ranks) const {
-    ranks.all_reduce(ctx, balance_loss_);
+  /// At its end, before they are summarised: what the ranks have counted together, and of each layer's loads those that
+  /// hold it (nullptr: this one alone).
+  void add_up(ExecutionContext& ctx, Communicator& world, Communicator* of_layers) const {
+    world.all_reduce(ctx, balance_loss_);
     for (const Tensor& load : expert_load_) {
-      if (load.defined()) ranks.all_reduce(ctx, load);
+      if (load.defined() && of_layers != nullptr) of_layers->all_reduce(ctx, load);
     }
   }
   /// The load of layer `layer`, and the bias of its router (undefined: none).

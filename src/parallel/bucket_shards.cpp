@@ -77,17 +77,20 @@ void BucketShards::gather_values(ExecutionContext& ctx, const ParameterList& par
   }
 }
 
-void BucketShards::square_sums(ExecutionContext& ctx, const Tensor& sums, const ParameterList& parameters) const {
-  std::vector<int64_t> row_of(parameters.all().size(), 0);
-  int64_t rows = 0;
+void BucketShards::square_sums(ExecutionContext& ctx, const Tensor& sums, const ParameterList& parameters,
+                               std::span<const int64_t> rows) const {
+  std::vector<int64_t> row_of(parameters.all().size(), -1);
+  size_t trained = 0;
   for (size_t i = 0; i < row_of.size(); ++i) {
-    if (parameters.all()[i].gradient.defined()) row_of[i] = rows++;
+    if (parameters.all()[i].gradient.defined()) row_of[i] = rows[trained++];
   }
+  if (groups_.pipelined()) fill_zero(ctx, sums);
   for (const ParameterBucket& bucket : parameters.buckets()) {
     const BucketPart part = this->part(bucket);
     for (const ParameterBucket::Member& member : bucket.members) {
       const Parameter& p = parameters.all()[member.parameter];
       const int64_t row = row_of[member.parameter];
+      if (row < 0) continue;
       const Tensor blocks = sums.rows(row, row + 1).reshape({kSquareBlocks});
       const int64_t begin = std::max(part.begin, member.offset);
       const int64_t end = std::min(part.end, member.offset + p.numel());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
@@ -31,10 +32,11 @@ class BucketShards {
   /// All values = those of the ranks that have updated them.
   void gather_values(ExecutionContext& ctx, const ParameterList& parameters) const;
 
-  /// Row p = the partial sums of squares of the p-th trained parameter's gradient, in blocks of its elements' places in
-  /// the whole: on all ranks the same bits, whoever keeps which elements.
+  /// Row p = the partial sums of squares of the whole model's p-th trained parameter's gradient, in blocks of its
+  /// elements' places in the whole: on all ranks the same bits, whoever keeps which elements. `rows` are those of the
+  /// trained parameters here, in order; -1: another stage answers for it.
   void square_sums(ExecutionContext& ctx, const Tensor& sums /* f64 [trained, kSquareBlocks] */,
-                   const ParameterList& parameters) const;
+                   const ParameterList& parameters, std::span<const int64_t> rows) const;
 
  private:
   const RankGroups::Copies& copies(ParameterPlacement placement) const;

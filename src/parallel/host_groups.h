@@ -20,7 +20,7 @@ class HostGroups {
   const RankGroups& groups() const { return groups_; }
 
  private:
-  Communicator* add(Transport& transport, const Mesh& mesh, MeshGroup group, double deadline);
+  Communicator* add(Transport& transport, const Mesh& mesh, MeshGroup group, int channel, double deadline);
 
   std::vector<std::unique_ptr<Communicator>> communicators_;
   RankGroups groups_;

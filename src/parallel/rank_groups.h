@@ -18,8 +18,14 @@ struct RankGroups {
   Communicator* world = nullptr;  // the same, for what lies where they compute
   Communicator* data = nullptr;   // those that have sequences of their own: expert x data parallelism
   Communicator* ep = nullptr;     // those that share out each layer's experts: the rank-th of equal parts each
-  Copies dense;                   // of everything but the experts: together the ranks of `data`
-  Copies experts;                 // of this rank's experts: together the ranks of data parallelism
+  /// The stages of one model, twice, so that what goes forward and what goes backward each arrive in the order in which
+  /// they were sent. A rank holds its stages alone; left out, this process runs the stages of all ranks.
+  Communicator* pipeline = nullptr;
+  Communicator* pipeline_backward = nullptr;
+  Copies dense;    // of everything but the experts: together the ranks of `data`
+  Copies experts;  // of this rank's experts: together the ranks of data parallelism
+
+  bool pipelined() const { return pipeline != nullptr; }
 };
 
 inline int ranks_in(const Communicator* group) {

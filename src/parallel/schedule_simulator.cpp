@@ -1,6 +1,7 @@
 #include "parallel/schedule_simulator.h"
 
 #include <algorithm>
+#include <deque>
 #include <map>
 #include <string>
 #include <tuple>
@@ -64,16 +65,21 @@ class Simulation {
              describe(a), rank, schedule_.rank_of(a.stage));
     switch (a.kind) {
       case ActionKind::kSendForward:
-        sent_[{true, a.stage + 1, a.microbatch}] = clock_[rank];
+        send(rank, {true, a.stage + 1, a.microbatch});
         return true;
       case ActionKind::kSendBackward:
-        sent_[{false, a.stage - 1, a.microbatch}] = clock_[rank];
+        send(rank, {false, a.stage - 1, a.microbatch});
         return true;
       case ActionKind::kReceiveForward:
       case ActionKind::kReceiveBackward: {
-        const auto message = sent_.find({a.kind == ActionKind::kReceiveForward, a.stage, a.microbatch});
-        if (message == sent_.end()) return false;
-        clock_[rank] = std::max(clock_[rank], message->second);
+        const bool forward = a.kind == ActionKind::kReceiveForward;
+        const int from = schedule_.rank_of(forward ? a.stage - 1 : a.stage + 1);
+        std::deque<Message>& way = on_the_way_[{from, rank, forward}];
+        if (way.empty()) return false;
+        check(way.front() == Message{forward, a.stage, a.microbatch}, a,
+              "another message was sent before it on the same way, and messages arrive in order");
+        clock_[rank] = std::max(clock_[rank], sent_.at(way.front()));
+        way.pop_front();
         return true;
       }
       case ActionKind::kReduce:
@@ -83,6 +89,12 @@ class Simulation {
         compute(rank, a);
         return true;
     }
+  }
+
+  void send(int rank, const Message& message) {
+    const auto [forward, stage, microbatch] = message;
+    on_the_way_[{rank, schedule_.rank_of(stage), forward}].push_back(message);
+    sent_[message] = clock_[rank];
   }
 
   void compute(int rank, const Action& a) {
@@ -139,7 +151,8 @@ class Simulation {
   std::vector<int> live_;  // by stage
   std::vector<int> next_weights_;
   std::vector<std::vector<Progress>> progress_;
-  std::map<Message, double> sent_;
+  std::map<Message, double> sent_;                                        // when
+  std::map<std::tuple<int, int, bool>, std::deque<Message>> on_the_way_;  // by the ranks from and to, and forward
   SimulatedSchedule result_;
 };
 

@@ -29,8 +29,10 @@ struct SimulatedSchedule {
 };
 
 /// Runs a schedule without a model. Throws where ranks wait for one another for ever (naming what each waits for),
-/// where a microbatch of a stage is not forwarded and backwarded once, in that order, or where the gradients of weights
-/// are not added in the order of the microbatches (which would change their bits).
+/// where a rank receives messages in another order than that in which they were sent to it (what goes forward and what
+/// goes backward each arrive in order), where a microbatch of a stage is not forwarded and backwarded once, in that
+/// order, or where the gradients of weights are not added in the order of the microbatches (which would change their
+/// bits).
 SimulatedSchedule simulate(const Schedule& schedule, const ActionTimes& times = {});
 
 }  // namespace deeptitan

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "comm/exchange_scope.h"
 #include "core/error.h"
+#include "ops/elementwise.h"
 #include "ops/moe.h"
 #include "parallel/schedule_simulator.h"
 
@@ -15,10 +17,20 @@ void copy_all(ExecutionContext& ctx, const std::vector<Tensor>& to, const std::v
 
 }  // namespace
 
-StageRunner::StageRunner(DeepseekModel& model, std::vector<Stage> stages, Schedule schedule)
-    : model_(model), stages_(std::move(stages)), schedule_(std::move(schedule)) {
+std::vector<Stage> stages_of_rank(const std::vector<Stage>& stages, const Schedule& schedule, int rank) {
+  std::vector<Stage> here;
+  for (int stage = 0; stage < schedule.stages; ++stage) {
+    if (schedule.rank_of(stage) == rank) here.push_back(stages[stage]);
+  }
+  return here;
+}
+
+StageRunner::StageRunner(DeepseekModel& model, std::vector<Stage> stages, Schedule schedule, const RankGroups& ranks)
+    : model_(model), stages_(std::move(stages)), schedule_(std::move(schedule)), ranks_(ranks) {
   DT_CHECK_USAGE(static_cast<int>(stages_.size()) == schedule_.stages, "a schedule of {} stages for a model of {}",
                  schedule_.stages, stages_.size());
+  DT_CHECK(!ranks_.pipelined() || ranks_.pipeline->size() == schedule_.ranks,
+           "a schedule of {} ranks for a pipeline of {}", schedule_.ranks, ranks_.pipeline->size());
   live_records_ = simulate(schedule_).live_records;
   for (const std::vector<Action>& actions : schedule_.actions) {
     for (const Action& action : actions) weights_put_off_ |= action.kind == ActionKind::kBackwardWeights;
@@ -29,7 +41,7 @@ void StageRunner::plan(const RecordArenas& arenas, int64_t tokens) {
   records_.clear();
   free_.assign(stages_.size(), {});
   for (size_t s = 0; s < stages_.size(); ++s) {
-    for (int i = 0; i < live_records_[s]; ++i) {
+    for (int i = 0; holds(static_cast<int>(s)) && i < live_records_[s]; ++i) {
       records_.push_back(model_.make_record(stages_[s], arenas, tokens, weights_put_off_));
       free_[s].push_back(records_.back().get());
     }
@@ -43,6 +55,13 @@ void StageRunner::run(ExecutionContext& ctx, std::span<const MicrobatchInputs> m
   const Run whole{ctx, microbatches, auxiliary, routes, experts_in_slices};
   const size_t places = stages_.size() * microbatches.size();
   live_.assign(places, nullptr);
+  weights_done_.assign(places, 0);
+  if (ranks_.pipelined()) {
+    for (const Action& action : schedule_.actions[ranks_.pipeline->rank()]) advance(whole, action);
+    ranks_.pipeline->finish_sends(ctx);
+    ranks_.pipeline_backward->finish_sends(ctx);
+    return;
+  }
   sent_forward_.assign(places, 0);
   sent_backward_.assign(places, 0);
   next_.assign(schedule_.actions.size(), 0);
@@ -59,7 +78,7 @@ void StageRunner::run(ExecutionContext& ctx, std::span<const MicrobatchInputs> m
   }
 }
 
-// Does one action; false where what it receives has not been sent.
+// Does one action; false where what it receives has not been sent within this process.
 bool StageRunner::advance(const Run& run, const Action& action) {
   const Place place{action.stage, action.microbatch};
   switch (action.kind) {
@@ -76,49 +95,131 @@ bool StageRunner::advance(const Run& run, const Action& action) {
       backward(run, action, DeepseekModel::Backward::kWeights);
       return true;
     case ActionKind::kSendForward:
-      sent_forward_[index(place)] = 1;
+      if (ranks_.pipelined()) {
+        send(run.ctx, *ranks_.pipeline, record_at(place).outputs(), action.stage + 1);
+      } else {
+        sent_forward_[index(place)] = 1;
+      }
       return true;
     case ActionKind::kSendBackward:
-      sent_backward_[index(place)] = 1;
+      if (ranks_.pipelined()) {
+        send(run.ctx, *ranks_.pipeline_backward, record_at(place).d_inputs(), action.stage - 1);
+        if (weights_done_[index(place)] != 0) give_back(place);
+      } else {
+        sent_backward_[index(place)] = 1;
+      }
       return true;
     case ActionKind::kReceiveForward:
-      return sent_forward_[index({action.stage - 1, action.microbatch})] != 0;
+      if (!ranks_.pipelined()) return sent_forward_[index({action.stage - 1, action.microbatch})] != 0;
+      begin(place);
+      receive(run.ctx, *ranks_.pipeline, record_at(place).inputs(), action.stage - 1);
+      return true;
     case ActionKind::kReceiveBackward:
-      return sent_backward_[index({action.stage + 1, action.microbatch})] != 0;
+      if (!ranks_.pipelined()) return sent_backward_[index({action.stage + 1, action.microbatch})] != 0;
+      receive(run.ctx, *ranks_.pipeline_backward, record_at(place).d_outputs(), action.stage + 1);
+      return true;
     case ActionKind::kReduce:
-      return true;  // there is one rank for each stage
+      return true;  // the engine reduces gradients once, when all microbatches are over
   }
   return true;
 }
 
-void StageRunner::forward(const Run& run, const Action& action) {
-  const Place place{action.stage, action.microbatch};
-  std::vector<StageRecord*>& free = free_[action.stage];
-  DT_CHECK(!free.empty(), "{}: no record is free; the schedule has more than {} alive", describe(action),
-           live_records_[action.stage]);
+void StageRunner::begin(Place place) {
+  std::vector<StageRecord*>& free = free_[place.first];
+  DT_CHECK(!free.empty(), "microbatch {} in stage {}: no record is free; the schedule has more than {} alive",
+           place.second, place.first, live_records_[place.first]);
   live_[index(place)] = free.back();
   free.pop_back();
-  if (action.stage > 0) receive_forward(run.ctx, place);
+}
+
+void StageRunner::forward(const Run& run, const Action& action) {
+  const Place place{action.stage, action.microbatch};
+  if (live_[index(place)] == nullptr) begin(place);
+  if (action.stage > 0 && !ranks_.pipelined()) receive_from_here(run.ctx, place);
   model_.forward(run.ctx, run.context(action.microbatch), run.microbatches[action.microbatch].targets,
                  record_at(place));
 }
 
 void StageRunner::backward(const Run& run, const Action& action, DeepseekModel::Backward what) {
   const Place place{action.stage, action.microbatch};
+  const bool of_input = what != DeepseekModel::Backward::kWeights;
+  if (ranks_.pipelined() && action.stage > 0 && of_input) {
+    // The record may hold what an earlier microbatch still sends.
+    for (const Tensor& x : record_at(place).d_inputs()) ranks_.pipeline_backward->finish_send(run.ctx, x);
+  }
   model_.backward(run.ctx, run.context(action.microbatch), run.microbatches[action.microbatch].targets, what,
                   record_at(place));
-  if (action.stage > 0 && what != DeepseekModel::Backward::kWeights) send_backward(run.ctx, place);
-  if (what != DeepseekModel::Backward::kInput) give_back(place);
+  if (!ranks_.pipelined() && action.stage > 0 && of_input) give_to_stage_before(run.ctx, place);
+  if (what == DeepseekModel::Backward::kInput) return;
+  weights_done_[index(place)] = 1;
+  // Whole once its gradient has been sent as well.
+  if (!ranks_.pipelined() || action.stage == 0 || what == DeepseekModel::Backward::kWeights) give_back(place);
+}
+
+void StageRunner::receive(ExecutionContext& ctx, Communicator& from_group, const std::vector<Tensor>& tensors,
+                          int from_stage) {
+  const ExchangeScope exchange(ctx);
+  for (const Tensor& x : tensors) from_group.receive(ctx, x, schedule_.rank_of(from_stage));
+}
+
+void StageRunner::send(ExecutionContext& ctx, Communicator& to_group, const std::vector<Tensor>& tensors,
+                       int to_stage) {
+  const ExchangeScope exchange(ctx);
+  for (const Tensor& x : tensors) to_group.send(ctx, x, schedule_.rank_of(to_stage));
 }
 
 // The stage before keeps its record, and so its output, until its own backward.
-void StageRunner::receive_forward(ExecutionContext& ctx, Place to) {
+void StageRunner::receive_from_here(ExecutionContext& ctx, Place to) {
   copy_all(ctx, record_at(to).inputs(), record_at({to.first - 1, to.second}).outputs());
 }
 
 // The stage before has its record already: the gradient goes there at once, before this record is used again.
-void StageRunner::send_backward(ExecutionContext& ctx, Place from) {
+void StageRunner::give_to_stage_before(ExecutionContext& ctx, Place from) {
   copy_all(ctx, record_at({from.first - 1, from.second}).d_outputs(), record_at(from).d_inputs());
+}
+
+void StageRunner::forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden) {
+  if (!ranks_.pipelined()) return model_.forward_hidden(ctx, forward, hidden);
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor in = workspace.take(hidden.dtype(), {hidden.size(0), hidden.size(1)});
+  const Tensor between = workspace.take(hidden.dtype(), {hidden.size(0), hidden.size(1)});
+  for (int s = 0; s < schedule_.stages; ++s) {
+    if (!holds(s)) continue;
+    const bool last = s + 1 == schedule_.stages;
+    if (s > 0) receive(ctx, *ranks_.pipeline, {in}, s - 1);
+    ranks_.pipeline->finish_sends(ctx);
+    model_.forward_stage(ctx, forward, stages_[s], last ? hidden : between, s > 0 ? in : Tensor());
+    if (!last) send(ctx, *ranks_.pipeline, {between}, s + 1);
+  }
+  ranks_.pipeline->finish_sends(ctx);
+}
+
+void StageRunner::add_up_shared(ExecutionContext& ctx, const Tensor& gradient) const {
+  const int first = schedule_.rank_of(0);
+  const int last = schedule_.rank_of(schedule_.stages - 1);
+  if (!ranks_.pipelined() || first == last || (ranks_.pipeline->rank() != first && ranks_.pipeline->rank() != last))
+    return;
+  const bool is_first = ranks_.pipeline->rank() == first;
+  const int other = is_first ? last : first;
+  Communicator& group = *ranks_.pipeline;
+  // In pieces, so that little memory is needed; one of the two receives first, so that neither waits for the other.
+  constexpr int64_t kPieceElements = int64_t{1} << 20;
+  const int64_t rows = std::clamp<int64_t>(kPieceElements / gradient.size(1), 1, gradient.size(0));
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor theirs = workspace.take(DType::kF32, {rows, gradient.size(1)});
+  for (int64_t begin = 0; begin < gradient.size(0); begin += rows) {
+    const int64_t end = std::min(begin + rows, gradient.size(0));
+    const Tensor mine = gradient.rows(begin, end);
+    const Tensor piece = theirs.rows(0, end - begin);
+    {
+      const ExchangeScope exchange(ctx);
+      if (is_first) group.send(ctx, mine, other);
+      group.receive(ctx, piece, other);
+      if (!is_first) group.send(ctx, mine, other);
+      group.finish_send(ctx, mine);
+    }
+    add(ctx, mine, mine, piece);
+  }
 }
 
 StageRunner::StageRecord& StageRunner::record_at(Place place) {

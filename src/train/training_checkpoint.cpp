@@ -45,7 +45,7 @@ std::vector<OptimizerSlice> optimizer_slices(TrainingEngine& engine) {
         if (begin >= end) continue;
         slices.push_back({{slot, tensor.name, begin - tensor.offset, end - tensor.offset},
                           part.memory.rows(begin - part.begin, end - part.begin),
-                          engine.shards().answers_for(p.spec.placement)});
+                          engine.answers_for(p) && engine.shards().answers_for(p.spec.placement)});
       }
     }
   }
@@ -56,8 +56,8 @@ std::vector<OptimizerSlice> optimizer_slices(TrainingEngine& engine) {
 std::vector<SlotSlice> all_slots(TrainingEngine& engine) {
   std::vector<SlotSlice> slices;
   for (const std::string& slot : engine.optimizer_slots()) {
-    for (const Parameter& p : engine.model().parameters().all()) {
-      if (!p.gradient.defined()) continue;
+    for (const Parameter& p : engine.model().whole().parameters().all()) {
+      if (p.residency != Residency::kTrained) continue;
       Parameter whole = p;
       if (whole.stacked()) whole.owned = {.first = 0, .count = whole.spec.shape[0]};
       for (const FileTensor& tensor : whole.file_tensors()) slices.push_back({slot, tensor.name, 0, tensor.numel()});
@@ -134,7 +134,7 @@ std::map<std::string, FileDigest> export_model(const std::filesystem::path& dire
   Communicator* host = engine.options().groups.host;
   const ParameterList& parameters = engine.model().parameters();
   const auto writes = [&](const Parameter& parameter, const FileTensor& tensor) {
-    return engine.shards().writes(parameters, parameter, tensor);
+    return engine.answers_for(parameter) && engine.shards().writes(parameters, parameter, tensor);
   };
   std::map<std::string, FileDigest> digests =
       save_model(directory, engine.model(), how.dtype, how.carried_from, {.host = host, .writes = writes});

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -20,6 +21,12 @@
 namespace deeptitan {
 namespace {
 
+std::vector<Stage> stages_here(const ModelConfig& config, const TrainingEngineOptions& o) {
+  if (!o.groups.pipelined()) return {};
+  return stages_of_rank(split_into_stages(config.num_hidden_layers, o.schedule.stages), o.schedule,
+                        o.groups.pipeline->rank());
+}
+
 ModelOptions model_options(const ModelConfig& config, const TrainingEngineOptions& o) {
   ModelOptions options = {.compute = o.compute,
                           .max_positions = o.seq_len,
@@ -27,6 +34,7 @@ ModelOptions model_options(const ModelConfig& config, const TrainingEngineOption
                           .next_token_prediction = o.next_token_prediction,
                           .auxiliary_weight = o.auxiliary_weight,
                           .make_dispatcher = o.make_dispatcher,
+                          .stages = stages_here(config, o),
                           .mtp_weight = o.mtp_weight};
   if (ranks_in(o.groups.ep) > 1) {
     options.experts = experts_of_rank(config.n_routed_experts, *o.groups.ep);
@@ -53,7 +61,8 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
     : options_(options),
       model_(config, model_options(config, options)),
       statistics_(model_.total_layers()),
-      runner_(model_, split_into_stages(config.num_hidden_layers, options.schedule.stages), options.schedule),
+      runner_(model_, split_into_stages(config.num_hidden_layers, options.schedule.stages), options.schedule,
+              options.groups),
       shards_(options.groups),
       optimizer_(std::make_unique<AdamW>(options.adamw), options.weight_decay) {
   const auto arena = [&](const char* name) {
@@ -71,7 +80,7 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   ctx_.device = options_.device;
   ctx_.workspace = workspace_;
 
-  freeze_parameters(model_.parameters(), options_.freeze);
+  freeze_and_count(config);
   ctx_.planning = true;
   take_memory();
   PackedBatch batch;
@@ -91,6 +100,31 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
 
 TrainingEngine::~TrainingEngine() = default;
 
+// What is frozen, and in which order the squares of gradients are added, is a matter of the whole model, so that all
+// ranks decide alike whichever stages they hold.
+void TrainingEngine::freeze_and_count(const ModelConfig& config) {
+  ParameterList& here = model_.parameters();
+  ParameterList& whole = model_.whole().parameters();
+  freeze_parameters(whole, options_.freeze);
+  std::map<std::string, int64_t> row_of;
+  for (const Parameter& p : whole.all()) {
+    if (p.residency == Residency::kTrained) row_of.emplace(p.spec.name, square_sum_count_++);
+    Parameter* mine = p.frozen && &here != &whole ? here.find(p.spec.name) : nullptr;
+    if (mine != nullptr) here.freeze(*mine);
+  }
+  for (const auto& [layer, experts] : model_.whole().expert_layers()) expert_layers_.push_back(layer);
+  const Parameter* table = model_.embedding_table();
+  const bool two_tables = options_.groups.pipelined() && options_.schedule.ranks > 1 &&
+                          (config.tie_word_embeddings || model_.next_token_modules() > 0);
+  shared_table_ =
+      two_tables && table != nullptr && table->residency == Residency::kTrained ? model_.embedding_table() : nullptr;
+  for (const Parameter& p : here.all()) {
+    if (p.residency != Residency::kTrained) continue;
+    // The first stage answers for what the last holds too.
+    square_sum_rows_.push_back(&p == shared_table_ && runner_.holds_head() ? -1 : row_of.at(p.spec.name));
+  }
+}
+
 void TrainingEngine::take_memory() {
   const int64_t tokens = tokens_per_microbatch();
   ParameterList& list = model_.parameters();
@@ -104,7 +138,7 @@ void TrainingEngine::take_memory() {
   loss_sums_ = inputs_->take(DType::kF64, {ranks_in(options_.groups.data)});
   optimizer_.plan(list, shards_, *optimizer_memory_);
   runner_.plan({*activations_, *activation_gradients_}, tokens);
-  sample_logits_ = inputs_->take(DType::kF32, {1, model_.head().vocab()});
+  sample_logits_ = inputs_->take(DType::kF32, {1, model_.config().vocab_size});
   sequence_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
   // A validation in the middle of a step leaves the microbatches alone that wait for their schedule.
   const int waiting = runner_.schedule().microbatches;
@@ -256,6 +290,7 @@ void TrainingEngine::run_again() {
 void TrainingEngine::end_step() {
   model_.end_step(ctx_);
   ParameterList& list = model_.parameters();
+  if (shared_table_ != nullptr) runner_.add_up_shared(ctx_, shared_table_->gradient);
   shards_.reduce_gradients(ctx_, list);
   decide_step();
   optimizer_.update(ctx_, list);
@@ -267,6 +302,7 @@ void TrainingEngine::end_step() {
     }
     statistics_.summarise(ctx_, layer, bias == nullptr ? Tensor() : bias->value);
   }
+  add_up_stages(statistics_.load_summaries());
   // Where the step was not valid, the weights are as they were, and so is what is prepared from them.
   list.refresh(ctx_);
   if (!ctx_.planning) queue_report();
@@ -274,16 +310,14 @@ void TrainingEngine::end_step() {
 
 // From what all ranks have, so that all decide alike.
 void TrainingEngine::decide_step() {
-  const ParameterList& list = model_.parameters();
-  const auto trained =
-      std::count_if(list.all().begin(), list.all().end(), [](const Parameter& p) { return p.gradient.defined(); });
   ArenaScope workspace(*workspace_);
-  const Tensor sums = workspace.take(DType::kF64, {trained, kSquareBlocks});
-  shards_.square_sums(ctx_, sums, list);
+  const Tensor sums = workspace.take(DType::kF64, {square_sum_count_, kSquareBlocks});
+  shards_.square_sums(ctx_, sums, model_.parameters(), square_sum_rows_);
   if (ranks_in(options_.groups.world) > 1) add_up_ranks();
   finish_gradient(ctx_, sums, options_.max_norm, options_.halt_not_finite);
 }
 
+// What other stages have left out is zero, and adding zeros changes no bits.
 void TrainingEngine::add_up_ranks() {
   Communicator& world = *options_.groups.world;
   StepOutput& out = ctx_.state->out;  // an address on the device
@@ -291,7 +325,14 @@ void TrainingEngine::add_up_ranks() {
   ExchangeScope exchange(ctx_);
   world.all_reduce(ctx_, Tensor(&out.loss_sum, DType::kF64, {2}, ctx_.device));
   world.all_reduce(ctx_, Tensor(&out.row_overflow, DType::kI32, {1}, ctx_.device));
-  statistics_.add_up(ctx_, world);
+  statistics_.add_up(ctx_, world, options_.groups.data);
+}
+
+// x = the sum over the pipeline's ranks, of which one has it and the others zeros.
+void TrainingEngine::add_up_stages(const Tensor& x) {
+  if (!options_.groups.pipelined()) return;
+  ExchangeScope exchange(ctx_);
+  options_.groups.pipeline->all_reduce(ctx_, x);
 }
 
 void TrainingEngine::queue_report() {
@@ -352,9 +393,9 @@ StepResult TrainingEngine::read_report() {
 
 std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics(const Report& report) const {
   std::vector<MoeLayerMetrics> metrics;
-  for (const auto& [layer, experts] : model_.expert_layers()) {
+  for (const int64_t layer : expert_layers_) {
     const double* load = report.load_summaries.data() + layer * kLoadSummaryNumbers;
-    const double mean = load[kWholeLoad] / static_cast<double>(experts->router().experts);
+    const double mean = load[kWholeLoad] / static_cast<double>(model_.config().n_routed_experts);
     MoeLayerMetrics entry{.layer = layer};
     entry.load_max_over_mean = mean == 0 ? 0.0 : load[kLargestLoad] / mean;
     entry.experts_without_tokens = static_cast<int64_t>(load[kIdleExperts]);
@@ -373,14 +414,16 @@ double TrainingEngine::evaluate(const PackedBatch& batch, double before) {
   ArenaScope workspace(*workspace_);
   const Tensor hidden = workspace.take(options_.compute, {layout.tokens(), model_.config().hidden_size});
   const Tensor loss = workspace.take(DType::kF32, {layout.tokens()});
-  model_.forward_hidden(ctx_, ForwardContext{.batch = layout, .routes = routes_}, hidden);
-  model_.head().loss(ctx_, loss, {}, hidden, targets.targets, nullptr, false);
+  runner_.forward_hidden(ctx_, ForwardContext{.batch = layout, .routes = routes_}, hidden);
   fill_zero(ctx_, loss_sums_);
-  const int place = rank_in(options_.groups.data);
-  accumulate_sum(ctx_, loss_sums_.rows(place, place + 1), loss);
-  if (ranks_in(options_.groups.data) > 1) {
+  if (runner_.holds_head()) {
+    model_.head().loss(ctx_, loss, {}, hidden, targets.targets, nullptr, false);
+    const int place = rank_in(options_.groups.data);
+    accumulate_sum(ctx_, loss_sums_.rows(place, place + 1), loss);
+  }
+  if (ranks_in(options_.groups.world) > 1) {
     ExchangeScope exchange(ctx_);
-    options_.groups.data->all_reduce(ctx_, loss_sums_);
+    options_.groups.world->all_reduce(ctx_, loss_sums_);
   }
   if (ctx_.planning) return before;
   std::vector<double> sums(loss_sums_.size(0));
@@ -405,8 +448,10 @@ std::vector<float> TrainingEngine::next_token_logits(std::span<const int32_t> to
   upload<int32_t>(layout.query_offset, std::vector<int32_t>{0, static_cast<int32_t>(count)});
   ArenaScope workspace(*workspace_);
   const Tensor hidden = workspace.take(options_.compute, {count, model_.config().hidden_size});
-  model_.forward_hidden(ctx_, ForwardContext{.batch = layout}, hidden);
-  model_.head().logits(ctx_, sample_logits_, hidden.rows(count - 1, count));
+  runner_.forward_hidden(ctx_, ForwardContext{.batch = layout}, hidden);
+  fill_zero(ctx_, sample_logits_);
+  if (runner_.holds_head()) model_.head().logits(ctx_, sample_logits_, hidden.rows(count - 1, count));
+  add_up_stages(sample_logits_);
   return download<float>(sample_logits_);
 }
 

@@ -38,12 +38,14 @@ struct TrainingEngineOptions {
   double weight_decay = 0.1;
   AdamWSettings adamw;
   std::vector<std::string> freeze;  // see freeze_parameters
-  /// The pipeline's stages are run in this process, in the schedule's order. One stage: microbatch by microbatch.
+  /// The pipeline's stages, in the schedule's order. One stage: microbatch by microbatch.
   Schedule schedule = one_f_one_b_schedule(1, 1);
   MakeDispatcher make_dispatcher = make_local_dispatcher;  // of each layer with experts
   int report_lag = 0;            // steps that are queued before the host looks at one's result: 0 or 1
   bool halt_not_finite = false;  // a step that is not finite halts those queued behind it
-  RankGroups groups = {};        // the ranks that one step is shared out to; this one alone unless they are given
+  /// The ranks that one step is shared out to; this one alone unless they are given. The stages of a pipeline are given
+  /// the same batches, and all ranks have the same reports.
+  RankGroups groups = {};
 };
 
 struct StepResult {
@@ -124,6 +126,8 @@ class TrainingEngine {
 
   /// The optimizer's and the files' parts that are this rank's.
   const BucketShards& shards() const { return shards_; }
+  /// Whether this stage's ranks answer for a parameter: of a table that two stages hold, the first does.
+  bool answers_for(const Parameter& parameter) const { return &parameter != shared_table_ || runner_.holds(0); }
 
   /// While set, the experts that tokens choose are recorded there or replayed from there; nullptr ends it.
   void set_routes(RouteRecord* routes) { routes_ = routes; }
@@ -142,6 +146,8 @@ class TrainingEngine {
     std::vector<PackedBatch> batches;
     std::vector<RouteRecord*> routes;  // of each batch
   };
+  void freeze_and_count(const ModelConfig& config);
+  void add_up_stages(const Tensor& x);
   void start_step();
   void run_microbatches(bool experts_in_slices);
   void run_again();
@@ -180,6 +186,12 @@ class TrainingEngine {
   std::vector<MicrobatchInputs> microbatches_;  // as many as the schedule has
   std::vector<Tensor> document_offsets_;        // i32 [tokens + 1] each
   size_t microbatches_loaded_ = 0;              // of those that the schedule waits for
+  // Of each parameter with a gradient here, in order: its row among those of the whole model; -1: another rank counts
+  // it.
+  std::vector<int64_t> square_sum_rows_;
+  int64_t square_sum_count_ = 0;        // rows
+  std::vector<int64_t> expert_layers_;  // of the whole model
+  Parameter* shared_table_ = nullptr;   // where it lies here: what the first stage and the last both add to
   bool may_overflow_ = false;
   std::deque<QueuedStep> queued_;  // where rows may overflow: the steps that have no report yet, the oldest first
   Tensor sequence_offset_, sample_logits_;

@@ -96,6 +96,16 @@ TEST(ScheduleSimulator, NamesWhoWaitsForWhom) {
       "0, rank 1 waits in receive forward of microbatch 0 in stage 1");
 }
 
+TEST(ScheduleSimulator, MessagesArriveInTheOrderInWhichTheyWereSent) {
+  Schedule schedule = gpipe_schedule(2, 2);
+  std::vector<Action>& last = schedule.actions[1];  // receive, forward, receive, forward, ...
+  std::swap(last[0], last[2]);
+  std::swap(last[1], last[3]);
+  expect_runtime_error([&] { simulate(schedule); },
+                       "gpipe: receive forward of microbatch 1 in stage 1: another message was sent before it on the "
+                       "same way, and messages arrive in order");
+}
+
 TEST(ScheduleSimulator, HoldsTheOrderOfAMicrobatch) {
   Schedule s{.name = "mine", .ranks = 1, .stages = 1, .microbatches = 2, .actions = {}};
   const auto run = [&](std::vector<Action> actions) {

@@ -35,6 +35,7 @@ std::unique_ptr<TrainingEngine> saved_engine(const RankGroups& groups) {
   options.seq_len = kSavedLength;
   options.sequences = 1;
   options.groups = groups;
+  if (groups.pipelined()) options.schedule = one_f_one_b_schedule(groups.pipeline->size(), 1);
   auto engine = std::make_unique<TrainingEngine>(saved_config(), options);
   engine->allocate();
   return engine;
@@ -86,8 +87,10 @@ std::vector<std::string> contents_of_all(const Mesh& mesh, const std::function<v
 }
 
 TEST(RankCheckpoint, AnyLayoutReadsAnyOthers) {
-  const std::vector<Mesh> writers = {{}, {.ep = 3}, {.ep = 2, .dp_shard = 2}, {.ep = 2, .dp_replicate = 2}};
-  const std::vector<Mesh> readers = {{}, {.ep = 2}, {.dp_shard = 3}, {.ep = 2, .dp_shard = 2}};
+  const std::vector<Mesh> writers = {
+      {}, {.ep = 3}, {.ep = 2, .dp_shard = 2}, {.ep = 2, .dp_replicate = 2}, {.pp = 2}, {.pp = 2, .ep = 2}};
+  const std::vector<Mesh> readers = {{},        {.ep = 2},         {.dp_shard = 3}, {.ep = 2, .dp_shard = 2},
+                                     {.pp = 3}, {.pp = 2, .ep = 2}};
   for (const Mesh& writer : writers) {
     const TemporaryFolder folder;
     const std::vector<std::string> written = contents_of_all(writer, [&](TrainingEngine& engine) {

@@ -45,7 +45,7 @@ bool may_be_ignored(const ModelDirectory& directory, const std::string& name, co
 void check_names(const ModelDirectory& directory, const DeepseekModel& model) {
   std::set<std::string> expected;
   std::vector<std::string> missing;
-  for (const Parameter& p : model.parameters().all()) {
+  for (const Parameter& p : model.whole().parameters().all()) {
     for (const std::string& name : p.file_names()) {
       expected.insert(name);
       if (!directory.contains(name)) missing.push_back(name);

@@ -1,12 +1,32 @@
 #include "model/deepseek/deepseek_model.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "model/deepseek/deepseek_plan.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
+#include "ops/moe.h"
 
 namespace deeptitan {
 namespace {
+
+// What stands before and behind the layers of some stages.
+Stage parts_of(const std::vector<Stage>& stages) {
+  Stage parts;
+  for (const Stage& stage : stages) {
+    parts.embedding |= stage.embedding;
+    parts.head |= stage.head;
+    parts.mtp |= stage.mtp;
+  }
+  return parts;
+}
+
+bool holds_layer(const std::vector<Stage>& stages, int64_t layer) {
+  return stages.empty() || std::any_of(stages.begin(), stages.end(), [&](const Stage& stage) {
+           return stage.first_layer <= layer && layer < stage.end_layer;
+         });
+}
 
 // The CPU's bf16 products take two neighbours along the contracted dimension at once.
 void check_even_sizes(const ModelConfig& c, const ModelOptions& options) {
@@ -33,24 +53,43 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
       parameters_(options.training, options.compute, options.experts),
       rope_(config, options.max_positions) {
   check_even_sizes(config, options);
+  if (!options.stages.empty()) {
+    ModelOptions all = options;
+    all.stages = {};
+    all.experts = {};
+    all.make_dispatcher = make_local_dispatcher;
+    whole_ = std::make_unique<DeepseekModel>(config, all);
+  }
   const ModelPlan plan = plan_deepseek(config);
-  embedding_ = parameters_.declare(
-      {.name = plan.embedding + ".weight", .shape = {config.vocab_size, config.hidden_size}, .direct = true});
-  const LayerContext context{
-      .rope = rope_, .auxiliary_weight = options.auxiliary_weight, .make_dispatcher = options.make_dispatcher};
-  for (const LayerPlan& layer : plan.layers) layers_.push_back(make_decoder_layer(parameters_, layer, context));
-  final_norm_.emplace(parameters_, plan.final_norm, config.hidden_size, config.rms_norm_eps);
-  head_.emplace(plan.head.empty() ? LinearLayer(parameters_, embedding_, options.compute)
-                                  : LinearLayer(parameters_, plan.head, config.vocab_size, config.hidden_size,
-                                                {.operand = options.compute}),
-                options.compute);
   if (options.training && options.next_token_prediction) {
     DT_CHECK_USAGE(config.num_nextn_predict_layers <= 1,
                    "num_nextn_predict_layers = {}: at most one next-token-prediction module is supported",
                    config.num_nextn_predict_layers);
-    for (const NextTokenPredictionPlan& module : plan.next_token_prediction) {
-      mtp_.push_back(std::make_unique<NextTokenPrediction>(parameters_, module, context, embedding_));
-    }
+    next_token_modules_ = static_cast<int64_t>(plan.next_token_prediction.size());
+  }
+  const Stage here = parts_of(options.stages.empty() ? split_into_stages(config.num_hidden_layers, 1) : options.stages);
+  const bool tied = plan.head.empty();
+  if (here.embedding || (here.head && tied) || (here.mtp && next_token_modules_ > 0)) {
+    embedding_ = parameters_.declare(
+        {.name = plan.embedding + ".weight", .shape = {config.vocab_size, config.hidden_size}, .direct = true});
+  }
+  const LayerContext context{
+      .rope = rope_, .auxiliary_weight = options.auxiliary_weight, .make_dispatcher = options.make_dispatcher};
+  for (const LayerPlan& layer : plan.layers) {
+    layers_.push_back(holds_layer(options.stages, static_cast<int64_t>(layers_.size()))
+                          ? make_decoder_layer(parameters_, layer, context)
+                          : nullptr);
+  }
+  if (here.head) {
+    final_norm_.emplace(parameters_, plan.final_norm, config.hidden_size, config.rms_norm_eps);
+    head_.emplace(
+        tied ? LinearLayer(parameters_, embedding_, options.compute)
+             : LinearLayer(parameters_, plan.head, config.vocab_size, config.hidden_size, {.operand = options.compute}),
+        options.compute);
+  }
+  for (int64_t i = 0; here.mtp && i < next_token_modules_; ++i) {
+    mtp_.push_back(
+        std::make_unique<NextTokenPrediction>(parameters_, plan.next_token_prediction[i], context, embedding_));
   }
 }
 
@@ -96,7 +135,7 @@ void DeepseekModel::plan_statistics(StepStatistics& statistics, Arena& arena) co
 
 void DeepseekModel::begin_step(ExecutionContext& ctx) {
   for (Parameter& p : parameters_.all()) p.gradient_written = false;
-  if (embedding_->gradient.defined()) {
+  if (embedding_ != nullptr && embedding_->gradient.defined()) {
     fill_zero(ctx, embedding_->gradient);
     embedding_->gradient_written = true;
   }
@@ -169,31 +208,47 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
   }
 }
 
-void DeepseekModel::forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden) {
+void DeepseekModel::forward_stage(ExecutionContext& ctx, const ForwardContext& forward, const Stage& stage,
+                                  const Tensor& out, const Tensor& in) {
   const int64_t tokens = forward.batch.tokens();
-  check_tensor(hidden, "hidden", options_.compute, {tokens, config_.hidden_size});
+  check_tensor(out, "the state behind a stage", options_.compute, {tokens, config_.hidden_size});
   if (!ctx.planning) rope_.fill(forward.batch.longest_position);
   ArenaScope workspace(*ctx.workspace);
-  Tensor in = workspace.take(options_.compute, {tokens, config_.hidden_size});
-  Tensor out = workspace.take(options_.compute, {tokens, config_.hidden_size});
-  embedding(ctx, in, embedding_->value, forward.batch.token_ids);
-  for (const auto& layer : layers_) {
-    layer->forward(ctx, forward, out, in, nullptr);
-    std::swap(in, out);
+  Tensor from = workspace.take(options_.compute, {tokens, config_.hidden_size});
+  Tensor to = workspace.take(options_.compute, {tokens, config_.hidden_size});
+  if (stage.embedding) {
+    embedding(ctx, from, embedding_->value, forward.batch.token_ids);
+  } else {
+    copy(ctx, from, in);
   }
-  final_norm_->forward(ctx, hidden, {}, in);
+  for (int64_t i = stage.first_layer; i < stage.end_layer; ++i) {
+    layers_[i]->forward(ctx, forward, to, from, nullptr);
+    std::swap(from, to);
+  }
+  if (stage.head) {
+    final_norm_->forward(ctx, out, {}, from);
+  } else {
+    copy(ctx, out, from);
+  }
+}
+
+void DeepseekModel::forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden) {
+  forward_stage(ctx, forward, split_into_stages(config_.num_hidden_layers, 1).front(), hidden, {});
 }
 
 std::vector<std::vector<CacheStream>> DeepseekModel::cache_streams() const {
   std::vector<std::vector<CacheStream>> streams;
-  for (const auto& layer : layers_) streams.push_back(layer->cache_streams());
+  for (const auto& layer : layers_) {
+    streams.push_back(layer == nullptr ? std::vector<CacheStream>() : layer->cache_streams());
+  }
   return streams;
 }
 
 std::vector<std::pair<int64_t, const MixtureOfExperts*>> DeepseekModel::expert_layers() const {
   std::vector<std::pair<int64_t, const MixtureOfExperts*>> result;
   for (size_t i = 0; i < layers_.size(); ++i) {
-    if (layers_[i]->experts() != nullptr) result.emplace_back(static_cast<int64_t>(i), layers_[i]->experts());
+    if (layers_[i] != nullptr && layers_[i]->experts() != nullptr)
+      result.emplace_back(static_cast<int64_t>(i), layers_[i]->experts());
   }
   for (size_t i = 0; i < mtp_.size(); ++i) {
     if (mtp_[i]->layer().experts() != nullptr) {
@@ -215,10 +270,6 @@ bool DeepseekModel::rows_may_overflow(int64_t tokens) const {
     if (experts->dispatcher().tokens_that_fit(tokens) < tokens) return true;
   }
   return false;
-}
-
-int64_t DeepseekModel::total_layers() const {
-  return static_cast<int64_t>(layers_.size() + mtp_.size());
 }
 
 }  // namespace deeptitan

@@ -25,6 +25,7 @@ struct ModelOptions {
   double auxiliary_weight = 0.0;      // of the sequence-wise balance loss
   MakeDispatcher make_dispatcher = make_local_dispatcher;  // of each layer with experts
   ExpertRange experts = {};                                // of each layer that has some: those that lie here
+  std::vector<Stage> stages = {};                          // that lie here; empty: the whole model
   double mtp_weight = 0.3;  // of the next-token-prediction losses' mean (DeepSeek-V3 section 4.2: 0.3)
 };
 
@@ -47,6 +48,11 @@ class DeepseekModel {
   const ModelOptions& options() const { return options_; }
   ParameterList& parameters() { return parameters_; }
   const ParameterList& parameters() const { return parameters_; }
+
+  /// The model with all its stages and experts, of which nothing lies in memory: what belongs to it, wherever that is.
+  /// Itself where all stages lie here.
+  DeepseekModel& whole() { return whole_ == nullptr ? *this : *whole_; }
+  const DeepseekModel& whole() const { return whole_ == nullptr ? *this : *whole_; }
 
   /// Takes the memory of what is computed once: the rotary tables.
   void plan_constants(Arena& arena) { rope_.plan(arena); }
@@ -80,20 +86,26 @@ class DeepseekModel {
 
   // Inference and validation. --------------------------------------------------------------------------------------
 
-  /// hidden = the state after the final norm, [T, D]. Nothing is saved.
+  /// out = the state behind a stage: behind the final norm, where it has the head. Nothing is saved.
+  void forward_stage(ExecutionContext& ctx, const ForwardContext& forward, const Stage& stage,
+                     const Tensor& out /* [T, D] */, const Tensor& in /* [T, D], undefined: with the embedding */);
+  /// The same of the whole model.
   void forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden /* [T, D] */);
+  /// Of a model whose last stage lies here.
   const LanguageModelHead& head() const { return *head_; }
+  /// The table of the tokens; nullptr where no stage here reads it.
+  Parameter* embedding_table() const { return embedding_; }
 
   /// What each layer caches; layers in order, next-token-prediction modules not included.
   std::vector<std::vector<CacheStream>> cache_streams() const;
 
-  /// Layers with experts: index and the layer. Next-token-prediction modules come last, with indices behind the
-  /// layers'.
+  /// Layers with experts that lie here: index and the layer. Next-token-prediction modules come last, with indices
+  /// behind the layers'.
   std::vector<std::pair<int64_t, const MixtureOfExperts*>> expert_layers() const;
-  /// Layers including next-token-prediction modules: what per-layer statistics are sized by.
-  int64_t total_layers() const;
-  /// Next-token-prediction modules in training.
-  int64_t next_token_modules() const { return static_cast<int64_t>(mtp_.size()); }
+  /// Layers of all stages including next-token-prediction modules: what per-layer statistics are sized by.
+  int64_t total_layers() const { return static_cast<int64_t>(layers_.size()) + next_token_modules_; }
+  /// Next-token-prediction modules in training, wherever they lie.
+  int64_t next_token_modules() const { return next_token_modules_; }
   /// Whether a step can be captured whole as a graph: every dispatcher can.
   bool can_be_captured() const;
   /// Whether a step of `tokens` tokens may have more rows somewhere than its dispatcher has room for.
@@ -102,13 +114,15 @@ class DeepseekModel {
  private:
   ModelConfig config_;
   ModelOptions options_;
+  std::unique_ptr<DeepseekModel> whole_;  // where stages lie elsewhere
   ParameterList parameters_;
   RopeTable rope_;
-  Parameter* embedding_;
-  std::vector<std::unique_ptr<DecoderLayer>> layers_;
+  Parameter* embedding_ = nullptr;
+  std::vector<std::unique_ptr<DecoderLayer>> layers_;  // nullptr: it lies elsewhere
   std::optional<NormLayer> final_norm_;
   std::optional<LanguageModelHead> head_;
-  std::vector<std::unique_ptr<NextTokenPrediction>> mtp_;
+  int64_t next_token_modules_ = 0;
+  std::vector<std::unique_ptr<NextTokenPrediction>> mtp_;  // that lie here
 };
 
 class DeepseekModel::StageRecord {

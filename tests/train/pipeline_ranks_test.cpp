@@ -1,0 +1,193 @@
+// Pipelines whose ranks are threads, each with an engine that holds its own stages: the bits of one process, but for a
+// table that two stages hold.
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "support/compare.h"
+#include "support/rank_layout.h"
+#include "support/tiny_model.h"
+#include "train/training_engine.h"
+
+namespace deeptitan {
+namespace {
+
+using testing::random_batch;
+using testing::relative_error;
+using testing::run_on_mesh;
+using testing::tiny_v2;
+using testing::tiny_v3;
+
+constexpr int64_t kPipelineLength = 21;
+constexpr int kPipelineMicrobatches = 6;
+
+// What a rank, or the one process, has in the end.
+struct PipelineRun {
+  std::vector<double> reports;  // of each step: losses, norm, balance and loads
+  std::vector<double> evaluations;
+  std::vector<float> logits;
+  std::map<std::string, std::vector<float>> values;  // by parameter
+  int64_t planned_parameters = 0;
+};
+
+TrainingEngineOptions pipeline_options(const Schedule& schedule) {
+  TrainingEngineOptions options;
+  options.seq_len = kPipelineLength;
+  options.sequences = 2;
+  options.schedule = schedule;
+  options.max_norm = 0.5;  // so that the norm matters
+  return options;
+}
+
+PipelineRun run_steps(const ModelConfig& config, const TrainingEngineOptions& options) {
+  TrainingEngine engine(config, options);
+  engine.allocate();
+  engine.initialize(7);
+  PipelineRun run;
+  for (const PlannedArena& entry : engine.plan().arenas) {
+    if (entry.name == "parameters") run.planned_parameters = entry.bytes;
+  }
+  for (int64_t step = 1; step <= 3; ++step) {
+    std::vector<PackedBatch> batches;
+    int64_t targets = 0;  // of all ranks
+    for (int rank = 0; rank < ranks_in(options.groups.data); ++rank) {
+      for (int m = 0; m < kPipelineMicrobatches; ++m) {
+        PackedBatch batch = random_batch(config, 2, kPipelineLength, static_cast<uint64_t>(100 * step + 10 * rank + m));
+        targets += batch.target_count;
+        if (rank == rank_in(options.groups.data)) batches.push_back(std::move(batch));
+      }
+    }
+    engine.begin_step(step, 0.01, targets, kPipelineMicrobatches);
+    for (const PackedBatch& batch : batches) engine.add_microbatch(batch);
+    const StepResult report = engine.finish_step();
+    run.reports.insert(run.reports.end(), {report.loss, report.mtp_loss, report.gradient_norm});
+    for (const MoeLayerMetrics& layer : report.moe_layers) {
+      run.reports.insert(run.reports.end(), {static_cast<double>(layer.layer), layer.aux_loss, layer.load_max_over_mean,
+                                             layer.bias_range});
+    }
+    run.evaluations.push_back(engine.evaluate(batches.front()));
+  }
+  run.logits = engine.next_token_logits(std::vector<int32_t>{5, 3, 8});
+  for (const Parameter& p : engine.model().parameters().all()) {
+    if (!p.value.defined()) continue;
+    run.values[fmt::format("{} from {}", p.spec.name, p.owned.first)].assign(p.value.host<float>(),
+                                                                             p.value.host<float>() + p.value.numel());
+  }
+  return run;
+}
+
+std::vector<PipelineRun> run_mesh(const Mesh& mesh, const ModelConfig& config, const TrainingEngineOptions& options) {
+  std::vector<PipelineRun> runs(mesh.world());
+  run_on_mesh(mesh, [&](const RankGroups& groups) {
+    TrainingEngineOptions of_rank = options;
+    of_rank.groups = groups;
+    runs[rank_in(groups.world)] = run_steps(config, of_rank);
+  });
+  return runs;
+}
+
+std::vector<PipelineRun> run_ranks(const ModelConfig& config, const TrainingEngineOptions& options) {
+  return run_mesh({.pp = options.schedule.ranks}, config, options);
+}
+
+ModelConfig with_layers(ModelConfig config, int64_t layers, int64_t modules) {
+  config.num_hidden_layers = layers;
+  config.num_nextn_predict_layers = modules;
+  return config;
+}
+
+std::vector<Schedule> schedules_on(int ranks) {
+  std::vector<Schedule> schedules = {gpipe_schedule(ranks, kPipelineMicrobatches),
+                                     one_f_one_b_schedule(ranks, kPipelineMicrobatches),
+                                     zero_bubble_schedule(ranks, kPipelineMicrobatches)};
+  if (kPipelineMicrobatches % ranks == 0) schedules.push_back(interleaved_schedule(ranks, 2, kPipelineMicrobatches));
+  return schedules;
+}
+
+TEST(PipelineRanks, HaveTheBitsOfOneProcess) {
+  const ModelConfig config = with_layers(tiny_v3(), 7, 0);  // not evenly divided
+  const PipelineRun expected = run_steps(config, pipeline_options(one_f_one_b_schedule(1, 1)));
+  for (const int ranks : {2, 3, 4}) {
+    for (const Schedule& schedule : schedules_on(ranks)) {
+      SCOPED_TRACE(schedule.name + " on " + std::to_string(ranks));
+      std::map<std::string, std::vector<float>> values;
+      int64_t most_planned = 0;
+      for (const PipelineRun& found : run_ranks(config, pipeline_options(schedule))) {
+        EXPECT_EQ(found.reports, expected.reports);
+        EXPECT_EQ(found.evaluations, expected.evaluations);
+        EXPECT_EQ(found.logits, expected.logits);
+        most_planned = std::max(most_planned, found.planned_parameters);
+        for (const auto& [name, of_parameter] : found.values) {
+          EXPECT_TRUE(values.emplace(name, of_parameter).second) << name << " lies on two ranks";
+        }
+      }
+      EXPECT_TRUE(values == expected.values);
+      EXPECT_LT(most_planned, expected.planned_parameters * 3 / 4) << "a rank has memory for its own stages alone";
+    }
+  }
+}
+
+// The first stage and the last both add to the embedding's gradient: the sum has another order.
+void expect_a_shared_table(const ModelConfig& config) {
+  const std::string table = "model.embed_tokens.weight from 0";
+  const PipelineRun expected = run_steps(config, pipeline_options(one_f_one_b_schedule(1, 1)));
+  for (const int ranks : {2, 3}) {
+    const std::vector<PipelineRun> found = run_ranks(config, pipeline_options(one_f_one_b_schedule(ranks, 6)));
+    EXPECT_EQ(found.front().values.at(table), found.back().values.at(table)) << "both copies stay the same";
+    EXPECT_EQ(found.front().reports, found.back().reports);
+    for (size_t i = 0; i < expected.reports.size(); ++i) {
+      EXPECT_NEAR(found.front().reports[i], expected.reports[i], 1e-5 * std::abs(expected.reports[i])) << i;
+    }
+    for (size_t rank = 0; rank < found.size(); ++rank) {
+      EXPECT_EQ(found[rank].values.contains(table), rank == 0 || rank + 1 == found.size()) << rank;
+      for (const auto& [name, values] : found[rank].values) {
+        EXPECT_LT(relative_error(values, testing::to_double(expected.values.at(name))), 1e-4) << name;
+      }
+    }
+  }
+}
+
+TEST(PipelineRanks, ATiedTableIsAddedUpOverTwoStages) {
+  expect_a_shared_table(with_layers(tiny_v2(), 4, 0));
+}
+
+TEST(PipelineRanks, NextTokenPredictionReadsTheTableOnTheLastStage) {
+  expect_a_shared_table(with_layers(tiny_v3(), 4, 1));
+}
+
+// Beside data and expert parallelism a pipeline changes no bits either.
+TEST(PipelineRanks, MixedLayoutsHaveTheBitsOfOneStage) {
+  const ModelConfig config = with_layers(tiny_v3(), 4, 0);
+  for (const Mesh& flat : {Mesh{.ep = 2}, Mesh{.dp_shard = 2}, Mesh{.dp_replicate = 2}}) {
+    SCOPED_TRACE(flat.describe());
+    const std::vector<PipelineRun> expected = run_mesh(flat, config, pipeline_options(one_f_one_b_schedule(1, 1)));
+    std::map<std::string, std::vector<float>> expected_values, values;
+    for (const PipelineRun& run : expected) expected_values.insert(run.values.begin(), run.values.end());
+    Mesh piped = flat;
+    piped.pp = 2;
+    for (const PipelineRun& found :
+         run_mesh(piped, config, pipeline_options(one_f_one_b_schedule(2, kPipelineMicrobatches)))) {
+      EXPECT_EQ(found.reports, expected.front().reports);
+      EXPECT_EQ(found.evaluations, expected.front().evaluations);
+      values.insert(found.values.begin(), found.values.end());
+    }
+    EXPECT_TRUE(values == expected_values);
+  }
+}
+
+TEST(PipelineRanks, WhatIsFrozenIsOfTheWholeModel) {
+  const ModelConfig config = with_layers(tiny_v3(), 4, 0);
+  TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(1, 1));
+  options.freeze = {"lm_head.weight", "model.layers.0.*"};
+  const PipelineRun expected = run_steps(config, options);
+  options.schedule = one_f_one_b_schedule(2, kPipelineMicrobatches);
+  for (const PipelineRun& found : run_ranks(config, options)) EXPECT_EQ(found.reports, expected.reports);
+}
+
+}  // namespace
+}  // namespace deeptitan

@@ -143,4 +143,18 @@ Schedule zero_bubble_schedule(int ranks, int microbatches) {
   return with_transfers("zb-h1", ranks, ranks, microbatches, computed);
 }
 
+Schedule make_schedule(const RunConfig::Parallelism& parallelism, int ranks, int microbatches) {
+  switch (parallelism.pipeline_parallel_schedule) {
+    case PipelineScheduleName::kGPipe:
+      return gpipe_schedule(ranks, microbatches);
+    case PipelineScheduleName::k1F1B:
+      return one_f_one_b_schedule(ranks, microbatches);
+    case PipelineScheduleName::kInterleaved1F1B:
+      return interleaved_schedule(ranks, static_cast<int>(parallelism.pipeline_parallel_stages_per_rank), microbatches);
+    case PipelineScheduleName::kZeroBubbleH1:
+      return zero_bubble_schedule(ranks, microbatches);
+  }
+  fail("a pipeline schedule without a function");
+}
+
 }  // namespace deeptitan

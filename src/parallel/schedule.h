@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "config/run_config.h"
+
 namespace deeptitan {
 
 /// What a rank does with one microbatch of one stage.
@@ -50,5 +52,8 @@ Schedule interleaved_schedule(int ranks, int chunks, int microbatches);
 /// ZB-H1 (Qi et al. 2023, arXiv:2401.10241, section 3): as one forward, one backward, with the weights' backward put
 /// off into the bubble, and no more microbatches alive than there.
 Schedule zero_bubble_schedule(int ranks, int microbatches);
+
+/// The one that [parallelism] names.
+Schedule make_schedule(const RunConfig::Parallelism& parallelism, int ranks, int microbatches);
 
 }  // namespace deeptitan

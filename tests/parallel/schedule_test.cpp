@@ -131,6 +131,18 @@ TEST(ScheduleSimulator, HoldsTheOrderOfAMicrobatch) {
                        "mine: reduce of stage 0: its gradients are not whole");
 }
 
+TEST(Schedule, EachNameOfTheConfigurationIsOne) {
+  RunConfig::Parallelism parallelism;
+  const auto name = [&](PipelineScheduleName schedule) {
+    parallelism.pipeline_parallel_schedule = schedule;
+    return make_schedule(parallelism, 2, 4).name;
+  };
+  EXPECT_EQ(name(PipelineScheduleName::kGPipe), "gpipe");
+  EXPECT_EQ(name(PipelineScheduleName::k1F1B), "1f1b");
+  EXPECT_EQ(name(PipelineScheduleName::kInterleaved1F1B), "interleaved 1f1b");
+  EXPECT_EQ(name(PipelineScheduleName::kZeroBubbleH1), "zb-h1");
+}
+
 TEST(Schedule, CountsThatDoNotFitAreRefused) {
   expect_usage_error([] { one_f_one_b_schedule(0, 1); },
                      "a pipeline has at least one rank and one microbatch, found 0 and 1");

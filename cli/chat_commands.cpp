@@ -40,6 +40,7 @@ constexpr std::array kCommands = {
 
 std::vector<std::string> command_names() {
   std::vector<std::string> names;
+  names.reserve(std::size(kCommands));
   for (const Command& command : kCommands) names.emplace_back(command.name);
   return names;
 }

@@ -19,7 +19,7 @@ if(DT_FUZZ)
 endif()
 
 # A library's or test program's sources are compiled eight at a time (presets release and cuda): headers are read and
-# templates instantiated once for all of them, which halves a clean build. The other presets and scripts/check_tidy take
+# templates instantiated once for all of them, which halves a clean build. The other presets take
 # each file alone, which holds that it includes what it uses. The kernels compile fast, and stay apart.
 option(DT_UNITY "Compile the sources of a library or test program in batches" OFF)
 function(dt_set_unity target)

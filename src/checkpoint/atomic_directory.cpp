@@ -133,7 +133,7 @@ void check_removable(const fs::path& directory) {
 fs::path set_aside(const fs::path& directory) {
   const fs::path target = absolute_target(directory);
   for (int i = 1; i <= kMostTries; ++i) {
-    const fs::path aside = target.parent_path() / fmt::format("set-aside-{}-{}", i, target.filename().string());
+    fs::path aside = target.parent_path() / fmt::format("set-aside-{}-{}", i, target.filename().string());
     if (::renameat2(AT_FDCWD, target.c_str(), AT_FDCWD, aside.c_str(), RENAME_NOREPLACE) == 0) return aside;
     const bool unsupported = errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP;
     if (unsupported && !fs::exists(fs::symlink_status(aside))) {

@@ -311,7 +311,7 @@ class JsonWriter {
   void new_line(int level) {
     if (indent_ < 0) return;
     out_ += '\n';
-    out_.append(static_cast<size_t>(level * indent_), ' ');
+    out_.append(static_cast<size_t>(level) * static_cast<size_t>(indent_), ' ');
   }
 
   void text(const std::string& value) {

@@ -57,6 +57,7 @@ Json from_share_gpt(const Json& message, const std::string& where) {
       std::find_if(kSpeakers.begin(), kSpeakers.end(), [&](const auto& known) { return known.first == speaker; });
   if (found == kSpeakers.end()) {
     std::vector<std::string> known;
+    known.reserve(kSpeakers.size());
     for (const auto& [name, role] : kSpeakers) known.push_back(name);
     fail_usage("{} is from '{}'{}; expected one of {}", where, shown(speaker), did_you_mean(speaker, known),
                fmt::join(known, ", "));

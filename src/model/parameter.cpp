@@ -169,7 +169,7 @@ PreparedWeight* ParameterList::prepare(const Parameter* parameter, DType activat
   weight.outputs = shape[shape.size() - 2];
   weight.inputs = shape.back();
   weight.activations = activations;
-  prepared_.push_back({parameter, {}, std::move(weight)});
+  prepared_.push_back({parameter, {}, weight});
   return &prepared_.back().weight;
 }
 
@@ -182,7 +182,7 @@ PreparedWeight* ParameterList::prepare_heads(const Parameter* parameter, DType a
   weight.activations = activations;
   weight.for_forward = !transposed;
   weight.backward_layout = transposed ? BackwardLayout::kKept : BackwardLayout::kNone;
-  prepared_.push_back({parameter, rows, std::move(weight)});
+  prepared_.push_back({parameter, rows, weight});
   return &prepared_.back().weight;
 }
 
@@ -259,6 +259,7 @@ void ParameterList::prepare_from_source(ExecutionContext& ctx, const Parameter& 
                                         const ParameterSource& source) {
   const std::vector<FileTensor> tensors = parameter.file_tensors();
   std::vector<Tensor> views;
+  views.reserve(tensors.size());
   for (const FileTensor& tensor : tensors) views.push_back(source.view(parameter, tensor));
   const bool lie_alike = std::all_of(views.begin(), views.end(), [&](const Tensor& view) {
     return view.defined() && view.dtype() == views.front().dtype();

@@ -71,7 +71,10 @@ class StageRunner {
   void send(ExecutionContext& ctx, Communicator& to_group, const std::vector<Tensor>& tensors, int to_stage);
   void receive_from_here(ExecutionContext& ctx, Place to);
   void give_to_stage_before(ExecutionContext& ctx, Place from);
-  size_t index(Place place) const { return static_cast<size_t>(place.first * schedule_.microbatches + place.second); }
+  size_t index(Place place) const {
+    return static_cast<size_t>(place.first) * static_cast<size_t>(schedule_.microbatches) +
+           static_cast<size_t>(place.second);
+  }
   StageRecord& record_at(Place place);
   void give_back(Place place);
 

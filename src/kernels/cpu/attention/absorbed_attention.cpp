@@ -128,12 +128,12 @@ void write_latent_cache(T* cache, const int32_t* slot, const T* latent, int64_t 
   }
 }
 
-#define DT_INSTANTIATE(T)                                                                                         \
-  template void absorbed_attention(T*, const CachedAttention<T>&, const HeadWeights&, const HeadWeights&, void*); \
-  template void write_latent_cache(T*, const int32_t*, const T*, int64_t, const T*, int64_t, int64_t, int64_t,    \
-                                   int64_t, int64_t);
-DT_INSTANTIATE(float)
-DT_INSTANTIATE(bfloat16)
-#undef DT_INSTANTIATE
+template void absorbed_attention(float*, const CachedAttention<float>&, const HeadWeights&, const HeadWeights&, void*);
+template void write_latent_cache(float*, const int32_t*, const float*, int64_t, const float*, int64_t, int64_t, int64_t,
+                                 int64_t, int64_t);
+template void absorbed_attention(bfloat16*, const CachedAttention<bfloat16>&, const HeadWeights&, const HeadWeights&,
+                                 void*);
+template void write_latent_cache(bfloat16*, const int32_t*, const bfloat16*, int64_t, const bfloat16*, int64_t, int64_t,
+                                 int64_t, int64_t, int64_t);
 
 }  // namespace deeptitan::cpu

@@ -66,7 +66,6 @@ enum class StatementKind {
   kIf,           // branches; the last one has no test if there is an else
   kFor,          // target in expression [if condition]: body, else_body
   kMacro,        // name(parameters): body
-  kCallBlock,    // expression is the call, parameters those of caller(), body what caller() renders
   kFilterBlock,  // body through the filters of expression
   kWith,         // targets = values: body
   kGeneration,   // body

@@ -1,9 +1,9 @@
 #include "jinja/builtins.h"
 
 #include <algorithm>
-#include <array>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "jinja/interpreter.h"
 #include "jinja/operators.h"
@@ -14,9 +14,11 @@ namespace {
 
 // The rest of Python's public names on each type. They shadow a dict's keys and would work in Python, so asking for one
 // is an error that says so, never a silent "undefined".
-constexpr std::string_view kUnsupportedOfString[] = {"casefold",   "encode",       "expandtabs",
-                                                     "format_map", "isidentifier", "isprintable",
-                                                     "istitle",    "maketrans",    "translate"};
+constexpr std::string_view kUnsupportedOfString[] = {
+    "casefold", "center",     "encode",   "expandtabs",   "format_map", "isalnum",   "isalpha",
+    "isascii",  "isdecimal",  "isdigit",  "isidentifier", "islower",    "isnumeric", "isprintable",
+    "isspace",  "istitle",    "isupper",  "ljust",        "maketrans",  "partition", "rindex",
+    "rjust",    "rpartition", "swapcase", "translate",    "zfill"};
 constexpr std::string_view kUnsupportedOfNumber[] = {
     "as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator", "fromhex", "from_bytes", "hex", "imag",
     "is_integer",       "numerator", "real",       "to_bytes"};
@@ -105,8 +107,9 @@ std::unique_ptr<Value> forbidden(const Value& self, const std::string& name) {
       Value::undefined(fmt::format("access to attribute '{}' of '{}' object is unsafe.", name, self.type_name())));
 }
 
-[[noreturn]] void fail_unsupported(const Value& self, const std::string& name) {
-  throw Failure(fmt::format("'{}' of '{}' is not supported in chat templates here", name, self.type_name()));
+[[noreturn]] void fail_unsupported(const Value& self, const std::string& name, std::string_view known = "") {
+  throw Failure(fmt::format("'{}' of '{}' is not known here{}{}", name, self.type_name(),
+                            known.empty() ? "" : "; known: ", known));
 }
 
 std::unique_ptr<Value> sequence_attribute(const Value& self, const Sequence& sequence, const std::string& name) {
@@ -164,41 +167,17 @@ Value strftime_now(Interpreter& interpreter, const Value& /*self*/, const Argume
   return interpreter.format_time(require_string(bound[0], "the format of strftime_now"));
 }
 
-// joiner(): nothing when called first, the separator ever after.
-class Joiner : public Object {
- public:
-  explicit Joiner(Value separator) : separator_(std::move(separator)) {}
-  std::string type_name() const override { return "Joiner"; }
-  bool callable() const override { return true; }
-  Value call(Interpreter& /*interpreter*/, const Arguments& arguments) override {
-    const BoundArguments none("joiner", arguments, {});
-    return std::exchange(used_, true) ? separator_ : Value("");
-  }
-
- private:
-  Value separator_;
-  bool used_ = false;
-};
-
-Value make_joiner(Interpreter& /*interpreter*/, const Value& /*self*/, const Arguments& arguments) {
-  const BoundArguments bound("joiner", arguments, {"sep"});
-  return std::shared_ptr<Object>(std::make_shared<Joiner>(bound.get(0) == nullptr ? Value(", ") : bound[0]));
-}
-
 constexpr Method kGlobals[] = {
-    {"dict", make_dict_value},     {"joiner", make_joiner},
-    {"namespace", make_namespace}, {"raise_exception", raise_exception},
-    {"range", make_range},         {"strftime_now", strftime_now},
+    {"dict", make_dict_value}, {"namespace", make_namespace},  {"raise_exception", raise_exception},
+    {"range", make_range},     {"strftime_now", strftime_now},
 };
 
 }  // namespace
 
 std::unique_ptr<Value> find_global(std::string_view name) {
-  if (name == "lipsum" || name == "cycler") {
+  if (name == "cycler" || name == "joiner" || name == "lipsum") {
     throw Failure(
-        fmt::format("the function '{}' is not supported; there are dict, joiner, namespace, raise_exception, "
-                    "range and strftime_now",
-                    name));
+        fmt::format("the function '{}' is not known here; known: {}", name, fmt::join(names_of_rows(kGlobals), ", ")));
   }
   return bind_method(find_method(kGlobals, name), Value(), std::string(name));
 }
@@ -208,7 +187,9 @@ std::unique_ptr<Value> python_attribute(const Value& self, const std::string& na
   // Every Python object has names with two underscores, and the sandbox hides them all.
   if (name.starts_with("__")) return forbidden(self, name);
   if (self.is_string()) {
-    if (holds(kUnsupportedOfString, name)) fail_unsupported(self, name);
+    if (holds(kUnsupportedOfString, name)) {
+      fail_unsupported(self, name, fmt::format("{}", fmt::join(string_method_names(), ", ")));
+    }
     return bind_method(find_string_method(name), self, name);
   }
   if (self.as_dict() != nullptr) {

@@ -54,7 +54,6 @@ class Function : public Object {
   Function(std::string name, Body body, Value self = {})
       : name_(std::move(name)), body_(body), self_(std::move(self)) {}
   std::string type_name() const override { return "builtin_function_or_method"; }
-  bool callable() const override { return true; }
   Value call(Interpreter& interpreter, const Arguments& arguments) override {
     return body_(interpreter, self_, arguments);
   }
@@ -71,13 +70,21 @@ struct Method {
   Function::Body body;
 };
 
-/// The method of str with that name, or null.
+/// The method of str with that name, or null; and all their names.
 Function::Body find_string_method(std::string_view name);
+std::vector<std::string_view> string_method_names();
+
+/// The names of a table's rows, in order.
+template <typename Row, size_t kCount>
+std::vector<std::string_view> names_of_rows(const Row (&rows)[kCount]) {
+  std::vector<std::string_view> names;
+  for (const Row& row : rows) names.push_back(row.name);
+  return names;
+}
 
 // Text functions that a filter and a method share. Positions count characters.
 TracedText replace_text(const TracedText& whole, std::string_view from, const TracedText& to, int64_t count,
                         Budget& budget);
-std::string pad_center(std::string_view text, int64_t width, const std::string& fill, Budget& budget);
 /// str.splitlines(): line ends are those of Python, and are dropped unless `keep_ends`. Views into `text`.
 std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends, Budget& budget);
 
@@ -93,7 +100,6 @@ Value filter_dictsort(Interpreter& interpreter, const Value& subject, const Argu
 Value filter_unique(Interpreter& interpreter, const Value& subject, const Arguments& arguments);
 Value filter_min(Interpreter& interpreter, const Value& subject, const Arguments& arguments);
 Value filter_max(Interpreter& interpreter, const Value& subject, const Arguments& arguments);
-Value filter_sum(Interpreter& interpreter, const Value& subject, const Arguments& arguments);
 Value filter_map(Interpreter& interpreter, const Value& subject, const Arguments& arguments);
 Value filter_select(Interpreter& interpreter, const Value& subject, const Arguments& arguments);
 Value filter_reject(Interpreter& interpreter, const Value& subject, const Arguments& arguments);

@@ -198,16 +198,13 @@ Arguments Interpreter::evaluate_arguments(const CallArguments& arguments) {
   return out;
 }
 
-Value Interpreter::evaluate_call(const Expression& node, const Value* caller) {
+Value Interpreter::evaluate_call(const Expression& node) {
   const Value callee = evaluate(*node.items[0]);
-  Arguments arguments = evaluate_arguments(node.arguments);
-  if (caller != nullptr) arguments.keywords.emplace_back("caller", *caller);
+  const Arguments arguments = evaluate_arguments(node.arguments);
   line_ = node.line;
   if (callee.is_undefined()) throw Failure(callee.undefined_message());
   if (callee.as_object() == nullptr) throw Failure(fmt::format("'{}' object is not callable", callee.type_name()));
-  // Kept alive here: the call may drop the last other reference, by setting the variable that holds the macro.
-  const std::shared_ptr<Object> object = callee.as_object();
-  return object->call(*this, arguments);
+  return callee.as_object()->call(*this, arguments);
 }
 
 }  // namespace deeptitan::jinja

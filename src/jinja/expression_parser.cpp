@@ -436,8 +436,8 @@ ExpressionPtr ExpressionParser::parse_filters(ExpressionPtr subject, bool starts
     if (at_operator("(")) node->arguments = parse_arguments();
     node->depth = std::max(node->depth, deepest(node->arguments) + 1);
     if (!in_branch_ && find_filter(name) == nullptr) {
-      throw SyntaxFailure(fmt::format("there is no filter '{}'; there are {}", name, fmt::join(filter_names(), ", ")),
-                          line);
+      throw SyntaxFailure(
+          fmt::format("the filter '{}' is not known here; known: {}", name, fmt::join(filter_names(), ", ")), line);
     }
     subject = std::move(node);
   }
@@ -460,7 +460,8 @@ ExpressionPtr ExpressionParser::parse_test(ExpressionPtr node) {
   }
   test->depth = std::max(test->depth, deepest(test->arguments) + 1);
   if (!in_branch_ && find_test(name) == nullptr) {
-    throw SyntaxFailure(fmt::format("there is no test '{}'; there are {}", name, fmt::join(test_names(), ", ")), line);
+    throw SyntaxFailure(fmt::format("the test '{}' is not known here; known: {}", name, fmt::join(test_names(), ", ")),
+                        line);
   }
   return negated ? make(ExpressionKind::kUnary, line, nodes(std::move(test)), "not") : std::move(test);
 }

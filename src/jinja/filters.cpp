@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include <fmt/format.h>
 
@@ -66,12 +65,6 @@ Value replace(Interpreter& interpreter, const Value& subject, const Arguments& a
                       budget);
 }
 
-Value center(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
-  const BoundArguments bound("center", arguments, {"width"});
-  return Value::derived(pad_center(subject_text(interpreter, subject), bound.int_or(0, 80), " ", interpreter.budget()),
-                        subject);
-}
-
 // A text, or so many spaces.
 std::string indentation_of(const Value& value, const char* what, Budget& budget) {
   if (value.is_string()) return value.as_string();
@@ -98,18 +91,6 @@ Value indent(Interpreter& interpreter, const Value& subject, const Arguments& ar
     out.append(with_end, static_cast<size_t>(lines[i].data() - with_end.bytes().data()), lines[i].size());
   }
   return out;
-}
-
-Value wordcount(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
-  const BoundArguments none("wordcount", arguments, {});
-  int64_t words = 0;
-  bool inside = false;
-  for (char32_t c : decode_utf8(subject_text(interpreter, subject))) {
-    const bool letter = c == '_' || is_alphanumeric(c);
-    words += static_cast<int64_t>(letter && !inside);
-    inside = letter;
-  }
-  return words;
 }
 
 Value string(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
@@ -168,49 +149,6 @@ Value to_float(Interpreter& /*interpreter*/, const Value& subject, const Argumen
   return value.has_value() ? Value(*value) : otherwise;
 }
 
-Value absolute(Interpreter& /*interpreter*/, const Value& subject, const Arguments& arguments) {
-  const BoundArguments none("abs", arguments, {});
-  if (!subject.is_number()) throw Failure(fmt::format("bad operand type for abs(): '{}'", subject.type_name()));
-  if (subject.is_float()) return std::abs(subject.as_float());
-  return subject.as_int() < 0 ? negate(subject) : positive(subject);
-}
-
-// Half to even on the exact decimal value, as Python's round.
-double round_decimal(double value, int64_t digits) {
-  if (!std::isfinite(value) || digits > 323) return value;
-  if (digits >= 0) return std::strtod(fmt::format("{:.{}f}", value, static_cast<int>(digits)).c_str(), nullptr);
-  if (digits < -308) return std::copysign(0.0, value);
-  const double unit = std::pow(10.0, static_cast<double>(-digits));
-  return std::nearbyint(value / unit) * unit;
-}
-
-int64_t round_integer(int64_t value, int64_t digits) {
-  if (digits >= 0) return value;
-  if (digits < -18) return 0;
-  int64_t unit = 1;
-  for (int64_t i = 0; i < -digits; ++i) unit *= 10;
-  const int64_t rest = modulo(Value(value), Value(unit)).as_int();
-  const int64_t down = value - rest;
-  const bool up = rest * 2 > unit || (rest * 2 == unit && (down / unit) % 2 != 0);
-  return up ? down + unit : down;
-}
-
-Value round_number(Interpreter& /*interpreter*/, const Value& subject, const Arguments& arguments) {
-  const BoundArguments bound("round", arguments, {"precision", "method"});
-  const int64_t digits = bound.int_or(0, 0);
-  const std::string method = bound.get(1) == nullptr ? "common" : require_string(bound[1], "the method of round");
-  if (subject.is_undefined()) throw Failure(subject.undefined_message());
-  if (!subject.is_number()) throw Failure(fmt::format("round needs a number, not '{}'", subject.type_name()));
-  if (method == "common") {
-    if (subject.is_int()) return round_integer(subject.as_int(), digits);
-    return round_decimal(subject.as_float(), digits);
-  }
-  if (method != "ceil" && method != "floor") throw Failure("method must be common, ceil or floor");
-  const Value unit = power(Value(10), Value(digits));
-  const double scaled = subject.as_float() * unit.as_float();
-  return (method == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / unit.as_float();
-}
-
 Value tojson(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
   const BoundArguments bound("tojson", arguments, {"ensure_ascii", "indent", "separators", "sort_keys"});
   JsonOptions options;
@@ -229,26 +167,13 @@ Value tojson(Interpreter& interpreter, const Value& subject, const Arguments& ar
   return Value::derived(to_json(subject, options, interpreter.budget()), subject);
 }
 
-Value attribute(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
-  const BoundArguments bound("attr", arguments, {"name"}, 1);
-  const std::string& name = require_string(bound[0], "the name of an attribute");
-  if (subject.is_undefined()) throw Failure(subject.undefined_message());
-  const std::unique_ptr<Value> found = python_attribute(subject, name, interpreter.budget());
-  return found == nullptr
-             ? Value::undefined(fmt::format("'{} object' has no attribute '{}'", subject.type_name(), name))
-             : *found;
-}
-
 struct NamedFilter {
   std::string_view name;
   Filter filter;
 };
 
 constexpr NamedFilter kFilters[] = {
-    {"abs", absolute},
-    {"attr", attribute},
     {"capitalize", convert<capitalize>},
-    {"center", center},
     {"count", length},
     {"d", default_value},
     {"default", default_value},
@@ -270,19 +195,16 @@ constexpr NamedFilter kFilters[] = {
     {"rejectattr", filter_rejectattr},
     {"replace", replace},
     {"reverse", filter_reverse},
-    {"round", round_number},
     {"safe", safe},
     {"select", filter_select},
     {"selectattr", filter_selectattr},
     {"sort", filter_sort},
     {"string", string},
-    {"sum", filter_sum},
     {"title", convert<title_words>},
     {"tojson", tojson},
     {"trim", trim},
     {"unique", filter_unique},
     {"upper", convert<to_upper>},
-    {"wordcount", wordcount},
 };
 
 }  // namespace
@@ -294,9 +216,7 @@ Filter find_filter(std::string_view name) {
 }
 
 std::vector<std::string_view> filter_names() {
-  std::vector<std::string_view> names;
-  for (const NamedFilter& row : kFilters) names.push_back(row.name);
-  return names;
+  return names_of_rows(kFilters);
 }
 
 }  // namespace deeptitan::jinja

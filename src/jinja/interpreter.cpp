@@ -57,7 +57,7 @@ std::string Interpreter::format_time(const std::string& format) const {
 Value Interpreter::call_filter(const std::string& name, const Value& subject, const Arguments& arguments) {
   const Filter filter = find_filter(name);
   if (filter == nullptr) {
-    throw Failure(fmt::format("there is no filter '{}'; there are {}", name, fmt::join(filter_names(), ", ")));
+    throw Failure(fmt::format("the filter '{}' is not known here; known: {}", name, fmt::join(filter_names(), ", ")));
   }
   return filter(*this, subject, arguments);
 }
@@ -65,7 +65,7 @@ Value Interpreter::call_filter(const std::string& name, const Value& subject, co
 bool Interpreter::call_test(const std::string& name, const Value& subject, const Arguments& arguments) {
   const Test test = find_test(name);
   if (test == nullptr) {
-    throw Failure(fmt::format("there is no test '{}'; there are {}", name, fmt::join(test_names(), ", ")));
+    throw Failure(fmt::format("the test '{}' is not known here; known: {}", name, fmt::join(test_names(), ", ")));
   }
   return test(*this, subject, arguments);
 }
@@ -108,9 +108,6 @@ Interpreter::Flow Interpreter::run(const Statement& statement) {
       return run_for(statement);
     case StatementKind::kMacro:
       define_macro(statement);
-      return Flow::kNext;
-    case StatementKind::kCallBlock:
-      run_call_block(statement);
       return Flow::kNext;
     case StatementKind::kFilterBlock:
       return run_filter_block(statement);
@@ -213,20 +210,13 @@ void Interpreter::define_macro(const Statement& statement) {
       std::shared_ptr<Object>(std::make_shared<Macro>(statement.text, statement.parameters, statement.body, scope_));
 }
 
-void Interpreter::run_call_block(const Statement& statement) {
-  kept_scopes_.push_back(scope_);
-  const Value caller =
-      std::shared_ptr<Object>(std::make_shared<Macro>("caller", statement.parameters, statement.body, scope_));
-  print(to_traced(evaluate_call(*statement.expression, &caller), budget_));
-}
-
 TracedText Interpreter::render_macro(const std::vector<Parameter>& parameters, const Body& body,
                                      const std::shared_ptr<Scope>& closure,
                                      std::vector<std::pair<std::string, Value>> bound) {
   TracedText out;
   TracedText* const outer = std::exchange(output_, &out);
   const Entered inside(*this, std::make_shared<Scope>(closure));
-  for (auto& [name, value] : bound) scope_->variables[name] = std::move(value);
+  for (auto& one : bound) scope_->variables[one.first] = std::move(one.second);
   for (const Parameter& parameter : parameters) {
     if (scope_->variables.contains(parameter.name)) continue;
     scope_->variables[parameter.name] =

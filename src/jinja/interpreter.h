@@ -38,7 +38,7 @@ class Interpreter {
   Value new_namespace(Dict attributes);
   /// The options' time through strftime.
   std::string format_time(const std::string& format) const;
-  /// The text of a macro's or a caller's body with its parameters bound in a new scope inside `closure`.
+  /// The text of a macro's body with its parameters bound in a new scope inside `closure`.
   TracedText render_macro(const std::vector<Parameter>& parameters, const Body& body,
                           const std::shared_ptr<Scope>& closure, std::vector<std::pair<std::string, Value>> bound);
 
@@ -65,7 +65,6 @@ class Interpreter {
   Flow run_set_block(const Statement& statement);
   Flow run_filter_block(const Statement& statement);
   Flow run_with(const Statement& statement);
-  void run_call_block(const Statement& statement);
   void define_macro(const Statement& statement);
   void print(const TracedText& text);
   void assign(const Expression& target, const Value& value);
@@ -81,7 +80,7 @@ class Interpreter {
   bool evaluate_compare(const Expression& node);
   Value evaluate_concat(const Expression& node);
   Value evaluate_slice(const Expression& node);
-  Value evaluate_call(const Expression& node, const Value* caller = nullptr);
+  Value evaluate_call(const Expression& node);
   std::vector<Value> evaluate_all(const std::vector<ExpressionPtr>& nodes);
   Arguments evaluate_arguments(const CallArguments& arguments);
 

@@ -35,7 +35,7 @@ Value value_of(const Json& json, std::string_view source, const std::string& pat
     case Json::value_t::object: {
       Dict dict;
       for (const auto& [key, member] : json.items()) {
-        dict.set(Value(key), value_of(member, source, path.empty() ? key : path + "." + key));
+        dict.set(Value(key), value_of(member, source, path.empty() ? key : fmt::format("{}.{}", path, key)));
       }
       return Value::dict(std::move(dict));
     }

@@ -99,17 +99,16 @@ class TemplateParser : public ExpressionParser {
     if (tag == "if") return parse_if(line);
     if (tag == "for") return parse_for(line);
     if (tag == "macro") return parse_macro(line);
-    if (tag == "call") return parse_call_block(line);
     if (tag == "filter") return parse_filter_block(line);
     if (tag == "with") return parse_with(line);
     if (tag == "generation") return parse_generation(line);
-    if (tag == "print") return parse_print_tag(line);
     if (tag == "break" || tag == "continue") return parse_loop_control(tag, line);
     fail_tag(tag);
   }
 
   [[noreturn]] void fail_tag(const std::string& tag) {
-    for (std::string_view known : {"autoescape", "block", "do", "extends", "from", "import", "include", "trans"}) {
+    for (std::string_view known :
+         {"autoescape", "block", "call", "do", "extends", "from", "import", "include", "print", "trans"}) {
       if (tag == known) fail(fmt::format("the tag '{}' is not supported in chat templates", tag));
     }
     const Words ends = open_ends_.back();
@@ -195,17 +194,6 @@ class TemplateParser : public ExpressionParser {
     return macro;
   }
 
-  StatementPtr parse_call_block(int line) {
-    advance();
-    StatementPtr call = make(StatementKind::kCallBlock, line);
-    if (at_operator("(")) call->parameters = parse_parameters();
-    call->expression = parse_expression();
-    if (call->expression->kind != ExpressionKind::kCall)
-      throw SyntaxFailure("expected a call behind the tag 'call'", line);
-    call->body = parse_inner_body("endcall", false);
-    return call;
-  }
-
   StatementPtr parse_filter_block(int line) {
     advance();
     StatementPtr filter = make(StatementKind::kFilterBlock, line);
@@ -232,21 +220,6 @@ class TemplateParser : public ExpressionParser {
     StatementPtr generation = make(StatementKind::kGeneration, line);
     generation->body = parse_inner_body("endgeneration", false);
     return generation;
-  }
-
-  StatementPtr parse_print_tag(int line) {
-    advance();
-    StatementPtr print = make(StatementKind::kPrint, line);
-    auto parts = std::make_unique<Expression>();
-    parts->kind = ExpressionKind::kConcat;
-    parts->line = line;
-    while (!at(TokenType::kBlockEnd)) {
-      if (!parts->items.empty()) expect_operator(",");
-      parts->items.push_back(parse_expression());
-      parts->depth = std::max(parts->depth, parts->items.back()->depth + 1);
-    }
-    print->expression = std::move(parts);
-    return print;
   }
 
   StatementPtr parse_loop_control(const std::string& tag, int line) {

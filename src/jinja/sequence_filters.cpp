@@ -192,17 +192,6 @@ Value filter_max(Interpreter& interpreter, const Value& subject, const Arguments
   return extreme<true>(interpreter, subject, arguments);
 }
 
-Value filter_sum(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
-  const BoundArguments bound("sum", arguments, {"attribute", "start"});
-  Value total = bound.get(1) == nullptr ? Value(0) : bound[1];
-  if (total.is_string()) throw Failure("sum() can't sum strings; use join");
-  const Getter getter = attribute_getter(bound.get(0), nullptr, interpreter.budget());
-  for (const Value& item : iterate(subject, interpreter.budget())) {
-    total = add(total, getter(item), interpreter.budget());
-  }
-  return total;
-}
-
 Value filter_map(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
   if (!subject.truthy()) return iterator({});
   std::vector<Value> out;

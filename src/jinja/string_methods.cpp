@@ -72,24 +72,6 @@ Value convert_self(Interpreter& interpreter, const Value& self, const Arguments&
   return Value::derived(kConvert(charged(interpreter, self)), self);
 }
 
-template <bool (*kPredicate)(char32_t)>
-Value check_all(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  no_arguments(arguments);
-  return all_characters(charged(interpreter, self), kPredicate);
-}
-
-template <bool (*kPredicate)(std::string_view)>
-Value check_text(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  no_arguments(arguments);
-  return kPredicate(charged(interpreter, self));
-}
-
-Value is_ascii(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  no_arguments(arguments);
-  const std::string& text = charged(interpreter, self);
-  return std::all_of(text.begin(), text.end(), [](char byte) { return static_cast<unsigned char>(byte) < 0x80; });
-}
-
 template <bool kLeft, bool kRight>
 Value strip(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   const BoundArguments bound("strip", arguments, {"chars"});
@@ -256,19 +238,6 @@ Value split(Interpreter& interpreter, const Value& self, const Arguments& argume
   return Value::list(split_at(self, separator, limit, kFromEnd));
 }
 
-template <bool kFromEnd>
-Value partition(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  const BoundArguments bound("partition", arguments, {"sep"}, 1);
-  const std::string& separator = require_string(bound[0], "the separator of partition");
-  if (separator.empty()) throw Failure("empty separator");
-  const std::string_view text = charged(interpreter, self);
-  const size_t at = kFromEnd ? find_bytes_from_end(text, separator) : find_bytes(text, separator);
-  if (at == kNotFound) {
-    return kFromEnd ? Value::tuple({"", "", self}) : Value::tuple({self, "", ""});
-  }
-  return Value::tuple({self.piece(text.substr(0, at)), bound[0], self.piece(text.substr(at + separator.size()))});
-}
-
 Value splitlines(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
   const BoundArguments bound("splitlines", arguments, {"keepends"});
   std::vector<Value> lines;
@@ -278,83 +247,28 @@ Value splitlines(Interpreter& interpreter, const Value& self, const Arguments& a
   return Value::list(std::move(lines));
 }
 
-std::string padding(int64_t characters, const std::string& fill, Budget& budget) {
-  std::string out;
-  if (characters <= 0) return out;
-  budget.charge(std::min(characters, INT64_MAX / 8) * static_cast<int64_t>(fill.size()));
-  for (int64_t i = 0; i < characters; ++i) out += fill;
-  return out;
-}
-
-std::string fill_of(const BoundArguments& bound) {
-  if (bound.get(1) == nullptr) return " ";
-  const std::string& fill = require_string(bound[1], "the fill character");
-  if (character_count(fill) != 1) throw Failure("the fill character must be exactly one character long");
-  return fill;
-}
-
-enum class Side { kLeft, kRight, kBoth };
-
-template <Side kTextSide>
-Value justify(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  const BoundArguments bound("justify", arguments, {"width", "fillchar"}, 1);
-  const std::string& text = charged(interpreter, self);
-  const int64_t width = require_int(bound[0], "the width");
-  if (kTextSide == Side::kBoth)
-    return Value::derived(pad_center(text, width, fill_of(bound), interpreter.budget()), self);
-  const std::string pad =
-      padding(width - static_cast<int64_t>(character_count(text)), fill_of(bound), interpreter.budget());
-  return Value::derived(kTextSide == Side::kLeft ? text + pad : pad + text, self);
-}
-
-Value zfill(Interpreter& interpreter, const Value& self, const Arguments& arguments) {
-  const BoundArguments bound("zfill", arguments, {"width"}, 1);
-  const std::string& text = charged(interpreter, self);
-  const std::string pad = padding(require_int(bound[0], "the width") - static_cast<int64_t>(character_count(text)), "0",
-                                  interpreter.budget());
-  const size_t sign = !text.empty() && (text[0] == '-' || text[0] == '+') ? 1 : 0;
-  return Value::derived(text.substr(0, sign) + pad + text.substr(sign), self);
-}
-
 constexpr Method kMethods[] = {
     {"capitalize", convert_self<capitalize>},
-    {"center", justify<Side::kBoth>},
     {"count", count},
     {"endswith", affix<true>},
     {"find", search<false, Search::kFind>},
     {"format", format_text},
     {"index", search<false, Search::kIndex>},
-    {"isalnum", check_all<is_alphanumeric>},
-    {"isalpha", check_all<is_alpha>},
-    {"isascii", is_ascii},
-    {"isdecimal", check_all<is_decimal>},
-    {"isdigit", check_all<is_digit>},
-    {"islower", check_text<is_lower_text>},
-    {"isnumeric", check_all<is_numeric>},
-    {"isspace", check_all<is_space>},
-    {"isupper", check_text<is_upper_text>},
     {"join", join},
-    {"ljust", justify<Side::kLeft>},
     {"lower", convert_self<to_lower>},
     {"lstrip", strip<true, false>},
-    {"partition", partition<false>},
     {"removeprefix", remove_affix<false>},
     {"removesuffix", remove_affix<true>},
     {"replace", replace_in_self},
     {"rfind", search<true, Search::kFind>},
-    {"rindex", search<true, Search::kIndex>},
-    {"rjust", justify<Side::kRight>},
-    {"rpartition", partition<true>},
     {"rsplit", split<true>},
     {"rstrip", strip<false, true>},
     {"split", split<false>},
     {"splitlines", splitlines},
     {"startswith", affix<false>},
     {"strip", strip<true, true>},
-    {"swapcase", convert_self<swap_case>},
     {"title", convert_self<to_title>},
     {"upper", convert_self<to_upper>},
-    {"zfill", zfill},
 };
 
 }  // namespace
@@ -364,6 +278,10 @@ Function::Body find_string_method(std::string_view name) {
     if (method.name == name) return method.body;
   }
   return nullptr;
+}
+
+std::vector<std::string_view> string_method_names() {
+  return names_of_rows(kMethods);
 }
 
 TracedText replace_text(const TracedText& whole, std::string_view from, const TracedText& to, int64_t count,
@@ -393,14 +311,6 @@ TracedText replace_text(const TracedText& whole, std::string_view from, const Tr
   }
   out.append(whole, done, text.size() - done);
   return out;
-}
-
-std::string pad_center(std::string_view text, int64_t width, const std::string& fill, Budget& budget) {
-  const int64_t missing = width - static_cast<int64_t>(character_count(text));
-  if (missing <= 0) return std::string(text);
-  // Python's rule for an odd rest: the left side gets it if the width is odd.
-  const int64_t left = missing / 2 + (missing & width & 1);
-  return padding(left, fill, budget) + std::string(text) + padding(missing - left, fill, budget);
 }
 
 std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends, Budget& budget) {

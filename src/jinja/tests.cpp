@@ -1,13 +1,10 @@
 #include <algorithm>
-#include <cmath>
 
 #include <fmt/format.h>
 
 #include "jinja/builtins.h"
 #include "jinja/interpreter.h"
 #include "jinja/operators.h"
-#include "jinja/text.h"
-#include "jinja/unicode.h"
 
 // The tests of jinja2 (jinja2/tests.py): what stands behind `is`.
 
@@ -53,21 +50,10 @@ bool is_string(const Value& value) {
 bool is_mapping(const Value& value) {
   return value.as_dict() != nullptr;
 }
-// jinja2's undefined counts as callable, although calling it fails.
-bool is_callable(const Value& value) {
-  return value.is_undefined() || (value.as_object() != nullptr && value.as_object()->callable());
-}
 // jinja2 asks for len() and [], which undefined has and the views of a dict lack.
 bool is_sequence(const Value& value) {
   return value.is_undefined() || value.is_string() || value.as_dict() != nullptr ||
          (value.as_sequence() != nullptr && value.as_sequence()->indexable());
-}
-
-bool is_lower(Interpreter& interpreter, const Value& subject, const Arguments& /*arguments*/) {
-  return is_lower_text(to_text(subject, interpreter.budget()));
-}
-bool is_upper(Interpreter& interpreter, const Value& subject, const Arguments& /*arguments*/) {
-  return is_upper_text(to_text(subject, interpreter.budget()));
 }
 
 bool remainder_is(const Value& value, const Value& divisor, int64_t wanted, Budget& budget) {
@@ -105,23 +91,6 @@ bool is_in(Interpreter& interpreter, const Value& subject, const Arguments& argu
   return contains(bound[0], subject, interpreter.budget());
 }
 
-// Identity: Python's small values are one object each; a list or dict is the same only as itself.
-bool is_same(Interpreter& interpreter, const Value& subject, const Arguments& arguments) {
-  const BoundArguments bound("sameas", arguments, {"other"}, 1);
-  const Value& other = bound[0];
-  if (subject.as_sequence() != nullptr || subject.as_dict() != nullptr) {
-    return subject.as_sequence() == other.as_sequence() && subject.as_dict() == other.as_dict();
-  }
-  return subject.type_name() == other.type_name() && equal(subject, other, interpreter.budget());
-}
-
-bool is_filter(Interpreter& /*interpreter*/, const Value& subject, const Arguments& /*arguments*/) {
-  return subject.is_string() && find_filter(subject.as_string()) != nullptr;
-}
-bool is_test(Interpreter& /*interpreter*/, const Value& subject, const Arguments& /*arguments*/) {
-  return subject.is_string() && find_test(subject.as_string()) != nullptr;
-}
-
 struct NamedTest {
   std::string_view name;
   Test test;
@@ -135,14 +104,12 @@ constexpr NamedTest kTests[] = {
     {">", ordered<true, false>},
     {">=", ordered<true, true>},
     {"boolean", plain<is_boolean>},
-    {"callable", plain<is_callable>},
     {"defined", plain<is_defined>},
     {"divisibleby", is_divisible_by},
     {"eq", is_equal},
     {"equalto", is_equal},
     {"even", is_even},
     {"false", plain<is_false>},
-    {"filter", is_filter},
     {"float", plain<is_float>},
     {"ge", ordered<true, true>},
     {"greaterthan", ordered<true, false>},
@@ -152,20 +119,16 @@ constexpr NamedTest kTests[] = {
     {"iterable", plain<is_iterable>},
     {"le", ordered<false, true>},
     {"lessthan", ordered<false, false>},
-    {"lower", is_lower},
     {"lt", ordered<false, false>},
     {"mapping", plain<is_mapping>},
     {"ne", is_not_equal},
     {"none", plain<is_none>},
     {"number", plain<is_number>},
     {"odd", is_odd},
-    {"sameas", is_same},
     {"sequence", plain<is_sequence>},
     {"string", plain<is_string>},
-    {"test", is_test},
     {"true", plain<is_true>},
     {"undefined", plain<is_undefined>},
-    {"upper", is_upper},
 };
 
 }  // namespace
@@ -177,9 +140,7 @@ Test find_test(std::string_view name) {
 }
 
 std::vector<std::string_view> test_names() {
-  std::vector<std::string_view> names;
-  for (const NamedTest& row : kTests) names.push_back(row.name);
-  return names;
+  return names_of_rows(kTests);
 }
 
 }  // namespace deeptitan::jinja

@@ -17,7 +17,7 @@ TokenReader::Nested::Nested(TokenReader& parser) : parser_(parser) {
 
 Token TokenReader::advance() {
   if (at(TokenType::kError)) fail("");
-  const Token token = current();
+  Token token = current();
   if (at_ + 1 < tokens_.size()) ++at_;
   return token;
 }

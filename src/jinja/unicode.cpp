@@ -1,7 +1,6 @@
 #include "jinja/unicode.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -14,41 +13,6 @@ namespace {
 
 bool is_continuation(char byte) {
   return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
-}
-
-// What Unicode's properties Lowercase and Uppercase hold besides the categories Ll and Lu, characters that are digits
-// without being decimal ones, and ideographs that are numbers (PropList.txt, UnicodeData.txt and
-// Unihan_NumericValues.txt of Unicode 14 and 15). The library knows categories and simple mappings, and none of these.
-struct Range {
-  char32_t first;
-  char32_t last;
-};
-
-constexpr Range kOtherLowercase[] = {
-    {0xAA, 0xAA},       {0xBA, 0xBA},       {0x2B0, 0x2B8},     {0x2C0, 0x2C1},     {0x2E0, 0x2E4},
-    {0x345, 0x345},     {0x37A, 0x37A},     {0x1D2C, 0x1D6A},   {0x1D78, 0x1D78},   {0x1D9B, 0x1DBF},
-    {0x2071, 0x2071},   {0x207F, 0x207F},   {0x2090, 0x209C},   {0x2170, 0x217F},   {0x24D0, 0x24E9},
-    {0x2C7C, 0x2C7D},   {0xA69C, 0xA69D},   {0xA770, 0xA770},   {0xA7F8, 0xA7F9},   {0xAB5C, 0xAB5F},
-    {0x10780, 0x10780}, {0x10783, 0x10785}, {0x10787, 0x107B0}, {0x107B2, 0x107BA}, {0x1E030, 0x1E06D}};
-constexpr Range kOtherUppercase[] = {
-    {0x2160, 0x216F}, {0x24B6, 0x24CF}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
-constexpr Range kOtherDigits[] = {{0xB2, 0xB3},       {0xB9, 0xB9},       {0x1369, 0x1371},   {0x19DA, 0x19DA},
-                                  {0x2070, 0x2070},   {0x2074, 0x2079},   {0x2080, 0x2089},   {0x2460, 0x2468},
-                                  {0x2474, 0x247C},   {0x2488, 0x2490},   {0x24EA, 0x24EA},   {0x24F5, 0x24FD},
-                                  {0x24FF, 0x24FF},   {0x2776, 0x277E},   {0x2780, 0x2788},   {0x278A, 0x2792},
-                                  {0x10A40, 0x10A43}, {0x10E60, 0x10E68}, {0x11052, 0x1105A}, {0x1F100, 0x1F10A}};
-constexpr std::u32string_view kNumericIdeographs =
-    U"\u3405\u3483\u382A\u3B4D\u4E00\u4E03\u4E07\u4E09\u4E5D\u4E8C\u4E94\u4E96\u4EBF\u4EC0\u4EDF\u4EE8\u4F0D\u4F70"
-    U"\u5104\u5146\u5169\u516B\u516D\u5341\u5343\u5344\u5345\u534C\u53C1\u53C2\u53C3\u53C4\u56DB\u58F1\u58F9\u5E7A"
-    U"\u5EFE\u5EFF\u5F0C\u5F0D\u5F0E\u5F10\u62FE\u634C\u67D2\u6F06\u7396\u767E\u8086\u842C\u8CAE\u8CB3\u8D30\u9621"
-    U"\u9646\u964C\u9678\u96F6\uF96B\uF973\uF978\uF9B2\uF9D1\uF9D3\uF9FD\U00020001\U00020064\U000200E2\U00020121"
-    U"\U0002092A\U00020983\U0002098C\U0002099C\U00020AEA\U00020AFD\U00020B19\U00022390\U00022998\U00023B1B"
-    U"\U0002626D\U0002F890";
-
-template <size_t kCount>
-bool holds(const Range (&ranges)[kCount], char32_t c) {
-  return std::any_of(std::begin(ranges), std::end(ranges),
-                     [c](const Range& range) { return range.first <= c && c <= range.last; });
 }
 
 constexpr char32_t kSharpS = 0xDF;
@@ -67,16 +31,8 @@ char32_t simple_title(char32_t c) {
   return static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c)));
 }
 
-bool is_letter(char32_t c) {
-  return category(c) >= UTF8PROC_CATEGORY_LU && category(c) <= UTF8PROC_CATEGORY_LO;
-}
-
 bool is_cased_letter(char32_t c) {
   return category(c) >= UTF8PROC_CATEGORY_LU && category(c) <= UTF8PROC_CATEGORY_LT;
-}
-
-bool is_number(char32_t c) {
-  return category(c) >= UTF8PROC_CATEGORY_ND && category(c) <= UTF8PROC_CATEGORY_NO;
 }
 
 // What a character is made of: by canonical decomposition, or by the compatible one of ligatures alone.
@@ -152,16 +108,13 @@ void append_title(std::u32string& out, char32_t c) {
   }
 }
 
-bool is_cased(char32_t c) {
-  return is_lowercase(c) || is_uppercase(c) || category(c) == UTF8PROC_CATEGORY_LT;
-}
-
 // Sigma is the one letter whose lower case depends on its neighbours.
 void append_lower(std::u32string& out, const std::u32string& text, size_t i) {
   constexpr char32_t kCapitalSigma = 0x3A3;
   constexpr char32_t kFinalSigma = 0x3C2;
   constexpr char32_t kCapitalDottedI = 0x130;
-  if (text[i] == kCapitalSigma && i > 0 && is_cased(text[i - 1]) && (i + 1 == text.size() || !is_cased(text[i + 1]))) {
+  if (text[i] == kCapitalSigma && i > 0 && is_cased_letter(text[i - 1]) &&
+      (i + 1 == text.size() || !is_cased_letter(text[i + 1]))) {
     out.push_back(kFinalSigma);
   } else {
     if (text[i] == kCapitalDottedI) {
@@ -226,26 +179,10 @@ bool is_printable(char32_t c) {
       return true;
   }
 }
-bool is_alpha(char32_t c) {
-  return is_letter(c);
-}
-bool is_decimal(char32_t c) {
-  return category(c) == UTF8PROC_CATEGORY_ND;
-}
-bool is_digit(char32_t c) {
-  return is_decimal(c) || holds(kOtherDigits, c);
-}
-bool is_numeric(char32_t c) {
-  return is_number(c) || kNumericIdeographs.find(c) != std::u32string_view::npos;
-}
 bool is_alphanumeric(char32_t c) {
-  return is_letter(c) || is_number(c);
-}
-bool is_lowercase(char32_t c) {
-  return category(c) == UTF8PROC_CATEGORY_LL || holds(kOtherLowercase, c);
-}
-bool is_uppercase(char32_t c) {
-  return category(c) == UTF8PROC_CATEGORY_LU || holds(kOtherUppercase, c);
+  const utf8proc_category_t found = category(c);
+  const bool letter = found >= UTF8PROC_CATEGORY_LU && found <= UTF8PROC_CATEGORY_LO;
+  return letter || (found >= UTF8PROC_CATEGORY_ND && found <= UTF8PROC_CATEGORY_NO);
 }
 
 std::string to_lower(std::string_view text) {
@@ -271,7 +208,7 @@ std::string to_title(std::string_view text) {
     } else {
       append_title(out, in[i]);
     }
-    inside_word = is_cased(in[i]);
+    inside_word = is_cased_letter(in[i]);
   }
   return encode_utf8(out);
 }
@@ -287,50 +224,6 @@ std::string capitalize(std::string_view text) {
     }
   }
   return encode_utf8(out);
-}
-
-std::string swap_case(std::string_view text) {
-  const std::u32string in = decode_utf8(text);
-  std::u32string out;
-  for (size_t i = 0; i < in.size(); ++i) {
-    if (is_uppercase(in[i])) {
-      append_lower(out, in, i);
-    } else if (is_lowercase(in[i])) {
-      append_upper(out, in[i]);
-    } else {
-      out.push_back(in[i]);
-    }
-  }
-  return encode_utf8(out);
-}
-
-bool all_characters(std::string_view text, bool (*predicate)(char32_t)) {
-  const std::u32string characters = decode_utf8(text);
-  return !characters.empty() && std::all_of(characters.begin(), characters.end(), predicate);
-}
-
-bool is_lower_text(std::string_view text) {
-  bool seen = false;
-  for (char32_t c : decode_utf8(text)) {
-    if (is_lowercase(c)) {
-      seen = true;
-    } else if (is_cased(c)) {
-      return false;
-    }
-  }
-  return seen;
-}
-
-bool is_upper_text(std::string_view text) {
-  bool seen = false;
-  for (char32_t c : decode_utf8(text)) {
-    if (is_uppercase(c)) {
-      seen = true;
-    } else if (is_cased(c)) {
-      return false;
-    }
-  }
-  return seen;
 }
 
 namespace {

@@ -23,13 +23,7 @@ std::string encode_utf8(std::u32string_view text);
 
 bool is_space(char32_t c);
 bool is_printable(char32_t c);
-bool is_alpha(char32_t c);
-bool is_decimal(char32_t c);
-bool is_digit(char32_t c);
-bool is_numeric(char32_t c);
 bool is_alphanumeric(char32_t c);
-bool is_lowercase(char32_t c);
-bool is_uppercase(char32_t c);
 
 /// str.lower(), with the full mapping; a capital sigma that ends a word becomes a final sigma.
 std::string to_lower(std::string_view text);
@@ -39,15 +33,6 @@ std::string to_upper(std::string_view text);
 std::string to_title(std::string_view text);
 /// str.capitalize(): the first character in title case, the others in lower case.
 std::string capitalize(std::string_view text);
-/// str.swapcase().
-std::string swap_case(std::string_view text);
-
-/// True if every character of a non-empty `text` satisfies `predicate`.
-bool all_characters(std::string_view text, bool (*predicate)(char32_t));
-/// str.islower() and str.isupper(): at least one cased character, and all cased ones of that case.
-bool is_lower_text(std::string_view text);
-bool is_upper_text(std::string_view text);
-
 /// str.strip() and its one-sided forms: without `characters`, whitespace is removed.
 std::string_view strip_left(std::string_view text, const std::string* characters = nullptr);
 std::string_view strip_right(std::string_view text, const std::string* characters = nullptr);

@@ -187,7 +187,6 @@ class Object {
   /// The attribute, or null if there is none.
   virtual std::unique_ptr<Value> attribute(const std::string& name, Budget& budget);
   virtual Value call(Interpreter& interpreter, const Arguments& arguments);
-  virtual bool callable() const { return false; }
 };
 
 /// What map, select and their kin give: its items can be taken once.

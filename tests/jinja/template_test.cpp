@@ -137,12 +137,6 @@ TEST(JinjaUnicode, EveryCharacterIsWhatPythonTakesItFor) {
         << name;
   };
   check("isprintable", is_printable);
-  check("isalpha", is_alpha);
-  check("isdecimal", is_decimal);
-  check("isdigit", is_digit);
-  check("isnumeric", is_numeric);
-  check("islower", is_lowercase);
-  check("isupper", is_uppercase);
   check("isspace", is_space);
   check("isalnum", is_alphanumeric);
   convert("lower", to_lower);
@@ -159,7 +153,11 @@ TEST(Jinja, WhatIsNotSupportedIsAnErrorWithItsLine) {
             "template line 1: unknown tag 'bad'; expected elif or else or endif first");
   EXPECT_EQ(error_of("\n{{ '%s' % 1 }}"), "template line 2: formatting with % is not supported; join the parts with ~");
   EXPECT_EQ(error_of("{{ 'a'.format_map({}) }}"),
-            "template line 1: 'format_map' of 'str' is not supported in chat templates here");
+            "template line 1: 'format_map' of 'str' is not known here; known: capitalize, count, endswith, find, "
+            "format, index, "
+            "join, lower, lstrip, removeprefix, removesuffix, replace, rfind, rsplit, rstrip, split, splitlines, "
+            "startswith, strip, "
+            "title, upper");
   EXPECT_EQ(error_of("{{ '{0.x}'.format(1) }}"),
             "template line 1: the field '{0.x}' of format is not supported; a field is a number or a name");
   EXPECT_EQ(error_of("{{ '{:,}'.format(1000) }}"),
@@ -173,10 +171,57 @@ TEST(Jinja, WhatIsNotSupportedIsAnErrorWithItsLine) {
   EXPECT_EQ(
       error_of("{{ '\\ud800' }}"),
       "template line 1: surrogates (\\ud800 to \\udfff) are not supported in strings; write the character itself");
-  EXPECT_TRUE(
-      error_of("{{ 1 | pprint }}").starts_with("template line 1: there is no filter 'pprint'; there are abs, attr, "));
-  EXPECT_TRUE(
-      error_of("{{ 1 is escaped }}").starts_with("template line 1: there is no test 'escaped'; there are !=, <, "));
+}
+
+TEST(Jinja, WhatNoPublishedTemplateUsesIsRefusedByName) {
+  const std::string filters =
+      "capitalize, count, d, default, dictsort, first, float, indent, int, items, join, last, length, list, lower, "
+      "map, max, "
+      "min, reject, rejectattr, replace, reverse, safe, select, selectattr, sort, string, title, tojson, trim, unique, "
+      "upper";
+  for (const char* name : {"abs", "attr", "batch", "center", "groupby", "pprint", "round", "sum", "wordcount"}) {
+    EXPECT_EQ(error_of(fmt::format("{{{{ x | {} }}}}", name)),
+              fmt::format("template line 1: the filter '{}' is not known here; known: {}", name, filters));
+    EXPECT_EQ(error_of(fmt::format("{{{{ ['a'] | map('{}') | list }}}}", name)),
+              fmt::format("template line 1: the filter '{}' is not known here; known: {}", name, filters));
+  }
+  const std::string tests =
+      "!=, <, <=, ==, >, >=, boolean, defined, divisibleby, eq, equalto, even, false, float, ge, greaterthan, gt, in, "
+      "integer, "
+      "iterable, le, lessthan, lt, mapping, ne, none, number, odd, sequence, string, true, undefined";
+  for (const char* name : {"callable", "escaped", "filter", "lower", "sameas", "test", "upper"}) {
+    EXPECT_EQ(error_of(fmt::format("{{{{ x is {} }}}}", name)),
+              fmt::format("template line 1: the test '{}' is not known here; known: {}", name, tests));
+    EXPECT_EQ(error_of(fmt::format("{{{{ ['a'] | select('{}') | list }}}}", name)),
+              fmt::format("template line 1: the test '{}' is not known here; known: {}", name, tests));
+  }
+  for (const char* name : {"center", "isalnum", "isdigit", "isspace", "ljust", "partition", "swapcase", "zfill"}) {
+    const std::string expected =
+        fmt::format("template line 1: '{}' of 'str' is not known here; known: capitalize, ", name);
+    EXPECT_TRUE(error_of(fmt::format("{{{{ 'a'.{}(1) }}}}", name)).starts_with(expected)) << name;
+    EXPECT_TRUE(error_of(fmt::format("{{{{ 'a'.{} is defined }}}}", name)).starts_with(expected)) << name;
+  }
+  for (const char* name : {"cycler", "joiner", "lipsum"}) {
+    EXPECT_EQ(
+        error_of(fmt::format("{{{{ {}() }}}}", name)),
+        fmt::format("template line 1: the function '{}' is not known here; known: dict, namespace, raise_exception, "
+                    "range, strftime_now",
+                    name));
+  }
+  EXPECT_EQ(
+      error_of("{% for x in [1] %}{{ loop.cycle('a', 'b') }}{% endfor %}"),
+      "template line 1: 'cycle' of 'loop' is not known here; known: first, index, index0, last, length, nextitem, "
+      "previtem, revindex, revindex0");
+  EXPECT_EQ(error_of("{% macro f() %}{{ varargs }}{% endmacro %}{{ f(1) }}"),
+            "template line 1: 'varargs' inside of a macro is not known here; give macro 'f' parameters");
+  EXPECT_EQ(error_of("{% macro f() %}{{ caller() }}{% endmacro %}"),
+            "template line 1: 'caller' inside of a macro is not known here; give macro 'f' parameters");
+  EXPECT_EQ(render("{% macro f(kwargs) %}{{ kwargs }}{% endmacro %}{{ f(1) }}"), "1");
+  EXPECT_EQ(error_of("{% macro f() %}{% endmacro %}{{ f.name }}"),
+            "template line 1: 'name' of a macro is not known here");
+  EXPECT_EQ(error_of("{% call f() %}{% endcall %}"),
+            "template line 1: the tag 'call' is not supported in chat templates");
+  EXPECT_EQ(error_of("{% print 1 %}"), "template line 1: the tag 'print' is not supported in chat templates");
 }
 
 TEST(Jinja, WhatATemplateSaysIsShownEscapedAndCut) {
@@ -200,8 +245,6 @@ TEST(Jinja, HostileTemplatesEnd) {
        "loops run more than 1000000 times");
   ends("{{ 'x' * 10000000000 }}", "more work than the limit");
   ends("{{ [1] * 10000000000 }}", "more work than the limit");
-  ends("{{ 'x'.ljust(10000000000) }}", "more work than the limit");
-  ends("{{ 'x'.center(9223372036854775807) }}", "more work than the limit");
   ends("{{ 'a\nb' | indent(10000000000) }}", "more work than the limit");
   ends("{% set ns = namespace(s='xxxxxxxxxxxxxxxx') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
        "more work than the limit");

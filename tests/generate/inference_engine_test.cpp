@@ -8,6 +8,8 @@
 
 #include "checkpoint/convert_directory.h"
 #include "checkpoint/model_directory.h"
+#include "checkpoint/safetensors.h"
+#include "config/model_config_json.h"
 #include "generate/model_fixture.h"
 #include "model/deepseek/checkpoint.h"
 #include "support/compare.h"
@@ -169,6 +171,39 @@ TEST(InferenceEngine, WeightsComeAlikeFromADirectoryATrainedModelAndASeed) {
     from_training.load(drawn.model);
     EXPECT_EQ(copy(from_training.prefill(tokens)), expected);
   }
+}
+
+// tests/golden/model/make_decoding.py: the frequencies change at every token beyond the 64 that the model was trained
+// at.
+TEST(InferenceEngine, DynamicPositionsWhileDecodingAreThoseOfTransformers) {
+  const auto folder = std::filesystem::path(DT_TEST_DATA_DIR) / "golden" / "model" / "v2_dynamic";
+  ModelConfig config = load_model_config(folder);
+  config.rope.original_max_position_embeddings = config.max_position_embeddings;
+  config.max_position_embeddings = 128;
+  const SafetensorsFile given(folder / "expected.safetensors"), golden(folder / "decoding.safetensors");
+  const auto integers = [](const TensorEntry* entry) {
+    const auto* values = reinterpret_cast<const int32_t*>(entry->data);
+    return std::vector<int32_t>(values, values + entry->bytes / sizeof(int32_t));
+  };
+  const std::vector<int32_t> tokens = integers(given.find("tokens"));
+  const auto expect_rows = [&](const char* name, int64_t prefilled, int64_t chunk) {
+    InferenceEngine engine(config, {.compute = DType::kF32, .prefill_chunk = chunk});
+    engine.allocate();
+    engine.load(ModelDirectory(folder));
+    const TensorEntry* rows = golden.find(name);
+    ASSERT_NE(rows, nullptr);
+    const auto* values = reinterpret_cast<const float*>(rows->data);
+    std::vector<float> logits = copy(engine.prefill(std::span(tokens).first(prefilled)));
+    for (int64_t step = 0; step < rows->shape[0]; ++step) {
+      if (step > 0) logits = copy(engine.decode(tokens[prefilled + step - 1]));
+      const float* row = values + step * rows->shape[1];
+      EXPECT_LE(relative_error(logits, std::vector<float>(row, row + rows->shape[1])), tolerance(DType::kF32))
+          << name << ", " << prefilled + step << " tokens";
+    }
+  };
+  const int64_t chunk = integers(golden.find("chunk"))[0];
+  expect_rows("logits/one_by_one", integers(golden.find("prefilled"))[0], 1024);
+  expect_rows("logits/chunked", 90, chunk);
 }
 
 // Wider than a block of 128, so that blocks have edges. What fp8 blocks mean is what conversion to fp32 writes out.

@@ -18,9 +18,6 @@ int64_t product_of(const std::vector<int64_t>& extents) {
   return std::accumulate(extents.begin(), extents.end(), int64_t{1}, std::multiplies<>());
 }
 
-// Elements of a bucket that are enough to be reduced or updated at once: 64 MB in fp32.
-constexpr int64_t kBucketElements = 1 << 24;
-
 Tensor shaped(const Tensor& elements, const std::vector<int64_t>& shape) {
   switch (shape.size()) {
     case 1:
@@ -188,7 +185,7 @@ PreparedWeight* ParameterList::prepare_heads(const Parameter* parameter, DType a
 
 void ParameterList::cut_buckets(const Arena& arena) {
   const int64_t alignment = memory_alignment(arena.device()) / static_cast<int64_t>(sizeof(float));
-  if (buckets_.empty()) buckets_ = cut_into_buckets(parameters_, alignment, kBucketElements);
+  if (buckets_.empty()) buckets_ = cut_into_buckets(parameters_, alignment, bucket_elements_);
 }
 
 Tensor ParameterList::in_bucket(const Tensor& bucket, const ParameterBucket::Member& member) const {
@@ -210,11 +207,17 @@ void ParameterList::plan_values(Arena& arena) {
 
 void ParameterList::plan_gradients(Arena& arena) {
   cut_buckets(arena);
-  for (ParameterBucket& bucket : buckets_) {
-    bucket.gradient = arena.take(DType::kF32, {bucket.numel});
-    for (const auto& member : bucket.members) {
-      parameters_[member.parameter].gradient = in_bucket(bucket.gradient, member);
-    }
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    const Tensor memory = arena.take(DType::kF32, {buckets_[b].numel});
+    bind_gradient(b, memory, memory);
+  }
+}
+
+void ParameterList::bind_gradient(size_t bucket, const Tensor& memory, const Tensor& kept) {
+  buckets_[bucket].gradient = memory;
+  buckets_[bucket].kept = kept;
+  for (const auto& member : buckets_[bucket].members) {
+    parameters_[member.parameter].gradient = in_bucket(memory, member);
   }
 }
 

@@ -148,6 +148,10 @@ class ParameterList {
   void plan_values(Arena& arena);
   /// Takes the gradients' memory, bucket by bucket.
   void plan_gradients(Arena& arena);
+  /// The same for one bucket, whose memory (and that of what this rank keeps of it) somebody else has.
+  void bind_gradient(size_t bucket, const Tensor& memory /* f32 [numel] */, const Tensor& kept);
+  /// A bucket is closed when it holds so many elements. Before anything is planned.
+  void set_bucket_elements(int64_t elements) { bucket_elements_ = elements; }
   /// Takes the prepared weights' memory.
   void plan_prepared(Arena& arena);
 
@@ -185,6 +189,7 @@ class ParameterList {
   bool training_;
   DType compute_;
   ExpertRange experts_;
+  int64_t bucket_elements_ = 1 << 24;  // enough to be reduced or updated at once: 64 MB in fp32
   std::deque<Parameter> parameters_;
   std::deque<Prepared> prepared_;
   std::vector<ParameterBucket> buckets_;

@@ -28,10 +28,10 @@ std::vector<ParameterBucket> cut_into_buckets(const std::deque<Parameter>& param
     if (bucket == open.end()) {
       open.push_back(buckets.size());
       bucket = open.end() - 1;
-      buckets.push_back({p.spec.placement, p.spec.weight_decay, {}, 0, {}, {}});
+      buckets.push_back({p.spec.placement, p.spec.weight_decay, {}, 0, {}, {}, {}});
     } else if (buckets[*bucket].numel + p.numel() > enough) {
       *bucket = buckets.size();
-      buckets.push_back({p.spec.placement, p.spec.weight_decay, {}, 0, {}, {}});
+      buckets.push_back({p.spec.placement, p.spec.weight_decay, {}, 0, {}, {}, {}});
     }
     ParameterBucket& into = buckets[*bucket];
     const int64_t offset = round_up(into.numel, alignment);

@@ -25,6 +25,7 @@ struct ParameterBucket {
   int64_t numel = 0;  // with what lies unused between parameters, which stays zero
   Tensor value;       // f32 [numel]
   Tensor gradient;    // f32 [numel]
+  Tensor kept;        // f32: what this rank keeps of the gradient, in `gradient` or apart
 };
 
 /// Cuts the trained parameters into buckets, in the order in which the backward completes their gradients: the last

@@ -38,6 +38,14 @@ struct RouteRecord {
   std::vector<Tensor> expert_index;  // by layer; undefined for layers without experts
 };
 
+/// Is told in a backward as gradients become complete, so that they can be reduced beside it.
+class GradientObserver {
+ public:
+  virtual ~GradientObserver() = default;
+  /// Those are complete whose GradientTime says so.
+  virtual void completed(ExecutionContext& ctx, int64_t time) = 0;
+};
+
 /// What travels with a forward and its backward through every layer.
 struct ForwardContext {
   const BatchLayout& batch;
@@ -46,6 +54,7 @@ struct ForwardContext {
   RouteRecord* routes = nullptr;
   /// The experts take as many tokens at once as surely fit: a step whose rows overflowed is run again so.
   bool experts_in_slices = false;
+  GradientObserver* gradients = nullptr;  // told as a backward completes gradients
 };
 
 /// What a forward saves for its backward. Each kind of layer has its own.

@@ -11,9 +11,6 @@
 namespace deeptitan {
 namespace {
 
-// Elements that parts begin at multiples of: no cache line and no wide load of two ranks.
-constexpr int64_t kPartAlignment = 64;
-
 std::vector<int64_t> parts_of(const ParameterBucket& bucket, const Communicator* shard) {
   std::vector<int64_t> parts;
   for (int r = 0; r < ranks_in(shard); ++r) {
@@ -59,14 +56,22 @@ bool BucketShards::writes(const ParameterList& parameters, const Parameter& para
   return rank_in(shard) == 0 && rank_in(replicate) == 0;
 }
 
-void BucketShards::reduce_gradients(ExecutionContext& ctx, const ParameterList& parameters) const {
+bool BucketShards::is_shared_out(const ParameterBucket& bucket) const {
+  return ranks_in(copies(bucket.placement).shard) > 1;
+}
+
+void BucketShards::reduce_scatter(ExecutionContext& ctx, const ParameterBucket& bucket) const {
+  if (!is_shared_out(bucket)) return;
   ExchangeScope exchange(ctx);
-  for (const ParameterBucket& bucket : parameters.buckets()) {
-    const auto [shard, replicate] = copies(bucket.placement);
-    if (ranks_in(shard) > 1) shard->reduce_scatter(ctx, bucket.gradient, parts_of(bucket, shard));
-    const auto [begin, end] = part(bucket);
-    if (ranks_in(replicate) > 1) replicate->all_reduce(ctx, bucket.gradient.rows(begin, end));
-  }
+  Communicator* shard = copies(bucket.placement).shard;
+  shard->reduce_scatter(ctx, bucket.gradient, parts_of(bucket, shard));
+}
+
+void BucketShards::add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const {
+  Communicator* replicate = copies(bucket.placement).replicate;
+  if (ranks_in(replicate) == 1) return;
+  ExchangeScope exchange(ctx);
+  replicate->all_reduce(ctx, bucket.kept);
 }
 
 void BucketShards::gather_values(ExecutionContext& ctx, const ParameterList& parameters) const {
@@ -98,7 +103,7 @@ void BucketShards::square_sums(ExecutionContext& ctx, const Tensor& sums, const 
         fill_zero(ctx, blocks);
         continue;
       }
-      deeptitan::square_sums(ctx, blocks, bucket.gradient.rows(begin, end),
+      deeptitan::square_sums(ctx, blocks, bucket.kept.rows(begin - part.begin, end - part.begin),
                              {.first = first_in_whole(p) + begin - member.offset, .whole = whole_numel(p)});
     }
   }

@@ -10,9 +10,12 @@
 
 namespace deeptitan {
 
-/// Data parallelism over buckets, ZeRO-1 (Rajbhandari et al. 2020, arXiv:1910.02054): every rank has whole masters and
-/// whole gradients, and keeps the optimizer of its part of each bucket. Once a step the gradients' parts are added up
-/// where they are kept, and once the new values are brought to all. Ranks are added in their order (ADR 0024).
+/// Elements that ranks' parts begin at multiples of: no cache line and no wide load of two ranks.
+inline constexpr int64_t kPartAlignment = 64;
+
+/// Data parallelism over buckets (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054): every rank has whole masters, and
+/// keeps the optimizer of its part of each bucket. Gradients are added up where they are kept, and once a step the new
+/// values are brought to all. Ranks are added in their order (ADR 0024).
 class BucketShards {
  public:
   BucketShards() = default;
@@ -27,8 +30,12 @@ class BucketShards {
   /// not trained, whether it is the first rank that has it.
   bool writes(const ParameterList& parameters, const Parameter& parameter, const FileTensor& tensor) const;
 
-  /// Each part's gradient = the sum of all ranks'. The rest of the gradients is undefined afterwards.
-  void reduce_gradients(ExecutionContext& ctx, const ParameterList& parameters) const;
+  /// Whether several ranks keep parts of the bucket.
+  bool is_shared_out(const ParameterBucket& bucket) const;
+  /// Each part's gradient = the sum over the ranks that keep parts. The rest of the gradient is undefined afterwards.
+  void reduce_scatter(ExecutionContext& ctx, const ParameterBucket& bucket) const;
+  /// What is kept = the sum over the ranks that keep the same.
+  void add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const;
   /// All values = those of the ranks that have updated them.
   void gather_values(ExecutionContext& ctx, const ParameterList& parameters) const;
 

@@ -54,7 +54,7 @@ void OptimizerState::update(ExecutionContext& ctx, const ParameterList& paramete
     const ParameterBucket& bucket = parameters.buckets()[b];
     const auto [begin, end] = parts_[b];
     if (begin == end) continue;
-    const OptimizerPiece part{bucket.value.rows(begin, end), bucket.gradient.rows(begin, end), slots_[b],
+    const OptimizerPiece part{bucket.value.rows(begin, end), bucket.kept, slots_[b],
                               bucket.weight_decay ? weight_decay_ : 0.0};
     if (optimizer_->unit() == Optimizer::Unit::kRange) {
       optimizer_->update(ctx, part);

@@ -49,10 +49,10 @@ void StageRunner::plan(const RecordArenas& arenas, int64_t tokens) {
 }
 
 void StageRunner::run(ExecutionContext& ctx, std::span<const MicrobatchInputs> microbatches, AuxiliarySink* auxiliary,
-                      RouteRecord* routes, bool experts_in_slices) {
+                      RouteRecord* routes, bool experts_in_slices, GradientObserver* gradients) {
   DT_CHECK(static_cast<int>(microbatches.size()) == schedule_.microbatches,
            "a schedule of {} microbatches was given {}", schedule_.microbatches, microbatches.size());
-  const Run whole{ctx, microbatches, auxiliary, routes, experts_in_slices};
+  const Run whole{ctx, microbatches, auxiliary, routes, experts_in_slices, gradients};
   const size_t places = stages_.size() * microbatches.size();
   live_.assign(places, nullptr);
   weights_done_.assign(places, 0);

@@ -36,9 +36,10 @@ class StageRunner {
   bool holds_head() const { return holds(schedule_.stages - 1); }
   /// Takes the records' memory.
   void plan(const RecordArenas& arenas, int64_t tokens);
-  /// Runs the schedule over its microbatches. `auxiliary`, `routes` and `experts_in_slices` as in ForwardContext.
+  /// Runs the schedule over its microbatches. `auxiliary`, `routes`, `experts_in_slices` and `gradients` as in
+  /// ForwardContext.
   void run(ExecutionContext& ctx, std::span<const MicrobatchInputs> microbatches, AuxiliarySink* auxiliary,
-           RouteRecord* routes, bool experts_in_slices);
+           RouteRecord* routes, bool experts_in_slices, GradientObserver* gradients = nullptr);
   /// hidden = the state after the final norm, where the last stage lies here. Nothing is saved.
   void forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden /* [T, D] */);
   /// The gradient of a table that the first stage and the last both hold and add to: on both, the sum of both.
@@ -54,12 +55,14 @@ class StageRunner {
     AuxiliarySink* auxiliary;
     RouteRecord* routes;
     bool experts_in_slices;
+    GradientObserver* gradients;
 
     ForwardContext context(int microbatch) const {
       return {.batch = microbatches[microbatch].layout,
               .auxiliary = auxiliary,
               .routes = routes,
-              .experts_in_slices = experts_in_slices};
+              .experts_in_slices = experts_in_slices,
+              .gradients = gradients};
     }
   };
 

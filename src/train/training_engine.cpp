@@ -64,6 +64,7 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
       runner_(model_, split_into_stages(config.num_hidden_layers, options.schedule.stages), options.schedule,
               options.groups),
       shards_(options.groups),
+      gradient_shards_(shards_, model_, options.zero_stage),
       optimizer_(std::make_unique<AdamW>(options.adamw), options.weight_decay) {
   const auto arena = [&](const char* name) {
     arenas_.push_back(std::make_unique<Arena>(name, options_.device));
@@ -80,6 +81,12 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   ctx_.device = options_.device;
   ctx_.workspace = workspace_;
 
+  DT_CHECK_USAGE(options_.zero_stage == 1 || options_.zero_stage == 2, "ZeRO stage {}: use 1 or 2",
+                 options_.zero_stage);
+  DT_CHECK_USAGE(options_.zero_stage == 1 || (options_.schedule.stages == 1 && options_.schedule.microbatches == 1),
+                 "ZeRO stage 2 adds gradients up after each microbatch, and a pipeline has several on their way; use "
+                 "stage 1");
+  model_.parameters().set_bucket_elements(options_.bucket_elements);
   freeze_and_count(config);
   ctx_.planning = true;
   take_memory();
@@ -129,7 +136,7 @@ void TrainingEngine::take_memory() {
   const int64_t tokens = tokens_per_microbatch();
   ParameterList& list = model_.parameters();
   list.plan_values(*parameters_);
-  list.plan_gradients(*gradients_);
+  gradient_shards_.plan(*gradients_);
   list.plan_prepared(*prepared_);
   model_.plan_constants(*inputs_);
   model_.plan_statistics(statistics_, *inputs_);
@@ -243,6 +250,7 @@ void TrainingEngine::start_step() {
   begin_step_output(ctx_);
   statistics_.reset(ctx_);
   model_.begin_step(ctx_);
+  gradient_shards_.begin_step();
 }
 
 void TrainingEngine::add_microbatch(const PackedBatch& batch) {
@@ -259,7 +267,9 @@ void TrainingEngine::run_microbatches(bool experts_in_slices) {
   const auto wanted = static_cast<size_t>(runner_.schedule().microbatches);
   if (microbatches_loaded_ < wanted) return;
   microbatches_loaded_ = 0;
-  runner_.run(ctx_, std::span(microbatches_).first(wanted), &statistics_, routes_, experts_in_slices);
+  gradient_shards_.begin_microbatch(ctx_);
+  runner_.run(ctx_, std::span(microbatches_).first(wanted), &statistics_, routes_, experts_in_slices,
+              &gradient_shards_);
 }
 
 // All steps without a report: the first, whose rows overflowed, in slices; nothing of them has been applied.
@@ -291,7 +301,7 @@ void TrainingEngine::end_step() {
   model_.end_step(ctx_);
   ParameterList& list = model_.parameters();
   if (shared_table_ != nullptr) runner_.add_up_shared(ctx_, shared_table_->gradient);
-  shards_.reduce_gradients(ctx_, list);
+  gradient_shards_.end_step(ctx_);
   decide_step();
   optimizer_.update(ctx_, list);
   shards_.gather_values(ctx_, list);

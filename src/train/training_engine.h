@@ -16,6 +16,7 @@
 #include "data/packed_batch.h"
 #include "model/deepseek/deepseek_model.h"
 #include "parallel/bucket_shards.h"
+#include "parallel/gradient_shards.h"
 #include "parallel/rank_groups.h"
 #include "parallel/schedule.h"
 #include "train/metrics_record.h"
@@ -41,8 +42,10 @@ struct TrainingEngineOptions {
   /// The pipeline's stages, in the schedule's order. One stage: microbatch by microbatch.
   Schedule schedule = one_f_one_b_schedule(1, 1);
   MakeDispatcher make_dispatcher = make_local_dispatcher;  // of each layer with experts
-  int report_lag = 0;            // steps that are queued before the host looks at one's result: 0 or 1
-  bool halt_not_finite = false;  // a step that is not finite halts those queued behind it
+  int report_lag = 0;                 // steps that are queued before the host looks at one's result: 0 or 1
+  bool halt_not_finite = false;       // a step that is not finite halts those queued behind it
+  int zero_stage = 1;                 // of many ranks: see GradientShards
+  int64_t bucket_elements = 1 << 24;  // of what is reduced and updated at once
   /// The ranks that one step is shared out to; this one alone unless they are given. The stages of a pipeline are given
   /// the same batches, and all ranks have the same reports.
   RankGroups groups = {};
@@ -174,6 +177,7 @@ class TrainingEngine {
   Arena* workspace_;
   MemoryPlan plan_;
   BucketShards shards_;
+  GradientShards gradient_shards_;
   OptimizerState optimizer_;
 
   ExecutionContext ctx_;

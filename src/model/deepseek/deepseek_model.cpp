@@ -79,6 +79,7 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
     layers_.push_back(holds_layer(options.stages, static_cast<int64_t>(layers_.size()))
                           ? make_decoder_layer(parameters_, layer, context)
                           : nullptr);
+    layer_ends_.push_back(parameters_.all().size());
   }
   if (here.head) {
     final_norm_.emplace(parameters_, plan.final_norm, config.hidden_size, config.rms_norm_eps);
@@ -134,17 +135,28 @@ void DeepseekModel::plan_statistics(StepStatistics& statistics, Arena& arena) co
 }
 
 void DeepseekModel::begin_step(ExecutionContext& ctx) {
-  for (Parameter& p : parameters_.all()) p.gradient_written = false;
-  if (embedding_ != nullptr && embedding_->gradient.defined()) {
-    fill_zero(ctx, embedding_->gradient);
-    embedding_->gradient_written = true;
-  }
+  for (Parameter& p : parameters_.all()) begin_gradient(ctx, p);
 }
 
 void DeepseekModel::end_step(ExecutionContext& ctx) {
-  for (Parameter& p : parameters_.all()) {
-    if (p.gradient.defined() && !p.accumulate_gradient()) fill_zero(ctx, p.gradient);
-  }
+  for (Parameter& p : parameters_.all()) end_gradient(ctx, p);
+}
+
+void DeepseekModel::begin_gradient(ExecutionContext& ctx, Parameter& parameter) {
+  parameter.gradient_written = &parameter == embedding_ && parameter.gradient.defined();
+  if (parameter.gradient_written) fill_zero(ctx, parameter.gradient);
+}
+
+void DeepseekModel::end_gradient(ExecutionContext& ctx, Parameter& parameter) {
+  if (parameter.gradient.defined() && !parameter.accumulate_gradient()) fill_zero(ctx, parameter.gradient);
+}
+
+GradientTime DeepseekModel::gradient_time(size_t parameter) const {
+  const auto layers = static_cast<int64_t>(layers_.size());
+  // The embedding's table is cleared before the forward, and a head that is tied to it or a module may write first.
+  if (&parameters_.all()[parameter] == embedding_) return {.first = 0, .complete = layers + 1};
+  const auto layer = std::upper_bound(layer_ends_.begin(), layer_ends_.end(), parameter) - layer_ends_.begin();
+  return {.first = layers - layer, .complete = layers - layer};
 }
 
 void DeepseekModel::forward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
@@ -186,6 +198,10 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
   if (stage.head && of_weights) {
     final_norm_->backward_weights(ctx, record.d_normed, record.hidden[layers], record.rstd);
   }
+  const auto completed = [&](int64_t time) {
+    if (of_weights && forward.gradients != nullptr) forward.gradients->completed(ctx, time);
+  };
+  completed(0);
   for (int64_t i = layers - 1; i >= 0; --i) {
     const DecoderLayer& layer = *layers_[stage.first_layer + i];
     Record& of_layer = *record.layers[i];
@@ -202,10 +218,12 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
       layer.backward_input(ctx, forward, record.gradient(i), record.gradient(i + 1), record.hidden[i], of_layer);
     }
     if (of_weights) layer.backward_weights(ctx, forward, record.gradient(i + 1), record.hidden[i], of_layer);
+    completed(layers - i);
   }
   if (stage.embedding && of_weights && embedding_->gradient.defined()) {
     embedding_backward(ctx, embedding_->gradient, record.gradient(0), forward.batch.token_ids);
   }
+  completed(layers + 1);
 }
 
 void DeepseekModel::forward_stage(ExecutionContext& ctx, const ForwardContext& forward, const Stage& stage,

@@ -36,6 +36,13 @@ struct TrainingTargets {
   Tensor next_targets;  // i32 [T]: the token after the next, -1 where none
 };
 
+/// When a microbatch first writes to a parameter's gradient, and when it is complete: 0 after the forward and the
+/// head's backward, then one more after each layer's, and one for the embedding.
+struct GradientTime {
+  int64_t first = 0;
+  int64_t complete = 0;
+};
+
 /// DeepSeek-V2 and V3: embedding, decoder layers, final norm, head, and next-token-prediction modules.
 /// Owns no tensor memory: everything is taken from arenas that the caller plans and allocates.
 class DeepseekModel {
@@ -72,6 +79,12 @@ class DeepseekModel {
   void begin_step(ExecutionContext& ctx);
   /// After the last: clears the gradients that nothing was written to.
   void end_step(ExecutionContext& ctx);
+
+  /// The same for one parameter, where a gradient is that of a microbatch alone.
+  void begin_gradient(ExecutionContext& ctx, Parameter& parameter);
+  void end_gradient(ExecutionContext& ctx, Parameter& parameter);
+  /// Of the parameter of this place in the list, in a model of one stage.
+  GradientTime gradient_time(size_t parameter) const;
 
   /// Forward of one microbatch through a stage: from record.inputs() (where the stage has no embedding) to
   /// record.outputs() (where it has no head). With a head it adds to the step state's sums of the main loss and of the
@@ -119,6 +132,7 @@ class DeepseekModel {
   RopeTable rope_;
   Parameter* embedding_ = nullptr;
   std::vector<std::unique_ptr<DecoderLayer>> layers_;  // nullptr: it lies elsewhere
+  std::vector<size_t> layer_ends_;  // the place in the list behind each layer's parameters
   std::optional<NormLayer> final_norm_;
   std::optional<LanguageModelHead> head_;
   int64_t next_token_modules_ = 0;

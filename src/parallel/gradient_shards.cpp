@@ -1,0 +1,87 @@
+#include "parallel/gradient_shards.h"
+
+#include <algorithm>
+
+#include "ops/elementwise.h"
+#include "ops/moe.h"
+#include "parallel/shared_pieces.h"
+
+namespace deeptitan {
+
+void GradientShards::plan(Arena& arena) {
+  ParameterList& list = model_.parameters();
+  const std::vector<ParameterBucket>& buckets = list.buckets();
+  complete_.assign(buckets.size(), 0);
+  begun_.assign(buckets.size(), 0);
+  std::vector<TimedPiece> pieces;
+  for (size_t b = 0; b < buckets.size(); ++b) {
+    TimedPiece piece{shared(buckets[b]) ? buckets[b].numel : 0,
+                     model_.gradient_time(buckets[b].members.front().parameter).first, 0};
+    for (const ParameterBucket::Member& member : buckets[b].members) {
+      const GradientTime time = model_.gradient_time(member.parameter);
+      piece.first = std::min(piece.first, time.first);
+      piece.last = std::max(piece.last, time.complete);
+    }
+    complete_[b] = piece.last;
+    pieces.push_back(piece);
+  }
+  const SharedPieces places = share_memory(pieces, kPartAlignment);
+  const Tensor memory = arena.take(DType::kF32, {places.size});
+  for (size_t b = 0; b < buckets.size(); ++b) {
+    const auto [begin, end] = shards_.part(buckets[b]);
+    if (shared(buckets[b])) {
+      list.bind_gradient(b, memory.rows(places.offsets[b], places.offsets[b] + buckets[b].numel),
+                         arena.take(DType::kF32, {end - begin}));
+    } else {
+      const Tensor own = arena.take(DType::kF32, {buckets[b].numel});
+      list.bind_gradient(b, own, own.rows(begin, end));
+    }
+  }
+}
+
+void GradientShards::begin_step() {
+  std::fill(begun_.begin(), begun_.end(), 0);
+}
+
+void GradientShards::begin_microbatch(ExecutionContext& ctx) {
+  for (const ParameterBucket& bucket : model_.parameters().buckets()) {
+    if (!shared(bucket)) continue;
+    for (const ParameterBucket::Member& member : bucket.members) {
+      model_.begin_gradient(ctx, model_.parameters().all()[member.parameter]);
+    }
+  }
+}
+
+void GradientShards::completed(ExecutionContext& ctx, int64_t time) {
+  const std::vector<ParameterBucket>& buckets = model_.parameters().buckets();
+  for (size_t b = 0; b < buckets.size(); ++b) {
+    if (!shared(buckets[b]) || complete_[b] != time) continue;
+    for (const ParameterBucket::Member& member : buckets[b].members) {
+      model_.end_gradient(ctx, model_.parameters().all()[member.parameter]);
+    }
+    shards_.reduce_scatter(ctx, buckets[b]);
+    add_to_kept(ctx, b);
+  }
+}
+
+void GradientShards::add_to_kept(ExecutionContext& ctx, size_t b) {
+  const ParameterBucket& bucket = model_.parameters().buckets()[b];
+  const auto [begin, end] = shards_.part(bucket);
+  if (begin == end) return;
+  const Tensor part = bucket.gradient.rows(begin, end);
+  if (begun_[b] == 0) {
+    copy(ctx, bucket.kept, part);
+  } else {
+    add(ctx, bucket.kept, bucket.kept, part);
+  }
+  begun_[b] = 1;
+}
+
+void GradientShards::end_step(ExecutionContext& ctx) {
+  for (const ParameterBucket& bucket : model_.parameters().buckets()) {
+    if (!shared(bucket)) shards_.reduce_scatter(ctx, bucket);
+    shards_.add_up_replicas(ctx, bucket);
+  }
+}
+
+}  // namespace deeptitan

@@ -68,7 +68,7 @@ void count_choices(ExecutionContext& ctx, const Tensor& counts /* i32 [E] */,
 
 /// Where rows that came from W ranks lie once sorted by expert: they come rank by rank, and of each rank expert by
 /// expert, counts[w, e] of them. An expert's keep their order. Slots are the rows as they came; behind the last, both
-/// maps say -1.
+/// maps say -1. Where more came than R, no slot has a row, and StepOutput::row_overflow says so.
 void sort_received_rows(ExecutionContext& ctx, const SlotOrder& order /* of R rows and e experts */,
                         const Tensor& counts /* i32 [W, e] */);
 

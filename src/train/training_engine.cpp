@@ -38,7 +38,7 @@ ModelOptions model_options(const ModelConfig& config, const TrainingEngineOption
                           .mtp_weight = o.mtp_weight};
   if (ranks_in(o.groups.ep) > 1) {
     options.experts = experts_of_rank(config.n_routed_experts, *o.groups.ep);
-    options.make_dispatcher = make_all_to_all_dispatcher(*o.groups.ep);
+    options.make_dispatcher = make_all_to_all_dispatcher(*o.groups.ep, o.expert_room);
   }
   return options;
 }

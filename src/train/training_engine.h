@@ -45,6 +45,7 @@ struct TrainingEngineOptions {
   int report_lag = 0;                 // steps that are queued before the host looks at one's result: 0 or 1
   bool halt_not_finite = false;       // a step that is not finite halts those queued behind it
   int zero_stage = 1;                 // of many ranks: see GradientShards
+  double expert_room = 0;             // rows that a rank's experts have room for, in means; 0: the most that may come
   int64_t bucket_elements = 1 << 24;  // of what is reduced and updated at once
   /// The ranks that one step is shared out to; this one alone unless they are given. The stages of a pipeline are given
   /// the same batches, and all ranks have the same reports.

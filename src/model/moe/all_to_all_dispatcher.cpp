@@ -1,12 +1,14 @@
 #include "model/moe/all_to_all_dispatcher.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include <fmt/ranges.h>
 
 #include "comm/exchange_scope.h"
 #include "core/error.h"
+#include "ops/elementwise.h"
 
 // T tokens, D hidden, K experts a token, W ranks, e experts of each, R rows that there is room for. Of the tensors with
 // room for R rows only the rows that came are looked at.
@@ -40,11 +42,16 @@ ExpertRange experts_of_rank(int64_t experts, const Communicator& ep) {
   return {.first = ep.rank() * each, .count = each};
 }
 
-AllToAllDispatcher::AllToAllDispatcher(Communicator& ep, const RouterOptions& router)
-    : ep_(ep), experts_(experts_of_rank(router.experts, ep).count), top_k_(router.top_k) {}
+AllToAllDispatcher::AllToAllDispatcher(Communicator& ep, const RouterOptions& router, double room)
+    : ep_(ep), experts_(experts_of_rank(router.experts, ep).count), top_k_(router.top_k), room_(room) {}
 
 int64_t AllToAllDispatcher::most_rows(int64_t tokens) const {
   return ep_.size() * tokens * std::min(top_k_, experts_);
+}
+
+int64_t AllToAllDispatcher::capacity(int64_t tokens) const {
+  const int64_t most = most_rows(tokens);
+  return room_ == 0 ? most : std::min<int64_t>(most, std::llround(room_ * static_cast<double>(tokens * top_k_)));
 }
 
 TokenDispatcher::Route AllToAllDispatcher::make_route(Arena& arena, int64_t tokens, int64_t rows) const {
@@ -57,12 +64,16 @@ TokenDispatcher::Route AllToAllDispatcher::make_route(Arena& arena, int64_t toke
   RankExchange& e = *route.exchange;
   e.received = {take(rows), take(rows), take(experts_ + 1), take(experts_)};
   e.counts = arena.take(DType::kI32, {ranks, experts_});
-  // Until a dispatch has counted, what takes the most room: all ranks choose as many experts here as they can.
-  const int64_t most = most_rows(tokens) / ranks;
-  e.receive_rows.assign(static_cast<size_t>(ranks), most);
+  e.overflow = take(1);
+  // Until a dispatch has counted, what takes the most room: this rank's experts get as many rows as they can.
+  const int64_t most = std::min(most_rows(tokens), rows);
+  const int64_t own = std::min(slots, most / ranks);
+  e.receive_rows.assign(static_cast<size_t>(ranks), 0);
+  e.receive_rows[ep_.rank()] = own;
+  e.receive_rows[(ep_.rank() + 1) % ranks] = most - own;
   e.send_rows.assign(static_cast<size_t>(ranks), 0);
-  e.send_rows[ep_.rank()] = most;
-  e.send_rows[(ep_.rank() + 1) % ranks] += slots - most;
+  e.send_rows[ep_.rank()] = own;
+  e.send_rows[(ep_.rank() + 1) % ranks] = slots - own;
   return route;
 }
 
@@ -96,6 +107,25 @@ void AllToAllDispatcher::count(ExecutionContext& ctx, const Routing& routing, Ra
     e.send_rows[r] = rows_of(sent);
     e.receive_rows[r] = rows_of(received);
   }
+  const int64_t tokens = routing.expert_index.size(0);
+  if (most_rows(tokens) > e.received.slot_of_row.size(0)) give_up_if_any_overflows(ctx, e);
+}
+
+// No rank can know by itself that another has no room for what it would send.
+void AllToAllDispatcher::give_up_if_any_overflows(ExecutionContext& ctx, RankExchange& e) const {
+  int32_t overflows = sum(e.receive_rows) > e.received.slot_of_row.size(0) ? 1 : 0;
+  const bool mine = overflows > 0;
+  ctx.compute.copy(e.overflow.raw(), &overflows, sizeof overflows);
+  {
+    ExchangeScope exchange(ctx);
+    ep_.all_reduce(ctx, e.overflow);
+  }
+  ctx.compute.copy(&overflows, e.overflow.raw(), sizeof overflows);
+  ctx.compute.synchronize();
+  if (overflows == 0) return;
+  std::fill(e.send_rows.begin(), e.send_rows.end(), 0);
+  std::fill(e.receive_rows.begin(), e.receive_rows.end(), 0);
+  if (!mine) fill_zero(ctx, e.counts);  // else they say in sort_received_rows that the rows overflow
 }
 
 void AllToAllDispatcher::send_there(ExecutionContext& ctx, const Tensor& received, const Tensor& sent,
@@ -113,6 +143,7 @@ void AllToAllDispatcher::send_back(ExecutionContext& ctx, const Tensor& returned
   ArenaScope workspace(*ctx.workspace);
   const Tensor as_received = workspace.take(rows.dtype(), {came, rows.size(1)});
   unpermute_rows(ctx, as_received, rows.rows(0, came), {}, {}, order);
+  if (sum(e.send_rows) == 0) fill_zero(ctx, returned);  // the step overflows: what layers behind see is finite
   ExchangeScope exchange(ctx);
   ep_.all_to_all(ctx, returned, e.send_rows, as_received, e.receive_rows);
 }
@@ -178,8 +209,8 @@ void AllToAllDispatcher::combine_backward(ExecutionContext& ctx, const Tensor& d
   unpermute_rows(ctx, d_weight.reshape({slots, 1}), weight_sent, {}, {}, route.order);
 }
 
-MakeDispatcher make_all_to_all_dispatcher(Communicator& ep) {
-  return [&ep](const RouterOptions& router) { return std::make_unique<AllToAllDispatcher>(ep, router); };
+MakeDispatcher make_all_to_all_dispatcher(Communicator& ep, double room) {
+  return [&ep, room](const RouterOptions& router) { return std::make_unique<AllToAllDispatcher>(ep, router, room); };
 }
 
 }  // namespace deeptitan

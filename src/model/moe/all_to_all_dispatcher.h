@@ -18,18 +18,22 @@ struct RankExchange {
   SlotOrder received;  // of what came, rank by rank and of each expert by expert: where it lies by expert
   Tensor counts;       // i32 [W, e]: rows that each rank has sent to each expert here
   std::vector<int64_t> send_rows, receive_rows;  // by rank; to and from
+  Tensor overflow;                               // i32 [1]: ranks that more would come to than they have room for
 };
 
 /// The experts are shared out to the ranks of a group, and each token's row goes to those that have its experts: sorted
 /// by expert here, all to all, sorted by expert there, where an expert's rows follow one another in the order of the
-/// ranks and of their tokens. There is room for the worst case: that all tokens of all ranks choose experts here.
-/// Each row is multiplied, weighted and added as LocalDispatcher does it, in the order of k, so that a rank's
-/// activations have the bits of one rank with all experts.
+/// ranks and of their tokens. There is room for the worst case, that all tokens of all ranks choose experts here, or
+/// for `room` times the mean; where more would come to any rank, the ranks agree on it, none sends, and the step
+/// overflows. Each row is multiplied, weighted and added as LocalDispatcher does it, in the order of k, so that a
+/// rank's activations have the bits of one rank with all experts.
 class AllToAllDispatcher final : public TokenDispatcher {
  public:
-  AllToAllDispatcher(Communicator& ep, const RouterOptions& router);
+  /// `room`: 0 is the worst case.
+  AllToAllDispatcher(Communicator& ep, const RouterOptions& router, double room = 0);
 
   int64_t most_rows(int64_t tokens) const override;
+  int64_t capacity(int64_t tokens) const override;
   /// The host must know how many rows come.
   bool can_be_captured() const override { return false; }
   RowGroups groups(const Routing& routing, const Route& route) const override;
@@ -45,15 +49,17 @@ class AllToAllDispatcher final : public TokenDispatcher {
 
  private:
   void count(ExecutionContext& ctx, const Routing& routing, RankExchange& exchange) const;
+  void give_up_if_any_overflows(ExecutionContext& ctx, RankExchange& exchange) const;
   void send_there(ExecutionContext& ctx, const Tensor& received, const Tensor& sent, const RankExchange& e) const;
   void send_back(ExecutionContext& ctx, const Tensor& returned, const Tensor& rows, const Route& route) const;
 
   Communicator& ep_;
   int64_t experts_;  // of this rank
   int64_t top_k_;
+  double room_;
 };
 
 /// Makes such dispatchers; the group outlives them.
-MakeDispatcher make_all_to_all_dispatcher(Communicator& ep);
+MakeDispatcher make_all_to_all_dispatcher(Communicator& ep, double room = 0);
 
 }  // namespace deeptitan

@@ -89,9 +89,10 @@ void count_choices(ExecutionContext& /*ctx*/, const Tensor& counts, const Tensor
   cpu::count_choices(counts.host<int32_t>(), counts.size(0), expert_index.host<int32_t>(), expert_index.numel());
 }
 
-void sort_received_rows(ExecutionContext& /*ctx*/, const SlotOrder& order, const Tensor& counts) {
+void sort_received_rows(ExecutionContext& ctx, const SlotOrder& order, const Tensor& counts) {
   cpu::sort_received_rows(order.row_of_slot.host<int32_t>(), order.slot_of_row.host<int32_t>(),
-                          order.group_offset.host<int32_t>(), order.group_size.host<int32_t>(), counts.host<int32_t>(),
+                          order.group_offset.host<int32_t>(), order.group_size.host<int32_t>(),
+                          &ctx.state->out.row_overflow, counts.host<int32_t>(),
                           {.ranks = counts.size(0), .experts = counts.size(1), .rows = order.slot_of_row.size(0)});
 }
 

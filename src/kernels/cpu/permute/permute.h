@@ -36,11 +36,12 @@ void sort_slots_that_fit(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* gr
 
 /// Sorts rows by expert, stably, that came rank by rank and of each rank expert by expert, counts [W, e] of them:
 /// row_of_slot [rows] and slot_of_row [rows] (a slot is a row's place as it came; -1 behind the last), group_offset
-/// [e + 1] and sizes [e]. Throws Error where more came than there is room for.
+/// [e + 1] and sizes [e]. Where more came than there is room for nothing has a row: group_offset and sizes are 0,
+/// row_of_slot and slot_of_row -1, and *row_overflow 1. Else *row_overflow stays.
 ///
 /// Example: W = 2, e = 2, counts = {1, 2, 2, 0}: row_of_slot = {0, 3, 4, 1, 2}, group_offset = {0, 3, 5}.
 void sort_received_rows(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, int32_t* sizes,
-                        const int32_t* counts, const ReceivedRowsShape& shape);
+                        int32_t* row_overflow, const int32_t* counts, const ReceivedRowsShape& shape);
 
 /// out[map.row_of_slot[t, k]] = x[t] for all k, and zeros where map.slot_of_row is -1: out [rows, D], x [T, D].
 void permute_rows(float* out, const float* x, const RowMap& map, int64_t hidden);

@@ -14,12 +14,15 @@
 #include "config/model_config_json.h"
 #include "config/run_config_toml.h"
 #include "core/clock.h"
+#include "core/device_choice.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "core/random.h"
 #include "data/synthetic_source.h"
+#include "device_option.h"
+#include "device_peaks.h"
 #include "generate/inference_engine.h"
 #include "hub/cached_model.h"
-#include "kernels/cpu/peak/peak.h"
 #include "model/model_cost.h"
 #include "option_checks.h"
 #include "threads_option.h"
@@ -30,6 +33,9 @@
 namespace deeptitan {
 namespace {
 
+// A GPU's parts run op by op once and are captured the second time.
+constexpr int64_t kTrainingWarmUp = 2;
+constexpr int64_t kTrainingWarmUpOnGpu = 4;
 constexpr int64_t kInferenceWarmUp = 3;
 
 struct BenchArguments {
@@ -37,58 +43,97 @@ struct BenchArguments {
   int64_t steps = 20;
   int64_t tokens = 512;
   std::string dtype = "auto";
+  std::string device = "auto";
+  std::string profile;
   bool json = false;
 };
 
+bool on_gpu(Device device) {
+  return device.kind == DeviceKind::kCuda;
+}
+
+void write_trace(const BenchArguments& a, const OpProfile& profile) {
+  if (a.profile.empty()) return;
+  write_file(a.profile, chrome_trace(profile));
+}
+
+/// The beginning of a report, and what the device does at most.
+void report_device(Json& report, const DeviceChoice& choice) {
+  if (on_gpu(choice.device)) report["device"] = choice.description;
+}
+
+void report_seconds(Json& report, const std::vector<double>& seconds) {
+  report["step_seconds_median"] = median(seconds);
+  report["step_seconds_min"] = *std::min_element(seconds.begin(), seconds.end());
+  report["step_seconds_max"] = *std::max_element(seconds.begin(), seconds.end());
+}
+
 void bench_train(const BenchArguments& a, const std::vector<std::string>& overrides) {
   RunConfig config = load_run_config(a.target, parse_overrides(overrides));
-  config.training.device = "cpu";  // whose peaks stand beside the figures
+  const DeviceChoice choice = choose_device(a.device);
+  config.training.device = a.device;
   mesh_of_run(config, 1);
   const ModelConfig model = resolve_model_config(config);
-  const TrainingEngineOptions options = engine_options(config, bfloat16_is_native());
+  TrainingEngineOptions options = engine_options(config, bfloat16_is_native());
+  const bool gpu = on_gpu(options.device);
+  options.report_lag = gpu ? 1 : 0;
   TrainingEngine engine(model, options);
-  check_fits(config, model, engine.plan(), available_memory());
+  check_fits(config, model, engine.plan(), available_memory(options.device));
+  const double peak_before = measure_matrix_peak(options.device, options.compute, 0.5);
   engine.allocate();
   engine.initialize(config.training.seed);
   SyntheticSource source(model.vocab_size, config.training.seq_len, config.training.seed);
   std::vector<PackedBatch> batches(config.microbatches_per_step());
-  const bool bf16 = options.compute == DType::kBF16;
-  const auto type = bf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
-  const double peak_before = cpu::measure_matrix_peak(type, 0.5);
   OpProfile profile;
+  profile.keep_spans = !a.profile.empty();
   std::vector<double> seconds;
-  constexpr int64_t kWarmUp = 2;
-  for (int64_t step = 1; step <= a.steps + kWarmUp; ++step) {
+  const auto run_step = [&](int64_t step) {
     int64_t targets = 0;
     for (PackedBatch& batch : batches) {
       source.next_batch(config.training.local_batch_size, &batch);
       targets += batch.target_count;
     }
-    if (step == kWarmUp + 1) engine.set_profile(&profile);
     const double start = monotonic_seconds();
     engine.begin_step(step, config.optimizer.lr, targets, static_cast<int64_t>(batches.size()));
     for (const PackedBatch& batch : batches) engine.add_microbatch(batch);
-    engine.finish_step();
-    if (step > kWarmUp) seconds.push_back(monotonic_seconds() - start);
+    engine.end_step();
+    engine.due_report();  // of the step before on a GPU, where a step takes as long as it takes to wait for that
+    return monotonic_seconds() - start;
+  };
+  const int64_t warm_up = gpu ? kTrainingWarmUpOnGpu : kTrainingWarmUp;
+  for (int64_t step = 1; step <= a.steps + warm_up; ++step) {
+    // A GPU's ops are looked at in a step of their own, which is not captured.
+    if (step == warm_up + 1 && !gpu) engine.set_profile(&profile);
+    const double time = run_step(step);
+    if (step > warm_up) seconds.push_back(time);
   }
+  if (gpu) {
+    engine.remaining_report();
+    engine.set_profile(&profile);
+    run_step(a.steps + warm_up + 1);
+    profile.finish();
+  }
+  write_trace(a, profile);
   // The peak is taken on both sides of the run: a shared machine may change its mind in between.
-  const double peak = std::max(peak_before, cpu::measure_matrix_peak(type, 0.5));
+  const double peak =
+      gpu ? peak_before : std::max(peak_before, measure_matrix_peak(options.device, options.compute, 0.5));
+  const double bandwidth = gpu ? measure_memory_peak(options.device, 0) : 0;
   const double tokens_per_second = static_cast<double>(config.tokens_per_step()) / median(seconds);
   const double flops = tokens_per_second * training_flops_per_token(model, config.training.seq_len);
   Json report;
   report["bench"] = "train";
   report["config"] = a.target;
-  report["dtype"] = bf16 ? "bf16" : "fp32";
+  report_device(report, choice);
+  report["dtype"] = options.compute == DType::kBF16 ? "bf16" : "fp32";
   report["steps"] = a.steps;
   report["tokens_per_step"] = config.tokens_per_step();
   report["tokens_per_second"] = tokens_per_second;
-  report["step_seconds_median"] = median(seconds);
-  report["step_seconds_min"] = *std::min_element(seconds.begin(), seconds.end());
-  report["step_seconds_max"] = *std::max_element(seconds.begin(), seconds.end());
+  report_seconds(report, seconds);
   report["gflops"] = flops / 1e9;
   report["matrix_peak_gflops"] = peak / 1e9;
+  if (gpu) report["memory_peak_gigabytes_per_second"] = bandwidth / 1e9;
   report["share_of_peak"] = flops / peak;
-  report["ops"] = ops_of(profile);
+  report["ops"] = ops_of(profile, {peak, bandwidth});
   print_report(report, a.json);
 }
 
@@ -101,25 +146,32 @@ ModelConfig model_of(const std::string& target) {
 // Weights are drawn, not read: what is measured does not depend on them.
 void bench_inference(const BenchArguments& a, bool decode) {
   ModelConfig model = model_of(a.target);
-  const int64_t context = a.tokens + (decode ? a.steps + kInferenceWarmUp : 0);
+  const int64_t context = a.tokens + (decode ? a.steps + kInferenceWarmUp + 1 : 0);
   model.max_position_embeddings = std::max(model.max_position_embeddings, context);
-  const DType dtype = parse_compute_dtype(a.dtype);
-  InferenceEngine engine(
-      model, {.compute = dtype, .context_length = context, .prefill_chunk = std::min<int64_t>(a.tokens, 1024)});
+  const DeviceChoice choice = choose_device(a.device);
+  const bool gpu = on_gpu(choice.device);
+  const DType dtype = parse_compute_dtype(a.dtype, choice.device);
+  InferenceEngine engine(model, {.device = choice.device,
+                                 .compute = dtype,
+                                 .context_length = context,
+                                 .prefill_chunk = std::min<int64_t>(a.tokens, 1024)});
+  const auto peak = [&] {
+    return decode ? measure_memory_peak(choice.device, 0.5) : measure_matrix_peak(choice.device, dtype, 0.5);
+  };
+  const double peak_before = peak();
+  const DevicePeaks peaks =
+      !gpu ? DevicePeaks()
+           : DevicePeaks{measure_matrix_peak(choice.device, dtype, 0), measure_memory_peak(choice.device, 0)};
   engine.allocate();
   engine.initialize(1);
   const uint64_t key = random_key("bench/tokens", 1);
   std::vector<int32_t> prompt;
   for (int64_t i = 0; i < a.tokens; ++i) prompt.push_back(static_cast<int32_t>(random_bits(key, i) % model.vocab_size));
-
-  const auto type = dtype == DType::kBF16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
-  const auto peak = [&] { return decode ? cpu::measure_read_bandwidth(0.5) : cpu::measure_matrix_peak(type, 0.5); };
-  const double peak_before = peak();
   OpProfile profile;
+  profile.keep_spans = !a.profile.empty();
   std::vector<double> seconds;
   if (decode) engine.prefill(prompt);
-  for (int64_t step = 0; step < a.steps + kInferenceWarmUp; ++step) {
-    if (step == kInferenceWarmUp) engine.set_profile(&profile);
+  const auto run_step = [&](int64_t step) {
     if (!decode) engine.truncate(0);
     const double start = monotonic_seconds();
     if (decode) {
@@ -127,20 +179,30 @@ void bench_inference(const BenchArguments& a, bool decode) {
     } else {
       engine.prefill(prompt);
     }
-    if (step >= kInferenceWarmUp) seconds.push_back(monotonic_seconds() - start);
+    return monotonic_seconds() - start;
+  };
+  for (int64_t step = 0; step < a.steps + kInferenceWarmUp; ++step) {
+    if (step == kInferenceWarmUp && !gpu) engine.set_profile(&profile);
+    const double time = run_step(step);
+    if (step >= kInferenceWarmUp) seconds.push_back(time);
   }
-  const double best_peak = std::max(peak_before, peak());
+  if (gpu) {
+    engine.set_profile(&profile);
+    run_step(a.steps + kInferenceWarmUp);
+    profile.finish();
+  }
+  write_trace(a, profile);
+  const double best_peak = gpu ? peak_before : std::max(peak_before, peak());
   const double tokens_per_second = static_cast<double>(decode ? 1 : a.tokens) / median(seconds);
   Json report;
   report["bench"] = decode ? "decode" : "prefill";
   report["config"] = a.target;
+  report_device(report, choice);
   report["dtype"] = dtype == DType::kBF16 ? "bf16" : "fp32";
   report["steps"] = a.steps;
   report[decode ? "cached_tokens" : "tokens"] = a.tokens;
   report["tokens_per_second"] = tokens_per_second;
-  report["step_seconds_median"] = median(seconds);
-  report["step_seconds_min"] = *std::min_element(seconds.begin(), seconds.end());
-  report["step_seconds_max"] = *std::max_element(seconds.begin(), seconds.end());
+  report_seconds(report, seconds);
   if (decode) {
     // What a token must read: the weights it meets, and the cache.
     const auto size = static_cast<int64_t>(dtype_size(dtype));
@@ -151,12 +213,12 @@ void bench_inference(const BenchArguments& a, bool decode) {
     report["memory_peak_gigabytes_per_second"] = best_peak / 1e9;
     report["share_of_peak"] = tokens_per_second * bytes / best_peak;
   } else {
-    const double flops = flops_of(profile) / static_cast<double>(a.steps) / median(seconds);
+    const double flops = flops_of(profile) / static_cast<double>(gpu ? 1 : a.steps) / median(seconds);
     report["gflops"] = flops / 1e9;
     report["matrix_peak_gflops"] = best_peak / 1e9;
     report["share_of_peak"] = flops / best_peak;
   }
-  report["ops"] = ops_of(profile);
+  report["ops"] = ops_of(profile, peaks);
   print_report(report, a.json);
 }
 
@@ -167,6 +229,10 @@ CLI::App* add_mode(CLI::App& bench, const char* name, const char* description,
   whole_number(
       mode->add_option("--steps", arguments->steps, "Timed repetitions; the median counts")->capture_default_str(),
       "STEPS", 1);
+  add_device_option(*mode, arguments->device);
+  mode->add_option("--profile", arguments->profile,
+                   "Write the ops of the timed steps, on a GPU of one step more, as a trace for chrome://tracing")
+      ->type_name("FILE");
   mode->add_flag("--json", arguments->json, "Print one JSON object");
   add_threads_option(*mode);
   return mode;
@@ -186,7 +252,8 @@ void add_bench_command(CLI::App& app) {
   const auto add_inference = [&](const char* name, const char* description, const char* tokens, bool decode) {
     CLI::App* mode = add_mode(*bench, name, description, arguments, "Run file (TOML), model directory or config.json");
     whole_number(mode->add_option("--tokens", arguments->tokens, tokens)->capture_default_str(), "TOKENS", 1);
-    one_of(mode->add_option("--dtype", arguments->dtype, "auto: bf16 where the processor multiplies it, else fp32")
+    one_of(mode->add_option("--dtype", arguments->dtype,
+                            "auto: bf16 on a GPU and where the processor multiplies it, else fp32")
                ->capture_default_str(),
            {"auto", "bf16", "fp32"});
     mode->callback([arguments, decode] { bench_inference(*arguments, decode); });

@@ -18,7 +18,7 @@ double flops_of(const OpProfile& profile) {
   return sum;
 }
 
-Json ops_of(const OpProfile& profile) {
+Json ops_of(const OpProfile& profile, const DevicePeaks& peaks) {
   double total = 0;
   std::vector<std::pair<std::string, OpProfile::Entry>> entries(profile.entries.begin(), profile.entries.end());
   for (const auto& [name, entry] : entries) total += entry.seconds;
@@ -31,6 +31,9 @@ Json ops_of(const OpProfile& profile) {
                    {"calls", entry.calls},
                    {"gflops", entry.flops / std::max(1e-12, entry.seconds) / 1e9},
                    {"gigabytes", entry.bytes / std::max(1e-12, entry.seconds) / 1e9}});
+    if (peaks.flops <= 0 || peaks.bytes <= 0) continue;
+    ops.back()["of_peak"] =
+        std::max(entry.flops / peaks.flops, entry.bytes / peaks.bytes) / std::max(1e-12, entry.seconds);
   }
   return ops;
 }
@@ -47,11 +50,14 @@ void print_report(const Json& report, bool as_json) {
                  : value.is_string()     ? value.get<std::string>()
                                          : value.dump());
   }
-  fmt::print("\n{:<32} {:>7} {:>8} {:>9} {:>7}\n", "op", "share", "calls", "GFLOP/s", "GB/s");
+  const bool of_peak = !report["ops"].empty() && report["ops"][0].contains("of_peak");
+  fmt::print("\n{:<32} {:>7} {:>8} {:>9} {:>7}{}\n", "op", "share", "calls", "GFLOP/s", "GB/s",
+             of_peak ? "  of peak" : "");
   for (const Json& op : report["ops"]) {
-    fmt::print("{:<32} {:>6.1f}% {:>8} {:>9.0f} {:>7.1f}\n", op["op"].get<std::string>(),
+    fmt::print("{:<32} {:>6.1f}% {:>8} {:>9.0f} {:>7.1f}{}\n", op["op"].get<std::string>(),
                100 * op["share"].get<double>(), op["calls"].get<int64_t>(), op["gflops"].get<double>(),
-               op["gigabytes"].get<double>());
+               op["gigabytes"].get<double>(),
+               of_peak ? fmt::format(" {:>7.1f}%", 100 * op["of_peak"].get<double>()) : "");
   }
 }
 

@@ -15,6 +15,7 @@
 #include <CLI/CLI.hpp>
 
 #include "config/run_config_toml.h"
+#include "core/device_choice.h"
 #include "core/error.h"
 #include "generate/sampler.h"
 #include "option_checks.h"
@@ -108,6 +109,7 @@ void run_train(const TrainArguments& arguments, const std::vector<std::string>& 
   RankSession ranks(arguments.ranks);
   RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
   if (!arguments.device.empty()) config.training.device = arguments.device;
+  choose_device(config.training.device);  // one that cannot be used is refused before data is read
   if (arguments.threads > 0) config.training.threads = arguments.threads;
   TrainerOptions options = trainer_options(arguments);
   if (arguments.ranks > 1 && ranks.transport() == nullptr) {

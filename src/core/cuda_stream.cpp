@@ -15,6 +15,13 @@ void synchronize_stream(void* stream) {
   check_cuda(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "waiting for a stream");
 }
 
+bool stream_failed(void* stream) {
+  const cudaError_t status = cudaStreamQuery(static_cast<cudaStream_t>(stream));
+  if (status == cudaSuccess || status == cudaErrorNotReady) return false;
+  cudaGetLastError();  // what is reported here is not to be found again by the next launch
+  return true;
+}
+
 void copy(void* to, const void* from, int64_t bytes, void* stream) {
   check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)), "copying");
 }

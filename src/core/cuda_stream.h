@@ -9,6 +9,7 @@ namespace deeptitan::cuda {
 
 std::shared_ptr<void> make_stream(int device);
 void synchronize_stream(void* stream);
+bool stream_failed(void* stream);
 void copy(void* to, const void* from, int64_t bytes, void* stream);
 
 std::shared_ptr<void> make_event(int device);

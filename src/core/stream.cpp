@@ -29,6 +29,10 @@ void Stream::synchronize() const {
   if (native_ != nullptr) cuda::synchronize_stream(native());
 }
 
+bool Stream::failed() const {
+  return native_ != nullptr && cuda::stream_failed(native());
+}
+
 Event::Event(Device device) : device_(device), native_(is_cpu(device) ? nullptr : cuda::make_event(device.index)) {}
 
 void Event::record(const Stream& stream) {
@@ -60,6 +64,10 @@ void Stream::copy(void* to, const void* from, int64_t bytes) const {
 }
 
 void Stream::synchronize() const {}
+
+bool Stream::failed() const {
+  return false;
+}
 
 Event::Event(Device device) : device_(device) {
   if (!is_cpu(device)) fail_without_cuda("an event", device);

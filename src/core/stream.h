@@ -23,6 +23,8 @@ class Stream {
   void copy(void* to, const void* from, int64_t bytes) const;
   /// Waits until all that was queued is done.
   void synchronize() const;
+  /// Whether something that was queued has failed: nothing runs on the device any more. Waits for nothing.
+  bool failed() const;
 
  private:
   Device device_;

@@ -50,6 +50,13 @@ ModelOptions model_options(const ModelConfig& config, const RunnerOptions& o) {
   return options;
 }
 
+// Sets of uploads that can be on their way, and what aligns a set's tables.
+constexpr int kUploadsOnTheirWay = 2;
+constexpr int64_t kTableAlignment = 8 * 16;
+
+// Batches that are kept as graphs: beyond these, sequences come and go too fast for one to be worth its memory.
+constexpr size_t kMostGraphs = 64;
+
 void check_in_vocabulary(int32_t id, int64_t vocab) {
   DT_CHECK(0 <= id && id < vocab, "token id {} is outside the model's vocabulary of {}", id, vocab);
 }
@@ -130,7 +137,9 @@ void ModelRunner::allocate() {
   ctx_.compute = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
-  host_logits_.resize(logits_.numel());
+  const int64_t tables = (4 * batch_tokens() + 3 * options_.sequences + page_table_.numel() + 1) * 4;
+  uploads_ = UploadRing(options_.device, tables + kTableAlignment, kUploadsOnTheirWay);
+  host_logits_ = MemoryBlock("logits", options_.device, MemoryKind::kPinned, logits_.bytes());
 }
 
 void ModelRunner::load(const ModelDirectory& directory) {
@@ -215,14 +224,21 @@ BatchLayout ModelRunner::prepare(std::span<const Rows> rows) {
     longest = std::max(longest, sequence.length());
   }
   capacity.tokens = std::ssize(ids);
+  // What a graph is captured for does not grow with the sequences.
+  if (options_.device.kind != DeviceKind::kCpu) capacity.max_visible = options_.context_length;
   const BatchLayout batch = lay_out(capacity, std::min(longest, options_.context_length));
-  upload<int32_t>(batch.token_ids, ids);
-  upload<int32_t>(batch.positions, positions);
-  upload<int32_t>(batch.cache_slot, slots);
-  upload<int32_t>(batch.query_offset, offsets);
-  upload<int32_t>(batch.cached_length, cached);
-  upload<int32_t>(batch.page_table, table);
-  upload<int32_t>(batch.logit_rows, last_rows);
+  uploads_.begin();
+  const auto upload = [&](const Tensor& to, std::span<const int32_t> values) {
+    uploads_.add(ctx_.compute, to, values);
+  };
+  upload(batch.token_ids, ids);
+  upload(batch.positions, positions);
+  upload(batch.cache_slot, slots);
+  upload(batch.query_offset, offsets);
+  upload(batch.cached_length, cached);
+  upload(batch.page_table, table);
+  upload(batch.logit_rows, last_rows);
+  uploads_.end(ctx_.compute);
   return batch;
 }
 
@@ -252,12 +268,30 @@ void ModelRunner::forward_logprobs(const BatchLayout& batch, int64_t scored) {
   model_.head().logprobs(ctx_, logprobs_.rows(0, scored), likeliest_.rows(0, scored), wanted, targets_.rows(0, scored));
 }
 
+// One token a sequence, op by op the first time, then as a graph. Dynamic rotary tables follow the length.
+void ModelRunner::run_batch(const BatchLayout& batch) {
+  const bool by_ops = options_.device.kind == DeviceKind::kCpu || !options_.graphs || batch.capacity.max_query > 1 ||
+                      ctx_.check_finite || ctx_.profile != nullptr || config().rope.kind == RopeKind::kDynamic ||
+                      !model_.can_be_captured();
+  const auto found = by_ops ? decode_graphs_.end() : decode_graphs_.find(batch.capacity);
+  if (found == decode_graphs_.end()) {
+    if (!by_ops && decode_graphs_.size() < kMostGraphs) decode_graphs_.emplace(batch.capacity, nullptr);
+    return forward(batch);
+  }
+  std::unique_ptr<CapturedGraph>& graph = found->second;
+  if (graph == nullptr) {
+    graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, batch] { forward(batch); });
+  }
+  graph->run();
+}
+
 std::span<const float> ModelRunner::run(std::span<const Rows> rows) {
-  forward(prepare(rows));
+  run_batch(prepare(rows));
   for (const auto& [sequence, count] : rows) sequence->cached += count;
   const Tensor found = logits_.rows(0, std::ssize(rows));
-  copy_tensor(Tensor(host_logits_.data(), DType::kF32, {found.numel()}), found);
-  return std::span(host_logits_).first(found.numel());
+  ctx_.compute.copy(host_logits_.data(), found.raw(), found.bytes());
+  ctx_.compute.synchronize();
+  return {reinterpret_cast<const float*>(host_logits_.data()), static_cast<size_t>(found.numel())};
 }
 
 void ModelRunner::score(std::span<const Rows> rows, std::span<const int32_t> targets, std::span<float> logprobs,
@@ -278,8 +312,10 @@ void ModelRunner::score(std::span<const Rows> rows, std::span<const int32_t> tar
   const auto scored = std::ssize(wanted);
   const BatchLayout batch = prepare(rows);
   if (scored > 0) {
-    upload<int32_t>(scored_rows_.rows(0, scored), scored_rows);
-    upload<int32_t>(targets_.rows(0, scored), wanted);
+    uploads_.begin();
+    uploads_.add<int32_t>(ctx_.compute, scored_rows_.rows(0, scored), scored_rows);
+    uploads_.add<int32_t>(ctx_.compute, targets_.rows(0, scored), wanted);
+    uploads_.end(ctx_.compute);
   }
   forward_logprobs(batch, scored);
   std::fill(logprobs.begin(), logprobs.end(), 0.0f);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -8,8 +9,10 @@
 
 #include "comm/communicator.h"
 #include "core/arena.h"
+#include "core/captured_graph.h"
 #include "core/execution_context.h"
 #include "core/memory_plan.h"
+#include "core/upload_ring.h"
 #include "generate/page_pool.h"
 #include "generate/sequence.h"
 #include "model/deepseek/deepseek_model.h"
@@ -27,6 +30,7 @@ struct RunnerOptions {
   int64_t batch_tokens = 0;      // most tokens of a batch; at least (0: exactly) room for one such chunk and for one
                                  // token of each other sequence
   int64_t page_size = 64;        // tokens of a cache page
+  bool graphs = true;            // on a GPU a batch of one token a sequence is captured when it runs a second time
   int64_t pages = 0;             // of the cache; 0: as many as `sequences` sequences of the context's length need
   /// The ranks that share out each layer's experts; nullptr: all are here. All make the same calls with the same
   /// tokens, and have the logits of one rank with all experts, bit for bit. The group outlives the runner.
@@ -110,6 +114,7 @@ class ModelRunner {
   void forward(const BatchLayout& batch);
   void forward_logprobs(const BatchLayout& batch, int64_t scored);
   Tensor forward_hidden(const BatchLayout& batch);
+  void run_batch(const BatchLayout& batch);
 
   RunnerOptions options_;
   DeepseekModel model_;
@@ -127,7 +132,9 @@ class ModelRunner {
   Tensor token_ids_, positions_, cache_slot_, query_offset_, cached_length_, page_table_, logit_rows_;
   Tensor scored_rows_, targets_, logprobs_, likeliest_;
   Tensor logits_;
-  std::vector<float> host_logits_;
+  UploadRing uploads_;
+  MemoryBlock host_logits_;                                                // pinned
+  std::map<BatchCapacity, std::unique_ptr<CapturedGraph>> decode_graphs_;  // nullptr: has run once
 };
 
 }  // namespace deeptitan

@@ -7,14 +7,17 @@
 namespace deeptitan {
 namespace {
 
-// fp32 logits of a chunk take about this many bytes: they should stay in the last-level cache between the product, the
-// softmax and the two products of the backward.
-constexpr int64_t kChunkBytes = 8 << 20;
+// fp32 logits of a chunk take about this many bytes. On the CPU they should stay in the last-level cache between the
+// product, the softmax and the two products of the backward; on a GPU each chunk reads the weight and adds to its whole
+// gradient, so that chunks should be few.
+int64_t chunk_bytes(const ExecutionContext& ctx) {
+  return ctx.device.kind == DeviceKind::kCpu ? int64_t{8} << 20 : int64_t{1} << 30;
+}
 
 }  // namespace
 
-int64_t LanguageModelHead::chunk_rows(int64_t tokens) const {
-  const int64_t rows = kChunkBytes / static_cast<int64_t>(sizeof(float)) / vocab() / 64 * 64;
+int64_t LanguageModelHead::chunk_rows(const ExecutionContext& ctx, int64_t tokens) const {
+  const int64_t rows = chunk_bytes(ctx) / static_cast<int64_t>(sizeof(float)) / vocab() / 64 * 64;
   return std::min(tokens, std::max<int64_t>(64, rows));
 }
 
@@ -25,7 +28,7 @@ void LanguageModelHead::logits(ExecutionContext& ctx, const Tensor& out, const T
 void LanguageModelHead::loss(ExecutionContext& ctx, const Tensor& loss, const Tensor& d_hidden, const Tensor& hidden,
                              const Tensor& targets, const double* gradient_scale, bool accumulate) const {
   const int64_t tokens = hidden.size(0);
-  const int64_t rows = chunk_rows(tokens);
+  const int64_t rows = chunk_rows(ctx, tokens);
   ArenaScope workspace(*ctx.workspace);
   const Tensor all_logits = workspace.take(DType::kF32, {rows, vocab()});
   Tensor all_d_logits;
@@ -48,7 +51,7 @@ void LanguageModelHead::loss(ExecutionContext& ctx, const Tensor& loss, const Te
 void LanguageModelHead::logprobs(ExecutionContext& ctx, const Tensor& logprob, const Tensor& argmax,
                                  const Tensor& hidden, const Tensor& targets) const {
   const int64_t tokens = hidden.size(0);
-  const int64_t rows = chunk_rows(tokens);
+  const int64_t rows = chunk_rows(ctx, tokens);
   ArenaScope workspace(*ctx.workspace);
   const Tensor all_logits = workspace.take(DType::kF32, {rows, vocab()});
   for (int64_t begin = 0; begin < tokens; begin += rows) {

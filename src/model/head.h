@@ -27,7 +27,7 @@ class LanguageModelHead {
                 const Tensor& hidden /* [T, D] */, const Tensor& targets /* i32 [T] */) const;
 
  private:
-  int64_t chunk_rows(int64_t tokens) const;
+  int64_t chunk_rows(const ExecutionContext& ctx, int64_t tokens) const;
 
   LinearLayer projection_;
   DType dtype_;

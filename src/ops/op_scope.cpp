@@ -77,6 +77,11 @@ void OpScope::check_devices(Tensors outputs, Tensors inputs) const {
 }
 
 void OpScope::check_finite() const {
+  try {
+    ctx_.compute.synchronize();
+  } catch (const Error& error) {
+    fail("{} failed on {}: {}", name_, device_name(ctx_.device), error.what());
+  }
   for (const Tensor* output : outputs_) {
     if (output == nullptr || !output->defined()) continue;
     DT_CHECK(rows_ == nullptr ? all_finite(ctx_, *output) : all_finite(ctx_, *output, *rows_),

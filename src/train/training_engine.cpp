@@ -43,19 +43,30 @@ ModelOptions model_options(const ModelConfig& config, const TrainingEngineOption
   return options;
 }
 
+// Sets of uploads that can be on their way: those of a step while the next one's are made.
+constexpr int kUploadsOnTheirWay = 16;
+
 }  // namespace
 
-// What is copied to the host at the end of a step.
+// What is copied to the host at the end of a step, in pinned memory: nothing waits for a copy.
 struct TrainingEngine::Report {
   Report(Device device, int64_t layers)
-      : balance_losses(layers), load_summaries(layers * kLoadSummaryNumbers), copied(device) {}
+      : memory("reports", device, MemoryKind::kPinned,
+               static_cast<int64_t>(sizeof(StepOutput) + layers * (1 + kLoadSummaryNumbers) * sizeof(double))),
+        output(reinterpret_cast<StepOutput*>(memory.data())),
+        balance_losses(reinterpret_cast<double*>(output + 1)),
+        load_summaries(balance_losses + layers),
+        copied(device) {}
 
-  StepState state;
+  StepInput input;
   double tokens = 0;  // of the step
-  std::vector<double> balance_losses;
-  std::vector<double> load_summaries;
+  MemoryBlock memory;
+  StepOutput* output;
+  double* balance_losses;
+  double* load_summaries;
   Event copied;
 };
+static_assert(sizeof(StepOutput) % sizeof(double) == 0);
 
 TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options)
     : options_(options),
@@ -171,6 +182,12 @@ void TrainingEngine::allocate() {
   ctx_.communication = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
+  // Five tables of a batch, its documents, and what each is aligned by.
+  const int64_t table = (tokens_per_microbatch() + 1) * static_cast<int64_t>(sizeof(int32_t)) + 64;
+  uploads_ = UploadRing(options_.device, 6 * table + static_cast<int64_t>(sizeof(StepInput)), kUploadsOnTheirWay);
+  for (int i = 0; i <= options_.report_lag; ++i) {
+    spare_reports_.push_back(std::make_unique<Report>(ctx_.device, statistics_.layers()));
+  }
   std::vector<int32_t> offsets;
   for (int64_t s = 0; s <= options_.sequences; ++s) offsets.push_back(static_cast<int32_t>(s * options_.seq_len));
   upload<int32_t>(sequence_offset_, offsets);
@@ -199,16 +216,26 @@ void TrainingEngine::load_batch(const PackedBatch& batch, size_t slot) {
            batch.sequences, batch.sequence_length);
   auto& [layout, targets] = microbatches_[slot];
   const auto documents = static_cast<int64_t>(batch.document_offsets.size()) - 1;
-  layout.capacity.sequences = documents;
-  layout.query_offset = document_offsets_[slot].rows(0, documents + 1);
-  upload<int32_t>(layout.token_ids, batch.tokens);
-  upload<int32_t>(targets.targets, batch.targets);
-  upload<int32_t>(layout.positions, batch.positions);
-  upload<int32_t>(layout.query_offset, batch.document_offsets);
-  std::vector<int32_t> next_ids(tokens), next_targets(tokens);
-  shift_targets(batch, next_ids, next_targets);
-  upload<int32_t>(targets.next_ids, next_ids);
-  upload<int32_t>(targets.next_targets, next_targets);
+  // A graph is captured for as many documents as there can be: behind the last one stand empty ones.
+  const bool whole = ctx_.device.kind != DeviceKind::kCpu;
+  layout.capacity.sequences = whole ? tokens : documents;
+  layout.query_offset = document_offsets_[slot].rows(0, layout.capacity.sequences + 1);
+  host_offsets_ = batch.document_offsets;
+  host_offsets_.resize(layout.capacity.sequences + 1, batch.document_offsets.back());
+  next_ids_.resize(tokens);
+  next_targets_.resize(tokens);
+  shift_targets(batch, next_ids_, next_targets_);
+  uploads_.begin();
+  const auto upload = [&](const Tensor& to, std::span<const int32_t> values) {
+    uploads_.add(ctx_.compute, to, values);
+  };
+  upload(layout.token_ids, batch.tokens);
+  upload(targets.targets, batch.targets);
+  upload(layout.positions, batch.positions);
+  upload(layout.query_offset, host_offsets_);
+  upload(targets.next_ids, next_ids_);
+  upload(targets.next_targets, next_targets_);
+  uploads_.end(ctx_.compute);
 }
 
 StepState TrainingEngine::state() {
@@ -229,6 +256,19 @@ void TrainingEngine::set_updates(int64_t updates) {
   ctx_.compute.synchronize();
 }
 
+// A kernel's fault shows where the host next asks the device for something.
+template <typename Body>
+void TrainingEngine::naming_step(int64_t step, const Body& body) const {
+  try {
+    body();
+  } catch (const Error& error) {
+    if (!ctx_.compute.failed()) throw;
+    const std::string found = fmt::format("step {} failed on {}: {}", step, device_name(ctx_.device), error.what());
+    if (ctx_.check_finite) fail("{}", found);
+    fail("{}; the same command with --replay-step {} repeats the step op by op, and names the op", found, step);
+  }
+}
+
 void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches) {
   const int waiting = runner_.schedule().microbatches;
   DT_CHECK(microbatches_loaded_ == 0 && (waiting == 1 || microbatches == waiting),
@@ -246,11 +286,53 @@ void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t targ
 }
 
 void TrainingEngine::start_step() {
-  if (!ctx_.planning) ctx_.compute.copy(&ctx_.state->in, &input_.in, sizeof input_.in);
-  begin_step_output(ctx_);
-  statistics_.reset(ctx_);
-  model_.begin_step(ctx_);
+  naming_step(input_.in.step, [&] {
+    if (ctx_.planning) return;
+    uploads_.begin();
+    uploads_.add(ctx_.compute, &ctx_.state->in, &input_.in, sizeof input_.in);
+    uploads_.end(ctx_.compute);
+  });
+  run_part(kBegin);
   gradient_shards_.begin_step();
+  microbatch_part_ = kFirstMicrobatch;
+}
+
+// The first time a part runs op by op: what is made once (tables, libraries, machine code) is made then. The second
+// time it is captured. So it is where somebody looks at each op, or keeps routes.
+void TrainingEngine::run_part(StepPart part) {
+  naming_step(input_.in.step, [&] { run_or_replay(part); });
+}
+
+void TrainingEngine::run_or_replay(StepPart part) {
+  CapturedPart& captured = parts_[part];
+  const bool by_ops = ctx_.device.kind == DeviceKind::kCpu || ctx_.planning || ctx_.check_finite ||
+                      ctx_.profile != nullptr || routes_ != nullptr || !options_.graphs || !model_.can_be_captured() ||
+                      ranks_in(options_.groups.world) > 1;  // what goes between ranks is not captured
+  if (by_ops || !std::exchange(captured.run_before, true)) return run_ops(part, /*experts_in_slices=*/false);
+  std::deque<Parameter>& parameters = model_.parameters().all();
+  if (captured.graph == nullptr) {
+    captured.graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, part] { run_ops(part, false); });
+    captured.graph->run();
+    for (const Parameter& p : parameters) captured.gradients_written.push_back(p.gradient_written);
+    return;
+  }
+  captured.graph->run();
+  for (size_t i = 0; i < parameters.size(); ++i) parameters[i].gradient_written = captured.gradients_written[i];
+}
+
+void TrainingEngine::run_ops(StepPart part, bool experts_in_slices) {
+  switch (part) {
+    case kBegin:
+      begin_step_output(ctx_);
+      statistics_.reset(ctx_);
+      return model_.begin_step(ctx_);
+    case kEnd:
+      return apply_step();
+    default:
+      gradient_shards_.begin_microbatch(ctx_);
+      return runner_.run(ctx_, std::span(microbatches_).first(runner_.schedule().microbatches), &statistics_, routes_,
+                         experts_in_slices, &gradient_shards_);
+  }
 }
 
 void TrainingEngine::add_microbatch(const PackedBatch& batch) {
@@ -258,7 +340,7 @@ void TrainingEngine::add_microbatch(const PackedBatch& batch) {
     queued_.back().batches.push_back(batch);
     queued_.back().routes.push_back(routes_);
   }
-  load_batch(batch, microbatches_loaded_++);
+  naming_step(input_.in.step, [&] { load_batch(batch, microbatches_loaded_++); });
   run_microbatches(/*experts_in_slices=*/false);
 }
 
@@ -267,9 +349,9 @@ void TrainingEngine::run_microbatches(bool experts_in_slices) {
   const auto wanted = static_cast<size_t>(runner_.schedule().microbatches);
   if (microbatches_loaded_ < wanted) return;
   microbatches_loaded_ = 0;
-  gradient_shards_.begin_microbatch(ctx_);
-  runner_.run(ctx_, std::span(microbatches_).first(wanted), &statistics_, routes_, experts_in_slices,
-              &gradient_shards_);
+  const StepPart part = std::exchange(microbatch_part_, kLaterMicrobatch);
+  if (!experts_in_slices) return run_part(part);
+  naming_step(input_.in.step, [&] { run_ops(part, true); });  // as many slices as the rows make: not captured
 }
 
 // All steps without a report: the first, whose rows overflowed, in slices; nothing of them has been applied.
@@ -298,6 +380,11 @@ void TrainingEngine::run_again() {
 }
 
 void TrainingEngine::end_step() {
+  run_part(kEnd);
+  if (!ctx_.planning) queue_report();
+}
+
+void TrainingEngine::apply_step() {
   model_.end_step(ctx_);
   ParameterList& list = model_.parameters();
   if (shared_table_ != nullptr) runner_.add_up_shared(ctx_, shared_table_->gradient);
@@ -315,7 +402,6 @@ void TrainingEngine::end_step() {
   add_up_stages(statistics_.load_summaries());
   // Where the step was not valid, the weights are as they were, and so is what is prepared from them.
   list.refresh(ctx_);
-  if (!ctx_.planning) queue_report();
 }
 
 // From what all ranks have, so that all decide alike.
@@ -349,13 +435,13 @@ void TrainingEngine::queue_report() {
   if (spare_reports_.empty()) spare_reports_.push_back(std::make_unique<Report>(ctx_.device, statistics_.layers()));
   std::unique_ptr<Report> report = std::move(spare_reports_.back());
   spare_reports_.pop_back();
-  report->state.in = input_.in;
+  report->input = input_.in;
   report->tokens = step_tokens_;
-  ctx_.compute.copy(&report->state.out, &ctx_.state->out, sizeof report->state.out);
+  ctx_.compute.copy(report->output, &ctx_.state->out, sizeof *report->output);
   const Tensor& losses = statistics_.balance_losses();
   const Tensor& loads = statistics_.load_summaries();
-  ctx_.compute.copy(report->balance_losses.data(), losses.raw(), losses.bytes());
-  ctx_.compute.copy(report->load_summaries.data(), loads.raw(), loads.bytes());
+  ctx_.compute.copy(report->balance_losses, losses.raw(), losses.bytes());
+  ctx_.compute.copy(report->load_summaries, loads.raw(), loads.bytes());
   report->copied.record(ctx_.compute);
   reports_.push_back(std::move(report));
 }
@@ -379,18 +465,20 @@ StepResult TrainingEngine::finish_step() {
 
 StepResult TrainingEngine::read_report() {
   StepResult result;
-  reports_.front()->copied.synchronize();
-  if (reports_.front()->state.out.row_overflow != 0) {
+  const auto wait = [&] { naming_step(reports_.front()->input.step, [&] { reports_.front()->copied.synchronize(); }); };
+  wait();
+  if (reports_.front()->output->row_overflow != 0) {
     result.row_overflows = 1;
     run_again();
-    reports_.front()->copied.synchronize();
-    DT_CHECK(reports_.front()->state.out.row_overflow == 0, "step {}: rows overflowed with the experts in slices too",
-             reports_.front()->state.in.step);
+    wait();
+    DT_CHECK(reports_.front()->output->row_overflow == 0, "step {}: rows overflowed with the experts in slices too",
+             reports_.front()->input.step);
   }
   std::unique_ptr<Report> report = std::move(reports_.front());
   reports_.pop_front();
   if (may_overflow_) queued_.pop_front();
-  const auto& [in, out] = report->state;
+  const StepInput& in = report->input;
+  const StepOutput& out = *report->output;
   result.step = in.step;
   result.loss = out.loss_sum * in.target_scale;
   result.mtp_loss = out.mtp_loss_sum * in.target_scale;
@@ -404,7 +492,7 @@ StepResult TrainingEngine::read_report() {
 std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics(const Report& report) const {
   std::vector<MoeLayerMetrics> metrics;
   for (const int64_t layer : expert_layers_) {
-    const double* load = report.load_summaries.data() + layer * kLoadSummaryNumbers;
+    const double* load = report.load_summaries + layer * kLoadSummaryNumbers;
     const double mean = load[kWholeLoad] / static_cast<double>(model_.config().n_routed_experts);
     MoeLayerMetrics entry{.layer = layer};
     entry.load_max_over_mean = mean == 0 ? 0.0 : load[kLargestLoad] / mean;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -11,8 +12,10 @@
 
 #include "checkpoint/model_directory.h"
 #include "core/arena.h"
+#include "core/captured_graph.h"
 #include "core/execution_context.h"
 #include "core/memory_plan.h"
+#include "core/upload_ring.h"
 #include "data/packed_batch.h"
 #include "model/deepseek/deepseek_model.h"
 #include "parallel/bucket_shards.h"
@@ -50,6 +53,7 @@ struct TrainingEngineOptions {
   /// The ranks that one step is shared out to; this one alone unless they are given. The stages of a pipeline are given
   /// the same batches, and all ranks have the same reports.
   RankGroups groups = {};
+  bool graphs = true;  // on a GPU the parts of a step are captured when they run for the second time
 };
 
 struct StepResult {
@@ -141,6 +145,18 @@ class TrainingEngine {
   void set_profile(OpProfile* profile) { ctx_.profile = profile; }
 
  private:
+  // What is captured and replayed as a whole. What differs from step to step lies in memory, and gradients are
+  // overwritten by the first microbatch of a step and added to by the later ones.
+  enum StepPart : size_t { kBegin, kFirstMicrobatch, kLaterMicrobatch, kEnd, kStepParts };
+  struct CapturedPart {
+    std::unique_ptr<CapturedGraph> graph;
+    std::vector<bool> gradients_written;  // behind it, by parameter: what its launches leave to the parts behind it
+    bool run_before = false;
+  };
+  void run_part(StepPart part);
+  void run_or_replay(StepPart part);
+  void run_ops(StepPart part, bool experts_in_slices);
+  void apply_step();
   void take_memory();
   void load_batch(const PackedBatch& batch, size_t slot);
   // A step as it was asked for, to be run again.
@@ -158,6 +174,8 @@ class TrainingEngine {
   void decide_step();
   void add_up_ranks();
   StepState state();
+  template <typename Body>
+  void naming_step(int64_t step, const Body& body) const;
   struct Report;
   void queue_report();
   StepResult read_report();
@@ -182,7 +200,10 @@ class TrainingEngine {
   OptimizerState optimizer_;
 
   ExecutionContext ctx_;
-  StepState input_;  // `in` as it is copied to the device
+  UploadRing uploads_;
+  std::array<CapturedPart, kStepParts> parts_;
+  StepPart microbatch_part_ = kFirstMicrobatch;  // that the next one is
+  StepState input_;                              // `in` as it is copied to the device
   double step_tokens_ = 1;
   Tensor state_;                                 // the StepState there
   Tensor loss_sums_;                             // f64 [ranks with sequences], of a validation batch each
@@ -200,6 +221,7 @@ class TrainingEngine {
   bool may_overflow_ = false;
   std::deque<QueuedStep> queued_;  // where rows may overflow: the steps that have no report yet, the oldest first
   Tensor sequence_offset_, sample_logits_;
+  std::vector<int32_t> host_offsets_, next_ids_, next_targets_;  // of the batch that is loaded
 
   RouteRecord* routes_ = nullptr;
 };

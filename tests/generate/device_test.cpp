@@ -12,6 +12,7 @@
 #include "core/device_choice.h"
 #include "generate/inference_engine.h"
 #include "generate/model_fixture.h"
+#include "generate/model_runner.h"
 #include "support/compare.h"
 
 namespace deeptitan {
@@ -89,6 +90,40 @@ TEST_P(InferenceOnGpu, DecodeGivesTheLogitsOfAWholePrompt) {
   const std::vector<float> reference(expected.begin(), expected.end());
   EXPECT_LT(testing::relative_error(std::vector<float>(in_chunks.begin(), in_chunks.end()), reference), 1e-5);
   EXPECT_LT(testing::relative_error(std::vector<float>(one_by_one.begin(), one_by_one.end()), reference), 1e-5);
+}
+
+// A graph is captured on the second token and replayed on those behind it, across pages of the cache.
+TEST_P(InferenceOnGpu, GraphsHaveTheBitsOfTheirOps) {
+  const auto folder = std::filesystem::path(DT_TEST_DATA_DIR) / "golden" / "model" / GetParam();
+  const ModelConfig config = load_model_config(folder);
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    std::vector<std::vector<float>> found;
+    for (const bool graphs : {true, false}) {
+      ModelRunner runner(config, {.device = gpu_,
+                                  .compute = compute,
+                                  .context_length = std::min<int64_t>(96, config.max_position_embeddings),
+                                  .sequences = 3,
+                                  .page_size = 4,
+                                  .graphs = graphs});
+      runner.allocate();
+      runner.load(ModelDirectory(folder));
+      std::vector<Sequence> sequences(std::min<int64_t>(3, runner.batch_sequences()));
+      std::vector<float>& all = found.emplace_back();
+      for (int64_t step = 0; step < 9; ++step) {
+        std::vector<ModelRunner::Rows> rows;
+        for (size_t s = 0; s < sequences.size(); ++s) {
+          const int64_t count = step == 0 ? 3 + 2 * static_cast<int64_t>(s) : 1;
+          const std::vector<int32_t> next = testing::random_tokens(config, count, 100 * (s + 1) + step);
+          sequences[s].tokens.insert(sequences[s].tokens.end(), next.begin(), next.end());
+          if (step == 6 && s == 1) continue;  // two of them, then all again
+          rows.push_back({&sequences[s], sequences[s].pending()});
+        }
+        const std::span<const float> logits = runner.run(rows);
+        all.insert(all.end(), logits.begin(), logits.end());
+      }
+    }
+    EXPECT_EQ(found[0], found[1]);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, InferenceOnGpu,

@@ -1,6 +1,10 @@
 // Training steps on a GPU, beside the CPU's.
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <vector>
@@ -9,9 +13,11 @@
 
 #include "checkpoint/run_checkpoints.h"
 #include "core/device_choice.h"
+#include "core/error.h"
 #include "core/file.h"
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
+#include "ops/elementwise.h"
 #include "support/compare.h"
 #include "support/tiny_model.h"
 #include "train/training_checkpoint.h"
@@ -116,6 +122,123 @@ TEST_F(TrainingOnGpu, SamplesAndEvaluatesAsTheCpu) {
   EXPECT_NEAR(gpu->evaluate(batch), expected, 1e-5 * expected);
   const std::vector<int32_t> prompt(batch.tokens.begin(), batch.tokens.begin() + 11);
   EXPECT_LT(relative_error(gpu->next_token_logits(prompt), cpu->next_token_logits(prompt)), 1e-5);
+}
+
+/// Widths that every fast kernel takes: tensor cores, the library's products, and the small ones.
+ModelConfig wide_v3() {
+  ModelConfig c = tiny_v3();
+  c.vocab_size = 96;
+  c.hidden_size = 64;
+  c.intermediate_size = 96;
+  c.moe_intermediate_size = 40;
+  c.q_lora_rank = 32;
+  c.kv_lora_rank = 48;
+  c.qk_nope_head_dim = 64;
+  c.qk_rope_head_dim = 32;
+  c.v_head_dim = 64;
+  return c;
+}
+
+// Captured on the second step's batches and replayed on five others, with documents, targets, loads and learning rates
+// of their own, one of which cannot be finite: no graph has the same bits.
+TEST_F(TrainingOnGpu, GraphsHaveTheBitsOfTheirOps) {
+  for (const ModelConfig& config : {tiny_v2(), tiny_v3(), wide_v3()}) {
+    for (const DType compute : {DType::kF32, DType::kBF16}) {
+      const auto make = [&](bool graphs) {
+        TrainingEngineOptions options;
+        options.device = gpu_;
+        options.compute = compute;
+        options.seq_len = 24;
+        options.sequences = 2;
+        options.report_lag = 1;
+        options.graphs = graphs;
+        auto engine = std::make_unique<TrainingEngine>(config, options);
+        engine->allocate();
+        engine->initialize(7);
+        return engine;
+      };
+      const auto captured = make(true), by_ops = make(false);
+      int64_t skipped = 0;
+      for (int64_t step = 1; step <= 7; ++step) {
+        std::vector<StepResult> results;
+        for (TrainingEngine* engine : {captured.get(), by_ops.get()}) {
+          // A step of one to three microbatches; one token alone, so that most experts are idle, in the sixth.
+          std::vector<PackedBatch> batches;
+          for (int64_t b = 0; b <= step % 3; ++b) batches.push_back(random_batch(config, 2, 24, 5 * step + b));
+          if (step == 6) {
+            for (PackedBatch& batch : batches) std::fill(batch.tokens.begin(), batch.tokens.end(), 3);
+          }
+          int64_t targets = 0;
+          for (const PackedBatch& batch : batches) targets += batch.target_count;
+          if (step == 5) batches[0].targets[3] = 1 << 20;  // of no vocabulary: its loss is NaN
+          engine->begin_step(step, 1e-3 / static_cast<double>(step), targets, static_cast<int64_t>(batches.size()));
+          for (const PackedBatch& batch : batches) engine->add_microbatch(batch);
+          engine->end_step();
+          if (const auto report = engine->due_report()) results.push_back(*report);
+        }
+        if (step == 1) {
+          EXPECT_TRUE(results.empty()) << "one step late";
+          continue;
+        }
+        ASSERT_EQ(results.size(), 2u);
+        EXPECT_EQ(results[0].step, step - 1);
+        EXPECT_EQ(std::bit_cast<int64_t>(results[0].loss), std::bit_cast<int64_t>(results[1].loss)) << step;
+        EXPECT_EQ(std::bit_cast<int64_t>(results[0].gradient_norm), std::bit_cast<int64_t>(results[1].gradient_norm));
+        skipped += results[0].finite ? 0 : 1;
+        for (size_t i = 0; i < results[0].moe_layers.size(); ++i) {
+          EXPECT_EQ(results[0].moe_layers[i].load_max_over_mean, results[1].moe_layers[i].load_max_over_mean);
+          EXPECT_EQ(results[0].moe_layers[i].experts_without_tokens, results[1].moe_layers[i].experts_without_tokens);
+        }
+        EXPECT_EQ(all_values(*captured), all_values(*by_ops)) << step;
+      }
+      EXPECT_EQ(skipped, 1);
+      EXPECT_EQ(captured->updates(), by_ops->updates());
+    }
+  }
+}
+
+/// Lets a kernel write where nothing is: the GPU does nothing for this process afterwards.
+void fault(Device gpu, bool look_at_ops) {
+  ExecutionContext ctx;
+  ctx.device = gpu;
+  ctx.compute = Stream(gpu);
+  ctx.check_finite = look_at_ops;
+  const Tensor nowhere(reinterpret_cast<void*>(uintptr_t{1} << 20), DType::kF32, {64, 64}, gpu);
+  convert(ctx, nowhere, nowhere);
+  ctx.compute.synchronize();
+}
+
+/// Ends the process with what `body` throws: 1, and the message on stderr.
+template <typename Body>
+[[noreturn]] void end_with_error_of(const Body& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    std::_Exit(1);
+  }
+  std::_Exit(0);
+}
+
+using TrainingOnGpuDeathTest = TrainingOnGpu;
+
+TEST_F(TrainingOnGpuDeathTest, AFaultNamesTheStepAndHowToFindTheOp) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // a process that was forked cannot go on with CUDA
+  const ModelConfig config = tiny_v3();
+  const auto engine = drawn_engine(config, gpu_, DType::kBF16);
+  EXPECT_EXIT(end_with_error_of([&] {
+                run_step(*engine, config, 1);
+                try {
+                  fault(gpu_, false);
+                } catch (const Error&) {
+                }
+                run_step(*engine, config, 2);
+              }),
+              ::testing::ExitedWithCode(1),
+              "step 2 failed on cuda:0: .*illegal memory access.*; the same command with --replay-step 2 repeats the "
+              "step op by op, and names the op");
+  EXPECT_EXIT(end_with_error_of([&] { fault(gpu_, true); }), ::testing::ExitedWithCode(1),
+              "convert failed on cuda:0: .*illegal memory access");
 }
 
 // What a run leaves on one device goes on on the other: the same values, moments and bytes.

@@ -2,7 +2,12 @@
 
 #include <limits>
 
+#include "kernels/cuda/attention/latent_tiles.h"
+#include "kernels/cuda/attention/tensor_core_attention.h"
 #include "kernels/cuda/elementwise/elementwise.h"
+#include "kernels/cuda/kernel_choice.h"
+#include "kernels/cuda/matmul/dense_product.h"
+#include "kernels/cuda/matmul/few_rows.h"
 #include "kernels/cuda/matmul/matmul.h"
 #include "kernels/cuda/rope/rope.h"
 #include "ops/attention_inputs.h"
@@ -11,6 +16,38 @@
 
 namespace deeptitan::on_cuda {
 namespace {
+
+void attend(float* out, const cuda::LatentRows<float>& rows, int64_t /*capacity*/, float* /*workspace*/,
+            cudaStream_t stream) {
+  cuda::latent_attention(out, rows, stream);
+}
+void attend(bfloat16* out, const cuda::LatentRows<bfloat16>& rows, int64_t capacity, float* workspace,
+            cudaStream_t stream) {
+  if (!cuda::plain_kernels_wanted() && cuda::latent_tiles_fit(rows)) {
+    return cuda::latent_attention_by_tiles(out, rows, capacity, workspace, stream);
+  }
+  cuda::latent_attention(out, rows, stream);
+}
+
+/// result [T, H * Dv] = each head's latents [T, H * L] times W_value [H, Dv, L]^T where the rows are few.
+bool multiply_values(const Tensor& result, const Tensor& latents, const Tensor& value_rows, int64_t heads,
+                     cudaStream_t stream) {
+  if (cuda::plain_kernels_wanted() || result.dtype() != DType::kBF16) return false;
+  const int64_t latent_dim = latents.size(1) / heads;
+  const cuda::FewRowsProduct<bfloat16> product{.y = result.raw<bfloat16>(),
+                                               .ld_y = result.size(1),
+                                               .x = latents.raw<bfloat16>(),
+                                               .ld_x = latents.size(1),
+                                               .weight = value_rows.raw<bfloat16>(),
+                                               .rows = result.size(0),
+                                               .outputs = result.size(1),
+                                               .inputs = latent_dim,
+                                               .x_block = latent_dim,
+                                               .block_outputs = result.size(1) / heads};
+  if (!cuda::few_rows_fit(product)) return false;
+  cuda::multiply_few_rows(product, stream);
+  return true;
+}
 
 // The plain form of both: the rows of sequences with `least` to `most` rows attend over latents, with W_key [H, Dn, L]
 // multiplied into the query and W_value [H, Dv, L] into the result. Expanding changes the cost, not the values.
@@ -29,6 +66,10 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
   const Tensor latent_query = workspace.take(cache.dtype(), {tokens, s.heads * width});
   const Tensor latent_out = workspace.take(cache.dtype(), {tokens, s.heads * latent_dim});
   const Tensor result = workspace.take(cache.dtype(), {tokens, s.heads * s.value_dim});
+  const Tensor splits =
+      workspace.take(DType::kF32, {cuda::latent_tiles_workspace(tokens, s.heads, latent_dim, sequences.max_visible)});
+  const bool by_library = !cuda::plain_kernels_wanted() && cache.dtype() == DType::kBF16;
+  void* scratch = workspace.take_bytes(by_library ? static_cast<int64_t>(cuda::kDenseWorkspaceBytes) : 0);
   if (ctx.planning) return;
   const cuda::SequenceRows rows{.query_offset = sequences.query_offset.raw<int32_t>(),
                                 .sequences = sequences.cached_length.size(0),
@@ -36,56 +77,77 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
                                 .most = meant.most};
   for_activation_type(query, [&](auto* element) {
     using T = Element<decltype(element)>;
-    cuda::multiply_strided(cuda::StridedProduct<T, T>{.c = latent_query.raw<T>(),
-                                                      .c_row = s.heads * width,
-                                                      .c_batch = width,
-                                                      .a = query.raw<T>(),
-                                                      .a_row = query.stride(),
-                                                      .a_step = 1,
-                                                      .a_batch = head,
-                                                      .b = key_rows.raw<T>(),
-                                                      .b_step = latent_dim,
-                                                      .b_column = 1,
-                                                      .b_batch = s.nope_dim * latent_dim,
-                                                      .rows = tokens,
-                                                      .steps = s.nope_dim,
-                                                      .columns = latent_dim,
-                                                      .batches = s.heads},
-                           stream_of(ctx));
-    for (int64_t h = 0; h < s.heads; ++h) {
-      cuda::convert(latent_query.raw<T>() + h * width + latent_dim, s.heads * width,
-                    query.raw<T>() + h * head + s.nope_dim, query.stride(), tokens, s.rope_dim, stream_of(ctx));
+    const cuda::DenseProduct queries{
+        .output = latent_query.raw(),
+        .output_stride = s.heads * width,
+        .f32_output = false,
+        .left = {query.raw(), tokens, s.nope_dim, query.stride(), false, head},
+        .right = {key_rows.raw(), s.nope_dim, latent_dim, latent_dim, false, s.nope_dim * latent_dim},
+        .batches = s.heads,
+        .output_batch = width};
+    if (by_library && tokens > cuda::kFewRows && cuda::dense_product_fits(queries)) {
+      cuda::multiply_dense(queries, scratch, stream_of(ctx));
+    } else {
+      cuda::multiply_strided(cuda::StridedProduct<T, T>{.c = latent_query.raw<T>(),
+                                                        .c_row = s.heads * width,
+                                                        .c_batch = width,
+                                                        .a = query.raw<T>(),
+                                                        .a_row = query.stride(),
+                                                        .a_step = 1,
+                                                        .a_batch = head,
+                                                        .b = key_rows.raw<T>(),
+                                                        .b_step = latent_dim,
+                                                        .b_column = 1,
+                                                        .b_batch = s.nope_dim * latent_dim,
+                                                        .rows = tokens,
+                                                        .steps = s.nope_dim,
+                                                        .columns = latent_dim,
+                                                        .batches = s.heads},
+                             stream_of(ctx));
     }
-    cuda::latent_attention(latent_out.raw<T>(),
-                           cuda::LatentRows<T>{.query = latent_query.raw<T>(),
-                                               .cache = cache.raw<T>(),
-                                               .rows = rows,
-                                               .cached_length = sequences.cached_length.raw<int32_t>(),
-                                               .page_table = sequences.page_table.raw<int32_t>(),
-                                               .page_table_stride = sequences.page_table.stride(),
-                                               .page_size = cache.size(1),
-                                               .tokens = tokens,
-                                               .heads = s.heads,
-                                               .latent_dim = latent_dim,
-                                               .rope_dim = s.rope_dim,
-                                               .scale = static_cast<float>(s.scale)},
-                           stream_of(ctx));
-    cuda::multiply_strided(cuda::StridedProduct<T, T>{.c = result.raw<T>(),
-                                                      .c_row = s.heads * s.value_dim,
-                                                      .c_batch = s.value_dim,
-                                                      .a = latent_out.raw<T>(),
-                                                      .a_row = s.heads * latent_dim,
-                                                      .a_step = 1,
-                                                      .a_batch = latent_dim,
-                                                      .b = value_rows.raw<T>(),
-                                                      .b_step = 1,
-                                                      .b_column = latent_dim,
-                                                      .b_batch = s.value_dim * latent_dim,
-                                                      .rows = tokens,
-                                                      .steps = latent_dim,
-                                                      .columns = s.value_dim,
-                                                      .batches = s.heads},
-                           stream_of(ctx));
+    cuda::convert(latent_query.raw<T>() + latent_dim, width, query.raw<T>() + s.nope_dim, head, tokens * s.heads,
+                  s.rope_dim, stream_of(ctx));
+    const cuda::LatentRows<T> latent_rows{.query = latent_query.raw<T>(),
+                                          .cache = cache.raw<T>(),
+                                          .rows = rows,
+                                          .cached_length = sequences.cached_length.raw<int32_t>(),
+                                          .page_table = sequences.page_table.raw<int32_t>(),
+                                          .page_table_stride = sequences.page_table.stride(),
+                                          .page_size = cache.size(1),
+                                          .tokens = tokens,
+                                          .heads = s.heads,
+                                          .latent_dim = latent_dim,
+                                          .rope_dim = s.rope_dim,
+                                          .scale = static_cast<float>(s.scale)};
+    attend(latent_out.raw<T>(), latent_rows, sequences.max_visible, splits.raw<float>(), stream_of(ctx));
+    const cuda::DenseProduct values{
+        .output = result.raw(),
+        .output_stride = s.heads * s.value_dim,
+        .f32_output = false,
+        .left = {latent_out.raw(), tokens, latent_dim, s.heads * latent_dim, false, latent_dim},
+        .right = {value_rows.raw(), s.value_dim, latent_dim, latent_dim, true, s.value_dim * latent_dim},
+        .batches = s.heads,
+        .output_batch = s.value_dim};
+    if (by_library && tokens > cuda::kFewRows && cuda::dense_product_fits(values)) {
+      cuda::multiply_dense(values, scratch, stream_of(ctx));
+    } else if (!multiply_values(result, latent_out, value_rows, s.heads, stream_of(ctx))) {
+      cuda::multiply_strided(cuda::StridedProduct<T, T>{.c = result.raw<T>(),
+                                                        .c_row = s.heads * s.value_dim,
+                                                        .c_batch = s.value_dim,
+                                                        .a = latent_out.raw<T>(),
+                                                        .a_row = s.heads * latent_dim,
+                                                        .a_step = 1,
+                                                        .a_batch = latent_dim,
+                                                        .b = value_rows.raw<T>(),
+                                                        .b_step = 1,
+                                                        .b_column = latent_dim,
+                                                        .b_batch = s.value_dim * latent_dim,
+                                                        .rows = tokens,
+                                                        .steps = latent_dim,
+                                                        .columns = s.value_dim,
+                                                        .batches = s.heads},
+                             stream_of(ctx));
+    }
     cuda::copy_sequence_rows(out.raw<T>(), result.raw<T>(), s.heads * s.value_dim, tokens, rows, stream_of(ctx));
   });
 }
@@ -106,10 +168,18 @@ void attention(ExecutionContext& ctx, const Tensor& out, const Tensor& log_sum_e
                const Tensor& key_value, const Tensor& key_rope, const Documents& documents,
                const AttentionShape& shape) {
   if (ctx.planning) return;
+  if (query.dtype() == DType::kBF16 && !cuda::plain_kernels_wanted()) {
+    const auto inputs = attention_inputs<bfloat16>(query, key_value, key_rope, documents, shape);
+    if (cuda::tensor_core_attention_fits(inputs)) {
+      return cuda::tensor_core_attention_forward(out.raw<bfloat16>(), raw_or_null<float>(log_sum_exp), inputs,
+                                                 query.size(0), stream_of(ctx));
+    }
+  }
   for_activation_type(query, [&](auto* element) {
     using T = Element<decltype(element)>;
     cuda::attention_forward(out.raw<T>(), raw_or_null<float>(log_sum_exp),
-                            attention_inputs<T>(query, key_value, key_rope, documents, shape), query.size(0), stream_of(ctx));
+                            attention_inputs<T>(query, key_value, key_rope, documents, shape), query.size(0),
+                            stream_of(ctx));
   });
 }
 
@@ -120,6 +190,15 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
   ArenaScope workspace(*ctx.workspace);
   void* scratch = workspace.take_bytes(cuda::attention_backward_workspace(query.size(0), shape.heads, shape.rope_dim));
   if (ctx.planning) return;
+  if (query.dtype() == DType::kBF16 && !cuda::plain_kernels_wanted()) {
+    const auto inputs = attention_inputs<bfloat16>(query, key_value, key_rope, documents, shape);
+    if (cuda::tensor_core_attention_fits(inputs)) {
+      return cuda::tensor_core_attention_backward(
+          {d_query.raw<bfloat16>(), d_key_value.raw<bfloat16>(), d_key_rope.raw<bfloat16>(), d_key_rope.stride()},
+          d_out.raw<bfloat16>(), out.raw<bfloat16>(), log_sum_exp.raw<float>(), inputs, query.size(0), scratch,
+          stream_of(ctx));
+    }
+  }
   for_activation_type(query, [&](auto* element) {
     using T = Element<decltype(element)>;
     cuda::attention_backward(
@@ -132,6 +211,7 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
 void expanded_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& query, const Tensor& cache,
                         const CachedSequences& sequences, const PreparedWeight& key_weight,
                         const PreparedWeight& value_weight, const AttentionShape& shape) {
+  if (sequences.max_query < kExpandedRows) return;  // nobody's rows; absorbed_attention clears the padding
   attend_in_latent_space(ctx, out, query, cache, sequences, key_weight.forward, value_weight.forward, shape,
                          {.least = kExpandedRows, .most = std::numeric_limits<int32_t>::max()});
 }
@@ -139,6 +219,10 @@ void expanded_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& 
 void absorbed_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& query, const Tensor& cache,
                         const CachedSequences& sequences, const PreparedWeight& key_weight,
                         const PreparedWeight& value_weight, const AttentionShape& shape) {
+  // One sequence that expands, and no padding: nobody's rows.
+  const bool expanded = sequences.max_query >= kExpandedRows && sequences.cached_length.size(0) == 1 &&
+                        sequences.max_query == query.size(0);
+  if (expanded) return;
   attend_in_latent_space(ctx, out, query, cache, sequences, key_weight.backward_input, value_weight.forward, shape,
                          {.least = 0, .most = kExpandedRows - 1});
 }

@@ -6,6 +6,9 @@
 #include "kernels/cpu/elementwise/elementwise.h"
 #include "kernels/cuda/bias/bias.h"
 #include "kernels/cuda/elementwise/elementwise.h"
+#include "kernels/cuda/kernel_choice.h"
+#include "kernels/cuda/matmul/dense_product.h"
+#include "kernels/cuda/matmul/few_rows.h"
 #include "kernels/cuda/matmul/matmul.h"
 #include "ops/cuda/element.h"
 #include "ops/cuda/grouped_linear.h"
@@ -16,6 +19,17 @@
 
 namespace deeptitan::on_cuda {
 namespace {
+
+struct DenseProductTensors {
+  Tensor out;
+  Tensor left;
+  Tensor right;
+  bool left_transposed = false;
+  bool right_transposed = false;
+  int64_t rows = 0;
+  int64_t steps = 0;
+  int64_t bulk = 0;  // tokens, along whichever dimension
+};
 
 template <typename Body>
 void for_product_types(const Tensor& operand, const Tensor& result, const Body& body) {
@@ -45,6 +59,64 @@ void upload_rows(To* to, const Tensor& rows) {
   });
 }
 
+bool is_f32(const Tensor& x) {
+  return x.dtype() == DType::kF32;
+}
+
+/// A product through cuBLASLt where it takes the operands; false where it does not. In fp32 it serves bulk alone: few
+/// rows keep the order of the CPU's sums.
+bool multiply_by_library(ExecutionContext& ctx, const DenseProductTensors& t, bool accumulate, bool whole_class) {
+  if (cuda::plain_kernels_wanted() || t.rows == 0 || t.steps == 0) return false;
+  if (is_f32(t.left) && t.bulk <= cuda::kBatchRows) return false;
+  const auto matrix = [](const Tensor& x, bool transposed) {
+    return cuda::DenseMatrix{x.raw(), x.size(0), x.size(1), x.stride(), transposed};
+  };
+  const cuda::DenseProduct product{.output = t.out.raw(),
+                                   .output_stride = t.out.stride(),
+                                   .f32_output = is_f32(t.out),
+                                   .f32_operands = is_f32(t.left),
+                                   .left = matrix(t.left, t.left_transposed),
+                                   .right = matrix(t.right, t.right_transposed),
+                                   .accumulate = accumulate,
+                                   .whole_class = whole_class};
+  if (!cuda::dense_product_fits(product) || (is_f32(t.left) && !is_f32(t.out))) return false;
+  ArenaScope workspace(*ctx.workspace);
+  void* scratch = workspace.take_bytes(static_cast<int64_t>(cuda::kDenseWorkspaceBytes));
+  if (!ctx.planning) cuda::multiply_dense(product, scratch, stream_of(ctx));
+  return true;
+}
+
+/// x W^T for few rows; false where there are more, or the operands do not fit.
+bool multiply_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
+                  const RowGroups& groups, bool accumulate) {
+  if (cuda::plain_kernels_wanted()) return false;
+  if (x.dtype() == DType::kF32) {
+    if (out.dtype() != DType::kF32 || groups.defined() || accumulate || x.size(0) > cuda::kFewRows) return false;
+    if (ctx.planning) return true;
+    cuda::multiply_few_rows_in_order(out.raw<float>(), out.stride(), x.raw<float>(), x.stride(),
+                                     weight.forward.raw<float>(), x.size(0), weight.outputs, weight.inputs,
+                                     stream_of(ctx));
+    return true;
+  }
+  bool done = false;
+  for_activation_type(out, [&](auto* element) {
+    using Out = Element<decltype(element)>;
+    const cuda::FewRowsProduct<Out> product{.y = out.raw<Out>(),
+                                            .ld_y = out.stride(),
+                                            .x = x.raw<bfloat16>(),
+                                            .ld_x = x.stride(),
+                                            .weight = weight.forward.raw<bfloat16>(),
+                                            .rows = x.size(0),
+                                            .outputs = weight.outputs,
+                                            .inputs = weight.inputs,
+                                            .groups = group_rows(groups),
+                                            .accumulate = accumulate};
+    done = cuda::few_rows_fit(product);
+    if (done && !ctx.planning) cuda::multiply_few_rows(product, stream_of(ctx));
+  });
+  return done;
+}
+
 /// d_weight += (or =) d_out^T x; over groups of rows where these are defined.
 void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
                          const RowGroups& groups, bool accumulate) {
@@ -54,6 +126,17 @@ void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Te
   if (grouped && choose_grouped_form(d_weight, x, outputs, inputs).tensor_cores) {
     if (!accumulate) on_cuda::fill_zero(ctx, d_weight);
     add_weight_gradient_on_tensor_cores(ctx, d_weight, d_out, x, groups);
+    return;
+  }
+  if (!grouped && multiply_by_library(ctx,
+                                      {.out = d_weight,
+                                       .left = d_out,
+                                       .right = x,
+                                       .left_transposed = true,
+                                       .rows = outputs,
+                                       .steps = x.size(0),
+                                       .bulk = x.size(0)},
+                                      accumulate, /*whole_class=*/false)) {
     return;
   }
   if (ctx.planning) return;
@@ -112,12 +195,24 @@ void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first
 void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight, bool backward,
              const RowGroups& groups, bool accumulate) {
   const bool grouped = groups.defined();
+  if (!backward && multiply_few(ctx, out, x, weight, groups, accumulate)) return;
   if (grouped && choose_grouped_form(out, x, weight.outputs, weight.inputs).tensor_cores) {
     multiply_on_tensor_cores(ctx, out, x, weight, backward, groups, accumulate);
     return;
   }
-  if (ctx.planning) return;
   const Tensor& rows = weight.forward.defined() ? weight.forward : weight.backward_input;
+  if (!grouped && multiply_by_library(ctx,
+                                      {.out = out,
+                                       .left = x,
+                                       .right = rows.reshape({weight.outputs, weight.inputs}),
+                                       .right_transposed = !backward,
+                                       .rows = x.size(0),
+                                       .steps = backward ? weight.outputs : weight.inputs,
+                                       .bulk = x.size(0)},
+                                      accumulate, /*whole_class=*/true)) {
+    return;
+  }
+  if (ctx.planning) return;
   for_product_types(x, out, [&](auto* in_type, auto* out_type) {
     using In = Element<decltype(in_type)>;
     using Out = Element<decltype(out_type)>;

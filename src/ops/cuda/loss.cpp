@@ -7,10 +7,9 @@ namespace deeptitan::on_cuda {
 
 void softmax_cross_entropy(ExecutionContext& ctx, const Tensor& loss, const Tensor& d_logits, const Tensor& logits,
                            const Tensor& targets, const double* gradient_scale) {
-  const float scale = d_logits.defined() ? static_cast<float>(fetch(ctx, gradient_scale)) : 0.0f;
   const auto launch = [&](auto* d, int64_t ld) {
     cuda::softmax_cross_entropy(loss.raw<float>(), d, ld, logits.raw<float>(), logits.stride(), targets.raw<int32_t>(),
-                                scale, logits.size(0), logits.size(1), stream_of(ctx));
+                                gradient_scale, logits.size(0), logits.size(1), stream_of(ctx));
   };
   if (!d_logits.defined()) return launch(static_cast<float*>(nullptr), 0);
   for_activation_type(d_logits,
@@ -25,11 +24,9 @@ void token_logprobs(ExecutionContext& ctx, const Tensor& logprob, const Tensor& 
 
 void accumulate_sum(ExecutionContext& ctx, const Tensor& sum, const Tensor& x) {
   ArenaScope workspace(*ctx.workspace);
-  auto* partial = static_cast<double*>(workspace.take_bytes((cuda::kSumWorkspace + 1) * sizeof(double)));
+  auto* partial = static_cast<double*>(workspace.take_bytes(cuda::kSumWorkspace * sizeof(double)));
   if (ctx.planning) return;
-  double* added = partial + cuda::kSumWorkspace;
-  cuda::sum_fixed_order(added, x.raw<float>(), x.numel(), partial, stream_of(ctx));
-  store(ctx, sum.raw<double>(), fetch(ctx, sum.raw<double>()) + fetch(ctx, added));
+  cuda::add_sum_fixed_order(sum.raw<double>(), x.raw<float>(), x.numel(), partial, stream_of(ctx));
 }
 
 }  // namespace deeptitan::on_cuda

@@ -59,14 +59,13 @@ void sequence_auxiliary_loss(ExecutionContext& ctx, double* loss_sum, const Tens
                              const double* gradient_scale) {
   const int64_t sequences = sequence_offset.size(0) - 1;
   ArenaScope workspace(*ctx.workspace);
-  double* not_wanted = static_cast<double*>(workspace.take_bytes(sizeof(double)));
-  void* scratch = workspace.take_bytes(cuda::sequence_auxiliary_loss_workspace(sequences, options.experts));
+  void* scratch =
+      workspace.take_bytes(cuda::sequence_auxiliary_loss_workspace(sequences, routing.scores.size(0), options.experts));
   if (ctx.planning) return;
-  const float scale = d_scores.defined() ? static_cast<float>(fetch(ctx, gradient_scale)) : 0.0f;
-  cuda::sequence_auxiliary_loss(loss_sum != nullptr ? loss_sum : not_wanted, raw_or_null<float>(d_scores),
-                                routing.scores.raw<float>(), routing.expert_index.raw<int32_t>(),
+  cuda::sequence_auxiliary_loss(loss_sum, raw_or_null<float>(d_scores), routing.scores.raw<float>(),
+                                routing.expert_index.raw<int32_t>(),
                                 SequenceOffsets{sequence_offset.raw<int32_t>(), sequences}, routing.scores.size(0),
-                                options, AuxiliaryLossScale{static_cast<float>(alpha), scale}, scratch, stream_of(ctx));
+                                options, static_cast<float>(alpha), gradient_scale, scratch, stream_of(ctx));
 }
 
 void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& counts) {
@@ -75,9 +74,9 @@ void accumulate_counts(ExecutionContext& ctx, const Tensor& load, const Tensor& 
 }
 
 void update_router_bias(ExecutionContext& ctx, const Tensor& bias, const Tensor& load, double speed) {
-  if (ctx.planning || fetch(ctx, &ctx.state->out.valid) == 0) return;
+  if (ctx.planning) return;
   cuda::update_router_bias(bias.raw<float>(), load.raw<int32_t>(), load.size(0), static_cast<float>(speed),
-                           stream_of(ctx));
+                           &ctx.state->out.valid, stream_of(ctx));
 }
 
 void sort_slots(ExecutionContext& ctx, const SlotOrder& order, const Routing& routing, int alignment) {

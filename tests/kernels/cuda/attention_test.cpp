@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/cuda/attention/latent_tiles.h"
+#include "kernels/cuda/attention/tensor_core_attention.h"
 #include "kernels/cuda/typed_elements.h"
 
 namespace deeptitan::cuda {
@@ -39,7 +41,7 @@ cpu::AttentionInputs<T> inputs_of(const Case& c, const T* query, const T* key_va
   for (size_t d = 0; d + 1 < c.offset.size(); ++d) {
     longest = std::max<int64_t>(longest, c.offset[d + 1] - c.offset[d]);
   }
-  return {query,   key_value, key_rope, c.rope + 3, offset,  static_cast<int64_t>(c.offset.size()) - 1,
+  return {query,   key_value, key_rope, c.rope + 8, offset,  static_cast<int64_t>(c.offset.size()) - 1,
           longest, c.heads,   c.nope,   c.rope,     c.value, 0.3f};
 }
 
@@ -47,63 +49,107 @@ template <typename T>
 class PlainAttention : public OverElementTypes<T> {};
 TYPED_TEST_SUITE(PlainAttention, ElementTypes, ElementName);
 
+/// Forward and backward of a case by `forward` and `backward`, beside the CPU's.
+template <typename T, typename Forward, typename Backward>
+void expect_the_cpus(const Case& c, const Forward& forward, const Backward& backward) {
+  const int64_t tokens = c.offset.back();
+  const int64_t key = c.nope + c.rope, ld_rope = c.rope + 8;
+  const auto query = random_elements<T>(tokens * c.heads * key, 60);
+  const auto key_value = random_elements<T>(tokens * c.heads * (c.nope + c.value), 61);
+  const auto key_rope = random_elements<T>(tokens * ld_rope, 62);
+  const auto d_out = random_elements<T>(tokens * c.heads * c.value, 63);
+
+  const auto wide_query = widen(query), wide_key_value = widen(key_value), wide_key_rope = widen(key_rope);
+  const auto wide_d_out = widen(d_out);
+  const auto in = inputs_of(c, wide_query.data(), wide_key_value.data(), wide_key_rope.data(), c.offset.data());
+  std::vector<float> out(d_out.size()), statistics(tokens * c.heads), d_query(query.size());
+  std::vector<float> d_key_value(key_value.size()), d_key_rope(key_rope.size(), 0.0f);
+  std::vector<char> scratch(
+      std::max(cpu::attention_forward_workspace(in.longest, c.nope, c.rope, c.value, 4),
+               cpu::attention_backward_workspace(tokens, in.longest, c.heads, c.nope, c.rope, c.value, 4)));
+  cpu::attention_forward(out.data(), statistics.data(), in, scratch.data());
+  cpu::attention_backward(
+      cpu::AttentionGradients<float>{d_query.data(), d_key_value.data(), d_key_rope.data(), ld_rope}, wide_d_out.data(),
+      out.data(), statistics.data(), in, scratch.data());
+
+  DeviceBuffer<T> device_query(query), device_key_value(key_value), device_key_rope(key_rope), device_d_out(d_out);
+  DeviceBuffer<T> device_out(d_out.size()), device_d_query(query.size()), device_d_key_value(key_value.size());
+  DeviceBuffer<T> device_d_key_rope(std::vector<T>(key_rope.size(), T{}));
+  DeviceBuffer<float> device_statistics(statistics.size());
+  DeviceBuffer<int32_t> offset(c.offset);
+  DeviceBuffer<char> workspace(attention_backward_workspace(tokens, c.heads, c.rope));
+  const auto device_in =
+      inputs_of<T>(c, device_query.get(), device_key_value.get(), device_key_rope.get(), offset.get());
+  forward(device_out.get(), device_statistics.get(), device_in, tokens, nullptr);
+  backward(cpu::AttentionGradients<T>{device_d_query.get(), device_d_key_value.get(), device_d_key_rope.get(), ld_rope},
+           device_d_out.get(), device_out.get(), device_statistics.get(), device_in, tokens, workspace.get(), nullptr);
+  SCOPED_TRACE(testing::Message() << tokens << " tokens, " << c.heads << " heads of " << key << " and " << c.value);
+  EXPECT_LT(relative_to_f32(device_out.download(), out), kTolerance<T>);
+  EXPECT_LT(relative_difference(device_statistics.download(), statistics), 3e-6);
+  if (tokens > 1) {  // a single token's softmax is 1 whatever the query
+    EXPECT_LT(relative_to_f32(device_d_query.download(), d_query), 3 * kTolerance<T>);
+  }
+  EXPECT_LT(relative_to_f32(device_d_key_value.download(), d_key_value), 3 * kTolerance<T>);
+  if (tokens > 1) {
+    EXPECT_LT(relative_to_f32(device_d_key_rope.download(), d_key_rope), 3 * kTolerance<T>);
+  }
+}
+
 TYPED_TEST(PlainAttention, ForwardAndBackwardOfPackedDocuments) {
   using T = TypeParam;
   for (const Case& c : {Case{{0, 1}, 1, 2, 2, 2}, Case{{0, 5, 6, 6, 71}, 3, 8, 4, 6}, Case{{0, 64, 129}, 2, 16, 8, 32},
                         Case{{0, 200}, 1, 64, 32, 64}, Case{{0, 0, 90}, 2, 128, 64, 128}}) {
-    const int64_t tokens = c.offset.back();
-    const int64_t key = c.nope + c.rope, ld_rope = c.rope + 3;
-    const auto query = random_elements<T>(tokens * c.heads * key, 60);
-    const auto key_value = random_elements<T>(tokens * c.heads * (c.nope + c.value), 61);
-    const auto key_rope = random_elements<T>(tokens * ld_rope, 62);
-    const auto d_out = random_elements<T>(tokens * c.heads * c.value, 63);
-
-    const auto wide_query = widen(query), wide_key_value = widen(key_value), wide_key_rope = widen(key_rope);
-    const auto wide_d_out = widen(d_out);
-    const auto in = inputs_of(c, wide_query.data(), wide_key_value.data(), wide_key_rope.data(), c.offset.data());
-    std::vector<float> out(d_out.size()), statistics(tokens * c.heads), d_query(query.size());
-    std::vector<float> d_key_value(key_value.size()), d_key_rope(key_rope.size(), 0.0f);
-    std::vector<char> scratch(
-        std::max(cpu::attention_forward_workspace(in.longest, c.nope, c.rope, c.value, 4),
-                 cpu::attention_backward_workspace(tokens, in.longest, c.heads, c.nope, c.rope, c.value, 4)));
-    cpu::attention_forward(out.data(), statistics.data(), in, scratch.data());
-    cpu::attention_backward(
-        cpu::AttentionGradients<float>{d_query.data(), d_key_value.data(), d_key_rope.data(), ld_rope},
-        wide_d_out.data(), out.data(), statistics.data(), in, scratch.data());
-
-    DeviceBuffer<T> device_query(query), device_key_value(key_value), device_key_rope(key_rope), device_d_out(d_out);
-    DeviceBuffer<T> device_out(d_out.size()), device_d_query(query.size()), device_d_key_value(key_value.size());
-    DeviceBuffer<T> device_d_key_rope(std::vector<T>(key_rope.size(), T{}));
-    DeviceBuffer<float> device_statistics(statistics.size());
-    DeviceBuffer<int32_t> offset(c.offset);
-    DeviceBuffer<char> workspace(attention_backward_workspace(tokens, c.heads, c.rope));
-    const auto device_in =
-        inputs_of<T>(c, device_query.get(), device_key_value.get(), device_key_rope.get(), offset.get());
-    cuda::attention_forward(device_out.get(), device_statistics.get(), device_in, tokens, nullptr);
-    cuda::attention_backward(
-        cpu::AttentionGradients<T>{device_d_query.get(), device_d_key_value.get(), device_d_key_rope.get(), ld_rope},
-        device_d_out.get(), device_out.get(), device_statistics.get(), device_in, tokens, workspace.get(), nullptr);
-    SCOPED_TRACE(testing::Message() << tokens << " tokens, " << c.heads << " heads of " << key << " and " << c.value);
-    EXPECT_LT(relative_to_f32(device_out.download(), out), kTolerance<T>);
-    EXPECT_LT(relative_difference(device_statistics.download(), statistics), 3e-6);
-    if (tokens > 1) {  // a single token's softmax is 1 whatever the query
-      EXPECT_LT(relative_to_f32(device_d_query.download(), d_query), 3 * kTolerance<T>);
-    }
-    EXPECT_LT(relative_to_f32(device_d_key_value.download(), d_key_value), 3 * kTolerance<T>);
-    if (tokens > 1) {
-      EXPECT_LT(relative_to_f32(device_d_key_rope.download(), d_key_rope), 3 * kTolerance<T>);
-    }
+    expect_the_cpus<T>(c, cuda::attention_forward<T>, cuda::attention_backward<T>);
   }
+}
+
+// Documents that end inside tiles of 32, 64 and 128 and at their ends, empty ones behind the last, and one alone.
+TEST(TensorCoreAttention, ForwardAndBackwardOfPackedDocuments) {
+  DT_SKIP_WITHOUT_GPU();
+  for (const Case& c : {Case{{0, 1}, 1, 128, 64, 128}, Case{{0, 5, 6, 6, 71, 300, 300}, 3, 128, 64, 128},
+                        Case{{0, 128, 192, 511}, 2, 128, 64, 128}, Case{{0, 700}, 2, 64, 32, 64},
+                        Case{{0, 90, 91, 257, 257}, 4, 64, 32, 64}}) {
+    const auto in = inputs_of<bfloat16>(c, nullptr, nullptr, nullptr, nullptr);
+    if (!tensor_core_attention_fits(in)) GTEST_SKIP() << "this chip has too little shared memory";
+    expect_the_cpus<bfloat16>(c, cuda::tensor_core_attention_forward, cuda::tensor_core_attention_backward);
+  }
+}
+
+TEST(TensorCoreAttention, TwoRunsHaveTheSameBits) {
+  DT_SKIP_WITHOUT_GPU();
+  const Case c{{0, 100, 400}, 2, 128, 64, 128};
+  constexpr int64_t kTokens = 403;  // three rows of no document
+  DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * 2 * 192, 60));
+  DeviceBuffer<bfloat16> key_value(random_elements<bfloat16>(kTokens * 2 * 256, 61));
+  DeviceBuffer<bfloat16> key_rope(random_elements<bfloat16>(kTokens * 72, 62));
+  DeviceBuffer<bfloat16> d_out(random_elements<bfloat16>(kTokens * 2 * 128, 63));
+  DeviceBuffer<int32_t> offset(c.offset);
+  const auto in = inputs_of<bfloat16>(c, query.get(), key_value.get(), key_rope.get(), offset.get());
+  if (!tensor_core_attention_fits(in)) GTEST_SKIP() << "this chip has too little shared memory";
+  std::vector<std::vector<bfloat16>> results;
+  for (int run = 0; run < 2; ++run) {
+    DeviceBuffer<bfloat16> out(kTokens * 2 * 128), d_query(query.size()), d_key_value(key_value.size());
+    DeviceBuffer<bfloat16> d_key_rope(key_rope.size());
+    DeviceBuffer<float> statistics(kTokens * 2);
+    DeviceBuffer<char> workspace(attention_backward_workspace(kTokens, 2, 64));
+    tensor_core_attention_forward(out.get(), statistics.get(), in, kTokens, nullptr);
+    tensor_core_attention_backward({d_query.get(), d_key_value.get(), d_key_rope.get(), 72}, d_out.get(), out.get(),
+                                   statistics.get(), in, kTokens, workspace.get(), nullptr);
+    for (const auto* buffer : {&out, &d_query, &d_key_value, &d_key_rope}) results.push_back(buffer->download());
+  }
+  for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(same_bytes(results[i], results[i + 4])) << i;
+  for (int64_t i = 400 * 2 * 128; i < kTokens * 2 * 128; ++i) EXPECT_EQ(results[0][i].bits, 0) << i;
+  for (int64_t i = 400 * 2 * 192; i < kTokens * 2 * 192; ++i) EXPECT_EQ(results[1][i].bits & 0x7fff, 0) << i;
 }
 
 TYPED_TEST(PlainAttention, RowsOfNoDocumentAreZeros) {
   using T = TypeParam;
   const Case c{{0, 3}, 2, 4, 2, 4};
   constexpr int64_t kTokens = 5;
-  DeviceBuffer<T> query(kTokens * 2 * 6), key_value(kTokens * 2 * 8), key_rope(kTokens * 5), out(kTokens * 2 * 4);
+  DeviceBuffer<T> query(kTokens * 2 * 6), key_value(kTokens * 2 * 8), key_rope(kTokens * 10), out(kTokens * 2 * 4);
   query.upload(random_elements<T>(3 * 2 * 6, 64));  // NaN behind the document
   key_value.upload(random_elements<T>(3 * 2 * 8, 65));
-  key_rope.upload(random_elements<T>(3 * 5, 66));
+  key_rope.upload(random_elements<T>(3 * 10, 66));
   DeviceBuffer<int32_t> offset(c.offset);
   cuda::attention_forward(out.get(), static_cast<float*>(nullptr),
                           inputs_of<T>(c, query.get(), key_value.get(), key_rope.get(), offset.get()), kTokens,
@@ -181,6 +227,46 @@ TYPED_TEST(PlainAttention, LatentOverPages) {
   std::copy(rows.begin() + 41 * 7, rows.begin() + 50 * 7, chosen.begin() + 41 * 7);
   std::fill(chosen.begin() + 50 * 7, chosen.end(), T{});
   EXPECT_TRUE(same_bytes(device_chosen.download(), chosen));
+}
+
+// Against the plain kernel: sequences in one tile, at its end, behind several splits, without rows, and padding.
+TEST(LatentTiles, AreThePlainKernelsAndEachTokenItsOwn) {
+  DT_SKIP_WITHOUT_GPU();
+  for (const auto& [heads, capacity] : {std::pair<int64_t, int64_t>{16, 400}, {5, 400}, {20, 9000}}) {
+    constexpr int64_t kWidth = 576, kPageSize = 16, kPages = 50, kTokens = 9, kSequences = 6;
+    const std::vector<int32_t> query_offset = {0, 1, 2, 2, 4, 7, 8}, cached_length = {0, 63, 9, 64, 301, 380};
+    const int64_t table_width = (capacity + kPageSize - 1) / kPageSize;
+    std::vector<int32_t> table(kSequences * table_width);
+    for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(random_bits(80, i) % kPages);
+    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * heads * kWidth, 81));
+    DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kPages * kPageSize * kWidth, 82));
+    DeviceBuffer<int32_t> offset(query_offset), cached(cached_length), device_table(table);
+    LatentRows<bfloat16> rows{.query = query.get(),
+                              .cache = cache.get(),
+                              .rows = {offset.get(), kSequences, 0, 63},
+                              .cached_length = cached.get(),
+                              .page_table = device_table.get(),
+                              .page_table_stride = table_width,
+                              .page_size = kPageSize,
+                              .tokens = kTokens,
+                              .heads = heads,
+                              .latent_dim = 512,
+                              .rope_dim = 64,
+                              .scale = 0.05f};
+    if (!latent_tiles_fit(rows)) GTEST_SKIP() << "this chip has too little shared memory";
+    DeviceBuffer<bfloat16> plain(kTokens * heads * 512), tiles(kTokens * heads * 512);
+    DeviceBuffer<float> workspace(latent_tiles_workspace(kTokens, heads, 512, capacity));
+    latent_attention(plain.get(), rows, nullptr);
+    latent_attention_by_tiles(tiles.get(), rows, capacity, workspace.get(), nullptr);
+    const std::vector<bfloat16> found = tiles.download();
+    EXPECT_LT(relative_difference(found, plain.download()), 6e-3) << heads;  // weights are rounded to bf16
+    for (int64_t i = 8 * heads * 512; i < kTokens * heads * 512; ++i) EXPECT_EQ(found[i].bits, 0) << "padding";
+    rows.tokens = 2;  // the second sequence's token beside fewer
+    latent_attention_by_tiles(tiles.get(), rows, capacity, workspace.get(), nullptr);
+    const std::vector<bfloat16> fewer = tiles.download();
+    EXPECT_TRUE(std::equal(fewer.begin(), fewer.begin() + 2 * heads * 512, found.begin(),
+                           [](bfloat16 a, bfloat16 b) { return a.bits == b.bits; }));
+  }
 }
 
 TYPED_TEST(PlainAttention, WritesTheCacheAndSkipsPadding) {

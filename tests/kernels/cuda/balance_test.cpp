@@ -23,11 +23,21 @@ TEST(RouterBalance, CountsAndBiasHaveTheBitsOfTheCpu) {
     DeviceBuffer<int32_t> device_load(load), device_counts(counts);
     DeviceBuffer<float> device_bias(bias);
     accumulate_counts(device_load.get(), device_counts.get(), experts, nullptr);
-    update_router_bias(device_bias.get(), device_load.get(), experts, 1e-3f, nullptr);
+    DeviceBuffer<int32_t> valid(std::vector<int32_t>{1, 0});
+    update_router_bias(device_bias.get(), device_load.get(), experts, 1e-3f, valid.get(), nullptr);
+    update_router_bias(device_bias.get(), device_load.get(), experts, 1e-3f, valid.get() + 1, nullptr);  // does nothing
     cpu::accumulate_counts(load.data(), counts.data(), experts);
     cpu::update_router_bias(bias.data(), load.data(), experts, 1e-3f);
     EXPECT_TRUE(same_bytes(device_load.download(), load)) << experts;
     EXPECT_TRUE(same_bytes(device_bias.download(), bias)) << experts;
+    for (const bool biased : {false, true}) {
+      const cpu::LoadRange range = cpu::load_range(load.data(), biased ? bias.data() : nullptr, experts);
+      DeviceBuffer<double> summary(5);
+      summarise_load(summary.get(), device_load.get(), biased ? device_bias.get() : nullptr, experts, nullptr);
+      EXPECT_EQ(summary.download(),
+                (std::vector<double>{static_cast<double>(range.largest), static_cast<double>(range.whole),
+                                     static_cast<double>(range.idle), range.lowest_bias, range.highest_bias}));
+    }
   }
 }
 
@@ -48,10 +58,11 @@ TEST(RouterBalance, SequenceAuxiliaryLossHasTheBitsOfTheCpu) {
       double loss = 0.25;
       DeviceBuffer<float> device_scores(scores), device_d_scores(d_scores);
       DeviceBuffer<int32_t> device_index(index), device_offsets(offsets);
-      DeviceBuffer<double> device_loss(std::vector<double>{loss});
-      DeviceBuffer<char> workspace(sequence_auxiliary_loss_workspace(5, experts));
+      DeviceBuffer<double> device_loss(std::vector<double>{loss}), scale(std::vector<double>{0.5});
+      DeviceBuffer<char> workspace(sequence_auxiliary_loss_workspace(5, kTokens, experts));
       sequence_auxiliary_loss(device_loss.get(), device_d_scores.get(), device_scores.get(), device_index.get(),
-                              {device_offsets.get(), 5}, kTokens, options, {0.01f, 0.5f}, workspace.get(), nullptr);
+                              {device_offsets.get(), 5}, kTokens, options, 0.01f, scale.get(), workspace.get(),
+                              nullptr);
       cpu::sequence_auxiliary_loss(&loss, d_scores.data(), scores.data(), index.data(), {offsets.data(), 5}, options,
                                    {0.01f, 0.5f});
       EXPECT_EQ(device_loss.download()[0], loss) << experts;

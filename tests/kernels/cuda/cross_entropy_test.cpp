@@ -3,12 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "kernels/cpu/loss/cross_entropy.h"
 #include "kernels/cpu/optimizer/adamw.h"
+#include "kernels/cpu/optimizer/gradient_norm.h"
 #include "kernels/cuda/optimizer/adamw.h"
+#include "kernels/cuda/optimizer/step_state.h"
 #include "kernels/cuda/typed_elements.h"
+#include "kernels/step_math.h"
 
 namespace deeptitan::cuda {
 namespace {
@@ -37,18 +41,19 @@ TYPED_TEST(CrossEntropy, LossAndGradient) {
     cpu::softmax_cross_entropy(loss.data(), d_logits.data(), vocab, logits.data(), ld, targets.data(), 0.25f, rows,
                                vocab);
     DeviceBuffer<float> device_logits(logits), device_loss(rows);
+    DeviceBuffer<double> scale(std::vector<double>{0.25});
     DeviceBuffer<T> device_d_logits(rows * vocab);
     DeviceBuffer<int32_t> device_targets(targets);
     softmax_cross_entropy(device_loss.get(), device_d_logits.get(), vocab, device_logits.get(), ld,
-                          device_targets.get(), 0.25f, rows, vocab, nullptr);
+                          device_targets.get(), scale.get(), rows, vocab, nullptr);
     EXPECT_LT(relative_difference(device_loss.download(), loss), 2e-6);
     EXPECT_LT(relative_difference(device_d_logits.download(), d_logits), kOrderOfSums<T>);
     softmax_cross_entropy(device_loss.get(), static_cast<T*>(nullptr), 0, device_logits.get(), ld, device_targets.get(),
-                          0.25f, rows, vocab, nullptr);
+                          scale.get(), rows, vocab, nullptr);
     EXPECT_LT(relative_difference(device_loss.download(), loss), 2e-6) << "without gradient";
     if constexpr (std::is_same_v<T, float>) {
       softmax_cross_entropy(device_loss.get(), device_logits.get(), ld, device_logits.get(), ld, device_targets.get(),
-                            0.25f, rows, vocab, nullptr);
+                            scale.get(), rows, vocab, nullptr);
       const std::vector<float> in_place = device_logits.download();
       std::vector<float> dense;
       for (int64_t r = 0; r < rows; ++r) {
@@ -96,16 +101,27 @@ TEST(Sums, AreThoseOfDoublesAndTheSameEachTime) {
       squares += static_cast<double>(value) * value;
     }
     DeviceBuffer<float> device(x);
-    DeviceBuffer<double> result(2), workspace(kSumWorkspace);
-    sum_fixed_order(result.get(), device.get(), n, workspace.get(), nullptr);
-    sum_of_squares(result.get() + 1, device.get(), n, workspace.get(), nullptr);
+    DeviceBuffer<double> result(std::vector<double>{0, 3}), parts(kSumWorkspace), workspace(kSumWorkspace);
+    add_sum_fixed_order(result.get(), device.get(), n, workspace.get(), nullptr);
+    add_sum_fixed_order(result.get() + 1, device.get(), n, workspace.get(), nullptr);
     const std::vector<double> first = result.download();
     EXPECT_NEAR(first[0], sum, 1e-9 * (1 + n));
-    EXPECT_NEAR(first[1], squares, 1e-12 * (1 + squares));
-    sum_fixed_order(result.get(), device.get(), n, workspace.get(), nullptr);
-    sum_of_squares(result.get() + 1, device.get(), n, workspace.get(), nullptr);
-    EXPECT_TRUE(same_bytes(result.download(), first)) << n;
+    EXPECT_EQ(first[1], 3 + first[0]) << n;
+    square_sums(parts.get(), device.get(), n, nullptr);
+    const std::vector<double> first_parts = parts.download();
+    EXPECT_NEAR(std::accumulate(first_parts.begin(), first_parts.end(), 0.0), squares, 1e-12 * (1 + squares));
+    square_sums(parts.get(), device.get(), n, nullptr);
+    EXPECT_TRUE(same_bytes(parts.download(), first_parts)) << n;
   }
+}
+
+/// A valid step state on the device.
+DeviceBuffer<StepState> device_state(int64_t updates, float clip) {
+  StepState state;
+  state.in.learning_rate = 3e-4;
+  state.out.clip = clip;
+  state.out.updates = updates;
+  return DeviceBuffer<StepState>(std::vector<StepState>{state});
 }
 
 TEST(AdamW, HasTheBitsOfTheCpu) {
@@ -115,15 +131,46 @@ TEST(AdamW, HasTheBitsOfTheCpu) {
   auto v = random_elements<float>(kCount, 46, 0.1f);
   for (float& value : v) value *= value;
   DeviceBuffer<float> device_parameter(parameter), device_m(m), device_v(v);
-  for (const int64_t step : {1, 2, 1000}) {
+  for (const int64_t step : {1, 2, 1000, 123'456}) {
     const auto gradient = random_elements<float>(kCount, 47 + step);
     DeviceBuffer<float> device_gradient(gradient);
+    DeviceBuffer<StepState> state = device_state(step, 0.37f);
     cpu::adamw_update(parameter.data(), m.data(), v.data(), gradient.data(), kCount, 3e-4, 0.1, 0.37f, step, {});
-    adamw_update(device_parameter.get(), device_m.get(), device_v.get(), device_gradient.get(), kCount, 3e-4, 0.1,
-                 0.37f, step, {}, nullptr);
+    adamw_update(device_parameter.get(), device_m.get(), device_v.get(), device_gradient.get(), kCount, 0.1, {},
+                 state.get(), nullptr);
     EXPECT_TRUE(same_bytes(device_parameter.download(), parameter)) << step;
     EXPECT_TRUE(same_bytes(device_m.download(), m)) << step;
     EXPECT_TRUE(same_bytes(device_v.download(), v)) << step;
+  }
+}
+
+TEST(StepStateOnGpu, IsDecidedAsOnTheCpu) {
+  DT_SKIP_WITHOUT_GPU();
+  for (const int64_t parameters : {1, 3, 700}) {
+    std::vector<double> sums(parameters * kSumWorkspace);
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] = 1e-3 * random_uniform(60, static_cast<int64_t>(i));
+    for (const double loss : {2.0, std::numeric_limits<double>::quiet_NaN()}) {
+      StepState expected;
+      expected.out.updates = 6;
+      expected.out.clip = 0.1f;
+      DeviceBuffer<StepState> state(std::vector<StepState>{expected});
+      DeviceBuffer<double> device_sums(sums);
+      begin_output(expected.out);
+      begin_step_output(state.get(), nullptr);
+      expected.out.loss_sum = loss;
+      DeviceBuffer<float> device_loss(std::vector<float>{static_cast<float>(loss)});
+      DeviceBuffer<double> workspace(kSumWorkspace);
+      add_sum_fixed_order(&state.get()->out.loss_sum, device_loss.get(), 1, workspace.get(), nullptr);
+      expected.out.gradient_squares = cpu::add_square_sums(sums.data(), parameters);
+      decide_step(expected, 0.25, true);
+      finish_gradient(state.get(), device_sums.get(), parameters, 0.25, true, nullptr);
+      const StepState found = state.download()[0];
+      EXPECT_EQ(found.out.gradient_squares, expected.out.gradient_squares) << parameters;
+      EXPECT_EQ(found.out.clip, expected.out.clip);
+      EXPECT_EQ(found.out.valid, expected.out.valid);
+      EXPECT_EQ(found.out.halt, expected.out.halt);
+      EXPECT_EQ(found.out.updates, expected.out.updates);
+    }
   }
 }
 

@@ -5,6 +5,8 @@
 
 #include "core/error.h"
 #include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/attention_parts.h"
+#include "kernels/cuda/attention/find_document.cuh"
 #include "kernels/cuda/attention/softmax_state.cuh"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/error.h"
@@ -15,32 +17,6 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int64_t kMostSharedBytes = 48 * 1024;  // what a block of any chip has without asking
-
-/// Which of `count` documents holds the token, document d holding offset[d] up to offset[d + 1]; -1: none.
-__device__ int64_t find_document(const int32_t* offset, int64_t count, int64_t token) {
-  // The last document that begins at or before the token; empty ones lie before it.
-  int64_t low = 0, high = count;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (offset[middle] <= token) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low == 0 || token >= offset[low] ? -1 : low - 1;
-}
-
-constexpr int64_t kPadding = -1;
-constexpr int64_t kNotMeant = -2;
-
-/// The sequence that holds a token, kPadding or kNotMeant.
-__device__ int64_t find_sequence(const SequenceRows& rows, int64_t token) {
-  const int64_t sequence = find_document(rows.query_offset, rows.sequences, token);
-  if (sequence < 0) return kPadding;
-  const int64_t count = rows.query_offset[sequence + 1] - rows.query_offset[sequence];
-  return rows.least <= count && count <= rows.most ? sequence : kNotMeant;
-}
 
 /// One row of one head: which token, head and document, and where its elements lie.
 template <typename T>
@@ -322,7 +298,7 @@ void attention_forward(T* out, float* log_sum_exp, const cpu::AttentionInputs<T>
 }
 
 int64_t attention_backward_workspace(int64_t tokens, int64_t heads, int64_t rope_dim) {
-  return tokens * heads * (rope_dim + 1) * static_cast<int64_t>(sizeof(float));
+  return (aligned_row_sums(tokens * heads) + tokens * heads * rope_dim) * static_cast<int64_t>(sizeof(float));
 }
 
 template <typename T>
@@ -332,20 +308,31 @@ void attention_backward(const cpu::AttentionGradients<T>& gradients, const T* d_
   const int64_t rows = tokens * in.heads;
   if (rows <= 0) return;
   float* delta = static_cast<float*>(workspace);
-  float* d_key_rope = delta + rows;
+  float* d_key_rope = delta + aligned_row_sums(rows);
   const int64_t floats = in.nope_dim + in.rope_dim + in.value_dim;
   const size_t bytes = shared_bytes("attention_backward", kWarps * 2 * floats);
-  row_dots_kernel<<<blocks_of_rows(rows), kThreads, 0, stream>>>(delta, d_out, out, rows, in.value_dim);
-  check_launch("row_dots_kernel");
+  row_dots(delta, d_out, out, rows, in.value_dim, stream);
   attention_backward_query_kernel<<<blocks_of_rows(rows), kThreads, bytes, stream>>>(gradients, d_out, log_sum_exp,
                                                                                      delta, in, rows);
   check_launch("attention_backward_query_kernel");
   attention_backward_key_kernel<<<blocks_of_rows(rows), kThreads, bytes, stream>>>(gradients, d_key_rope, d_out,
                                                                                    log_sum_exp, delta, in, rows);
   check_launch("attention_backward_key_kernel");
-  if (in.rope_dim == 0) return;
-  sum_heads_kernel<<<blocks_for<kThreads>(tokens * in.rope_dim), kThreads, 0, stream>>>(
-      gradients.d_key_rope, gradients.ld_d_key_rope, d_key_rope, tokens, in.heads, in.rope_dim);
+  sum_heads(gradients.d_key_rope, gradients.ld_d_key_rope, d_key_rope, tokens, in.heads, in.rope_dim, stream);
+}
+
+template <typename T>
+void row_dots(float* delta, const T* d_out, const T* out, int64_t rows, int64_t width, cudaStream_t stream) {
+  row_dots_kernel<<<blocks_of_rows(rows), kThreads, 0, stream>>>(delta, d_out, out, rows, width);
+  check_launch("row_dots_kernel");
+}
+
+template <typename T>
+void sum_heads(T* d_key_rope, int64_t ld, const float* parts, int64_t tokens, int64_t heads, int64_t rope_dim,
+               cudaStream_t stream) {
+  if (rope_dim == 0) return;
+  sum_heads_kernel<<<blocks_for<kThreads>(tokens * rope_dim), kThreads, 0, stream>>>(d_key_rope, ld, parts, tokens,
+                                                                                     heads, rope_dim);
   check_launch("sum_heads_kernel");
 }
 
@@ -378,6 +365,8 @@ void write_latent_cache(T* cache, int64_t entries, const int32_t* slot, const T*
 }
 
 #define DT_INSTANTIATE(T)                                                                                      \
+  template void row_dots(float*, const T*, const T*, int64_t, int64_t, cudaStream_t);                          \
+  template void sum_heads(T*, int64_t, const float*, int64_t, int64_t, int64_t, cudaStream_t);                 \
   template void attention_forward(T*, float*, const cpu::AttentionInputs<T>&, int64_t, cudaStream_t);          \
   template void attention_backward(const cpu::AttentionGradients<T>&, const T*, const T*, const float*,        \
                                    const cpu::AttentionInputs<T>&, int64_t, void*, cudaStream_t);              \

@@ -1,23 +1,31 @@
-#include "kernels/cuda/block.cuh"
+#include <type_traits>
+
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/vector.cuh"
 
 namespace deeptitan::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 
-template <typename T>
+template <int kCount, typename T>
 __global__ void __launch_bounds__(kThreads) add_kernel(T* out, const T* a, const T* b, int64_t n) {
-  for (int64_t i = first_element(); i < n; i += element_stride()) {
-    store_rounded(out + i, to_float(a[i]) + to_float(b[i]));
+  for (int64_t i = first_element() * kCount; i < n; i += element_stride() * kCount) {
+    Floats<kCount> x = load_floats<kCount>(a + i);
+    const Floats<kCount> y = load_floats<kCount>(b + i);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) x.at[j] += y.at[j];
+    store_floats(out + i, x);
   }
 }
 
 template <typename T>
 void launch_add(T* out, const T* a, const T* b, int64_t n, cudaStream_t stream) {
   if (n <= 0) return;
-  add_kernel<<<blocks_for<kThreads>(n), kThreads, 0, stream>>>(out, a, b, n);
+  const bool vectors = takes_vectors(out, n) && takes_vectors(a, n) && takes_vectors(b, n);
+  const auto kernel = vectors ? add_kernel<kVector, T> : add_kernel<1, T>;
+  kernel<<<blocks_for<kThreads>(vectors ? n / kVector : n), kThreads, 0, stream>>>(out, a, b, n);
   check_launch("add_kernel");
 }
 
@@ -29,17 +37,24 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <typename Out, typename In>
+template <int kCount, typename Out, typename In>
 __global__ void __launch_bounds__(kThreads)
     convert_kernel(Out* out, int64_t ld_out, const In* in, int64_t ld_in, int64_t rows, int64_t columns) {
+  const int64_t width = columns / kCount;
+  for (int64_t i = first_element(); i < rows * width; i += element_stride()) {
+    const Place place = place_of(i, width);
+    store_floats(out + place.row * ld_out + place.column * kCount,
+                 load_floats<kCount>(in + place.row * ld_in + place.column * kCount));
+  }
+}
+
+/// A copy keeps a NaN's payload.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    copy_kernel(T* out, int64_t ld_out, const T* in, int64_t ld_in, int64_t rows, int64_t columns) {
   for (int64_t i = first_element(); i < rows * columns; i += element_stride()) {
-    const int64_t row = i / columns;
-    const int64_t column = i % columns;
-    if constexpr (sizeof(Out) == sizeof(In)) {
-      out[row * ld_out + column] = in[row * ld_in + column];
-    } else {
-      store_rounded(out + row * ld_out + column, to_float(in[row * ld_in + column]));
-    }
+    const Place place = place_of(i, columns);
+    out[place.row * ld_out + place.column] = in[place.row * ld_in + place.column];
   }
 }
 
@@ -47,8 +62,16 @@ template <typename Out, typename In>
 void launch_convert(Out* out, int64_t ld_out, const In* in, int64_t ld_in, int64_t rows, int64_t columns,
                     cudaStream_t stream) {
   if (rows <= 0 || columns <= 0) return;
-  convert_kernel<<<blocks_for<kThreads>(rows * columns), kThreads, 0, stream>>>(out, ld_out, in, ld_in, rows, columns);
-  check_launch("convert_kernel");
+  if constexpr (std::is_same_v<Out, In>) {
+    copy_kernel<<<blocks_for<kThreads>(rows * columns), kThreads, 0, stream>>>(out, ld_out, in, ld_in, rows, columns);
+    return check_launch("copy_kernel");
+  } else {
+    const bool vectors = columns % kVector == 0 && takes_vectors(out, ld_out) && takes_vectors(in, ld_in);
+    const auto kernel = vectors ? convert_kernel<kVector, Out, In> : convert_kernel<1, Out, In>;
+    kernel<<<blocks_for<kThreads>(rows * columns / (vectors ? kVector : 1)), kThreads, 0, stream>>>(
+        out, ld_out, in, ld_in, rows, columns);
+    check_launch("convert_kernel");
+  }
 }
 
 template <typename T>

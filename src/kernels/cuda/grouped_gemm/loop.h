@@ -4,11 +4,11 @@
 
 #include "core/bfloat16.h"
 #include "kernels/cuda/grouped_gemm/grouped_gemm.h"
+#include "kernels/cuda/matmul/dense_product.h"
 
 namespace deeptitan::cuda {
 
-/// Workspace handed to cuBLASLt: what its documentation recommends for Hopper.
-inline constexpr size_t kLoopWorkspaceBytes = 32u << 20;
+inline constexpr size_t kLoopWorkspaceBytes = kDenseWorkspaceBytes;
 
 // One cuBLASLt product a group, after reading the group sizes on the host; equations in grouped_gemm.h.
 void loop_forward(bfloat16* output, const bfloat16* activations, const bfloat16* weights, const GroupedGemmShape& shape,

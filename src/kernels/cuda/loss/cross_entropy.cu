@@ -1,8 +1,8 @@
 #include "kernels/cpu/loss/cross_entropy.h"
 
-#include "kernels/cuda/block.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/loss/cross_entropy.h"
+#include "kernels/cuda/vector.cuh"
 
 namespace deeptitan::cuda {
 namespace {
@@ -11,25 +11,41 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int32_t kIgnored = cpu::kIgnoredTarget;
 
-/// The row's largest logit, and the sum of exp(logit - largest); the whole block.
+/// The row's largest logit, and the sum of exp(logit - largest); the whole block. Each thread goes over its part once.
 struct RowSum {
-  float max;
-  float sum;
+  float max = -INFINITY;
+  float sum = 0;
+
+  template <int kCount>
+  __device__ void add(const Floats<kCount>& x) {
+    float largest = max;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) largest = x.at[i] > largest || x.at[i] != x.at[i] ? x.at[i] : largest;
+    if (largest == -INFINITY) return;
+    if (largest != max) sum = max == -INFINITY ? 0.0f : sum * expf(max - largest);
+    max = largest;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sum += expf(x.at[i] - max);
+  }
 };
 __device__ RowSum sum_row(const float* row, int64_t vocab, float* shared) {
-  float max = -INFINITY;
-  for (int64_t v = threadIdx.x; v < vocab; v += kThreads) max = row[v] > max || row[v] != row[v] ? row[v] : max;
-  max = block_max<kThreads>(max, shared);
-  float sum = 0;
-  for (int64_t v = threadIdx.x; v < vocab; v += kThreads) sum += expf(row[v] - max);
-  return {max, block_sum<kThreads>(sum, shared)};
+  RowSum part;
+  const bool vectors = reinterpret_cast<uintptr_t>(row) % (kVector * sizeof(float)) == 0;
+  const int64_t in_vectors = vectors ? vocab / kVector * kVector : 0;
+  for (int64_t v = static_cast<int64_t>(threadIdx.x) * kVector; v < in_vectors; v += kThreads * kVector) {
+    part.add(load_floats<kVector>(row + v));
+  }
+  for (int64_t v = in_vectors + threadIdx.x; v < vocab; v += kThreads) part.add(load_floats<1>(row + v));
+  const float max = block_max<kThreads>(part.max, shared);
+  const float scaled = part.max == -INFINITY ? 0.0f : part.sum * expf(part.max - max);
+  return {max, block_sum<kThreads>(scaled, shared)};
 }
 
 /// A block a row.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     softmax_cross_entropy_kernel(float* loss, T* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
-                                 const int32_t* targets, float grad_scale, int64_t vocab) {
+                                 const int32_t* targets, const double* grad_scale, int64_t vocab) {
   __shared__ float shared[kWarps];
   const int64_t r = blockIdx.x;
   const int32_t target = targets[r];
@@ -45,17 +61,29 @@ __global__ void __launch_bounds__(kThreads)
   const RowSum s = sum_row(row, vocab, shared);  // its barriers stand before any write to d_row, which may be row
   if (threadIdx.x == 0) loss[r] = static_cast<float>(log(static_cast<double>(s.sum))) + (s.max - target_logit);
   if (d_row == nullptr) return;
-  const float factor = grad_scale / s.sum;
-  for (int64_t v = threadIdx.x; v < vocab; v += kThreads) {
-    const float e = expf(row[v] - s.max);
+  const auto scale = static_cast<float>(*grad_scale);
+  const float factor = scale / s.sum;
+  const auto gradient = [&](int64_t v, float logit) {
+    const float e = expf(logit - s.max);
     // Taken from the float probability, not from its rounding: a probability near 1 leaves little.
-    store_rounded(d_row + v, v == target ? (e / s.sum - 1.0f) * grad_scale : e * factor);
+    return v == target ? (e / s.sum - 1.0f) * scale : e * factor;
+  };
+  const bool vectors = reinterpret_cast<uintptr_t>(row) % (kVector * sizeof(float)) == 0 &&
+                       reinterpret_cast<uintptr_t>(d_row) % (kVector * sizeof(T)) == 0;
+  const int64_t in_vectors = vectors ? vocab / kVector * kVector : 0;
+  for (int64_t v = static_cast<int64_t>(threadIdx.x) * kVector; v < in_vectors; v += kThreads * kVector) {
+    Floats<kVector> x = load_floats<kVector>(row + v);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) x.at[i] = gradient(v + i, x.at[i]);
+    store_floats(d_row + v, x);
   }
+  for (int64_t v = in_vectors + threadIdx.x; v < vocab; v += kThreads) store_rounded(d_row + v, gradient(v, row[v]));
 }
 
 template <typename T>
 void launch_cross_entropy(float* loss, T* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
-                          const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream) {
+                          const int32_t* targets, const double* grad_scale, int64_t rows, int64_t vocab,
+                          cudaStream_t stream) {
   if (rows <= 0) return;
   softmax_cross_entropy_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
       loss, d_logits, ld_d_logits, logits, ld_logits, targets, grad_scale, vocab);
@@ -112,25 +140,25 @@ static_assert(kSumWorkspace == kThreads, "a thread a part");
 __global__ void __launch_bounds__(kThreads) add_parts_kernel(double* sum, const double* partial) {
   __shared__ double shared[kWarps];
   const double total = block_sum<kThreads>(partial[threadIdx.x], shared);
-  if (threadIdx.x == 0) *sum = total;
+  if (threadIdx.x == 0) *sum += total;
 }
 
 template <bool kSquared>
-void launch_sum(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream) {
-  sum_parts_kernel<kSquared><<<static_cast<unsigned>(kSumWorkspace), kThreads, 0, stream>>>(workspace, x, n);
+void launch_sum_parts(double* partial, const float* x, int64_t n, cudaStream_t stream) {
+  sum_parts_kernel<kSquared><<<static_cast<unsigned>(kSumWorkspace), kThreads, 0, stream>>>(partial, x, n);
   check_launch("sum_parts_kernel");
-  add_parts_kernel<<<1, kThreads, 0, stream>>>(sum, workspace);
-  check_launch("add_parts_kernel");
 }
 
 }  // namespace
 
 void softmax_cross_entropy(float* loss, float* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
-                           const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream) {
+                           const int32_t* targets, const double* grad_scale, int64_t rows, int64_t vocab,
+                           cudaStream_t stream) {
   launch_cross_entropy(loss, d_logits, ld_d_logits, logits, ld_logits, targets, grad_scale, rows, vocab, stream);
 }
 void softmax_cross_entropy(float* loss, bfloat16* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
-                           const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream) {
+                           const int32_t* targets, const double* grad_scale, int64_t rows, int64_t vocab,
+                           cudaStream_t stream) {
   launch_cross_entropy(loss, d_logits, ld_d_logits, logits, ld_logits, targets, grad_scale, rows, vocab, stream);
 }
 
@@ -142,12 +170,14 @@ void token_logprobs(float* logprob, int32_t* argmax, const float* logits, int64_
   check_launch("token_logprobs_kernel");
 }
 
-void sum_fixed_order(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream) {
-  launch_sum<false>(sum, x, n, workspace, stream);
+void add_sum_fixed_order(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream) {
+  launch_sum_parts<false>(workspace, x, n, stream);
+  add_parts_kernel<<<1, kThreads, 0, stream>>>(sum, workspace);
+  check_launch("add_parts_kernel");
 }
 
-void sum_of_squares(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream) {
-  launch_sum<true>(sum, x, n, workspace, stream);
+void square_sums(double* sums, const float* x, int64_t n, cudaStream_t stream) {
+  launch_sum_parts<true>(sums, x, n, stream);
 }
 
 }  // namespace deeptitan::cuda

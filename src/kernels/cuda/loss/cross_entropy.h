@@ -12,23 +12,26 @@
 
 namespace deeptitan::cuda {
 
-/// As cpu::softmax_cross_entropy; a float d_logits may be logits.
+/// As cpu::softmax_cross_entropy; a float d_logits may be logits. *grad_scale is rounded to float, and read only where
+/// d_logits is not null.
 void softmax_cross_entropy(float* loss, float* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
-                           const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream);
+                           const int32_t* targets, const double* grad_scale, int64_t rows, int64_t vocab,
+                           cudaStream_t stream);
 void softmax_cross_entropy(float* loss, bfloat16* d_logits, int64_t ld_d_logits, const float* logits, int64_t ld_logits,
-                           const int32_t* targets, float grad_scale, int64_t rows, int64_t vocab, cudaStream_t stream);
+                           const int32_t* targets, const double* grad_scale, int64_t rows, int64_t vocab,
+                           cudaStream_t stream);
 
 /// As cpu::token_logprobs; argmax may be null.
 void token_logprobs(float* logprob, int32_t* argmax, const float* logits, int64_t ld_logits, const int32_t* targets,
                     int64_t rows, int64_t vocab, cudaStream_t stream);
 
-/// Doubles of workspace that sum_fixed_order and sum_of_squares need.
+/// Doubles of workspace that add_sum_fixed_order needs, and the numbers of square_sums.
 inline constexpr int64_t kSumWorkspace = 256;
 
-/// *sum = the sum of x [n], in double and in an order that n alone decides. Two launches.
-void sum_fixed_order(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream);
+/// *sum += the sum of x [n], in double and in an order that n alone decides. Two launches.
+void add_sum_fixed_order(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream);
 
-/// *sum = the sum of x[i]^2, likewise.
-void sum_of_squares(double* sum, const float* x, int64_t n, double* workspace, cudaStream_t stream);
+/// sums[b] = the sum of x[i]^2 over the b-th of kSumWorkspace parts of x [n]. One launch.
+void square_sums(double* sums, const float* x, int64_t n, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/optimizer/adamw.h"
@@ -9,7 +7,16 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// Every factor is computed in double and rounded once.
+/// What the update needs of the options: the same for every element.
+struct Options {
+  double beta1;
+  double beta2;
+  double weight_decay;
+  float epsilon;
+};
+
+/// Every factor is computed in double and rounded once. The device's pow may differ from the host's in the last place
+/// of a double, which rounding to float removes.
 struct Factors {
   float scale;
   float decay;
@@ -17,17 +24,34 @@ struct Factors {
   float beta2;
   float one_minus_beta2;
   float correction2_root;
-  float epsilon;
   float minus_step_size;
 };
 
+__device__ Factors factors_of(const StepState& state, const Options& o) {
+  const double learning_rate = state.in.learning_rate;
+  const auto updates = static_cast<double>(state.out.updates);
+  return {.scale = state.out.clip,
+          .decay = static_cast<float>(1.0 - __dmul_rn(learning_rate, o.weight_decay)),
+          .one_minus_beta1 = static_cast<float>(1.0 - o.beta1),
+          .beta2 = static_cast<float>(o.beta2),
+          .one_minus_beta2 = static_cast<float>(1.0 - o.beta2),
+          .correction2_root = static_cast<float>(sqrt(1.0 - pow(o.beta2, updates))),
+          .minus_step_size = static_cast<float>(-(learning_rate / (1.0 - pow(o.beta1, updates))))};
+}
+
 __global__ void __launch_bounds__(kThreads)
-    adamw_update_kernel(float* parameter, float* m, float* v, const float* gradient, int64_t n, Factors f) {
+    adamw_update_kernel(float* parameter, float* m, float* v, const float* gradient, int64_t n, Options o,
+                        const StepState* state) {
+  if (state->out.valid == 0) return;
+  __shared__ Factors shared;
+  if (threadIdx.x == 0) shared = factors_of(*state, o);
+  __syncthreads();
+  const Factors f = shared;
   for (int64_t i = first_element(); i < n; i += element_stride()) {
     const float g = exact_mul(gradient[i], f.scale);
     const float m_new = exact_fma(f.one_minus_beta1, exact_add(g, -m[i]), m[i]);
     const float v_new = exact_add(exact_mul(v[i], f.beta2), exact_mul(exact_mul(f.one_minus_beta2, g), g));
-    const float denominator = exact_add(exact_div(__fsqrt_rn(v_new), f.correction2_root), f.epsilon);
+    const float denominator = exact_add(exact_div(__fsqrt_rn(v_new), f.correction2_root), o.epsilon);
     m[i] = m_new;
     v[i] = v_new;
     parameter[i] =
@@ -37,21 +61,11 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double learning_rate,
-                  double weight_decay, float gradient_scale, int64_t step, const cpu::AdamWOptions& options,
-                  cudaStream_t stream) {
+void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double weight_decay,
+                  const cpu::AdamWOptions& options, const StepState* state, cudaStream_t stream) {
   if (n <= 0) return;
-  const double correction1 = 1.0 - std::pow(options.beta1, static_cast<double>(step));
-  const double correction2 = 1.0 - std::pow(options.beta2, static_cast<double>(step));
-  const Factors factors{.scale = gradient_scale,
-                        .decay = static_cast<float>(1.0 - learning_rate * weight_decay),
-                        .one_minus_beta1 = static_cast<float>(1.0 - options.beta1),
-                        .beta2 = static_cast<float>(options.beta2),
-                        .one_minus_beta2 = static_cast<float>(1.0 - options.beta2),
-                        .correction2_root = static_cast<float>(std::sqrt(correction2)),
-                        .epsilon = static_cast<float>(options.epsilon),
-                        .minus_step_size = static_cast<float>(-(learning_rate / correction1))};
-  adamw_update_kernel<<<blocks_for<kThreads>(n), kThreads, 0, stream>>>(parameter, m, v, gradient, n, factors);
+  const Options o{options.beta1, options.beta2, weight_decay, static_cast<float>(options.epsilon)};
+  adamw_update_kernel<<<blocks_for<kThreads>(n), kThreads, 0, stream>>>(parameter, m, v, gradient, n, o, state);
   check_launch("adamw_update_kernel");
 }
 

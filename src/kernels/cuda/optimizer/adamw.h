@@ -4,13 +4,15 @@
 
 #include <cstdint>
 
+#include "core/step_state.h"
 #include "kernels/cpu/optimizer/adamw.h"
 
 namespace deeptitan::cuda {
 
-/// As cpu::adamw_update, with the same bits. All pointers are device pointers. Deterministic; one launch.
-void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double learning_rate,
-                  double weight_decay, float gradient_scale, int64_t step, const cpu::AdamWOptions& options,
-                  cudaStream_t stream);
+/// As cpu::adamw_update, with the same bits; learning rate, clipping and the number of applied updates are those of the
+/// step state on the device, and nothing happens where it is not valid. All pointers are device pointers.
+/// Deterministic; one launch.
+void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double weight_decay,
+                  const cpu::AdamWOptions& options, const StepState* state, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

@@ -24,7 +24,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    update_router_bias_kernel(float* bias, const int32_t* load, int64_t experts, float speed) {
+    update_router_bias_kernel(float* bias, const int32_t* load, int64_t experts, float speed, const int32_t* valid) {
+  if (valid != nullptr && *valid == 0) return;
   __shared__ int64_t shared[kWarps];
   int64_t total = 0;
   for (int64_t e = threadIdx.x; e < experts; e += kThreads) total += load[e];
@@ -36,6 +37,34 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void __launch_bounds__(kThreads)
+    summarise_load_kernel(double* summary, const int32_t* load, const float* bias, int64_t experts) {
+  __shared__ int64_t shared[kWarps];
+  __shared__ float shared_bias[kWarps];
+  int64_t largest = 0, whole = 0, idle = 0;
+  float lowest = INFINITY, highest = -INFINITY;
+  for (int64_t e = threadIdx.x; e < experts; e += kThreads) {
+    largest = load[e] > largest ? load[e] : largest;
+    whole += load[e];
+    idle += load[e] == 0;
+    if (bias == nullptr) continue;
+    lowest = fminf(lowest, bias[e]);
+    highest = fmaxf(highest, bias[e]);
+  }
+  largest = block_reduce<kThreads>(largest, shared, [](int64_t a, int64_t b) { return a > b ? a : b; });
+  whole = block_sum<kThreads>(whole, shared);
+  idle = block_sum<kThreads>(idle, shared);
+  lowest = block_reduce<kThreads>(lowest, shared_bias, [](float a, float b) { return fminf(a, b); });
+  highest = block_reduce<kThreads>(highest, shared_bias, [](float a, float b) { return fmaxf(a, b); });
+  if (threadIdx.x != 0) return;
+  const bool biased = bias != nullptr && experts > 0;
+  summary[0] = static_cast<double>(largest);
+  summary[1] = static_cast<double>(whole);
+  summary[2] = static_cast<double>(idle);
+  summary[3] = biased ? lowest : 0.0;
+  summary[4] = biased ? highest : 0.0;
+}
+
 struct AuxiliaryLossArguments {
   float* d_scores;
   const float* scores;
@@ -43,12 +72,15 @@ struct AuxiliaryLossArguments {
   const int32_t* sequence_offset;
   int64_t sequences;
   int64_t tokens;
-  float* d_share;  // [sequences, experts]: the gradient of T * loss with respect to s_ti / S_t
-  double* loss;    // [sequences, experts]: each expert's part of the sequence's loss
+  double* loss;     // [sequences, experts]: each expert's part of the sequence's loss
+  double* inverse;  // [tokens]: 1 / what a token's scores are divided by
+  float* d_share;   // [sequences, experts]: the gradient of T * loss with respect to s_ti / S_t
+  int32_t* chosen;  // [sequences, experts]: tokens that chose it
   int experts;
   int top_k;
   bool sigmoid;
-  AuxiliaryLossScale scale;
+  float alpha;
+  const double* gradient_scale;  // null: no gradient is wanted
 };
 
 /// What a token's scores are divided by: 1 for softmax, their sum for sigmoid; by a warp.
@@ -57,48 +89,59 @@ __device__ float score_sum(const float (&s)[kPerLane], bool sigmoid) {
   return sigmoid ? exact_add(sum_experts(s), kNormalizeEpsilon) : 1.0f;
 }
 
-/// A block a sequence. Its tokens go by in their order, a warp's lanes finding each one's sum of scores for all.
+/// The sequence that holds a token; -1: none.
+__device__ int64_t sequence_of(const AuxiliaryLossArguments& a, int64_t token) {
+  int64_t low = 0, high = a.sequences;  // the last sequence that begins at or before the token
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (a.sequence_offset[middle] <= token) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low == 0 || token >= a.sequence_offset[low] ? -1 : low - 1;
+}
+
+/// A warp a token: what its scores are divided by, and its choices counted, in integers, whose sum has no order.
 template <int kPerLane>
-__global__ void __launch_bounds__(kThreads) share_experts_kernel(AuxiliaryLossArguments a) {
-  __shared__ double inverse[kWarps];
+__global__ void __launch_bounds__(kThreads) prepare_shares_kernel(AuxiliaryLossArguments a) {
   const int lane = threadIdx.x % kWarp;
-  const int warp = threadIdx.x / kWarp;
-  const int64_t sequence = blockIdx.x;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarps;
+  for (int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; token < a.tokens;
+       token += stride) {
+    const int64_t sequence = sequence_of(a, token);
+    if (sequence < 0) continue;
+    float s[kPerLane];
+    load_experts(s, a.scores + token * a.experts, lane * kPerLane, a.experts, false, 0.0f);
+    const float sum = score_sum(s, a.sigmoid);
+    if (lane == 0) a.inverse[token] = 1.0 / sum;
+    for (int k = lane; k < a.top_k; k += kWarp) {
+      atomicAdd(a.chosen + sequence * a.experts + a.expert_index[token * a.top_k + k], 1);
+    }
+  }
+}
+
+/// Block (experts / kThreads, sequence), a thread an expert: its part of the gradient, and of the loss, for which the
+/// tokens' scores are added up in their order.
+__global__ void __launch_bounds__(kThreads) share_experts_kernel(AuxiliaryLossArguments a, bool with_loss) {
+  const int64_t sequence = blockIdx.y;
   const int64_t begin = a.sequence_offset[sequence];
   const int64_t end = a.sequence_offset[sequence + 1];
-  constexpr int kPerThread = (kMaxExperts + kThreads - 1) / kThreads;
-  double score_total[kPerThread] = {};  // T P_i
-  int32_t chosen[kPerThread] = {};
-  for (int64_t first = begin; first < end; first += kWarps) {
-    const int64_t token = first + warp;
-    if (token < end) {
-      float s[kPerLane];
-      load_experts(s, a.scores + token * a.experts, lane * kPerLane, a.experts, false, 0.0f);
-      const float sum = score_sum(s, a.sigmoid);
-      if (lane == 0) inverse[warp] = 1.0 / sum;
-    }
-    __syncthreads();
-    const int count = static_cast<int>(end - first < kWarps ? end - first : kWarps);
-    for (int i = 0; i < count; ++i) {
-      for (int part = 0; part < kPerThread; ++part) {
-        const int expert = static_cast<int>(threadIdx.x) + part * kThreads;
-        if (expert >= a.experts) continue;
-        score_total[part] =
-            __dadd_rn(score_total[part], __dmul_rn(a.scores[(first + i) * a.experts + expert], inverse[i]));
-        for (int k = 0; k < a.top_k; ++k) chosen[part] += a.expert_index[(first + i) * a.top_k + k] == expert;
-      }
-    }
-    __syncthreads();
-  }
+  const int expert = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (expert >= a.experts) return;
+  const int64_t at = sequence * a.experts + expert;
   const double tokens = static_cast<double>(end - begin);
-  for (int part = 0; part < kPerThread; ++part) {
-    const int expert = static_cast<int>(threadIdx.x) + part * kThreads;
-    if (expert >= a.experts) continue;
-    const double f = end > begin ? static_cast<double>(a.experts) * chosen[part] / (a.top_k * tokens) : 0.0;
-    const int64_t at = sequence * a.experts + expert;
-    a.loss[at] = __dmul_rn(__dmul_rn(a.scale.alpha, f), score_total[part]);
-    a.d_share[at] = static_cast<float>(static_cast<double>(a.scale.gradient_scale) * a.scale.alpha * f);
+  const double gradient_scale = a.gradient_scale == nullptr ? 0.0 : static_cast<float>(*a.gradient_scale);
+  const double f = end > begin ? static_cast<double>(a.experts) * a.chosen[at] / (a.top_k * tokens) : 0.0;
+  a.d_share[at] = static_cast<float>(gradient_scale * a.alpha * f);
+  if (!with_loss) return;
+  double score_total = 0;  // T P_i
+#pragma unroll 8
+  for (int64_t token = begin; token < end; ++token) {
+    score_total = __dadd_rn(score_total, __dmul_rn(a.scores[token * a.experts + expert], a.inverse[token]));
   }
+  a.loss[at] = __dmul_rn(__dmul_rn(a.alpha, f), score_total);
 }
 
 /// The experts' parts of each sequence's loss in their order, then the sequences in theirs. One block; a thread a
@@ -123,19 +166,11 @@ __global__ void __launch_bounds__(kThreads) add_score_gradients_kernel(Auxiliary
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarps;
   for (int64_t token = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; token < a.tokens;
        token += stride) {
-    int64_t low = 0, high = a.sequences;  // the last sequence that begins at or before the token
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (a.sequence_offset[middle] <= token) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    if (low == 0 || token >= a.sequence_offset[low]) continue;
+    const int64_t sequence = sequence_of(a, token);
+    if (sequence < 0) continue;
     float s[kPerLane], share[kPerLane], product[kPerLane];
     load_experts(s, a.scores + token * a.experts, lane * kPerLane, a.experts, false, 0.0f);
-    load_experts(share, a.d_share + (low - 1) * a.experts, lane * kPerLane, a.experts, false, 0.0f);
+    load_experts(share, a.d_share + sequence * a.experts, lane * kPerLane, a.experts, false, 0.0f);
     float inverse = 1.0f;
     float mean = 0.0f;
     if (a.sigmoid) {
@@ -155,10 +190,20 @@ __global__ void __launch_bounds__(kThreads) add_score_gradients_kernel(Auxiliary
 
 template <int kPerLane>
 void launch_auxiliary_loss(double* loss_sum, const AuxiliaryLossArguments& a, cudaStream_t stream) {
-  share_experts_kernel<kPerLane><<<static_cast<unsigned>(a.sequences), kThreads, 0, stream>>>(a);
+  const int64_t shares = a.sequences * a.experts;
+  DT_CUDA_CHECK(cudaMemsetAsync(a.chosen, 0, shares * sizeof(int32_t), stream));
+  if (a.tokens > 0) {
+    prepare_shares_kernel<kPerLane><<<blocks_for<kWarps>(a.tokens), kThreads, 0, stream>>>(a);
+    check_launch("prepare_shares_kernel");
+  }
+  share_experts_kernel<<<dim3(static_cast<unsigned>((a.experts + kThreads - 1) / kThreads),
+                              static_cast<unsigned>(a.sequences)),
+                         kThreads, 0, stream>>>(a, loss_sum != nullptr);
   check_launch("share_experts_kernel");
-  add_losses_kernel<<<1, kThreads, 0, stream>>>(loss_sum, a);
-  check_launch("add_losses_kernel");
+  if (loss_sum != nullptr) {
+    add_losses_kernel<<<1, kThreads, 0, stream>>>(loss_sum, a);
+    check_launch("add_losses_kernel");
+  }
   if (a.d_scores == nullptr || a.tokens == 0) return;
   add_score_gradients_kernel<kPerLane><<<blocks_for<kWarps>(a.tokens), kThreads, 0, stream>>>(a);
   check_launch("add_score_gradients_kernel");
@@ -180,34 +225,47 @@ void count_choices(int32_t* counts, int64_t experts, const int32_t* expert_index
   check_launch("count_choices_kernel");
 }
 
-void update_router_bias(float* bias, const int32_t* load, int64_t experts, float speed, cudaStream_t stream) {
+void update_router_bias(float* bias, const int32_t* load, int64_t experts, float speed, const int32_t* valid,
+                        cudaStream_t stream) {
   if (experts <= 0) return;
-  update_router_bias_kernel<<<1, kThreads, 0, stream>>>(bias, load, experts, speed);
+  update_router_bias_kernel<<<1, kThreads, 0, stream>>>(bias, load, experts, speed, valid);
   check_launch("update_router_bias_kernel");
 }
 
-int64_t sequence_auxiliary_loss_workspace(int64_t sequences, int experts) {
-  return sequences * experts * static_cast<int64_t>(sizeof(double) + sizeof(float));
+void summarise_load(double* summary, const int32_t* load, const float* bias, int64_t experts, cudaStream_t stream) {
+  summarise_load_kernel<<<1, kThreads, 0, stream>>>(summary, load, bias, experts);
+  check_launch("summarise_load_kernel");
+}
+
+int64_t sequence_auxiliary_loss_workspace(int64_t sequences, int64_t tokens, int experts) {
+  constexpr auto kOfShare = static_cast<int64_t>(sizeof(double) + sizeof(float) + sizeof(int32_t));
+  return sequences * experts * kOfShare + tokens * static_cast<int64_t>(sizeof(double));
 }
 
 void sequence_auxiliary_loss(double* loss_sum, float* d_scores, const float* scores, const int32_t* expert_index,
                              const SequenceOffsets& sequences, int64_t tokens, const RouterOptions& options,
-                             const AuxiliaryLossScale& scale, void* workspace, cudaStream_t stream) {
+                             float alpha, const double* gradient_scale, void* workspace, cudaStream_t stream) {
   check_router_options(options);
   if (sequences.count <= 0) return;
+  const int64_t shares = sequences.count * options.experts;
   double* loss = static_cast<double*>(workspace);
+  double* inverse = loss + shares;
+  auto* d_share = reinterpret_cast<float*>(inverse + tokens);
   const AuxiliaryLossArguments a{.d_scores = d_scores,
                                  .scores = scores,
                                  .expert_index = expert_index,
                                  .sequence_offset = sequences.offsets,
                                  .sequences = sequences.count,
                                  .tokens = tokens,
-                                 .d_share = reinterpret_cast<float*>(loss + sequences.count * options.experts),
                                  .loss = loss,
+                                 .inverse = inverse,
+                                 .d_share = d_share,
+                                 .chosen = reinterpret_cast<int32_t*>(d_share + shares),
                                  .experts = options.experts,
                                  .top_k = options.top_k,
                                  .sigmoid = options.scoring == RouterScoring::kSigmoid,
-                                 .scale = scale};
+                                 .alpha = alpha,
+                                 .gradient_scale = d_scores == nullptr ? nullptr : gradient_scale};
   switch (experts_per_lane(options.experts)) {
     case 2:
       return launch_auxiliary_loss<2>(loss_sum, a, stream);

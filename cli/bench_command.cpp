@@ -25,6 +25,7 @@
 #include "hub/cached_model.h"
 #include "model/model_cost.h"
 #include "option_checks.h"
+#include "run_file.h"
 #include "threads_option.h"
 #include "train/memory_advice.h"
 #include "train/run_ranks.h"
@@ -69,7 +70,7 @@ void report_seconds(Json& report, const std::vector<double>& seconds) {
 }
 
 void bench_train(const BenchArguments& a, const std::vector<std::string>& overrides) {
-  RunConfig config = load_run_config(a.target, parse_overrides(overrides));
+  RunConfig config = load_run_file(a.target, parse_overrides(overrides));
   const DeviceChoice choice = choose_device(a.device);
   config.training.device = a.device;
   mesh_of_run(config, 1);
@@ -139,7 +140,7 @@ void bench_train(const BenchArguments& a, const std::vector<std::string>& overri
 
 // A run file's model, or the one of a Hugging Face directory or config.json.
 ModelConfig model_of(const std::string& target) {
-  if (target.ends_with(".toml")) return resolve_model_config(load_run_config(target));
+  if (target.ends_with(".toml")) return resolve_model_config(load_run_file(target));
   return load_model_config(model_directory_of(target));
 }
 

@@ -157,10 +157,9 @@ void add_kind(CLI::App& init, const char* name, const char* description, Starter
       ->required()
       ->type_name("PATH");
   if (kind == StarterKind::kPretrain) {
-    command
-        ->add_option("--tokenizer", arguments->tokenizer,
-                     "Directory with a tokenizer.json (default: one is learnt from the data, beside the run file)")
-        ->type_name("DIR");
+    model_place(command->add_option("--tokenizer", arguments->tokenizer,
+                                    "Directory with a tokenizer.json, or a downloaded model's (default: one is learnt "
+                                    "from the data, beside the run file)"));
   } else {
     model_place(command->add_option("--model", arguments->model,
                                     "Hugging Face model directory to go on with, or the name of a downloaded model"))

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -16,6 +17,7 @@
 #include "model/model_cost.h"
 #include "option_checks.h"
 #include "planned_model.h"
+#include "run_file.h"
 #include "train/memory_advice.h"
 
 namespace deeptitan {
@@ -28,11 +30,16 @@ struct InspectArguments {
 
 // A model directory or config.json, a run file, a model in the hub's cache, or a name such as v2-lite.
 PlannedModel model_of(const std::string& target) {
-  if (target.ends_with(".toml")) return planned_model(load_run_config(target));
+  if (target.ends_with(".toml")) return planned_model(load_run_file(target, {}, MissingModel::kLeft));
   std::error_code error;
-  const bool is_path = std::filesystem::exists(target, error) || target.find('/') != std::string::npos;
-  if (!is_path) return {named_model_config(target), weights_note(target)};
-  return {load_model_config(model_directory_of(target)), ""};
+  const bool exists = std::filesystem::exists(target, error);
+  const std::vector<std::string> names = model_config_names();
+  if (!exists && std::find(names.begin(), names.end(), target) != names.end())
+    return {named_model_config(target), weights_note(target)};
+  const std::filesystem::path directory = model_directory_of(target);
+  const bool is_word = directory == target && !exists && target.find('/') == std::string::npos;
+  if (is_word) return {named_model_config(target), ""};  // says which names there are
+  return {load_model_config(directory), ""};
 }
 
 std::string millions(double count) {

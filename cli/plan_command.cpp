@@ -12,8 +12,10 @@
 
 #include "config/run_config_toml.h"
 #include "core/file.h"
+#include "hub/cached_model.h"
 #include "option_checks.h"
 #include "planned_model.h"
+#include "run_file.h"
 #include "train/memory_advice.h"
 #include "train/run_ranks.h"
 #include "usage_message.h"
@@ -26,13 +28,20 @@ struct PlanArguments {
   int64_t memory = 0;
 };
 
-// A run file, or the name of a shape, which needs no file.
-RunConfig config_of(const std::string& target, const std::vector<ConfigOverride>& overrides) {
+// A run file, the name of a shape, or a model's directory or name.
+RunConfig config_of(const std::string& target, std::vector<ConfigOverride> overrides) {
+  std::error_code error;
+  const std::filesystem::path path = target;
+  const bool exists = std::filesystem::exists(path, error);
+  const bool is_file = std::filesystem::is_regular_file(path, error) && path.filename() != "config.json";
+  if (is_file || target.ends_with(".toml")) return load_run_file(target, overrides, MissingModel::kLeft);
   const std::vector<std::string> names = model_config_names();
-  if (std::filesystem::exists(target) || std::find(names.begin(), names.end(), target) == names.end()) {
-    return load_run_config(target, overrides);
-  }
-  return parse_run_config("[model]\nname = \"" + target + "\"\n[data]\nsynthetic = true\n", target, overrides);
+  const bool is_shape = !exists && std::find(names.begin(), names.end(), target) != names.end();
+  const std::string directory = is_shape ? target : model_directory_of(target).string();
+  // A word that is nothing is a name: the message lists the names.
+  const bool is_word = !exists && directory == target && target.find('/') == std::string::npos;
+  overrides.insert(overrides.begin(), ConfigOverride{is_word ? "model.name" : "model.config", directory});
+  return parse_run_config("[data]\nsynthetic = true\n", target, overrides);
 }
 
 void run_plan(const PlanArguments& arguments, const std::vector<std::string>& overrides) {
@@ -69,9 +78,10 @@ void add_plan_command(CLI::App& app) {
   auto arguments = std::make_shared<PlanArguments>();
   command
       ->add_option("CONFIG", arguments->config,
-                   fmt::format("Run file (TOML), or the name of a shape: {}", fmt::join(model_config_names(), ", ")))
+                   fmt::format("Run file (TOML), the directory or name of a model, or the name of a shape: {}",
+                               fmt::join(model_config_names(), ", ")))
       ->required()
-      ->type_name("FILE");
+      ->type_name("FILE|MODEL");
   byte_count(command->add_option(
       "--memory", arguments->memory,
       "What the run may use, as in 8000000000, 8GB or 8GiB (default: what the system has available)"));

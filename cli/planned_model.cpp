@@ -17,7 +17,7 @@ namespace {
 const KnownModel* known_model_of(const std::string& directory) {
   const std::string short_name = short_name_of_directory(directory);
   for (const KnownModel& known : known_models()) {
-    if (short_name == known.short_name) return &known;
+    if (short_name == known.short_name || directory == known.short_name) return &known;
   }
   return nullptr;
 }
@@ -55,8 +55,9 @@ PlannedModel planned_model(RunConfig config) {
   std::string note = fmt::format("{} is not there", m.initial_checkpoint);
   if (!m.name.empty()) note += fmt::format(": this is for the shape of {}", m.name);
   if (known != nullptr) {
-    note += fmt::format("; fetch the weights with: deeptitan download {} --dir {}", known->short_name,
-                        m.initial_checkpoint);
+    const bool by_name = m.initial_checkpoint == known->short_name || m.initial_checkpoint == known->repository;
+    note += fmt::format("; fetch the weights with: deeptitan download {}{}", known->short_name,
+                        by_name ? "" : " --dir " + m.initial_checkpoint);
   }
   return {resolve_model_config(config), note};
 }

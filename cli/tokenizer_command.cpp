@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -252,7 +253,7 @@ void add_decode(CLI::App& tokenizer) {
       ->required();
   command->add_option("--file", arguments->file, "File with a JSON array of ids a line; - is standard input")
       ->type_name("FILE");
-  command->add_option("IDS", arguments->ids, "Token ids")->type_name("ID");
+  whole_number(command->add_option("IDS", arguments->ids, "Token ids"), "ID", 0, std::numeric_limits<int32_t>::max());
   command->add_flag("--skip-special-tokens", arguments->skip_special, "Leave special tokens out of the text");
   command->callback([arguments] { run_decode(*arguments); });
 }

@@ -20,6 +20,7 @@
 #include "generate/sampler.h"
 #include "option_checks.h"
 #include "rank_session.h"
+#include "run_file.h"
 #include "start_ranks.h"
 #include "train/run_ranks.h"
 #include "train/trainer.h"
@@ -107,7 +108,7 @@ void print_sample(TrainingEngine& engine, const Tokenizer& tokenizer, const RunC
 
 void run_train(const TrainArguments& arguments, const std::vector<std::string>& overrides) {
   RankSession ranks(arguments.ranks);
-  RunConfig config = load_run_config(arguments.config, parse_overrides(overrides));
+  RunConfig config = load_run_file(arguments.config, parse_overrides(overrides));
   if (!arguments.device.empty()) config.training.device = arguments.device;
   choose_device(config.training.device);  // one that cannot be used is refused before data is read
   if (arguments.threads > 0) config.training.threads = arguments.threads;

@@ -63,17 +63,26 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Temperature of a sampled text; 0 = the likeliest token each time."},
 
     {"model.name", DT_MEMBER(&c.model.name), "", kAny, kFixed, kModelNameDoc},
-    {"model.config", DT_MEMBER(&c.model.config), "", kAny, kFixed, "Shape by the path of a Hugging Face config.json."},
-    {"model.shape", DT_MEMBER((ShapeMember{&c.model.shape})), "", kAny, kFixed,
+    {"model.config", DT_MEMBER(&c.model.config), "", kAny, kFixed,
+     "Shape by the path of a Hugging Face config.json, or by the name of a downloaded model."},
+    {"model.shape", DT_MEMBER((TableMember{&c.model.shape, "config.json's fields"})), "", kAny, kFixed,
      "Table of config.json's fields that replace those of the shape, such as hidden_size; 0 for no q_lora_rank."},
     {"model.initial_checkpoint", DT_MEMBER(&c.model.initial_checkpoint), "", kAny, kFixed,
-     "Hugging Face directory whose weights training starts from; empty = random weights."},
+     "Hugging Face directory, or the name of a downloaded model (OWNER/NAME or a short name), whose weights training "
+     "starts "
+     "from; empty = random weights."},
     {"model.tokenizer", DT_MEMBER(&c.model.tokenizer), "", kAny, kFixed,
-     "Directory with tokenizer.json; empty = that of model.initial_checkpoint. Not needed for synthetic data."},
+     "Directory with tokenizer.json, or the name of a downloaded model; empty = that of model.initial_checkpoint. Not "
+     "needed "
+     "for synthetic data."},
     {"model.chat_template", DT_MEMBER(&c.model.chat_template), "", kAny, kFixed,
      "Jinja file with the chat template that conversations are rendered with and that the trained model is given; "
      "empty "
      "= the tokenizer's own."},
+    {"model.template_variables", DT_MEMBER((TableMember{&c.model.template_variables, "the chat template's variables"})),
+     "", kAny, kFixed,
+     "Table of variables that the chat template reads, such as thinking = true; chat_template_kwargs of a conversation "
+     "replace them."},
 
     {"optimizer.name", DT_MEMBER(choice(c.optimizer.name, kOptimizerNames)), "", kAny, kFixed,
      "Optimizer (Loshchilov and Hutter, arXiv 1711.05101)."},
@@ -237,7 +246,7 @@ std::string expected_values(const ConfigMember& member, const NumberRange& range
   if (std::holds_alternative<int64_t*>(member)) return number_range_words(range, "a whole number");
   if (std::holds_alternative<double*>(member)) return number_range_words(range, "a number");
   if (const auto* c = std::get_if<ChoiceMember>(&member)) return fmt::format("one of {}", fmt::join(c->names, ", "));
-  if (std::holds_alternative<ShapeMember>(member)) return "a table of config.json's fields";
+  if (const auto* table = std::get_if<TableMember>(&member)) return fmt::format("a table of {}", table->entries);
   if (std::holds_alternative<std::vector<TextSource>*>(member)) return "an array of tables";
   if (std::holds_alternative<std::vector<std::string>*>(member)) return "an array of texts in quotes";
   return "a text in quotes";

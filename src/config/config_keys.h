@@ -23,13 +23,14 @@ struct ChoiceMember {
   std::function<void(size_t)> set;  // takes such an index
 };
 
-/// [model.shape]: a JSON object held as text.
-struct ShapeMember {
+/// A table such as [model.shape]: a JSON object held as text, and what its entries are.
+struct TableMember {
   std::string* json;
+  std::string_view entries;
 };
 
 using ConfigMember = std::variant<bool*, int64_t*, double*, std::string*, std::vector<std::string>*, ChoiceMember,
-                                  ShapeMember, std::vector<TextSource>*>;
+                                  TableMember, std::vector<TextSource>*>;
 
 /// Values that a number may have: from `least` to `most`; `above` leaves out the first bound itself, `below` the
 /// second.

@@ -26,7 +26,7 @@ std::string table_row(const ConfigKey<Owner>& key, std::string_view shown_name, 
   std::string values = expected_values(member, key.range);
   if (!key.unit.empty()) values += fmt::format(" ({})", key.unit);
   const bool is_table =
-      std::holds_alternative<ShapeMember>(member) || std::holds_alternative<std::vector<TextSource>*>(member);
+      std::holds_alternative<TableMember>(member) || std::holds_alternative<std::vector<TextSource>*>(member);
   return fmt::format("| `{}` | {} | {} | {} |\n", shown_name, values,
                      is_table ? "none" : fmt::format("`{}`", value_as_toml(member)), key.doc);
 }

@@ -9,6 +9,10 @@ namespace deeptitan {
 
 namespace {
 
+constexpr int64_t kMostParts = 10'000;
+constexpr int64_t kMostExperts = 1'000'000;
+constexpr double kMostParameters = 1e15;
+
 void check_at_least(std::string_view where, std::string_view field, int64_t value, int64_t least) {
   DT_CHECK_USAGE(value >= least && value <= std::numeric_limits<int32_t>::max(),
                  "{}: {} = {}; expected a whole number from {} to {}", where, field, value, least,
@@ -18,6 +22,19 @@ void check_at_least(std::string_view where, std::string_view field, int64_t valu
 void check_positive(std::string_view where, std::string_view field, double value) {
   DT_CHECK_USAGE(value > 0 && value < std::numeric_limits<double>::infinity(),
                  "{}: {} = {}; expected a number greater than 0", where, field, value);
+}
+
+// As a real number, which does not overflow.
+double parameters_about(const ModelConfig& c) {
+  const auto real = [](int64_t value) { return static_cast<double>(value); };
+  const double hidden = real(c.hidden_size), heads = real(c.num_attention_heads), latent = real(c.kv_lora_rank),
+               query = heads * (real(c.qk_nope_head_dim) + real(c.qk_rope_head_dim)), q_latent = real(c.q_lora_rank);
+  const double attention =
+      (q_latent > 0 ? q_latent * (hidden + query) : hidden * query) + hidden * (latent + real(c.qk_rope_head_dim)) +
+      latent * heads * (real(c.qk_nope_head_dim) + real(c.v_head_dim)) + heads * real(c.v_head_dim) * hidden;
+  const double experts = real(c.moe_intermediate_size) * (real(c.n_routed_experts) + real(c.n_shared_experts));
+  const double layer = attention + 3 * hidden * (real(c.intermediate_size) + experts);
+  return 2 * real(c.vocab_size) * hidden + (real(c.num_hidden_layers) + real(c.num_nextn_predict_layers)) * layer;
 }
 
 void validate_experts(const ModelConfig& c, std::string_view where) {
@@ -98,6 +115,17 @@ void validate(const ModelConfig& c, std::string_view where) {
   for (const auto& [field, value] : sizes) check_at_least(where, field, value, 1);
   check_at_least(where, "q_lora_rank", c.q_lora_rank, 0);
   check_at_least(where, "n_routed_experts", c.n_routed_experts, 0);
+  // Every layer and expert is planned by itself, which takes time and memory before anything can be said of it.
+  const std::pair<std::string_view, int64_t> counts[] = {{"num_hidden_layers", c.num_hidden_layers},
+                                                         {"n_routed_experts", c.n_routed_experts},
+                                                         {"num_nextn_predict_layers", c.num_nextn_predict_layers}};
+  for (const auto& [field, value] : counts) {
+    DT_CHECK_USAGE(value <= kMostParts, "{}: {} = {}; expected a whole number of at most {}", where, field, value,
+                   kMostParts);
+  }
+  DT_CHECK_USAGE((c.num_hidden_layers + c.num_nextn_predict_layers) * c.n_routed_experts <= kMostExperts,
+                 "{}: num_hidden_layers = {} of n_routed_experts = {} are more than {} experts", where,
+                 c.num_hidden_layers, c.n_routed_experts, kMostExperts);
   check_at_least(where, "first_k_dense_replace", c.first_k_dense_replace, 0);
   check_at_least(where, "num_nextn_predict_layers", c.num_nextn_predict_layers, 0);
   check_positive(where, "rms_norm_eps", c.rms_norm_eps);
@@ -107,6 +135,11 @@ void validate(const ModelConfig& c, std::string_view where) {
   }
   if (c.n_routed_experts > 0) validate_experts(c, where);
   validate_rope(c, where);
+  DT_CHECK_USAGE(
+      parameters_about(c) <= kMostParameters,
+      "{}: the sizes make a model of about {:.2g} parameters, which no memory holds (up to {:.0e} are planned); "
+      "is one of them mistyped?",
+      where, parameters_about(c), kMostParameters);
 }
 
 std::string_view name_of(Architecture value) {

@@ -181,6 +181,7 @@ std::string token_id_words(int64_t vocab_size) {
 }
 
 void read_token_ids(const FieldReader& reader, ModelConfig* config) {
+  if (config->vocab_size < 1) return;  // which validate() names
   // Files of older versions write -1 for "none".
   const std::pair<const char*, int64_t*> single[] = {{"bos_token_id", &config->bos_token_id},
                                                      {"pad_token_id", &config->pad_token_id}};

@@ -66,6 +66,9 @@ void validate(const RunConfig& c, std::string_view where) {
                  where);
   DT_CHECK_USAGE(c.data.synthetic || !c.model.tokenizer.empty() || !c.model.initial_checkpoint.empty(),
                  "{}: text needs a tokenizer; set model.tokenizer to a directory that holds a tokenizer.json", where);
+  DT_CHECK_USAGE(
+      c.model.template_variables == "{}" || c.data.has_chats(),
+      "{}: model.template_variables is set, but no source has format = \"chat\": nothing is rendered with them", where);
   std::set<std::string> names;
   for (const TextSource& source : c.data.sources) {
     DT_CHECK_USAGE(!source.path.empty(), "{}: a table of data.sources has no path; name its text", where);

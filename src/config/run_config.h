@@ -83,6 +83,7 @@ struct RunConfig {
     std::string initial_checkpoint;
     std::string tokenizer;
     std::string chat_template;  // a Jinja file that takes the place of the tokenizer's own; empty = that one
+    std::string template_variables = "{}";  // [model.template_variables] as a JSON object
     bool operator==(const Model&) const = default;
   } model;
 

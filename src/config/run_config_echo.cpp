@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -49,13 +51,19 @@ std::string real(double value) {
   return text;
 }
 
+std::string key_text(std::string_view name) {
+  const auto is_bare = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '-'; };
+  const bool bare = !name.empty() && std::all_of(name.begin(), name.end(), is_bare);
+  return bare ? std::string(name) : quoted_text(name);
+}
+
 std::string json_as_toml(const Json& value) {
   if (value.is_string()) return quoted_text(value.get<std::string>());
   if (value.is_number_float()) return real(value.get<double>());
   if (!value.is_structured()) return value.dump();
   std::vector<std::string> parts;
   for (const auto& [name, part] : value.items()) {
-    parts.push_back(value.is_array() ? json_as_toml(part) : fmt::format("{} = {}", name, json_as_toml(part)));
+    parts.push_back(value.is_array() ? json_as_toml(part) : fmt::format("{} = {}", key_text(name), json_as_toml(part)));
   }
   return fmt::format(fmt::runtime(value.is_array() ? "[{}]" : "{{{}}}"), fmt::join(parts, ", "));
 }
@@ -86,7 +94,7 @@ std::string value_as_toml(const ConfigMember& member) {
     return fmt::format("[{}]", fmt::join(texts, ", "));
   }
   if (const auto* value = std::get_if<ChoiceMember>(&member)) return quoted_text(value->names[value->get()]);
-  if (const auto* value = std::get_if<ShapeMember>(&member)) return json_as_toml(Json::parse(*value->json));
+  if (const auto* value = std::get_if<TableMember>(&member)) return json_as_toml(Json::parse(*value->json));
   std::vector<std::string> sources;
   for (const TextSource& source : *std::get<std::vector<TextSource>*>(member)) {
     sources.push_back(fmt::format("{{{}}}", fmt::join(source_lines(source), ", ")));
@@ -107,11 +115,12 @@ std::string to_toml(const RunConfig& config) {
       text += fmt::format("{}[{}]\n", text.empty() ? "" : "\n", section);
     }
     const ConfigMember member = key.member(copy);
-    if (const auto* shape = std::get_if<ShapeMember>(&member)) {
-      const Json fields = Json::parse(*shape->json);
+    if (const auto* table = std::get_if<TableMember>(&member)) {
+      const Json fields = Json::parse(*table->json);
       if (fields.empty()) continue;
       tables += fmt::format("\n[{}]\n", key.name);
-      for (const auto& [name, value] : fields.items()) tables += fmt::format("{} = {}\n", name, json_as_toml(value));
+      for (const auto& [name, value] : fields.items())
+        tables += fmt::format("{} = {}\n", key_text(name), json_as_toml(value));
     } else if (const auto* sources = std::get_if<std::vector<TextSource>*>(&member)) {
       for (const TextSource& source : **sources) {
         tables += fmt::format("\n[[{}]]\n{}\n", key.name, fmt::join(source_lines(source), "\n"));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <sstream>
 
 #include <toml++/toml.h>
@@ -10,16 +11,17 @@
 #include "config/dtype_words.h"
 #include "config/nearest_name.h"
 #include "config/other_words.h"
+#include "config/toml_text.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/shown_text.h"
+#include "core/utf8.h"
 
 namespace deeptitan {
 
 namespace {
 
 constexpr size_t kMaxRunFileBytes = size_t{16} << 20;
-constexpr std::string_view kShapePrefix = "model.shape.";
 
 /// Where a node stands: "run.toml:12", or "command line" for one that an override put there.
 class Places {
@@ -116,8 +118,10 @@ struct Assignment {
     return true;
   }
   bool operator()(int64_t* target) const {
-    if (!node.is_integer() || !range.contains(static_cast<double>(node.as_integer()->get()))) return false;
-    *target = node.as_integer()->get();
+    // 1e9 is a whole number too, though not to TOML.
+    const std::optional<int64_t> value = node.is_number() ? node.value<int64_t>() : std::nullopt;
+    if (!value || !range.contains(static_cast<double>(*value))) return false;
+    *target = *value;
     return true;
   }
   bool operator()(double* target) const {
@@ -149,7 +153,7 @@ struct Assignment {
     target.set(static_cast<size_t>(at - target.names.begin()));
     return true;
   }
-  bool operator()(const ShapeMember& target) const {
+  bool operator()(const TableMember& target) const {
     if (!node.is_table()) return false;
     *target.json = table_as_json(*node.as_table());
     return true;
@@ -200,7 +204,11 @@ void read_section(std::string_view section, const toml::table& table, RunConfig&
   }
 }
 
+// toml++ 3.3 relies on some of what find_toml_fault refuses: it runs into undefined behaviour without it.
 toml::table parse_toml(std::string_view text, std::string_view where) {
+  if (const std::optional<TomlFault> fault = find_toml_fault(text)) {
+    fail_usage("{}:{}: not valid TOML: {}", where, fault->line, fault->reason);
+  }
   try {
     return toml::parse(text, where);
   } catch (const toml::parse_error& error) {
@@ -210,10 +218,11 @@ toml::table parse_toml(std::string_view text, std::string_view where) {
 
 /// Inserts what stands after "value = " in `toml_text` into `table`; false where that is not TOML.
 bool insert_parsed(toml::table& table, std::string_view name, std::string_view value) {
-  if (value.find('\n') != std::string_view::npos) return false;
+  const std::string line = fmt::format("value = {}", value);
+  if (value.find('\n') != std::string_view::npos || find_toml_fault(line)) return false;
   try {
     // Inserting a copy through a visitor drops the source region, which marks the value as the command line's.
-    const toml::table parsed = toml::parse(fmt::format("value = {}", value));
+    const toml::table parsed = toml::parse(line);
     parsed.get("value")->visit([&](const auto& node) { table.insert_or_assign(name, node); });
     return true;
   } catch (const toml::parse_error&) {
@@ -228,10 +237,15 @@ toml::table& child_table(toml::table& parent, std::string_view name) {
 
 void apply_override(toml::table& root, const ConfigOverride& change) {
   const std::string_view name = change.key;
-  if (name.starts_with(kShapePrefix)) {
-    const std::string_view field = name.substr(kShapePrefix.size());
-    toml::table& shape = child_table(child_table(root, "model"), "shape");
-    if (!insert_parsed(shape, field, change.value)) shape.insert_or_assign(field, change.value);
+  DT_CHECK_USAGE(is_valid_utf8(name) && is_valid_utf8(change.value),
+                 "command line: --{} = {}: expected UTF-8; the run could not be resumed", shown(name),
+                 shown(change.value));
+  for (const std::string_view table_name : {"shape", "template_variables"}) {
+    const std::string prefix = fmt::format("model.{}.", table_name);
+    if (!name.starts_with(prefix)) continue;
+    const std::string_view field = name.substr(prefix.size());
+    toml::table& table = child_table(child_table(root, "model"), table_name);
+    if (!insert_parsed(table, field, change.value)) table.insert_or_assign(field, change.value);
     return;
   }
   const ConfigKey<RunConfig>* key = find_key(name);

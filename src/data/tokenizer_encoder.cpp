@@ -13,7 +13,8 @@ constexpr std::string_view kLossPlacement = "by origins";
 
 }  // namespace
 
-TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::shared_ptr<const ChatTemplate> chat_template) {
+TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::shared_ptr<const ChatTemplate> chat_template,
+                              const std::string& variables) {
   const std::optional<int32_t> eos = tokenizer.eos_token_id();
   DT_CHECK_USAGE(eos.has_value(),
                  "the tokenizer names no eos_token, which stands between two documents; add it to "
@@ -32,14 +33,22 @@ TextEncoder make_text_encoder(const Tokenizer& tokenizer, std::shared_ptr<const 
   hash.add(tokenizer.tokenizer_json());
   encoder.fingerprint = hash.hex();
   if (chat_template == nullptr) return encoder;
-  encoder.encode_chat = [tokenizer, chat = std::move(chat_template)](const Conversation& conversation) {
-    return encode_turns(tokenizer, chat->render_turns(conversation.messages, {.tools = conversation.tools,
-                                                                              .variables = conversation.variables}));
+  const jinja::Value given = jinja::value_from_json(variables, "model.template_variables");
+  try {
+    chat_template->check_options({.variables = *given.as_dict()});
+  } catch (const Error& error) {
+    fail_usage("model.template_variables: {}", error.what());
+  }
+  encoder.encode_chat = [tokenizer, given, chat = std::move(chat_template)](const Conversation& conversation) {
+    ChatRenderOptions options{.tools = conversation.tools, .variables = *given.as_dict()};
+    for (const auto& [name, value] : conversation.variables.items()) options.variables.set(name, value);
+    return encode_turns(tokenizer, chat->render_turns(conversation.messages, options));
   };
   // The template, and the special tokens that it writes.
   hash.add(tokenizer.chat_template_jinja());
   hash.add(tokenizer.tokenizer_config_json());
   hash.add(kLossPlacement);
+  if (!given.as_dict()->items().empty()) hash.add(variables);
   encoder.chat_fingerprint = hash.hex();
   return encoder;
 }

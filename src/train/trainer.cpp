@@ -38,6 +38,7 @@
 #include "train/run_folder.h"
 #include "train/run_ranks.h"
 #include "train/run_report.h"
+#include "train/run_tokenizer.h"
 #include "train/training_checkpoint.h"
 #include "train/validation.h"
 
@@ -199,30 +200,6 @@ void Trainer::find_start() {
   log_warning(fmt::format("going on from the last good one, step {}", start_->step));
 }
 
-// The tokenizer's files, with model.chat_template in the place of their own template.
-Tokenizer load_tokenizer(const RunConfig& config) {
-  const auto& model = config.model;
-  Tokenizer tokenizer = Tokenizer::load(model.tokenizer.empty() ? model.initial_checkpoint : model.tokenizer);
-  if (model.chat_template.empty()) return tokenizer;
-  DT_CHECK_USAGE(
-      fs::is_regular_file(model.chat_template),
-      "model.chat_template = {}: no such file; name a Jinja file, or leave the key out to use the tokenizer's "
-      "own template",
-      model.chat_template);
-  return Tokenizer::from_json(tokenizer.tokenizer_json(), tokenizer.tokenizer_config_json(),
-                              read_file(model.chat_template));
-}
-
-// The template that conversations are rendered with; none where there are none.
-std::shared_ptr<const ChatTemplate> load_chat_template(const RunConfig& config, const Tokenizer& tokenizer) {
-  if (!config.data.has_chats() && config.model.chat_template.empty()) return nullptr;
-  DT_CHECK_USAGE(ChatTemplate::in_texts(tokenizer.chat_template_jinja(), tokenizer.tokenizer_config_json()),
-                 "a source has format = \"chat\", but the tokenizer has no chat template to render conversations with; "
-                 "set model.chat_template to a Jinja file");
-  return std::make_shared<const ChatTemplate>(
-      ChatTemplate::from_texts(tokenizer.chat_template_jinja(), tokenizer.tokenizer_config_json()));
-}
-
 void Trainer::open_data() {
   if (config_.data.synthetic) {
     source_ =
@@ -230,7 +207,7 @@ void Trainer::open_data() {
     return;
   }
   tokenizer_ = load_tokenizer(config_);
-  encoder_ = make_text_encoder(*tokenizer_, load_chat_template(config_, *tokenizer_));
+  encoder_ = make_text_encoder(*tokenizer_, load_chat_template(config_, *tokenizer_), config_.model.template_variables);
   // A checkpoint with its own tokenizer may stop at more tokens than that names.
   std::vector<int64_t>& ends = model_config_.eos_token_ids;
   const bool own_tokenizer = !config_.model.initial_checkpoint.empty() && config_.model.tokenizer.empty();
@@ -287,6 +264,7 @@ void Trainer::build_engine() {
     progress_ = read_progress(start_->path);
     source_->restore(progress_.data);
   } else if (!config_.model.initial_checkpoint.empty()) {
+    check_model_directory(config_.model.initial_checkpoint);
     loaded_ = std::make_shared<const ModelDirectory>(config_.model.initial_checkpoint);
     const fs::path config_file = loaded_->path() / "config.json";
     if (fs::exists(config_file) && load_model_config(config_file).fp8_weight_block_rows > 0) {

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <string>
+
+#include "core/error.h"
 
 namespace deeptitan {
 namespace {
@@ -11,6 +14,27 @@ PackedBatch without_targets(PackedBatch batch) {
   std::fill(batch.targets.begin(), batch.targets.end(), -1);
   batch.target_count = batch.target_bytes = 0;
   return batch;
+}
+
+// Whatever training.loss_not_finite says: these are the weights that the next step would start from. All ranks have the
+// same sum and come here together; which op it was is looked for where there is one rank.
+[[noreturn]] void stop_not_finite(const std::string& source, const PackedBatch& batch, const RunRanks& ranks,
+                                  TrainingEngine& engine, int64_t step, double loss) {
+  std::string first;
+  if (ranks.alone()) {
+    engine.set_check_finite(true);
+    try {
+      engine.evaluate(batch);
+    } catch (const Error& error) {
+      first = fmt::format(" First: {}.", error.what());
+    }
+    engine.set_check_finite(false);
+  }
+  fail(
+      "step {}: the validation loss of {} is {}: not finite, though the step itself was.{} Go on from the last "
+      "checkpoint "
+      "with a smaller optimizer.lr or training.max_norm",
+      step, source, loss, first);
 }
 
 }  // namespace
@@ -40,7 +64,11 @@ void validate(std::vector<ValidationBatches>& sources, int64_t sequences, const 
         source_bytes += batch.target_bytes;
         if (round == 0 && !is_mine) mine = without_targets(other);
       }
-      if (round > 0) source_loss = engine.evaluate(mine, source_loss);
+      if (round == 0) continue;
+      source_loss = engine.evaluate(mine, source_loss);
+      if (!std::isfinite(source_loss)) {
+        stop_not_finite(batches.name(), mine, ranks, engine, metrics.step, source_loss);
+      }
     }
     if (source_targets == 0) continue;
     const auto bits = [](double nats, int64_t text_bytes) {

@@ -1,6 +1,8 @@
 // What the program says about itself, and about a command line that it does not understand.
 
 #include <array>
+#include <cstdlib>
+#include <filesystem>
 #include <regex>
 
 #include <fmt/format.h>
@@ -8,6 +10,7 @@
 #include <sys/stat.h>
 
 #include "cli/program.h"
+#include "core/file.h"
 #include "support/temporary_folder.h"
 
 namespace deeptitan {
@@ -231,6 +234,42 @@ TEST(Usage, AKnownModelIsPlannedBeforeItIsDownloaded) {
                               "deeptitan download, or name its shape with --model.name (one of tiny-v3, "))
       << unknown.err;
   EXPECT_EQ(unknown.exit_code, 2);
+}
+
+// Wherever a model is named, also in a run file, the name of a downloaded one is its directory in the cache.
+TEST(Usage, ADownloadedModelIsFoundByItsName) {
+  const TemporaryFolder cache, folder;
+  const auto snapshot = cache.path() / "models--deepseek-ai--DeepSeek-V2-Lite-Chat" / "snapshots" / "aaaa";
+  std::filesystem::create_directories(snapshot);
+  write_file(snapshot / "config.json",
+             read_file(std::filesystem::path(DT_TEST_DATA_DIR) / "golden" / "model" / "v2_lite" / "config.json"));
+  ::setenv("HF_HUB_CACHE", cache.path().c_str(), 1);
+  const std::string run = "[data]\nsynthetic = true\n[training]\nseq_len = 32\n[model]\n";
+  const std::string by_config = folder.write("config.toml", run + "config = \"deepseek-ai/DeepSeek-V2-Lite-Chat\"\n");
+  const std::string missing = folder.write("missing.toml", run + "initial_checkpoint = \"v2-lite\"\n");
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"inspect", "v2-lite-chat"},
+                                                    {"inspect", by_config},
+                                                    {"plan", "v2-lite-chat"},
+                                                    {"plan", "deepseek-ai/DeepSeek-V2-Lite-Chat"},
+                                                    {"plan", by_config},
+                                                    {"plan", snapshot.string()}}) {
+    const Outcome outcome = run_program(arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << arguments[0] << " " << arguments[1] << ": " << outcome.err;
+  }
+  const Outcome planned = run_program({"plan", missing});
+  EXPECT_NE(
+      planned.out.find("v2-lite is not there: this is for the shape of v2-lite; fetch the weights with: deeptitan "
+                       "download v2-lite\n"),
+      std::string::npos)
+      << planned.out << planned.err;
+  expect_usage_error({"train", missing, "--job.dump_folder", (folder.path() / "run").string()},
+                     "model.initial_checkpoint = v2-lite: the model deepseek-ai/DeepSeek-V2-Lite is not in the cache " +
+                         cache.path().string() + "; fetch it with: deeptitan download v2-lite");
+  // What it holds is looked for in the directory of the cache.
+  const Outcome init = run_program(
+      {"init", "finetune", missing, "--model", "v2-lite-chat", "--out", (folder.path() / "x.toml").string()});
+  EXPECT_NE(init.err.find(snapshot.string()), std::string::npos) << init.err;
+  ::unsetenv("HF_HUB_CACHE");
 }
 
 // None of these has ever a library's own words.

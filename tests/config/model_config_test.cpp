@@ -61,6 +61,16 @@ TEST(ValidateModelConfig, EachMisfitHasItsMessage) {
        "m: hidden_size = 0; expected a whole number from 1 to 2147483647"},
       {"tiny-v3", [](ModelConfig& c) { c.vocab_size = int64_t{1} << 40; },
        "m: vocab_size = 1099511627776; expected a whole number from 1 to 2147483647"},
+      {"tiny-v3", [](ModelConfig& c) { c.num_hidden_layers = 1'000'000'000; },
+       "m: num_hidden_layers = 1000000000; expected a whole number of at most 10000"},
+      {"tiny-v3", [](ModelConfig& c) { c.num_nextn_predict_layers = 10001; },
+       "m: num_nextn_predict_layers = 10001; expected a whole number of at most 10000"},
+      {"tiny-v3", [](ModelConfig& c) { c.num_hidden_layers = 5000, c.n_routed_experts = 400; },
+       "m: num_hidden_layers = 5000 of n_routed_experts = 400 are more than 1000000 experts"},
+      {"tiny-v3", [](ModelConfig& c) { c.hidden_size = c.intermediate_size = 2147483647; },
+       "m: the sizes make a model of about 5.5e+19 parameters, which no memory holds (up to 1e+15 are planned); is one "
+       "of "
+       "them mistyped?"},
       {"tiny-v3", [](ModelConfig& c) { c.num_experts_per_tok = 17; },
        "m: num_experts_per_tok = 17 is more than n_routed_experts = 16; choose at most as many as there are"},
       {"tiny-v3", [](ModelConfig& c) { c.n_group = 3; },

@@ -24,6 +24,10 @@ tokenizer = "tok"
 hidden_size = 128
 rope_scaling = {rope_type = "linear", factor = 2.0}
 
+[model.template_variables]
+thinking = true
+"two words" = {"a.b" = [1, "two"]}
+
 [optimizer]
 lr = 4e-3
 eps = 1e-15
@@ -89,10 +93,10 @@ TEST(RunConfigToml, EveryKeyOfTheTableIsEchoed) {
 }
 
 TEST(RunConfigToml, CommandLineWinsOverTheFile) {
-  const RunConfig c =
-      parse(kRun, {"--training.steps", "7", "--job.description=", "--model.shape.hidden_size=64",
-                   "--model.shape.topk_group", "1", "--metrics.enable_tensorboard", "false", "--data.sources",
-                   "[{path = \"c.txt\"}]", "--job.dump_folder", "123", "--training.freeze", "[\"lm_head.weight\"]"});
+  const RunConfig c = parse(kRun, {"--training.steps", "7", "--job.description=", "--model.shape.hidden_size=64",
+                                   "--model.shape.topk_group", "1", "--metrics.enable_tensorboard", "false",
+                                   "--data.sources", "[{path = \"c.txt\"}]", "--model.template_variables", "{}",
+                                   "--job.dump_folder", "123", "--training.freeze", "[\"lm_head.weight\"]"});
   EXPECT_EQ(c.training.steps, 7);
   EXPECT_EQ(c.job.description, "");
   EXPECT_EQ(c.job.dump_folder, "123");
@@ -198,6 +202,77 @@ TEST(RunConfigToml, TextThatIsNotTomlNamesTheLine) {
     EXPECT_TRUE(std::string(error.what()).starts_with("run.toml:2: not valid TOML: ")) << error.what();
     EXPECT_TRUE(error.kind() == ErrorKind::kUsage);
   }
+}
+
+// toml++ 3.3 runs past a table of characters, or into an assertion, on some of these.
+TEST(RunConfigToml, WhatCannotBeTomlIsRefusedBeforeItIsParsed) {
+  const auto expect = [](std::string_view text, const std::string& message) {
+    expect_usage_error([&] { parse(text); }, "run.toml:" + message);
+  };
+  const std::string outside = "stands outside of quotation marks and comments, where TOML has ASCII alone";
+  expect("[training]\n\xef\xbb\xbb = 1\n", "2: not valid TOML: '\xef\xbb\xbb' (U+FEFB) " + outside);
+  expect("[training]\nsteps = \xc3\xa9\n", "2: not valid TOML: '\xc3\xa9' (U+00E9) " + outside);
+  expect("[training]\nsteps\xc2\xa0= 5\n", "2: not valid TOML: '\xc2\xa0' (U+00A0) " + outside);
+  expect("[training]\n\n\xff", "3: not valid TOML: the byte 0xff is no UTF-8; save the file as UTF-8");
+  expect("# \xff", "1: not valid TOML: the byte 0xff is no UTF-8; save the file as UTF-8");
+  expect("a = \"\xc3\"", "1: not valid TOML: the byte 0xc3 is no UTF-8; save the file as UTF-8");
+  expect(std::string_view("a = \"\0\"", 7),
+         "1: not valid TOML: a control character (U+0000), which TOML does not have; in a text write \\u0000");
+  expect("# a\rb",
+         "1: not valid TOML: a control character (U+000D), which TOML does not have; in a text write \\u000d");
+  expect("[job]\ndescription = \"a\nb\"\n", "2: not valid TOML: a text begins with \" and does not end");
+  expect("[job]\ndescription = \"a\\\"\n", "2: not valid TOML: a text begins with \" and does not end");
+  expect("[job]\ndescription = '", "2: not valid TOML: a text begins with ' and does not end");
+  expect("[job]\ndescription = \"\"\"\na\n\"\"\n", "2: not valid TOML: a text begins with \"\"\" and does not end");
+  std::string deep = "a", quoted = "\"a\"";
+  for (int i = 0; i < 100'000; ++i) {
+    deep += ".a";
+    quoted += " . \"a\"";
+  }
+  expect(deep + " = 1\n", "1: not valid TOML: a key has more than 16 dots");
+  expect("\n[" + deep + "]\n", "2: not valid TOML: a key has more than 16 dots");
+  expect("a = {" + quoted + " = 1}\n", "1: not valid TOML: a key has more than 16 dots");
+  expect_usage_error(
+      [&] {
+        parse(kRun, {"--model.shape.x", "{" + deep + " = 1}"});
+      },
+      "command line: model.shape: unknown field 'x' of a model");
+  expect_usage_error(
+      [] {
+        parse(kRun, {"--job.description", "\xff"});
+      },
+      "command line: --job.description = \\xff: expected UTF-8; the run could not be resumed");
+  expect_usage_error(
+      [] {
+        parse(kRun, {"--training.steps", "\xef\xbb\xbb"});
+      },
+      "command line: training.steps = '\xef\xbb\xbb'; expected a whole number of at least 1");
+}
+
+TEST(RunConfigToml, TextsAndCommentsHoldAnyCharacter) {
+  const std::string rest = "[model]\nname = \"tiny-v3\"\n[data]\nsynthetic = true\n[job]\n";
+  const auto description = [&](const std::string& value) {
+    return parse(rest + "description = " + value).job.description;
+  };
+  EXPECT_EQ(description("\"\xef\xbb\xbb \xc3\xa9 # \\\" ' \" # \xef\xbb\xbb \"\r\n"), "\xef\xbb\xbb \xc3\xa9 # \" ' ");
+  EXPECT_EQ(description("'\xc3\xa9\\'"), "\xc3\xa9\\");
+  EXPECT_EQ(description("\"\"\"\na \"\" b\\\n  c\"\"\"\"\""), "a \"\" bc\"\"");
+  EXPECT_EQ(description("'''it's \"\xc3\xa9\"\nb'''"), "it's \"\xc3\xa9\"\nb");
+  EXPECT_EQ(parse("\xef\xbb\xbf" + rest).model.name, "tiny-v3");
+  std::string numbers = "0.5";
+  for (int i = 0; i < 100; ++i) numbers += ", 0.5";
+  EXPECT_TRUE(message_of([&] {
+                parse(rest + "description = [" + numbers + "]");
+              }).starts_with("run.toml:6: job.description = ["));
+}
+
+TEST(RunConfigToml, VariablesOfTheChatTemplateNeedAConversation) {
+  EXPECT_EQ(parse(kRun).model.template_variables, R"({"thinking" : true,"two words" : {"a.b" : [1,"two"]}})");
+  EXPECT_EQ(parse(kRun, {"--model.template_variables.thinking", "low"}).model.template_variables.find("true"),
+            std::string::npos);
+  expect_usage_error(
+      [] { parse("[model]\nname = \"tiny-v3\"\ntemplate_variables = {thinking = true}\n[data]\nsynthetic = true\n"); },
+      "run.toml: model.template_variables is set, but no source has format = \"chat\": nothing is rendered with them");
 }
 
 TEST(RunConfigToml, MistakesOnTheCommandLineSaySo) {

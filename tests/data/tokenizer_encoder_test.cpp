@@ -64,5 +64,28 @@ TEST(TokenizerEncoder, OfAConversationTheAnswersAndTheirEndsAreLearnt) {
   EXPECT_EQ(changed.fingerprint, encoder.fingerprint);
 }
 
+TEST(TokenizerEncoder, VariablesOfTheRunAreGivenToTheTemplateUnlessAConversationSetsThem) {
+  const std::string config = R"({"eos_token": "<eos>"})";
+  const char* source =
+      "{% for m in messages %}{{ style }}{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ "
+      "style }}{% endif %}";
+  const Tokenizer tokenizer = Tokenizer::from_json(kTokenizer, config, source);
+  const auto encoder_of = [&](const std::string& variables) {
+    return make_text_encoder(tokenizer, shared_template(source, config), variables);
+  };
+  const Conversation conversation{.messages = {{"user", "e"}, {"assistant", "o"}}};
+  Conversation own = conversation;
+  own.variables.set(jinja::Value("style"), jinja::Value("b"));
+  const TextEncoder without = encoder_of("{}"), with = encoder_of(R"({"style": "a"})");
+  EXPECT_EQ(without.encode_chat(conversation).ids, (std::vector<int32_t>{6, 5, 7, 5}));
+  EXPECT_EQ(with.encode_chat(conversation).ids, (std::vector<int32_t>{0, 6, 5, 0, 7, 5}));
+  EXPECT_EQ(with.encode_chat(own).ids, without.encode_chat(own).ids);
+  EXPECT_NE(with.chat_fingerprint, without.chat_fingerprint);
+  expect_usage_error(
+      [&] { encoder_of(R"({"thinking": true})"); },
+      "model.template_variables: the chat template reads no variable 'thinking', so it would change nothing; it "
+      "reads add_generation_prompt, eos_token, messages, style");
+}
+
 }  // namespace
 }  // namespace deeptitan

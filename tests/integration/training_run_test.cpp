@@ -412,6 +412,18 @@ TEST(TrainingRun, ALossThatIsNotFiniteStopsAndNamesTheFirstTensor) {
   EXPECT_NE(message.find("--replay-step"), std::string::npos) << message;
 }
 
+TEST(TrainingRun, AValidationLossThatIsNotFiniteStopsAndNamesTheSource) {
+  RunConfig config = exploding("unvalidated");
+  config.optimizer.lr = 1e18;  // the first step is finite, and what it leaves is not
+  config.lr_scheduler.warmup_steps = 0;
+  config.training.loss_not_finite = LossNotFinite::kSkip;
+  config.validation.freq = 1;
+  const std::string message = error_of(config);
+  EXPECT_TRUE(message.starts_with("step 1: the validation loss of ")) << message;
+  EXPECT_NE(message.find(": not finite, though the step itself was. First: "), std::string::npos) << message;
+  EXPECT_NE(message.find("gave a value that is not finite in its output fp32 ["), std::string::npos) << message;
+}
+
 TEST(TrainingRun, SuchStepsAreSkippedWhereAskedFor) {
   RunConfig config = exploding("skipped");
   config.training.loss_not_finite = LossNotFinite::kSkip;

@@ -8,6 +8,7 @@
 #include "checkpoint/model_directory.h"
 #include "checkpoint/read_tensor.h"
 #include "checkpoint/safetensors_writer.h"
+#include "core/dtype_word.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json_reader.h"
@@ -282,10 +283,11 @@ bool is_float8_weight(std::string_view name, size_t dimensions) {
 
 ConvertSummary convert_directory(const fs::path& input, const fs::path& output, const ConvertOptions& options) {
   DT_CHECK_USAGE(options.dtype == DType::kBF16 || options.dtype == DType::kF32 || options.dtype == DType::kF8E4M3,
-                 "a model can be converted to bf16, fp32 or fp8, not to {}", dtype_name(options.dtype));
+                 "a model can be converted to bf16, fp32 or fp8, not to {}", dtype_word(options.dtype));
   DT_CHECK(options.piece_elements > 0, "piece_elements must be at least 1, found {}", options.piece_elements);
   const ModelDirectory model(input);
   check_places(input, output);
+  check_model_directory(input);
   const std::string config = converted_config(input / "config.json", options.dtype);
   const std::vector<Conversion> conversions = plan_conversions(model, options.dtype);
   const std::vector<TensorDeclaration> tensors = declare(conversions);

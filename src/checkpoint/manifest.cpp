@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json_reader.h"
+#include "core/log.h"
 #include "core/shown_text.h"
 
 namespace deeptitan {
@@ -159,6 +160,29 @@ Manifest verify_directory(const fs::path& directory) {
              "{} is not in {}: it does not belong to this directory", (directory / name).string(), kManifestFile);
   }
   return manifest;
+}
+
+void check_model_directory(const fs::path& directory) {
+  constexpr uint64_t kCheapToHash = 1 << 30;
+  constexpr size_t kMostBytes = 64 << 20;
+  const fs::path path = directory / kManifestFile;
+  std::error_code error;
+  if (!fs::is_regular_file(path, error) || read_file(path, kMostBytes).find(kFormat) == std::string::npos) return;
+  for (const auto& [name, written] : read_manifest(directory).files) {
+    const fs::path file = directory / name;
+    if (fs::path(name).has_parent_path()) continue;  // what only resuming reads
+    std::string change;
+    if (!fs::exists(file, error)) {
+      change = "is missing";
+    } else if (const uint64_t bytes = fs::file_size(file); bytes != written.bytes) {
+      change = fmt::format("has {} bytes, {} were written", bytes, written.bytes);
+    } else if (bytes <= kCheapToHash && digest_of_file(file) != written) {
+      change = fmt::format("is not as it was written ({} knows its digest)", kManifestFile);
+    }
+    if (change.empty()) continue;
+    DT_CHECK(!is_tensor_file(name), "{} {}: it is damaged; use another copy or checkpoint", file.string(), change);
+    log_warning(fmt::format("{} {}; if nobody edited it, it is damaged", file.string(), change));
+  }
 }
 
 fs::path first_file_in(fs::path directory) {

@@ -31,6 +31,11 @@ Manifest read_manifest(const std::filesystem::path& directory);
 /// or of another digest, and any file of tensors that it does not list (a reader would take it for the model's).
 Manifest verify_directory(const std::filesystem::path& directory);
 
+/// Looks whether a model's directory is as this program wrote it, where it has a manifest: the sizes of its files, and
+/// the digests of those of up to 1 GiB. Throws Error that names a file of tensors which is missing or altered, and
+/// warns of another file, which someone may have edited. Does nothing for directories of other programs.
+void check_model_directory(const std::filesystem::path& directory);
+
 /// The first thing in the directory that the program did not write there, or that was changed since: not in the
 /// manifest, or of another size or (files up to 16 MB) digest. Everything is, where there is no whole manifest. Nothing
 /// for an empty directory and for one that does not exist.

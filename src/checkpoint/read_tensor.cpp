@@ -1,6 +1,7 @@
 #include "checkpoint/read_tensor.h"
 
 #include "checkpoint/convert_elements.h"
+#include "core/dtype_word.h"
 #include "core/error.h"
 
 namespace deeptitan {
@@ -27,8 +28,8 @@ const TensorEntry* float8_scale(const ModelDirectory& model, const TensorEntry& 
            tensor.name, shape_text(tensor.shape));
   const std::vector<int64_t> shape = {blocks(tensor.shape[0]), blocks(tensor.shape[1])};
   DT_CHECK(scale->dtype == DType::kF32 && scale->shape == shape,
-           "{}: tensor {} is {} {}; the 128x128 blocks of {} {} need f32 {}", path, scale->name,
-           dtype_name(scale->dtype), shape_text(scale->shape), tensor.name, shape_text(tensor.shape),
+           "{}: tensor {} is {} {}; the 128x128 blocks of {} {} need fp32 {}", path, scale->name,
+           dtype_word(scale->dtype), shape_text(scale->shape), tensor.name, shape_text(tensor.shape),
            shape_text(shape));
   return scale;
 }
@@ -50,8 +51,8 @@ void read_tensor(const ModelDirectory& model, std::string_view name, const std::
       case DType::kF8E4M3:
         break;
       default:
-        fail("{}: tensor {} is {}; the model needs f32, bf16, f16, f64 or f8_e4m3", model.path().string(), name,
-             dtype_name(tensor.dtype));
+        fail("{}: tensor {} is {}; the model needs fp32, bf16, fp16, fp64 or fp8", model.path().string(), name,
+             dtype_word(tensor.dtype));
     }
     convert_elements(tensor.data, tensor.dtype, destination, to, element_count(shape));
   }

@@ -49,6 +49,13 @@ void fail_file(std::string_view what, const std::filesystem::path& path, int err
   if (error_number == ENOSPC) {
     std::error_code ignored;
     const auto space = std::filesystem::space(path.has_parent_path() ? path.parent_path() : ".", ignored);
+    constexpr uintmax_t kEnoughForASmallFile = 64 << 20;
+    if (!ignored && space.available > kEnoughForASmallFile) {
+      fail(
+          "cannot {} {}: {}, though {} are free: a quota or the number of files (df -i) stands against it; choose a "
+          "directory on another disk",
+          what, path.string(), reason, format_bytes(space.available));
+    }
     const std::string left = ignored ? "" : fmt::format(" ({} free)", format_bytes(space.available));
     fail("cannot {} {}: {}{}; make room or choose a directory on another disk", what, path.string(), reason, left);
   }

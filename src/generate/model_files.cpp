@@ -2,9 +2,10 @@
 
 #include <fmt/format.h>
 
+#include "checkpoint/manifest.h"
 #include "checkpoint/model_directory.h"
-#include "config/dtype_words.h"
 #include "config/model_config_json.h"
+#include "core/dtype_word.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "model/model_cost.h"
@@ -18,12 +19,13 @@ ModelFiles open_model_files(const std::filesystem::path& directory) {
 }
 
 void load_into(ModelRunner& runner, const ModelFiles& files) {
+  check_model_directory(files.directory);
   const ModelDirectory weights(files.directory);
   const DType compute = runner.options().compute;
   if (files.config.fp8_weight_block_rows > 0) {
     const auto parameters = static_cast<uint64_t>(count_parameters(files.config).parameters);
     log_info(fmt::format("the fp8 weights of {} ({}) are widened to {}: {} of memory", files.directory.string(),
-                         format_bytes(weights.file_bytes()), usual_dtype_word(dtype_name(compute)),
+                         format_bytes(weights.file_bytes()), dtype_word(compute),
                          format_bytes(parameters * dtype_size(compute))));
   }
   runner.allocate();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/dtype_word.h"
 #include "core/error.h"
 #include "kernels/cpu/elementwise/finite.h"
 #ifdef DT_CUDA
@@ -85,7 +86,8 @@ void OpScope::check_finite() const {
   for (const Tensor* output : outputs_) {
     if (output == nullptr || !output->defined()) continue;
     DT_CHECK(rows_ == nullptr ? all_finite(ctx_, *output) : all_finite(ctx_, *output, *rows_),
-             "{} gave a value that is not finite in its output {}", name_, output->describe());
+             "{} gave a value that is not finite in its output {}{}", name_, dtype_word(output->dtype()),
+             output->describe().substr(dtype_name(output->dtype()).size()));
   }
 }
 

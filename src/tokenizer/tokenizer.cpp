@@ -261,7 +261,10 @@ Tokenizer Tokenizer::load(const std::filesystem::path& directory_or_file) {
   try {
     return from_json(std::move(json_text), std::move(config_text), std::move(template_text));
   } catch (const Error& error) {
-    throw Error(fmt::format("{}: {}", json_path.string(), error.what()), error.kind());
+    const std::string what = error.what();
+    const bool names_file = what.starts_with("tokenizer.json: ") || what.starts_with("tokenizer_config.json: ");
+    const std::filesystem::path folder = json_path.parent_path();
+    throw Error(names_file ? (folder / what).string() : fmt::format("{}: {}", json_path.string(), what), error.kind());
   }
 }
 

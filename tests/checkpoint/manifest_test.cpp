@@ -40,6 +40,38 @@ TEST(Manifest, ComesBackAndVerifies) {
   EXPECT_EQ(foreign_entry(folder.path()), std::nullopt);
 }
 
+TEST(Manifest, AModelThatIsReadIsComparedWithIt) {
+  const TemporaryFolder folder;
+  fill(folder);
+  const std::string weights = (folder / "model.safetensors").string();
+  const auto found = [&] { return message_of([&] { check_model_directory(folder.path()); }); };
+  EXPECT_EQ(found(), "no error");  // no manifest
+  folder.write("manifest.json", "{\"of\": \"another program\"}");
+  EXPECT_EQ(found(), "no error");
+  fs::remove(folder / "manifest.json");
+  write_manifest(folder.path(), 30);
+  EXPECT_EQ(found(), "no error");
+  folder.write("config.json", "{\"a\": 2}\n");  // which may have been edited
+  fs::remove(folder / "empty");
+  folder.write("training_state/state.json", "");
+  EXPECT_EQ(found(), "no error");
+  folder.write("model.safetensors", std::string(9'999'999, 'w') + "x");
+  EXPECT_EQ(
+      found(),
+      weights +
+          " is not as it was written (manifest.json knows its digest): it is damaged; use another copy or checkpoint");
+  folder.write("model.safetensors", std::string(9'999'999, 'w'));
+  EXPECT_EQ(found(),
+            weights + " has 9999999 bytes, 10000000 were written: it is damaged; use another copy or checkpoint");
+  fs::remove(weights);
+  EXPECT_EQ(found(), weights + " is missing: it is damaged; use another copy or checkpoint");
+  std::string manifest = read_file(folder / "manifest.json");
+  manifest[manifest.find("10000000")] = '2';
+  folder.write("manifest.json", manifest);
+  EXPECT_EQ(found(),
+            (folder / "manifest.json").string() + " is damaged: its last line is not the digest of the lines above");
+}
+
 TEST(Manifest, EveryFlippedBitOfASmallDirectoryIsFound) {
   const TemporaryFolder folder;
   folder.write("config.json", "{\"a\": 1}\n");

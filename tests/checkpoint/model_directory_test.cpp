@@ -242,12 +242,13 @@ TEST(ReadTensor, ConvertsAndDequantises) {
   EXPECT_EQ(message_of([&] { read_tensor(model, "bias", {4}, DType::kF32, values); }),
             path + ": tensor bias has shape [3], the model needs [4]");
   EXPECT_EQ(message_of([&] { read_tensor(model, "ids", {1}, DType::kF32, values); }),
-            path + ": tensor ids is i64; the model needs f32, bf16, f16, f64 or f8_e4m3");
+            path + ": tensor ids is i64; the model needs fp32, bf16, fp16, fp64 or fp8");
   EXPECT_EQ(
       message_of([&] {
         read_tensor(model, "bad.weight", {2, 130}, DType::kF32, weights.data());
       }),
-      path + ": tensor bad.weight_scale_inv is f32 [2, 1]; the 128x128 blocks of bad.weight [2, 130] need f32 [1, 2]");
+      path +
+          ": tensor bad.weight_scale_inv is fp32 [2, 1]; the 128x128 blocks of bad.weight [2, 130] need fp32 [1, 2]");
 }
 
 }  // namespace

@@ -35,6 +35,8 @@ class DamagedModel : public ::testing::Test {
     model_ = sample_->run("damaged");
     fs::remove_all(model_);
     fs::copy(sample_->run("run") / "model", model_, fs::copy_options::recursive);
+    // As a directory of another program, which knows no digests.
+    fs::remove(model_ / "manifest.json");
   }
 
   std::string weights() const { return read_file(model_ / "model.safetensors"); }
@@ -100,7 +102,7 @@ TEST_F(DamagedModel, ATensorOfAnotherTypeIsNamed) {
   ASSERT_NE(type, std::string::npos);
   write_weights(bytes.replace(type, 5, "\"I32\""));
   expect_failure(
-      {model_.string() + ": tensor model.norm.weight is i32; the model needs f32, bf16, f16, f64 or f8_e4m3"});
+      {model_.string() + ": tensor model.norm.weight is i32; the model needs fp32, bf16, fp16, fp64 or fp8"});
 }
 
 TEST_F(DamagedModel, AValueThatIsNotFiniteIsNamedByEveryCommand) {
@@ -139,6 +141,43 @@ TEST_F(DamagedModel, AValueThatIsNotFiniteIsNamedByEveryCommand) {
       EXPECT_NE(outcome.err.find(" at " + place), std::string::npos) << outcome.err;
     }
   }
+}
+
+TEST_F(DamagedModel, WhatItsManifestKnowsIsComparedByEveryCommand) {
+  fs::copy(sample_->run("run") / "model" / "manifest.json", model_);
+  const std::string whole = weights(), model = model_.string();
+  std::string flipped = whole;
+  flipped[whole.size() / 2] = static_cast<char>(flipped[whole.size() / 2] ^ 1);
+  const std::string message = "deeptitan: " + model +
+                              "/model.safetensors is not as it was written (manifest.json knows its digest): it is "
+                              "damaged; use another copy or checkpoint\n";
+  write_weights(flipped);
+  const std::string text = sample_->run("compared.txt").string();
+  std::ofstream(text) << "And the king saw the river.\n";
+  const std::string out = sample_->run("converted").string(), run = sample_->run("begun.toml").string();
+  std::ofstream(run) << sample_->toml("begun", "steps = 1\ndtype = \"fp32\"\n");
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"generate", "--model", model, "--prompt", "And"},
+        {"eval", "--model", model, "--text", text},
+        {"chat", "--model", model},
+        {"convert", model, out, "--dtype", "bf16"},
+        {"train", run, "--model.initial_checkpoint", model, "--model.name", "", "--model.shape.max_position_embeddings",
+         "32"}}) {
+    const Outcome outcome = run_program(command);
+    EXPECT_EQ(outcome.exit_code, 1) << command[0] << ": " << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_TRUE(outcome.err.ends_with(message)) << command[0] << ": " << outcome.err;
+  }
+  EXPECT_FALSE(fs::exists(out));
+  write_weights(whole);
+  replace("config.json", "\"use_cache\": true", "\"use_cache\":true ");
+  const Outcome edited = run_program({"generate", "--model", model, "--prompt", "And", "--max-new-tokens", "2"});
+  EXPECT_EQ(edited.exit_code, 0) << edited.err;
+  EXPECT_NE(
+      edited.err.find("/config.json is not as it was written (manifest.json knows its digest); if nobody edited it, "
+                      "it is damaged\n"),
+      std::string::npos)
+      << edited.err;
 }
 
 TEST_F(DamagedModel, AnotherShapeIsNamed) {

@@ -96,8 +96,9 @@ TEST(File, ErrorsNameTheFileAndTheReason) {
   EXPECT_EQ(message_of([&] { write_file(path / "no" / "way", "x"); }),
             "cannot create " + (path / "no" / "way").string() + ": No such file or directory");
   const std::string full = message_of([&] { fail_file("write", path / "x", ENOSPC); });
-  EXPECT_EQ(full.rfind("cannot write " + (path / "x").string() + ": No space left on device (", 0), 0u) << full;
-  EXPECT_NE(full.find(" free); make room or choose a directory on another disk"), std::string::npos) << full;
+  EXPECT_EQ(full.rfind("cannot write " + (path / "x").string() + ": No space left on device", 0), 0u) << full;
+  EXPECT_NE(full.find(" free"), std::string::npos) << full;
+  EXPECT_TRUE(full.ends_with("choose a directory on another disk")) << full;
   std::filesystem::remove_all(path);
 }
 

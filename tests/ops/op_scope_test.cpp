@@ -32,7 +32,7 @@ TEST(OpScope, CheckFiniteNamesTheOpAndItsOutput) {
   ExecutionContext ctx;
   ctx.check_finite = true;
   expect_runtime_error([&] { rms_norm(ctx, x, {}, x, w, 1e-6); },
-                       "rms_norm gave a value that is not finite in its output f32 [2, 2]");
+                       "rms_norm gave a value that is not finite in its output fp32 [2, 2]");
 }
 
 }  // namespace

@@ -247,7 +247,7 @@ TEST(TrainingEngine, AStepThatIsNotFiniteChangesNothing) {
     engine->add_microbatch(batch);
     FAIL() << "no error";
   } catch (const std::exception& error) {
-    EXPECT_STREQ(error.what(), "linear gave a value that is not finite in its output f32 [42, 36]");
+    EXPECT_STREQ(error.what(), "linear gave a value that is not finite in its output fp32 [42, 36]");
   }
 }
 

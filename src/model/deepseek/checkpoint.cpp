@@ -15,6 +15,7 @@
 #include "checkpoint/safetensors_writer.h"
 #include "comm/rank_texts.h"
 #include "config/model_config_json.h"
+#include "core/dtype_word.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/shown_text.h"
@@ -73,7 +74,7 @@ void check_finite(const ModelDirectory& directory, const std::string& name, cons
   fail(
       "{}: tensor {} is not finite: {} at {}, as {}; the model was damaged or its training diverged, use an earlier "
       "checkpoint or download it again",
-      directory.path().string(), name, found, where, dtype_name(value.dtype()));
+      directory.path().string(), name, found, where, dtype_word(value.dtype()));
 }
 
 // What the model leaves unread of the directory's next-token-prediction modules, as it is to be written.
@@ -179,7 +180,7 @@ std::map<std::string, FileDigest> save_model(const std::filesystem::path& direct
                                              DType dtype, const ModelDirectory* carried_from,
                                              const WritingRanks& ranks) {
   DT_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "a model is saved as fp32 or bf16, not {}",
-           dtype_name(dtype));
+           dtype_word(dtype));
   const bool shared = ranks.host != nullptr && ranks.host->size() > 1;
   const bool first = !shared || ranks.host->rank() == 0;
   std::vector<TensorDeclaration> declarations;

@@ -7,9 +7,7 @@ Made with torch 2.15.0 and transformers 5.24.0. The model and the tokens are tho
 tokens. transformers computes the frequencies anew for the longest position it has met, and leaves cached keys as they
 were rotated when they were shorter.
 
-    prefilled, chunk    i32 [1]
-    logits/one_by_one   f32 [steps, vocab]  behind the first `prefilled` tokens at once, then behind each that follows
-    logits/chunked      f32 [steps, vocab]  behind 90 tokens in pieces of `chunk`, then behind each that follows
+    logits/60, logits/90   f32 [steps, vocab]  behind so many tokens at once, then behind each that follows
 """
 
 import pathlib
@@ -25,7 +23,7 @@ from make import CLOSEST_CHOICE
 from reference import Reference
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "v2_dynamic"
-PREFILLED, CHUNK, LENGTH = 60, 10, 100
+PREFILLED, LENGTH = (60, 90), 100
 
 
 def decode(reference, tokens, pieces):
@@ -53,17 +51,14 @@ def main():
         assert torch.allclose(reference.logits(tokens[:7]), expected["logits/7"], atol=1e-5), "another model"
     for router in reference.routers():
         router.margin = float("inf")
-    one_by_one = decode(reference, tokens, [PREFILLED] + [1] * (LENGTH - PREFILLED))
-    chunked = decode(reference, tokens, [CHUNK] * 9 + [1] * (LENGTH - 90))[8:]
+    decoded = {f"logits/{n}": decode(reference, tokens, [n] + [1] * (LENGTH - n)).contiguous() for n in PREFILLED}
     margin = min(router.margin for router in reference.routers())
     assert margin > CLOSEST_CHOICE, f"a choice is as close as {margin}"
     with torch.no_grad():
         whole = reference.logits(tokens[:LENGTH])[-1]
-    departure = ((one_by_one[-1] - whole).norm() / whole.norm()).item()
+    departure = ((decoded["logits/60"][-1] - whole).norm() / whole.norm()).item()
     versions = {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__, "seed": str(seed)}
-    save_file({"prefilled": torch.tensor([PREFILLED], dtype=torch.int32), "chunk": torch.tensor([CHUNK], dtype=torch.int32),
-               "logits/one_by_one": one_by_one.contiguous(), "logits/chunked": chunked.contiguous()},
-              FOLDER / "decoding.safetensors", metadata=versions)
+    save_file(decoded, FOLDER / "decoding.safetensors", metadata=versions)
     print(f"closest choice {margin:.1e}; {LENGTH} tokens decoded are {departure:.1e} from the same without a cache")
 
 

@@ -16,6 +16,7 @@ struct Progress {
   bool forward = false;
   bool input = false;
   bool weights = false;
+  bool sent = false;  // the input's gradient, to another rank
 };
 
 class Simulation {
@@ -26,7 +27,7 @@ class Simulation {
         clock_(schedule.ranks, 0.0),
         busy_(schedule.ranks, 0.0),
         next_(schedule.ranks, 0),
-        live_(schedule.stages, 0),
+        free_(schedule.stages),
         next_weights_(schedule.stages, 0),
         progress_(schedule.stages, std::vector<Progress>(schedule.microbatches)) {
     result_.live_records.assign(schedule.stages, 0);
@@ -69,13 +70,17 @@ class Simulation {
         return true;
       case ActionKind::kSendBackward:
         send(rank, {false, a.stage - 1, a.microbatch});
+        sent_from_[{a.stage, record_of(a)}] = {false, a.stage - 1, a.microbatch};
+        progress_[a.stage][a.microbatch].sent = true;
+        end_if_over(a);
         return true;
       case ActionKind::kReceiveForward:
       case ActionKind::kReceiveBackward: {
         const bool forward = a.kind == ActionKind::kReceiveForward;
         const int from = schedule_.rank_of(forward ? a.stage - 1 : a.stage + 1);
         std::deque<Message>& way = on_the_way_[{from, rank, forward}];
-        if (way.empty()) return false;
+        if (forward) begin(a);
+        if (way.empty() || (!forward && still_sends(a))) return false;
         check(way.front() == Message{forward, a.stage, a.microbatch}, a,
               "another message was sent before it on the same way, and messages arrive in order");
         clock_[rank] = std::max(clock_[rank], sent_.at(way.front()));
@@ -86,6 +91,7 @@ class Simulation {
         check(next_weights_[a.stage] == schedule_.microbatches, a, "its gradients are not whole");
         return true;
       default:
+        if (ends_input(a) && still_sends(a)) return false;
         compute(rank, a);
         return true;
     }
@@ -97,14 +103,49 @@ class Simulation {
     sent_[message] = clock_[rank];
   }
 
+  static bool ends_input(const Action& a) {
+    return a.kind == ActionKind::kBackward || a.kind == ActionKind::kBackwardInput;
+  }
+
+  // A microbatch takes the record that was given back last, or a new one.
+  void begin(const Action& a) {
+    const auto [place, is_new] = records_.emplace(std::pair(a.stage, a.microbatch), 0);
+    if (!is_new) return;
+    std::vector<int>& free = free_[a.stage];
+    int& made = result_.live_records[a.stage];
+    place->second = free.empty() ? made++ : free.back();
+    if (!free.empty()) free.pop_back();
+  }
+
+  int record_of(const Action& a) const {
+    const auto found = records_.find({a.stage, a.microbatch});
+    check(found != records_.end(), a, "the microbatch has not been forward");
+    return found->second;
+  }
+
+  // Whether an earlier microbatch's gradient, which lies in the same record, is not received yet.
+  bool still_sends(const Action& a) const {
+    const auto sent = sent_from_.find({a.stage, record_of(a)});
+    if (sent == sent_from_.end()) return false;
+    const auto& [forward, stage, microbatch] = sent->second;
+    const auto way = on_the_way_.find({schedule_.rank_of(a.stage), schedule_.rank_of(stage), forward});
+    return way != on_the_way_.end() &&
+           std::find(way->second.begin(), way->second.end(), sent->second) != way->second.end();
+  }
+
+  // A record is free again once its weights' gradients are added and its input's gradient is sent.
+  void end_if_over(const Action& a) {
+    const Progress& p = progress_[a.stage][a.microbatch];
+    if (p.weights && (p.sent || a.stage == 0 || schedule_.ranks == 1)) free_[a.stage].push_back(record_of(a));
+  }
+
   void compute(int rank, const Action& a) {
     Progress& p = progress_[a.stage][a.microbatch];
     double time = 0;
     if (a.kind == ActionKind::kForward) {
       check(!p.forward, a, "it was done before");
       p.forward = true;
-      int& live = live_[a.stage];
-      result_.live_records[a.stage] = std::max(result_.live_records[a.stage], ++live);
+      begin(a);
       time = times_.forward;
     }
     if (a.kind == ActionKind::kBackward || a.kind == ActionKind::kBackwardInput) {
@@ -117,7 +158,7 @@ class Simulation {
       check(a.microbatch == next_weights_[a.stage]++, a,
             "weights' gradients are added in the order of the microbatches");
       p.weights = true;
-      --live_[a.stage];
+      end_if_over(a);
       time += times_.backward_weights;
     }
     result_.timeline[rank].push_back({a, clock_[rank], clock_[rank] + time});
@@ -148,7 +189,10 @@ class Simulation {
   std::vector<double> clock_;  // by rank
   std::vector<double> busy_;
   std::vector<size_t> next_;
-  std::vector<int> live_;  // by stage
+  // Records: by stage those that are free, and that of each microbatch that has begun; what was last sent from each.
+  std::vector<std::vector<int>> free_;
+  std::map<std::pair<int, int>, int> records_;
+  std::map<std::pair<int, int>, Message> sent_from_;
   std::vector<int> next_weights_;
   std::vector<std::vector<Progress>> progress_;
   std::map<Message, double> sent_;                                        // when

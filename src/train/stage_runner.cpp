@@ -116,6 +116,7 @@ bool StageRunner::advance(const Run& run, const Action& action) {
       return true;
     case ActionKind::kReceiveBackward:
       if (!ranks_.pipelined()) return sent_backward_[index({action.stage + 1, action.microbatch})] != 0;
+      finish_sending_from(run.ctx, place);
       receive(run.ctx, *ranks_.pipeline_backward, record_at(place).d_outputs(), action.stage + 1);
       return true;
     case ActionKind::kReduce:
@@ -143,10 +144,7 @@ void StageRunner::forward(const Run& run, const Action& action) {
 void StageRunner::backward(const Run& run, const Action& action, DeepseekModel::Backward what) {
   const Place place{action.stage, action.microbatch};
   const bool of_input = what != DeepseekModel::Backward::kWeights;
-  if (ranks_.pipelined() && action.stage > 0 && of_input) {
-    // The record may hold what an earlier microbatch still sends.
-    for (const Tensor& x : record_at(place).d_inputs()) ranks_.pipeline_backward->finish_send(run.ctx, x);
-  }
+  if (of_input) finish_sending_from(run.ctx, place);
   model_.backward(run.ctx, run.context(action.microbatch), run.microbatches[action.microbatch].targets, what,
                   record_at(place));
   if (!ranks_.pipelined() && action.stage > 0 && of_input) give_to_stage_before(run.ctx, place);
@@ -154,6 +152,12 @@ void StageRunner::backward(const Run& run, const Action& action, DeepseekModel::
   weights_done_[index(place)] = 1;
   // Whole once its gradient has been sent as well.
   if (!ranks_.pipelined() || action.stage == 0 || what == DeepseekModel::Backward::kWeights) give_back(place);
+}
+
+// Before gradients are written to the record again: it may hold those that an earlier microbatch still sends.
+void StageRunner::finish_sending_from(ExecutionContext& ctx, Place place) {
+  if (!ranks_.pipelined() || place.first == 0) return;
+  for (const Tensor& x : record_at(place).d_inputs()) ranks_.pipeline_backward->finish_send(ctx, x);
 }
 
 void StageRunner::receive(ExecutionContext& ctx, Communicator& from_group, const std::vector<Tensor>& tensors,

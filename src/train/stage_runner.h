@@ -70,6 +70,7 @@ class StageRunner {
   void forward(const Run& run, const Action& action);
   void backward(const Run& run, const Action& action, DeepseekModel::Backward what);
   void begin(Place place);
+  void finish_sending_from(ExecutionContext& ctx, Place place);
   void receive(ExecutionContext& ctx, Communicator& from_group, const std::vector<Tensor>& tensors, int from_stage);
   void send(ExecutionContext& ctx, Communicator& to_group, const std::vector<Tensor>& tensors, int to_stage);
   void receive_from_here(ExecutionContext& ctx, Place to);

@@ -160,19 +160,22 @@ TEST(PipelineRanks, NextTokenPredictionReadsTheTableOnTheLastStage) {
   expect_a_shared_table(with_layers(tiny_v3(), 4, 1));
 }
 
-// Beside data and expert parallelism a pipeline changes no bits either.
+// Beside data and expert parallelism a pipeline changes no bits of values either. A rank's part of the optimizer's
+// state begins elsewhere, so the norm's blocks are cut at other places.
 TEST(PipelineRanks, MixedLayoutsHaveTheBitsOfOneStage) {
   const ModelConfig config = with_layers(tiny_v3(), 4, 0);
   for (const Mesh& flat : {Mesh{.ep = 2}, Mesh{.dp_shard = 2}, Mesh{.dp_replicate = 2}}) {
     SCOPED_TRACE(flat.describe());
-    const std::vector<PipelineRun> expected = run_mesh(flat, config, pipeline_options(one_f_one_b_schedule(1, 1)));
+    TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(1, 1));
+    options.max_norm = 0;
+    const std::vector<PipelineRun> expected = run_mesh(flat, config, options);
     std::map<std::string, std::vector<float>> expected_values, values;
     for (const PipelineRun& run : expected) expected_values.insert(run.values.begin(), run.values.end());
     Mesh piped = flat;
     piped.pp = 2;
-    for (const PipelineRun& found :
-         run_mesh(piped, config, pipeline_options(one_f_one_b_schedule(2, kPipelineMicrobatches)))) {
-      EXPECT_EQ(found.reports, expected.front().reports);
+    options.schedule = one_f_one_b_schedule(2, kPipelineMicrobatches);
+    for (const PipelineRun& found : run_mesh(piped, config, options)) {
+      EXPECT_LT(relative_error(found.reports, expected.front().reports), 1e-9);
       EXPECT_EQ(found.evaluations, expected.front().evaluations);
       values.insert(found.values.begin(), found.values.end());
     }

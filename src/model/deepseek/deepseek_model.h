@@ -132,7 +132,7 @@ class DeepseekModel {
   RopeTable rope_;
   Parameter* embedding_ = nullptr;
   std::vector<std::unique_ptr<DecoderLayer>> layers_;  // nullptr: it lies elsewhere
-  std::vector<size_t> layer_ends_;  // the place in the list behind each layer's parameters
+  std::vector<size_t> layer_ends_;                     // the place in the list behind each layer's parameters
   std::optional<NormLayer> final_norm_;
   std::optional<LanguageModelHead> head_;
   int64_t next_token_modules_ = 0;

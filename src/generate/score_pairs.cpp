@@ -12,8 +12,10 @@
 namespace deeptitan {
 namespace {
 
-constexpr int64_t kSequences = 32;
+constexpr int64_t kSequences = 64;
 constexpr int64_t kBatchTokens = 1024;
+// Of the contexts of a wave: more than a batch, so that their continuations, which are short, fill one too.
+constexpr int64_t kWaveTokens = 4 * kBatchTokens;
 // Contexts that share less than this at their beginning share nothing.
 constexpr int64_t kLeastTrunk = 64;
 
@@ -90,7 +92,7 @@ class PairScorer {
     return runner_.pages_for(tokens) - shared / runner_.options().page_size;
   }
 
-  // Runs contexts that together fill a batch, then all their continuations. Gives the first pair that is left.
+  // Runs contexts that together fill some batches, then all their continuations. Gives the first pair that is left.
   size_t run_wave(size_t begin) {
     std::vector<std::pair<size_t, size_t>> groups;
     int64_t tokens = 0, pages = 0;
@@ -109,7 +111,8 @@ class PairScorer {
       const int64_t more_tokens = end - next == 1 ? pair.inputs() : pair.first - 1;
       const int64_t more_pages = runner_.pages_for(longest) + 2;
       const int64_t unshared = tokens + more_tokens - shared * (std::ssize(groups) + 1);
-      const bool fits = unshared <= runner_.batch_tokens() && pages + more_pages <= runner_.pages().pages();
+      const bool fits =
+          unshared <= std::max(kWaveTokens, runner_.batch_tokens()) && pages + more_pages <= runner_.pages().pages();
       if (!groups.empty() && !fits) break;
       groups.emplace_back(next, end);
       tokens += more_tokens;
@@ -264,8 +267,8 @@ RunnerOptions scoring_options(const ModelConfig& config, RunnerOptions options) 
   const int64_t context = options.context_length > 0 ? options.context_length : config.max_position_embeddings;
   options.sequences = kSequences;
   options.batch_tokens = kBatchTokens;
-  // A context of full length, or a batch of shorter ones, and for each continuation the ends of its pages.
-  options.pages = (context + kBatchTokens) / options.page_size + 6 * kSequences;
+  // A context of full length or a wave of shorter ones, and for each sequence the ends of its pages.
+  options.pages = (context + kWaveTokens) / options.page_size + 4 * kSequences;
   return options;
 }
 

@@ -94,6 +94,8 @@ const std::map<std::string, std::string> kNotRun = {
     {"cmake ", "builds"},
     {"build/cuda/deeptitan ", "needs a build with CUDA and a GPU"},
     {"build/release/deeptitan download ", "needs the network"},
+    {"mpirun ", "refuses to run as root; tests/cli/ranks_test.cpp starts it"},
+    {"srun ", "needs Slurm"},
 };
 
 // What a command ends with where it is not 0: the page shows what goes wrong.
@@ -115,6 +117,8 @@ const std::map<std::string, std::string> kRunInstead = {
      "--max-new-tokens 8"},
     {"build/release/deeptitan tokenizer decode --model runs/demo/model 45 82 263 2190 393 3454 263 801 272 263 670 18",
      "build/release/deeptitan tokenizer decode --model runs/demo/model 45 82 263 219 39 34 263 80 272 263 67 18"},
+    {"build/release/deeptitan train configs/tiny_v3.toml --ranks 2 --overwrite",
+     "build/release/deeptitan train configs/tiny_v3.toml --ranks 2 --overwrite --training.steps 2"},
     {"build/release/deeptitan train chat.toml",
      "build/release/deeptitan train chat.toml --training.steps 2 --validation.freq 2"},
     {"build/release/deeptitan bench train configs/tiny_v3.toml --steps 10",

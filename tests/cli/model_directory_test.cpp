@@ -159,7 +159,8 @@ TEST_F(DamagedModel, WhatItsManifestKnowsIsComparedByEveryCommand) {
   for (const std::vector<std::string>& command :
        {std::vector<std::string>{"generate", "--model", model, "--prompt", "And"},
         {"eval", "--model", model, "--text", text},
-        {"chat", "--model", model},
+        {"chat", "--model", model, "--chat-template",
+         std::string(DT_TEST_DATA_DIR) + "/../configs/chat_template.jinja"},
         {"convert", model, out, "--dtype", "bf16"},
         {"train", run, "--model.initial_checkpoint", model, "--model.name", "", "--model.shape.max_position_embeddings",
          "32"}}) {

@@ -70,6 +70,14 @@ int64_t Parameter::numel() const {
   return product_of(shape);
 }
 
+int64_t Parameter::first_in_whole() const {
+  return stacked() && owned.count > 0 ? owned.first * (numel() / owned.count) : 0;
+}
+
+int64_t Parameter::whole_numel() const {
+  return product_of(spec.shape);
+}
+
 std::vector<FileTensor> Parameter::file_tensors() const {
   const size_t row_dimension = stacked() ? 1 : 0;
   const int64_t row_elements =

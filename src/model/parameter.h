@@ -84,6 +84,9 @@ struct Parameter {
 
   /// Elements that lie here.
   int64_t numel() const;
+  /// The place of the first of them among those of the whole, and how many that are.
+  int64_t first_in_whole() const;
+  int64_t whole_numel() const;
   bool stacked() const { return spec.name.find("{}") != std::string::npos; }
   /// The tensors of a checkpoint that what lies here is made of, expert by expert, in the order of their places.
   std::vector<FileTensor> file_tensors() const;

@@ -18,6 +18,9 @@ struct ParameterBucket {
   struct Member {
     size_t parameter;  // its place in ParameterList::all()
     int64_t offset;    // of its first element
+    int64_t numel;     // of those that lie here
+    int64_t first;     // the place of its first element here among those of the whole parameter
+    int64_t whole;     // elements of that
   };
   ParameterPlacement placement;
   bool weight_decay;
@@ -40,8 +43,9 @@ struct BucketPart {
   int64_t end = 0;
 };
 
-/// The part of a bucket of `numel` elements that rank `rank` of `ranks` owns: the rank-th of equal parts, whose size is
-/// rounded up to `alignment`. The last parts may be smaller, or empty.
-BucketPart owned_part(int64_t numel, int64_t ranks, int64_t rank, int64_t alignment);
+/// The part of a bucket that rank `rank` of `ranks` owns: the rank-th of equal parts, whose ends are moved to where
+/// blocks of a parameter's squares meet (square_block_elements), so that the sum of a block is one rank's. Parts may be
+/// empty.
+BucketPart owned_part(const ParameterBucket& bucket, int64_t ranks, int64_t rank);
 
 }  // namespace deeptitan

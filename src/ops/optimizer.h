@@ -2,6 +2,7 @@
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
+#include "kernels/square_blocks.h"
 #include "ops/op_scope.h"
 
 namespace deeptitan {
@@ -17,10 +18,6 @@ struct AdamWSettings {
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter /* f32 [n] */,
                   const Tensor& first_moment /* f32 [n] */, const Tensor& second_moment /* f32 [n] */,
                   const Tensor& gradient /* f32 [n] */, double weight_decay, const AdamWSettings& settings);
-
-/// Partial sums of a parameter's squares: fixed blocks of its elements, so that a sum is added up in one order whoever
-/// holds which blocks.
-inline constexpr int64_t kSquareBlocks = 256;
 
 /// Which elements of a parameter a tensor has.
 struct ElementRange {

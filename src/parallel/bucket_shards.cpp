@@ -14,18 +14,10 @@ namespace {
 std::vector<int64_t> parts_of(const ParameterBucket& bucket, const Communicator* shard) {
   std::vector<int64_t> parts;
   for (int r = 0; r < ranks_in(shard); ++r) {
-    const BucketPart part = owned_part(bucket.numel, ranks_in(shard), r, kPartAlignment);
+    const BucketPart part = owned_part(bucket, ranks_in(shard), r);
     parts.push_back(part.end - part.begin);
   }
   return parts;
-}
-
-// Of a parameter as it lies here: the place of its first element in the whole, and the whole's elements.
-int64_t first_in_whole(const Parameter& p) {
-  return p.stacked() && p.owned.count > 0 ? p.owned.first * (p.numel() / p.owned.count) : 0;
-}
-int64_t whole_numel(const Parameter& p) {
-  return p.stacked() && p.owned.count > 0 ? p.spec.shape[0] * (p.numel() / p.owned.count) : p.numel();
 }
 
 }  // namespace
@@ -36,7 +28,7 @@ const RankGroups::Copies& BucketShards::copies(ParameterPlacement placement) con
 
 BucketPart BucketShards::part(const ParameterBucket& bucket) const {
   const Communicator* shard = copies(bucket.placement).shard;
-  return owned_part(bucket.numel, ranks_in(shard), rank_in(shard), kPartAlignment);
+  return owned_part(bucket, ranks_in(shard), rank_in(shard));
 }
 
 bool BucketShards::answers_for(ParameterPlacement placement) const {
@@ -93,18 +85,17 @@ void BucketShards::square_sums(ExecutionContext& ctx, const Tensor& sums, const 
   for (const ParameterBucket& bucket : parameters.buckets()) {
     const BucketPart part = this->part(bucket);
     for (const ParameterBucket::Member& member : bucket.members) {
-      const Parameter& p = parameters.all()[member.parameter];
       const int64_t row = row_of[member.parameter];
       if (row < 0) continue;
       const Tensor blocks = sums.rows(row, row + 1).reshape({kSquareBlocks});
       const int64_t begin = std::max(part.begin, member.offset);
-      const int64_t end = std::min(part.end, member.offset + p.numel());
+      const int64_t end = std::min(part.end, member.offset + member.numel);
       if (begin >= end || !answers_for(bucket.placement)) {
         fill_zero(ctx, blocks);
         continue;
       }
       deeptitan::square_sums(ctx, blocks, bucket.kept.rows(begin - part.begin, end - part.begin),
-                             {.first = first_in_whole(p) + begin - member.offset, .whole = whole_numel(p)});
+                             {.first = member.first + begin - member.offset, .whole = member.whole});
     }
   }
   if (ranks_in(groups_.world) > 1) {

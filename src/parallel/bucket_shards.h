@@ -10,9 +10,6 @@
 
 namespace deeptitan {
 
-/// Elements that ranks' parts begin at multiples of: no cache line and no wide load of two ranks.
-inline constexpr int64_t kPartAlignment = 64;
-
 /// Data parallelism over buckets (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054): every rank has whole masters, and
 /// keeps the optimizer of its part of each bucket. Gradients are added up where they are kept, and once a step the new
 /// values are brought to all. Ranks are added in their order (ADR 0024).

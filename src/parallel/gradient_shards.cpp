@@ -7,6 +7,12 @@
 #include "parallel/shared_pieces.h"
 
 namespace deeptitan {
+namespace {
+
+// Elements that buckets begin at multiples of: 256 bytes, what kernels want of any device.
+constexpr int64_t kBucketAlignment = 64;
+
+}  // namespace
 
 void GradientShards::plan(Arena& arena) {
   ParameterList& list = model_.parameters();
@@ -25,7 +31,7 @@ void GradientShards::plan(Arena& arena) {
     complete_[b] = piece.last;
     pieces.push_back(piece);
   }
-  const SharedPieces places = share_memory(pieces, kPartAlignment);
+  const SharedPieces places = share_memory(pieces, kBucketAlignment);
   const Tensor memory = arena.take(DType::kF32, {places.size});
   for (size_t b = 0; b < buckets.size(); ++b) {
     const auto [begin, end] = shards_.part(buckets[b]);

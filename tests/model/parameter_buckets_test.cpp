@@ -73,24 +73,38 @@ TEST(ParameterBuckets, ParametersAreViewsOfTheirBucket) {
   }
 }
 
-TEST(ParameterBuckets, RanksOwnPartsThatCoverABucketOnce) {
-  for (const int64_t numel : {0, 1, 15, 16, 17, 1000, 4096}) {
+// A parameter of 400 blocks' worth of elements, of which some experts lie here, between two that are less than a block.
+TEST(ParameterBuckets, RanksOwnPartsThatMeetBetweenBlocks) {
+  for (const ExpertRange experts : {ExpertRange{}, ExpertRange{.first = 3, .count = 2}}) {
+    ParameterList list(/*training=*/true, DType::kF32, experts);
+    list.declare(spec("small", 7));
+    ParameterSpec stacked = spec("experts.{}", 0);
+    stacked.shape = {8, 5000, 10};
+    list.declare(stacked);
+    list.declare(spec("other", 40));
+    const std::vector<ParameterBucket> buckets = cut_into_buckets(list.all(), 16, 1 << 20);
+    ASSERT_EQ(buckets.size(), 1u);
+    const ParameterBucket& bucket = buckets.front();
+    const int64_t block = 2048;  // of 400,000 elements in 256 blocks of whole 1024s
     for (const int64_t ranks : {1, 2, 3, 4, 7, 64}) {
-      int64_t next = 0;
-      int64_t largest = 0;
+      int64_t next = 0, largest = 0;
       for (int64_t rank = 0; rank < ranks; ++rank) {
-        const BucketPart part = owned_part(numel, ranks, rank, 16);
-        EXPECT_EQ(part.begin, next) << numel << " in " << ranks;
-        EXPECT_TRUE(part.begin == numel || part.begin % 16 == 0);
+        const BucketPart part = owned_part(bucket, ranks, rank);
+        EXPECT_EQ(part.begin, next) << ranks;
         largest = std::max(largest, part.end - part.begin);
         next = part.end;
+        const auto meets = [&](const ParameterBucket::Member& m) {
+          const int64_t in_whole = m.first + part.end - m.offset;
+          return part.end == m.offset ||
+                 (m.numel > 1024 && part.end > m.offset && part.end < m.offset + m.numel && in_whole % block == 0);
+        };
+        EXPECT_TRUE(next == bucket.numel || std::any_of(bucket.members.begin(), bucket.members.end(), meets)) << ranks;
       }
-      EXPECT_EQ(next, numel) << ranks;
-      EXPECT_LT(largest, numel / ranks + 1 + 16);
+      EXPECT_EQ(next, bucket.numel) << ranks;
+      EXPECT_LE(largest, bucket.numel / ranks + 1 + block) << ranks;
     }
+    expect_runtime_error([&] { owned_part(bucket, 2, 2); }, "rank 2 of 2: ranks count from 0");
   }
-  EXPECT_EQ(owned_part(100, 1, 0, 16).end, 100);
-  expect_runtime_error([] { owned_part(100, 2, 2, 16); }, "rank 2 of 2: ranks count from 0");
 }
 
 }  // namespace

@@ -6,8 +6,6 @@
 
 namespace deeptitan::on_cpu {
 
-static_assert(kSquareBlocks == cpu::kSquareBlocks);
-
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& first_moment,
                   const Tensor& second_moment, const Tensor& gradient, double weight_decay,
                   const AdamWSettings& settings) {

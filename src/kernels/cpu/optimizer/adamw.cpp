@@ -108,7 +108,7 @@ void adamw_update(float* parameter, float* m, float* v, const float* gradient, i
 }
 
 void square_sums(double* sums, const float* x, int64_t n, int64_t first, int64_t whole) {
-  const int64_t chunk = ((whole + kSquareBlocks - 1) / kSquareBlocks + kGrain - 1) / kGrain * kGrain;
+  const int64_t chunk = square_block_elements(whole);
   const auto kernel = HWY_DYNAMIC_DISPATCH(sum_of_squares_range);
   parallel_ranges(kSquareBlocks, n, 1, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

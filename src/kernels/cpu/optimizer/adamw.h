@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/bfloat16.h"
+#include "kernels/square_blocks.h"
 
 namespace deeptitan::cpu {
 
@@ -22,9 +23,6 @@ struct AdamWOptions {
 /// multiplied by.
 void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double learning_rate,
                   double weight_decay, float gradient_scale, int64_t step, const AdamWOptions& options);
-
-/// Partial sums that a tensor's squares are added up in.
-inline constexpr int64_t kSquareBlocks = 256;
 
 /// sums[b] = the sum of x[i]^2 over block b of kSquareBlocks of a tensor of `whole` elements, of which x has the n from
 /// `first` on. The blocks' bounds depend on `whole` alone.

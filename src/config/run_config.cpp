@@ -107,8 +107,10 @@ std::vector<ConfigDifference> differences(const RunConfig& before, const RunConf
 std::vector<ConfigDifference> check_resumable(const RunConfig& saved, const RunConfig& current) {
   std::vector<ConfigDifference> allowed;
   std::string refused;
+  // Another microbatch on other ranks is welcome; another step is another run.
+  const bool same_step = saved.sequences_per_step() == current.sequences_per_step();
   for (ConfigDifference& difference : differences(saved, current)) {
-    if (difference.allowed_on_resume) {
+    if (difference.allowed_on_resume && (same_step || difference.key != "training.local_batch_size")) {
       allowed.push_back(std::move(difference));
     } else {
       refused += fmt::format("{}{} is {} in the checkpoint and {} now", refused.empty() ? "" : "; ", difference.key,

@@ -30,7 +30,8 @@ TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
           .max_norm = config.training.max_norm,
           .weight_decay = config.optimizer.weight_decay,
           .adamw = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps},
-          .freeze = config.training.freeze};
+          .freeze = config.training.freeze,
+          .zero_stage = static_cast<int>(config.parallelism.zero_stage)};
 }
 
 std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes) {

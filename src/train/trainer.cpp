@@ -35,6 +35,7 @@
 #include "train/learning_rate.h"
 #include "train/memory_advice.h"
 #include "train/model_to_train.h"
+#include "train/rank_batches.h"
 #include "train/run_folder.h"
 #include "train/run_ranks.h"
 #include "train/run_report.h"
@@ -81,11 +82,6 @@ class Trainer {
   };
   void queue_step(int64_t step);
   StepMetrics metrics_of(StepResult result);
-  // A step's microbatches that are this rank's, and the loss-bearing tokens of all ranks'.
-  struct StepBatches {
-    std::vector<PackedBatch> mine;
-    int64_t targets = 0;
-  };
   StepBatches& batches_of(int64_t step);
   void draw_step(int64_t step);
   void compute_step(int64_t step);
@@ -120,7 +116,6 @@ class Trainer {
   std::unique_ptr<BatchSource> source_;
   std::unique_ptr<TrainingEngine> engine_;
   std::vector<StepBatches> batches_;  // of as many steps as are queued at once
-  PackedBatch other_batch_;           // one of another rank's
   std::deque<QueuedStep> queued_;     // the oldest first
   double last_report_ = 0;            // seconds
   std::optional<RunReport> report_;   // of the first rank
@@ -282,26 +277,16 @@ void Trainer::build_engine() {
   config_.training.dtype = engine_->options().compute == DType::kBF16 ? TrainingDtype::kBf16 : TrainingDtype::kFp32;
   progress_.config = to_toml(config_);
   batches_.resize(static_cast<size_t>(engine_->options().report_lag) + 1);
-  for (StepBatches& batches : batches_)
-    batches.mine.resize(config_.microbatches_per_step() / ranks_.mesh().data_ranks());
 }
 
-Trainer::StepBatches& Trainer::batches_of(int64_t step) {
+StepBatches& Trainer::batches_of(int64_t step) {
   return batches_[static_cast<size_t>(step) % batches_.size()];
 }
 
-// All ranks draw the whole step, so that its sequences and its targets do not depend on their number; each keeps as
-// many microbatches as the others, in their order.
 void Trainer::draw_step(int64_t step) {
-  auto& [mine, targets] = batches_of(step);
-  const auto each = static_cast<int64_t>(mine.size());
-  const int64_t begin = each * ranks_.data_rank();
-  targets = 0;
-  for (int64_t m = 0; m < config_.microbatches_per_step(); ++m) {
-    PackedBatch& batch = m >= begin && m < begin + each ? mine[m - begin] : other_batch_;
-    source_->next_batch(config_.training.local_batch_size, &batch);
-    targets += batch.target_count;
-  }
+  const int ranks = ranks_.mesh().data_ranks();
+  deeptitan::draw_step(*source_, config_.microbatches_per_step() / ranks, config_.training.local_batch_size,
+                       ranks_.data_rank(), ranks, batches_of(step));
 }
 
 void Trainer::compute_step(int64_t step) {

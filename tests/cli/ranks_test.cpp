@@ -147,8 +147,9 @@ TEST(Ranks, WhatIsNotThereIsSaidOnceBeforeAnythingStarts) {
       refused({"--ranks", "2", "--parallelism.pipeline_parallel_degree", "2"}),
       "deeptitan: parallelism.pipeline_parallel_degree = 2: pipelines over ranks are not here yet; use 1 (the other "
       "degrees are)\n");
-  EXPECT_EQ(refused({"--parallelism.zero_stage", "2"}),
-            "deeptitan: parallelism.zero_stage = 2 is not here yet; use 1: ranks divide the optimizer's state\n");
+  EXPECT_EQ(refused({"--ranks", "2", "--parallelism.pipeline_parallel_degree", "2", "--parallelism.zero_stage", "2"}),
+            "deeptitan: parallelism.zero_stage = 2 adds gradients up after each microbatch, and a pipeline has several "
+            "on their way; use 1, or pipeline_parallel_degree = 1\n");
   ::setenv("DEEPTITAN_MPI", "/nowhere/libdeeptitan_mpi.so", 1);
   const std::string plugin = refused({"--ranks", "2"});
   ::unsetenv("DEEPTITAN_MPI");

@@ -109,5 +109,17 @@ TEST(CheckResumable, StepsAndLearningRateMayChangeNothingElse) {
                      "change; use the saved values, or start a new run in another job.dump_folder");
 }
 
+TEST(CheckResumable, AMicrobatchMayChangeWhereTheStepStays) {
+  RunConfig saved = smallest();
+  saved.training.local_batch_size = 4;
+  saved.training.global_batch_size = 8;
+  RunConfig current = saved;
+  current.training.local_batch_size = 2;
+  EXPECT_EQ(check_resumable(saved, current).size(), 1u);
+  saved.training.global_batch_size = current.training.global_batch_size = 0;
+  EXPECT_EQ(message_of([&] { check_resumable(saved, current); }).substr(0, 81),
+            "cannot resume: training.local_batch_size is 4 in the checkpoint and 2 now. Only t");
+}
+
 }  // namespace
 }  // namespace deeptitan

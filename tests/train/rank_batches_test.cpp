@@ -1,11 +1,11 @@
 #include "train/rank_batches.h"
 
+#include <algorithm>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "data/synthetic_source.h"
-#include "support/rank_layout.h"
 
 namespace deeptitan {
 namespace {
@@ -14,22 +14,22 @@ constexpr int64_t kBatchLength = 7;
 
 // Two steps' token ids, sequence by sequence, as all ranks together have them.
 std::vector<int32_t> ids_of_two_steps(int ranks) {
-  constexpr int64_t kMicrobatch = 12, kCount = 2, kSteps = 2;
-  const int64_t local = kMicrobatch / ranks;
-  std::vector<int32_t> ids(kSteps * kCount * kMicrobatch * kBatchLength);
-  testing::run_on_mesh({.dp_shard = ranks}, [&](const RankGroups& groups) {
+  constexpr int64_t kSequencesOfAll = 12, kCount = 2, kDrawnSteps = 2;
+  const int64_t local = kSequencesOfAll / ranks;
+  std::vector<int32_t> ids(kDrawnSteps * kCount * kSequencesOfAll * kBatchLength);
+  for (int rank = 0; rank < ranks; ++rank) {
     SyntheticSource source(100, kBatchLength, 3);
-    RankBatches batches(groups.data, local, kBatchLength);
-    for (int64_t step = 0; step < kSteps; ++step) {
-      batches.draw_step(source, kCount);
-      EXPECT_EQ(batches.step_targets(), kCount * kMicrobatch * kBatchLength);
+    StepBatches batches;
+    for (int64_t step = 0; step < kDrawnSteps; ++step) {
+      draw_step(source, kCount, local, rank, ranks, batches);
+      EXPECT_EQ(batches.targets, kCount * kSequencesOfAll * kBatchLength);
       for (int64_t m = 0; m < kCount; ++m) {
-        const std::vector<int32_t>& mine = batches.step()[m].tokens;
-        const int64_t first = ((step * kCount + m) * kMicrobatch + rank_in(groups.data) * local) * kBatchLength;
+        const std::vector<int32_t>& mine = batches.mine[m].tokens;
+        const int64_t first = ((step * kCount + m) * kSequencesOfAll + rank * local) * kBatchLength;
         std::copy(mine.begin(), mine.end(), ids.begin() + first);
       }
     }
-  });
+  }
   return ids;
 }
 

@@ -159,7 +159,13 @@ std::string_view name_of(TopkMethod value) {
 }
 
 std::string_view name_of(ScoringFunc value) {
-  return value == ScoringFunc::kSoftmax ? "softmax" : "sigmoid";
+  switch (value) {
+    case ScoringFunc::kSoftmax:
+      return "softmax";
+    case ScoringFunc::kSigmoid:
+      break;
+  }
+  return "sigmoid";
 }
 
 std::string_view name_of(RopeKind value) {

@@ -29,7 +29,7 @@ TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
           .router_bias_update_speed = config.training.router_bias_update_speed,
           .max_norm = config.training.max_norm,
           .weight_decay = config.optimizer.weight_decay,
-          .adamw = {config.optimizer.beta1, config.optimizer.beta2, config.optimizer.eps},
+          .optimizer = config.optimizer,
           .freeze = config.training.freeze,
           .zero_stage = static_cast<int>(config.parallelism.zero_stage)};
 }

@@ -26,6 +26,14 @@ void as_matrices(OptimizerPiece& piece, int64_t columns) {
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_optimizer(const RunConfig::Optimizer& optimizer) {
+  switch (optimizer.name) {
+    case OptimizerName::kAdamW:
+      return std::make_unique<AdamW>(AdamWSettings{optimizer.beta1, optimizer.beta2, optimizer.eps});
+  }
+  fail("optimizer.name has no update rule");
+}
+
 const std::vector<std::string>& AdamW::slots() const {
   static const std::vector<std::string> kSlots = {"first_moment", "second_moment"};
   return kSlots;

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "config/run_config.h"
 #include "core/arena.h"
 #include "core/execution_context.h"
 #include "core/tensor.h"
@@ -37,6 +38,9 @@ class Optimizer {
   /// Does nothing where the step state says that the step is not valid.
   virtual void update(ExecutionContext& ctx, const OptimizerPiece& piece) const = 0;
 };
+
+/// The one that [optimizer] names.
+std::unique_ptr<Optimizer> make_optimizer(const RunConfig::Optimizer& optimizer);
 
 class AdamW final : public Optimizer {
  public:

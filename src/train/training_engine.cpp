@@ -76,7 +76,7 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
               options.groups),
       shards_(options.groups),
       gradient_shards_(shards_, model_, options.zero_stage),
-      optimizer_(std::make_unique<AdamW>(options.adamw), options.weight_decay) {
+      optimizer_(make_optimizer(options.optimizer), options.weight_decay) {
   const auto arena = [&](const char* name) {
     arenas_.push_back(std::make_unique<Arena>(name, options_.device));
     return arenas_.back().get();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "checkpoint/model_directory.h"
+#include "config/run_config.h"
 #include "core/arena.h"
 #include "core/captured_graph.h"
 #include "core/execution_context.h"
@@ -40,8 +41,8 @@ struct TrainingEngineOptions {
   double router_bias_update_speed = 0.001;
   double max_norm = 1.0;  // of the gradient; 0: no clipping
   double weight_decay = 0.1;
-  AdamWSettings adamw;
-  std::vector<std::string> freeze;  // see freeze_parameters
+  RunConfig::Optimizer optimizer = {};  // its name and its own settings
+  std::vector<std::string> freeze;      // see freeze_parameters
   /// The pipeline's stages, in the schedule's order. One stage: microbatch by microbatch.
   Schedule schedule = one_f_one_b_schedule(1, 1);
   MakeDispatcher make_dispatcher = make_local_dispatcher;  // of each layer with experts

@@ -85,6 +85,7 @@ TEST(OptimizerState, AnOptimizerMayAskForRangesOrForMatrices) {
 TEST(OptimizerState, ASlotIsKnownByItsName) {
   Trained t(Optimizer::Unit::kRange);
   EXPECT_EQ(AdamW({}).slots(), (std::vector<std::string>{"first_moment", "second_moment"}));
+  EXPECT_EQ(make_optimizer({})->slots(), AdamW({}).slots());
   expect_runtime_error([&] { t.state.slot(t.list, t.list.all().front(), "momentum"); },
                        "the optimizer has no slot momentum; it has count");
 }

@@ -130,7 +130,8 @@ TEST(WholeStep, AGradientLongerThanMaxNormIsScaledToIt) {
     for (size_t i = 0; i < parameters.size(); ++i) {
       if (!parameters[i].gradient.defined()) continue;
       std::vector<double> wanted;
-      for (const float g : elements(parameters[i].gradient)) wanted.push_back((1 - options.adamw.beta1) * expected * g);
+      for (const float g : elements(parameters[i].gradient))
+        wanted.push_back((1 - options.optimizer.beta1) * expected * g);
       EXPECT_LT(relative_error(elements(engine->optimizer_slot(parameters[i], "first_moment").memory), wanted), 1e-6)
           << parameters[i].spec.name;
     }

@@ -72,7 +72,14 @@ LayerPlan layer_plan(const ModelConfig& c, int64_t index) {
 
 RouterOptions deepseek_router(const ModelConfig& c) {
   RouterOptions options;
-  options.scoring = c.scoring_func == ScoringFunc::kSigmoid ? RouterScoring::kSigmoid : RouterScoring::kSoftmax;
+  switch (c.scoring_func) {
+    case ScoringFunc::kSoftmax:
+      options.scoring = RouterScoring::kSoftmax;
+      break;
+    case ScoringFunc::kSigmoid:
+      options.scoring = RouterScoring::kSigmoid;
+      break;
+  }
   switch (c.topk_method) {
     case TopkMethod::kGreedy:
       options.selection = RouterSelection::kTopK;

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "core/error.h"
 #include "kernels/cpu/bias/bias.h"
 #include "kernels/cpu/matmul/matmul.h"
 #include "kernels/cpu/matmul/pack_weights.h"
@@ -10,7 +11,16 @@ namespace deeptitan::on_cpu {
 namespace {
 
 cpu::OperandType operand_type(WeightFormat format) {
-  return format == WeightFormat::kPanelsBf16 ? cpu::OperandType::kBfloat16 : cpu::OperandType::kFloat;
+  switch (format) {
+    case WeightFormat::kPanelsF32:
+      return cpu::OperandType::kFloat;
+    case WeightFormat::kPanelsBf16:
+      return cpu::OperandType::kBfloat16;
+    case WeightFormat::kRowsF32:
+    case WeightFormat::kRowsBf16:
+      break;
+  }
+  fail("a weight as {} has no panels for the CPU's products", name_of(format));
 }
 
 // Calls body with null pointers of the types of the operands and of the result.

@@ -3,17 +3,25 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
 
+#include "comm/mesh.h"
+#include "comm/planned_transport.h"
 #include "config/run_config_toml.h"
+#include "core/error.h"
 #include "core/file.h"
+#include "core/terminal.h"
 #include "hub/cached_model.h"
 #include "option_checks.h"
+#include "parallel/host_groups.h"
+#include "parallel/schedule_timeline.h"
 #include "planned_model.h"
 #include "run_file.h"
 #include "train/memory_advice.h"
@@ -26,6 +34,8 @@ namespace {
 struct PlanArguments {
   std::string config;
   int64_t memory = 0;
+  int64_t ranks = 0;
+  std::string timeline;
 };
 
 // A run file, the name of a shape, or a model's directory or name.
@@ -44,26 +54,74 @@ RunConfig config_of(const std::string& target, std::vector<ConfigOverride> overr
   return parse_run_config("[data]\nsynthetic = true\n", target, overrides);
 }
 
+// What a rank sends to others in a step, group by group.
+void print_exchanges(const TrainingEngine& engine, int64_t microbatches) {
+  std::vector<PlannedExchange> exchanges = engine.planned_exchanges();
+  const auto bytes = [&](const PlannedExchange& e) { return e.microbatch_bytes * microbatches + e.step_bytes; };
+  std::stable_sort(exchanges.begin(), exchanges.end(),
+                   [&](const auto& a, const auto& b) { return bytes(a) > bytes(b); });
+  fmt::print("sent by a rank in a step of {} microbatch{} a rank, where routing is even:\n", microbatches,
+             microbatches == 1 ? "" : "es");
+  for (const PlannedExchange& e : exchanges) {
+    if (bytes(e) == 0) continue;
+    fmt::print("{:>16}  {:>10}  in groups {} of {} ranks\n", bytes(e), format_bytes(bytes(e)), e.group, e.ranks);
+  }
+}
+
+// Who works when, where there is a pipeline.
+void print_pipeline(const PlanArguments& arguments, const RunConfig& config, const Mesh& mesh) {
+  DT_CHECK_USAGE(mesh.pp > 1 || arguments.timeline.empty(),
+                 "--timeline draws a pipeline, and parallelism.pipeline_parallel_degree = 1 makes none");
+  if (mesh.pp == 1) return;
+  const Schedule schedule =
+      make_schedule(config.parallelism, mesh.pp, static_cast<int>(config.microbatches_per_step() / mesh.data_ranks()));
+  fmt::print("{}", timeline_text(schedule, terminal_width(STDOUT_FILENO)));
+  if (!arguments.timeline.empty()) write_file(arguments.timeline, timeline_svg(schedule));
+}
+
+// On as many ranks as --ranks says, or else as the degrees name.
+Mesh planned_mesh(const RunConfig::Parallelism& p, int64_t ranks) {
+  constexpr int64_t kMostRanks = 1 << 20;
+  if (ranks == 0) {
+    ranks = p.pipeline_parallel_degree * p.expert_parallel_degree * p.data_parallel_replicate_degree;
+    if (p.data_parallel_shard_degree > 0 && ranks <= kMostRanks) ranks *= p.data_parallel_shard_degree;
+    DT_CHECK_USAGE(ranks <= kMostRanks, "the degrees of [parallelism] name {} ranks; at most {} are planned", ranks,
+                   kMostRanks);
+  }
+  return make_mesh(p, static_cast<int>(ranks));
+}
+
 void run_plan(const PlanArguments& arguments, const std::vector<std::string>& overrides) {
-  const RunConfig config = config_of(arguments.config, parse_overrides(overrides));
-  mesh_of_run(config, 1);
-  const auto [model, note] = planned_model(config);
-  const TrainingEngineOptions options = engine_options(config, bfloat16_is_native());
-  const MemoryPlan plan = TrainingEngine(model, options).plan();
+  const RunConfig read = config_of(arguments.config, parse_overrides(overrides));
+  const auto [model, note] = planned_model(read);
+  const Mesh mesh = planned_mesh(read.parallelism, arguments.ranks);
+  check_mesh(mesh, read, model);
+  const RunConfig config = with_global_batch(read, mesh);
+  print_pipeline(arguments, config, mesh);
+  PlannedTransport transport(mesh.world());
+  std::optional<HostGroups> made;
+  if (mesh.world() > 1) made.emplace(transport, mesh);
+  const RankGroups groups = made ? made->groups() : RankGroups();
+  const TrainingEngineOptions options = engine_options(config, bfloat16_is_native(), groups);
+  const TrainingEngine engine(model, options);
+  const MemoryPlan& plan = engine.plan();
+  if (made) fmt::print("{}; memory of a rank:\n", mesh.describe());
   for (const PlannedArena& arena : plan.arenas)
     fmt::print("{:>16}  {:>10}  {}\n", arena.bytes, format_bytes(arena.bytes), arena.name);
   fmt::print("{:>16}  {:>10}  in all\n", plan.total(), format_bytes(plan.total()));
-  for (const MemoryAdvice& a : what_would_save(config, model, plan.total())) {
+  for (const MemoryAdvice& a : what_would_save(config, model, plan.total(), groups)) {
     fmt::print("{:>16}  {:>10}  with {}\n", a.bytes, format_bytes(a.bytes), a.change);
   }
+  if (made) print_exchanges(engine, config.microbatches_per_step() / mesh.data_ranks());
   if (!note.empty()) fmt::print("{}\n", note);
   const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory(options.device);
+  const char* who = made ? "a rank " : "";
   if (plan.total() <= memory) {
-    fmt::print("fits into {} bytes ({})\n", memory, format_bytes(memory));
+    fmt::print("{}fits into {} bytes ({})\n", who, memory, format_bytes(memory));
     return;
   }
-  fmt::print("does not fit into {} bytes ({}); nearest changes that would:\n", memory, format_bytes(memory));
-  const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, memory);
+  fmt::print("{}does not fit into {} bytes ({}); nearest changes that would:\n", who, memory, format_bytes(memory));
+  const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, memory, groups);
   for (const MemoryAdvice& a : advice) fmt::print("  {}: {} ({})\n", a.change, a.bytes, format_bytes(a.bytes));
   if (advice.empty())
     fmt::print("  none of microbatch, activation checkpointing and sequence length: the model itself is too large\n");
@@ -85,6 +143,15 @@ void add_plan_command(CLI::App& app) {
   byte_count(command->add_option(
       "--memory", arguments->memory,
       "What the run may use, as in 8000000000, 8GB or 8GiB (default: what the system has available)"));
+  whole_number(
+      command->add_option("--ranks", arguments->ranks,
+                          "Plan one of this many ranks, laid out by [parallelism]: its memory, and what it sends "
+                          "to others in a step (default: as many as that names)"),
+      "RANKS", 1, 1 << 20);
+  command
+      ->add_option("--timeline", arguments->timeline,
+                   "Draw the pipeline's schedule into this SVG file, beside the one that is printed")
+      ->type_name("FILE");
   command->allow_extras();
   command->footer("Exit code 1 where the run does not fit. Keys of the run file can be set as --section.key value.");
   command->callback([command, arguments] { run_plan(*arguments, run_file_overrides(*command)); });

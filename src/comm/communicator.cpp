@@ -1,5 +1,8 @@
 #include "comm/communicator.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include <fmt/ranges.h>
 
 #include "core/error.h"
@@ -54,20 +57,23 @@ void Communicator::all_reduce(ExecutionContext& ctx, const Tensor& x) {
   const DType type = x.dtype();
   DT_CHECK(type == DType::kF32 || type == DType::kF64 || type == DType::kI32,
            "all_reduce in group {} adds f32, f64 and i32; found {}", name(), x.describe());
-  if (!ctx.planning && x.numel() > 0) run_all_reduce(ctx, x);
+  if (ctx.planning) return plan_parts(2 * x.bytes());
+  if (x.numel() > 0) run_all_reduce(ctx, x);
 }
 
 void Communicator::reduce_scatter(ExecutionContext& ctx, const Tensor& x, std::span<const int64_t> parts) {
   check_exchanged(*this, "reduce_scatter", ctx, x);
   check_parts(*this, "reduce_scatter", x, parts);
   DT_CHECK(x.dtype() == DType::kF32, "reduce_scatter in group {} adds f32; found {}", name(), x.describe());
-  if (!ctx.planning && x.numel() > 0) run_reduce_scatter(ctx, x, parts);
+  if (ctx.planning) return plan_parts(x.bytes());
+  if (x.numel() > 0) run_reduce_scatter(ctx, x, parts);
 }
 
 void Communicator::all_gather(ExecutionContext& ctx, const Tensor& x, std::span<const int64_t> parts) {
   check_exchanged(*this, "all_gather", ctx, x);
   check_parts(*this, "all_gather", x, parts);
-  if (!ctx.planning && x.numel() > 0) run_all_gather(ctx, x, parts);
+  if (ctx.planning) return plan_parts(x.bytes());
+  if (x.numel() > 0) run_all_gather(ctx, x, parts);
 }
 
 void Communicator::all_to_all(ExecutionContext& ctx, const Tensor& receive, std::span<const int64_t> receive_rows,
@@ -82,13 +88,21 @@ void Communicator::all_to_all(ExecutionContext& ctx, const Tensor& receive, std:
   DT_CHECK(send_rows[rank()] == receive_rows[rank()],
            "all_to_all in group {}: rank {} sends itself {} rows and receives {} of them", name(), rank(),
            send_rows[rank()], receive_rows[rank()]);
-  if (!ctx.planning) run_all_to_all(ctx, receive, receive_rows, send, send_rows);
+  if (!ctx.planning) return run_all_to_all(ctx, receive, receive_rows, send, send_rows);
+  // While planning one side may say the most that could come; as much goes as comes.
+  const int64_t rows = std::min(std::accumulate(send_rows.begin(), send_rows.end(), int64_t{0}),
+                                std::accumulate(receive_rows.begin(), receive_rows.end(), int64_t{0}));
+  plan_parts(rows * send.row_numel() * static_cast<int64_t>(dtype_size(send.dtype())));
 }
 
 void Communicator::send(ExecutionContext& ctx, const Tensor& x, int to) {
   check_exchanged(*this, "send", ctx, x);
   check_other_rank(*this, "send", to);
-  if (!ctx.planning && x.numel() > 0) run_send(ctx, x, to);
+  if (ctx.planning) {
+    planned_bytes_ += x.bytes();
+  } else if (x.numel() > 0) {
+    run_send(ctx, x, to);
+  }
 }
 
 void Communicator::finish_send(ExecutionContext& ctx, const Tensor& x) {

@@ -28,6 +28,10 @@ class Communicator {
   virtual double deadline() const = 0;
   virtual void set_deadline(double seconds) = 0;
 
+  /// Bytes that this rank has been planned to send to others: what it was asked to exchange while contexts planned.
+  /// Rows of an all_to_all count as if they were spread evenly.
+  int64_t planned_bytes() const { return planned_bytes_; }
+
   /// x = the sum of all ranks' x, each element added in the order of the ranks. f32, f64 or i32; the same bits on all.
   void all_reduce(ExecutionContext& ctx, const Tensor& x);
   /// Part r of `parts` (elements; as many as ranks; together x) is added up on rank r, in the order of the ranks, and
@@ -64,6 +68,11 @@ class Communicator {
   virtual void run_receive(ExecutionContext& ctx, const Tensor& x, int from) = 0;
   virtual void run_broadcast(ExecutionContext& ctx, const Tensor& x, int root) = 0;
   virtual void run_barrier(ExecutionContext& ctx) = 0;
+
+  // `bytes` go to all ranks in equal parts, one of which stays here.
+  void plan_parts(int64_t bytes) { planned_bytes_ += bytes - bytes / size(); }
+
+  int64_t planned_bytes_ = 0;
 };
 
 }  // namespace deeptitan

@@ -156,6 +156,10 @@ const ConfigKey<RunConfig> kKeys[] = {
      "gradients too, which are then added up after every microbatch."},
     {"parallelism.dispatcher", DT_MEMBER(choice(c.parallelism.dispatcher, kDispatcherNames)), "", kAny, kMayDiffer,
      "How tokens come to experts of other ranks."},
+    {"parallelism.expert_room", DT_MEMBER(&c.parallelism.expert_room), "", kAtLeast0, kMayDiffer,
+     "Rows that a rank's experts have room for, in multiples of what even routing brings, such as 2; a step to which "
+     "more "
+     "come is done again in parts, and counted. 0 = room for the most that could come."},
     {"parallelism.deadline_seconds", DT_MEMBER(&c.parallelism.deadline_seconds), "s", kAbove0, kMayDiffer,
      "How long a rank waits for another in one exchange before it names it and ends the run: longer than a step, a "
      "validation or a checkpoint takes."},

@@ -133,6 +133,7 @@ struct RunConfig {
     int64_t pipeline_parallel_stages_per_rank = 2;  // of the interleaved schedule
     int64_t zero_stage = 1;
     DispatcherName dispatcher = DispatcherName::kAllToAll;
+    double expert_room = 0;  // in means; 0 = the most that may come
     double deadline_seconds = 300;
     double data_deadline_seconds = 86400;
     bool operator==(const Parallelism&) const = default;

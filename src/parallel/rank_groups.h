@@ -1,5 +1,8 @@
 #pragma once
 
+#include <algorithm>
+#include <vector>
+
 #include "comm/communicator.h"
 
 namespace deeptitan {
@@ -33,6 +36,17 @@ inline int ranks_in(const Communicator* group) {
 }
 inline int rank_in(const Communicator* group) {
   return group == nullptr ? 0 : group->rank();
+}
+
+/// The groups of more than one rank, each once.
+inline std::vector<Communicator*> groups_of_ranks(const RankGroups& groups) {
+  std::vector<Communicator*> result;
+  for (Communicator* group :
+       {groups.ep, groups.dense.shard, groups.dense.replicate, groups.experts.shard, groups.experts.replicate,
+        groups.pipeline, groups.pipeline_backward, groups.data, groups.world, groups.host}) {
+    if (ranks_in(group) > 1 && std::find(result.begin(), result.end(), group) == result.end()) result.push_back(group);
+  }
+  return result;
 }
 
 }  // namespace deeptitan

@@ -8,13 +8,20 @@
 namespace deeptitan {
 namespace {
 
-int64_t planned_bytes(const RunConfig& config, const ModelConfig& model) {
-  return TrainingEngine(model, engine_options(config, bfloat16_is_native())).plan().total();
+int64_t planned_bytes(const RunConfig& config, const ModelConfig& model, const RankGroups& groups) {
+  return TrainingEngine(model, engine_options(config, bfloat16_is_native(), groups)).plan().total();
 }
 
 }  // namespace
 
-TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
+Schedule schedule_of_run(const RunConfig& config, const RankGroups& groups) {
+  // Without a pipeline microbatches run one by one, however many there are.
+  if (!groups.pipelined()) return one_f_one_b_schedule(1, 1);
+  return make_schedule(config.parallelism, groups.pipeline->size(),
+                       static_cast<int>(config.microbatches_per_step() / ranks_in(groups.data)));
+}
+
+TrainingEngineOptions engine_options(const RunConfig& config, bool native, const RankGroups& groups) {
   const Device device = choose_device(config.training.device).device;
   const bool bf16 = config.training.dtype == TrainingDtype::kBf16 ||
                     (config.training.dtype == TrainingDtype::kAuto && (native || device.kind == DeviceKind::kCuda));
@@ -31,13 +38,17 @@ TrainingEngineOptions engine_options(const RunConfig& config, bool native) {
           .weight_decay = config.optimizer.weight_decay,
           .optimizer = config.optimizer,
           .freeze = config.training.freeze,
-          .zero_stage = static_cast<int>(config.parallelism.zero_stage)};
+          .schedule = schedule_of_run(config, groups),
+          .zero_stage = static_cast<int>(config.parallelism.zero_stage),
+          .expert_room = config.parallelism.expert_room,
+          .groups = groups};
 }
 
-std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes) {
+std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes,
+                                                  const RankGroups& groups) {
   std::vector<MemoryAdvice> advice;
   const auto consider = [&](const RunConfig& candidate, const std::string& change) {
-    const int64_t needed = planned_bytes(candidate, model);
+    const int64_t needed = planned_bytes(candidate, model, groups);
     if (needed <= bytes) advice.push_back({change, needed});
     return needed <= bytes;
   };
@@ -48,7 +59,7 @@ std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const
   RunConfig smaller = config;
   smaller.training.global_batch_size = config.sequences_per_step();
   for (int64_t batch = config.training.local_batch_size / 2; batch >= 1; batch /= 2) {
-    if (config.sequences_per_step() % batch != 0) continue;
+    if (config.sequences_per_step() % (batch * ranks_in(groups.data)) != 0) continue;
     smaller.training.local_batch_size = batch;
     const std::string change = fmt::format("training.local_batch_size = {}, training.global_batch_size = {}", batch,
                                            config.sequences_per_step());
@@ -64,11 +75,12 @@ std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const
   return advice;
 }
 
-std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelConfig& model, int64_t bytes) {
+std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelConfig& model, int64_t bytes,
+                                          const RankGroups& groups) {
   const std::string experts = "model.layers.*.mlp.experts.*";
   std::vector<MemoryAdvice> advice;
   const auto consider = [&](const RunConfig& candidate, const std::string& change) {
-    const int64_t needed = planned_bytes(candidate, model);
+    const int64_t needed = planned_bytes(candidate, model, groups);
     if (needed < bytes) advice.push_back({change, needed});
   };
   const bool can_recompute = config.activation_checkpoint.mode != ActivationCheckpointMode::kLayer;
@@ -87,11 +99,12 @@ std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelCo
   return advice;
 }
 
-void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes) {
+void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes,
+                const RankGroups& groups) {
   if (plan.total() <= bytes) return;
   std::string message = fmt::format("the run needs {} of memory and {} are available; its largest arenas are {}",
                                     format_bytes(plan.total()), format_bytes(bytes), plan.largest());
-  const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, bytes);
+  const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, bytes, groups);
   if (advice.empty()) message += "; no smaller microbatch or sequence length fits: the model itself is too large";
   for (const MemoryAdvice& a : advice) message += fmt::format("; {} would need {}", a.change, format_bytes(a.bytes));
   fail_usage("{}", message);

@@ -10,8 +10,12 @@
 
 namespace deeptitan {
 
-/// The engine's options that a run's configuration asks for. `bfloat16_is_native` decides training.dtype = "auto".
-TrainingEngineOptions engine_options(const RunConfig& config, bool bfloat16_is_native);
+/// In what order one of the ranks of `groups` runs a step's microbatches.
+Schedule schedule_of_run(const RunConfig& config, const RankGroups& groups);
+
+/// The engine's options that a run's configuration asks for, of one of the ranks of `groups`. `bfloat16_is_native`
+/// decides training.dtype = "auto".
+TrainingEngineOptions engine_options(const RunConfig& config, bool bfloat16_is_native, const RankGroups& groups = {});
 
 /// A change of the configuration that would make a run fit.
 struct MemoryAdvice {
@@ -21,13 +25,16 @@ struct MemoryAdvice {
 
 /// The nearest configurations whose plan fits into `bytes`: a smaller microbatch (with the same tokens a step),
 /// recomputed layers, shorter sequences, and these together. Empty where none fits.
-std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes);
+std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes,
+                                                  const RankGroups& groups = {});
 
 /// What recomputing layers, freezing the routed experts, and both would bring a plan of `bytes` down to; what makes no
 /// difference, or is done already, is left out.
-std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelConfig& model, int64_t bytes);
+std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelConfig& model, int64_t bytes,
+                                          const RankGroups& groups = {});
 
 /// Throws a usage error with the largest arenas and the advice where the plan is larger than `bytes`.
-void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes);
+void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes,
+                const RankGroups& groups = {});
 
 }  // namespace deeptitan

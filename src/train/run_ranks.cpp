@@ -8,6 +8,7 @@
 #include "comm/rank_texts.h"
 #include "core/device_choice.h"
 #include "core/error.h"
+#include "parallel/schedule.h"
 
 namespace deeptitan {
 namespace {
@@ -34,13 +35,21 @@ Mesh mesh_of_run(const RunConfig& config, int ranks) {
                  config.parallelism.zero_stage);
   if (ranks == 1) return mesh;
   check_mesh(mesh, config, resolve_model_config(config));
-  DT_CHECK_USAGE(mesh.pp == 1,
-                 "parallelism.pipeline_parallel_degree = {}: pipelines over ranks are not here yet; use 1 (the other "
-                 "degrees are)",
-                 mesh.pp);
+  if (mesh.pp > 1) {
+    // Throws where it has no order for so many microbatches.
+    const int64_t microbatches = with_global_batch(config, mesh).microbatches_per_step() / mesh.data_ranks();
+    make_schedule(config.parallelism, mesh.pp, static_cast<int>(microbatches));
+  }
   DT_CHECK_USAGE(choose_device(config.training.device).device.kind == DeviceKind::kCpu,
                  "{} ranks on GPUs are not here yet; use --device cpu, or one rank", ranks);
   return mesh;
+}
+
+RunConfig with_global_batch(RunConfig config, const Mesh& mesh) {
+  if (config.training.global_batch_size == 0 && mesh.data_ranks() > 1) {
+    config.training.global_batch_size = config.training.local_batch_size * mesh.data_ranks();
+  }
+  return config;
 }
 
 RunRanks::RunRanks(const RunConfig& config, Transport* transport)

@@ -18,6 +18,9 @@ namespace deeptitan {
 /// make_mesh and check_mesh), and where it asks for what ranks cannot do.
 Mesh mesh_of_run(const RunConfig& config, int ranks);
 
+/// `config` with a global batch: a training.global_batch_size of 0 is a microbatch for each rank that takes sequences.
+RunConfig with_global_batch(RunConfig config, const Mesh& mesh);
+
 /// The ranks of a run, as one of them sees it; this process alone where there is no transport.
 class RunRanks {
  public:

@@ -122,9 +122,7 @@ class Trainer {
 };
 
 void Trainer::join_ranks() {
-  if (config_.training.global_batch_size == 0 && ranks_.mesh().data_ranks() > 1) {
-    config_.training.global_batch_size = config_.training.local_batch_size * ranks_.mesh().data_ranks();
-  }
+  config_ = with_global_batch(config_, ranks_.mesh());
   if (ranks_.alone()) return;
   check_alike(*ranks_.host(),
               {{"the version", options_.program},
@@ -241,15 +239,14 @@ void Trainer::open_data_of_all() {
 }
 
 void Trainer::build_engine() {
-  TrainingEngineOptions options = engine_options(config_, bfloat16_is_native());
+  TrainingEngineOptions options = engine_options(config_, bfloat16_is_native(), ranks_.groups());
   options.report_lag = options_.report_lag.value_or(report_lag_of(options.device));
   options.halt_not_finite = config_.training.loss_not_finite == LossNotFinite::kStop;
-  options.groups = ranks_.groups();
   engine_ = std::make_unique<TrainingEngine>(model_config_, options);
   const int64_t memory = available_memory(engine_->options().device) / options_.ranks_of_host;
   // All look before any takes.
   ranks_.any(false, 0);
-  check_fits(config_, model_config_, engine_->plan(), memory);
+  check_fits(config_, model_config_, engine_->plan(), memory, ranks_.groups());
 #ifdef DT_CUDA
   log_info(fmt::format("on {}", choose_device(config_.training.device).description));
 #endif

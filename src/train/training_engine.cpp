@@ -99,21 +99,43 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
                  "stage 1");
   model_.parameters().set_bucket_elements(options_.bucket_elements);
   freeze_and_count(config);
+  plan_step();
+  plan_ = plan_of(arenas_);
+}
+
+// A step and an evaluation without their kernels.
+void TrainingEngine::plan_step() {
   ctx_.planning = true;
   take_memory();
   PackedBatch batch;
   batch.reset(options_.sequences, options_.seq_len);
   begin_step(1, 0.0, 1, runner_.schedule().microbatches);
   may_overflow_ = model_.rows_may_overflow(tokens_per_microbatch());
+  const std::vector<Communicator*> groups = groups_of_ranks(options_.groups);
+  const auto sent = [&] {
+    std::vector<int64_t> bytes;
+    for (const Communicator* group : groups) bytes.push_back(group->planned_bytes());
+    return bytes;
+  };
+  const std::vector<int64_t> at_begin = sent();
+  std::vector<int64_t> after_microbatches;
   for (const bool experts_in_slices : {false, true}) {
     if (experts_in_slices && !may_overflow_) continue;
     microbatches_loaded_ = microbatches_.size();
     run_microbatches(experts_in_slices);
+    if (!experts_in_slices) after_microbatches = sent();
   }
+  const std::vector<int64_t> before_end = sent();
   end_step();
+  const std::vector<int64_t> at_end = sent();
+  for (size_t g = 0; g < groups.size(); ++g) {
+    exchanges_.push_back({.group = groups[g]->name(),
+                          .ranks = groups[g]->size(),
+                          .microbatch_bytes = (after_microbatches[g] - at_begin[g]) / runner_.schedule().microbatches,
+                          .step_bytes = at_end[g] - before_end[g]});
+  }
   evaluate(batch);
   ctx_.planning = false;
-  plan_ = plan_of(arenas_);
 }
 
 TrainingEngine::~TrainingEngine() = default;

@@ -57,6 +57,14 @@ struct TrainingEngineOptions {
   bool graphs = true;  // on a GPU the parts of a step are captured when they run for the second time
 };
 
+/// What a rank sends to the others of a group in a step, as the plan counts it.
+struct PlannedExchange {
+  std::string group;  // "ep"
+  int ranks = 1;
+  int64_t microbatch_bytes = 0;  // for each microbatch
+  int64_t step_bytes = 0;        // once a step
+};
+
 struct StepResult {
   int64_t step = 0;
   double loss = 0;           // nats per loss-bearing token
@@ -86,6 +94,8 @@ class TrainingEngine {
   ~TrainingEngine();
 
   const MemoryPlan& plan() const { return plan_; }
+  /// Of every group of more than one rank; rows of experts as if routing were even.
+  const std::vector<PlannedExchange>& planned_exchanges() const { return exchanges_; }
   const TrainingEngineOptions& options() const { return options_; }
   DeepseekModel& model() { return model_; }
   int64_t tokens_per_microbatch() const { return options_.seq_len * options_.sequences; }
@@ -159,6 +169,7 @@ class TrainingEngine {
   void run_ops(StepPart part, bool experts_in_slices);
   void apply_step();
   void take_memory();
+  void plan_step();
   void load_batch(const PackedBatch& batch, size_t slot);
   // A step as it was asked for, to be run again.
   struct QueuedStep {
@@ -196,6 +207,7 @@ class TrainingEngine {
   Arena* inputs_;
   Arena* workspace_;
   MemoryPlan plan_;
+  std::vector<PlannedExchange> exchanges_;
   BucketShards shards_;
   GradientShards gradient_shards_;
   OptimizerState optimizer_;

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <random>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -117,11 +118,19 @@ TEST(Ranks, TwoTrainAsOneAndTheFirstSpeaks) {
   EXPECT_TRUE(two.out.ends_with("\nmodel: " + (sample().run("two") / "model").string() + "\n")) << two.out;
   expect_close(losses("two"), losses("alone"));
   // Experts on both ranks, started by mpirun itself.
-  const Outcome experts =
-      run_program({"train", run_file("experts"), "--parallelism.expert_parallel_degree", "2"}, {.launcher = mpirun(2)});
+  const Outcome experts = run_program({"train", run_file("experts"), "--parallelism.expert_parallel_degree", "2",
+                                       "--parallelism.zero_stage", "2", "--parallelism.expert_room", "2"},
+                                      {.launcher = mpirun(2)});
   ASSERT_EQ(experts.exit_code, 0) << experts.err;
   EXPECT_NE(experts.out.find("\n2 ranks: pp 1 x ep 2 x dp_shard 1 x dp_replicate 1\n"), std::string::npos);
   EXPECT_EQ(count(experts.out, "\nstep 8/8"), 1) << experts.out;
+  const Outcome stages =
+      run_program({"train", run_file("stages"), "--ranks", "2", "--parallelism.pipeline_parallel_degree", "2",
+                   "--metrics.sample_freq", "4", "--metrics.sample_max_new_tokens", "3"});
+  ASSERT_EQ(stages.exit_code, 0) << stages.err;
+  EXPECT_NE(stages.out.find("\n2 ranks: pp 2 x ep 1 x dp_shard 1 x dp_replicate 1\n"), std::string::npos);
+  EXPECT_EQ(count(stages.out, "--- step 8: "), 1) << stages.out;
+  expect_close(losses("stages"), losses("alone"));
   // The same run again has the same bits.
   const Outcome again = run_program({"train", run_file("two-again"), "--ranks", "2"});
   ASSERT_EQ(again.exit_code, 0) << again.err;
@@ -144,9 +153,10 @@ TEST(Ranks, WhatIsNotThereIsSaidOnceBeforeAnythingStarts) {
             "deeptitan: training.global_batch_size = 12 is not a multiple of training.local_batch_size = 2 times the 4 "
             "ranks that take different sequences; use 8 or 16\n");
   EXPECT_EQ(
-      refused({"--ranks", "2", "--parallelism.pipeline_parallel_degree", "2"}),
-      "deeptitan: parallelism.pipeline_parallel_degree = 2: pipelines over ranks are not here yet; use 1 (the other "
-      "degrees are)\n");
+      refused({"--ranks", "2", "--parallelism.pipeline_parallel_degree", "2",
+               "--parallelism.pipeline_parallel_schedule", "Interleaved1F1B"}),
+      "deeptitan: parallelism.pipeline_parallel_degree = 2 with 2 stages a rank is more stages than the model's 2 "
+      "layers; use at most 1\n");
   EXPECT_EQ(refused({"--ranks", "2", "--parallelism.pipeline_parallel_degree", "2", "--parallelism.zero_stage", "2"}),
             "deeptitan: parallelism.zero_stage = 2 adds gradients up after each microbatch, and a pipeline has several "
             "on their way; use 1, or pipeline_parallel_degree = 1\n");
@@ -251,6 +261,44 @@ TEST(Ranks, KilledRunsGoOnOnOtherNumbersOfRanks) {
   const Outcome last = run_program({"train", file, "--resume", "auto"});
   EXPECT_EQ(last.exit_code, 0) << last.err;
   expect_close(losses("broken"), losses("unbroken"));
+}
+
+// Killed at random moments, also while it saves, a run has the bits of the unbroken one. DEEPTITAN_KILLS: how often.
+TEST(Ranks, KilledAtRandomMomentsItKeepsItsBits) {
+  const auto arguments = [](const std::string& file) {
+    return std::vector<std::string>{"train",
+                                    file,
+                                    "--resume",
+                                    "auto",
+                                    "--ranks",
+                                    "2",
+                                    "--training.steps",
+                                    "120",
+                                    "--validation.freq",
+                                    "0",
+                                    "--checkpoint.interval",
+                                    "3"};
+  };
+  const Outcome whole = run_program(arguments(run_file("long-unbroken")));
+  ASSERT_EQ(whole.exit_code, 0) << whole.err;
+  const std::string file = run_file("long-broken");
+  const char* wanted = std::getenv("DEEPTITAN_KILLS");
+  const int kills = wanted == nullptr ? 4 : std::atoi(wanted);
+  std::mt19937 random(17);
+  for (int i = 0; i < kills; ++i) {
+    Program program(arguments(file));
+    ASSERT_TRUE(program.wait_for_output("a rank; matrix peak ")) << program.finish().err;
+    std::this_thread::sleep_for(std::chrono::milliseconds(random() % 700));
+    const int victim = static_cast<int>(random() % 2);
+    for (const auto& [pid, rank] : processes_with(file)) {
+      if (rank == victim) ::kill(pid, SIGKILL);
+    }
+    program.finish();
+    expect_none_left(file, monotonic_seconds());
+  }
+  const Outcome last = run_program(arguments(file));
+  EXPECT_EQ(last.exit_code, 0) << last.err;
+  EXPECT_EQ(losses("long-broken"), losses("long-unbroken"));
 }
 
 }  // namespace

@@ -6,12 +6,14 @@
 #include <functional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "comm/collective_checks.h"
 #include "comm/host_communicator.h"
+#include "comm/planned_transport.h"
 #include "comm/self_communicator.h"
 #include "comm/thread_ranks.h"
 #include "support/expect_error.h"
@@ -156,6 +158,34 @@ TEST(ThreadRanks, RowsThatDoNotMeetAreNamed) {
     });
   });
   EXPECT_EQ(message, "rank 1 expected 8 bytes of rank 0, which sent 4");
+}
+
+// A rank of 4 that is only planned: what it would send to the three others.
+TEST(PlannedTransport, GroupsCountWhatARankSends) {
+  PlannedTransport transport(4, 1);
+  HostCommunicator group(transport, "dp", {0, 1, 2, 3}, 0);
+  ExecutionContext ctx;
+  ctx.planning = true;
+  std::vector<float> x(1000);
+  const Tensor tensor(x.data(), DType::kF32, {1000});
+  const std::vector<int64_t> parts = {250, 250, 250, 250};
+  auto sent = [&, before = int64_t{0}]() mutable {
+    return group.planned_bytes() - std::exchange(before, group.planned_bytes());
+  };
+  group.reduce_scatter(ctx, tensor, parts);
+  EXPECT_EQ(sent(), 3000);
+  group.all_gather(ctx, tensor, parts);
+  EXPECT_EQ(sent(), 3000);
+  group.all_reduce(ctx, tensor);
+  EXPECT_EQ(sent(), 6000);
+  group.send(ctx, tensor, 2);
+  EXPECT_EQ(sent(), 4000);
+  // 40 rows of 16 bytes go out, room for all that could come is there; 30 of them to others where they go evenly.
+  const Tensor rows = tensor.reshape({250, 4});
+  group.all_to_all(ctx, rows, std::vector<int64_t>{60, 30, 60, 60}, rows, std::vector<int64_t>{0, 30, 10, 0});
+  EXPECT_EQ(sent(), 480);
+  ctx.planning = false;
+  expect_runtime_error([&] { group.barrier(ctx); }, "these ranks are only planned; nothing can be exchanged with them");
 }
 
 TEST(SelfCommunicator, LeavesTensorsAloneAndCopiesRowsToItself) {

@@ -1,5 +1,8 @@
 #include "checkpoint/read_tensor.h"
 
+#include <algorithm>
+#include <string>
+
 #include "checkpoint/convert_elements.h"
 #include "core/dtype_word.h"
 #include "core/error.h"
@@ -14,6 +17,11 @@ int64_t blocks(int64_t extent) {
 }
 
 }  // namespace
+
+bool holds_float8(const ModelDirectory& model) {
+  return std::any_of(model.names().begin(), model.names().end(),
+                     [&](const std::string& name) { return model.at(name).dtype == DType::kF8E4M3; });
+}
 
 bool is_float8_scale(const ModelDirectory& model, std::string_view name) {
   return name.ends_with(kScaleSuffix) && model.contains(name.substr(0, name.size() - kScaleSuffix.size()));

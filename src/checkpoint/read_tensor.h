@@ -19,6 +19,9 @@ void read_tensor(const ModelDirectory& model, std::string_view name, const std::
 /// Whether `name` is the scales of another tensor of the directory ("<weight>_scale_inv" beside "<weight>").
 bool is_float8_scale(const ModelDirectory& model, std::string_view name);
 
+/// Whether some tensor is e4m3: whoever computes with the directory widens it.
+bool holds_float8(const ModelDirectory& model);
+
 /// The block scales of an e4m3 matrix, `<name>_scale_inv`, nullptr if it has none; throws Error if they are not
 /// f32 [ceil(rows / 128), ceil(columns / 128)].
 const TensorEntry* float8_scale(const ModelDirectory& model, const TensorEntry& tensor);

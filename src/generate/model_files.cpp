@@ -4,6 +4,7 @@
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/model_directory.h"
+#include "checkpoint/read_tensor.h"
 #include "config/model_config_json.h"
 #include "core/dtype_word.h"
 #include "core/file.h"
@@ -22,7 +23,7 @@ void load_into(ModelRunner& runner, const ModelFiles& files) {
   check_model_directory(files.directory);
   const ModelDirectory weights(files.directory);
   const DType compute = runner.options().compute;
-  if (files.config.fp8_weight_block_rows > 0) {
+  if (holds_float8(weights)) {
     const auto parameters = static_cast<uint64_t>(count_parameters(files.config).parameters);
     log_info(fmt::format("the fp8 weights of {} ({}) are widened to {}: {} of memory", files.directory.string(),
                          format_bytes(weights.file_bytes()), dtype_word(compute),

@@ -13,9 +13,9 @@
 #include "checkpoint/atomic_directory.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/model_directory.h"
+#include "checkpoint/read_tensor.h"
 #include "checkpoint/run_checkpoints.h"
 #include "comm/rank_texts.h"
-#include "config/model_config_json.h"
 #include "config/run_config_toml.h"
 #include "core/clock.h"
 #include "core/device_choice.h"
@@ -258,8 +258,7 @@ void Trainer::build_engine() {
   } else if (!config_.model.initial_checkpoint.empty()) {
     check_model_directory(config_.model.initial_checkpoint);
     loaded_ = std::make_shared<const ModelDirectory>(config_.model.initial_checkpoint);
-    const fs::path config_file = loaded_->path() / "config.json";
-    if (fs::exists(config_file) && load_model_config(config_file).fp8_weight_block_rows > 0) {
+    if (holds_float8(*loaded_)) {
       log_info(
           fmt::format("the fp8 weights of {} ({}) are widened to fp32: {} of memory", loaded_->path().string(),
                       format_bytes(loaded_->file_bytes()),

@@ -181,6 +181,22 @@ TEST_F(DamagedModel, WhatItsManifestKnowsIsComparedByEveryCommand) {
       << edited.err;
 }
 
+// By what the tensors are, whatever config.json says.
+TEST_F(DamagedModel, Fp8WeightsAreSaidToBeWidened) {
+  const fs::path fp8 = sample_->run("fp8");
+  ASSERT_EQ(run_program({"convert", model_.string(), fp8.string(), "--dtype", "fp8"}).exit_code, 0);
+  auto config = nlohmann::ordered_json::parse(read_file(fp8 / "config.json"));
+  for (const bool announced : {true, false}) {
+    if (!announced) config.erase("quantization_config");
+    write_file(fp8 / "config.json", config.dump());
+    const Outcome outcome =
+        run_program({"generate", "--model", fp8.string(), "--prompt", "And", "--max-new-tokens", "2"});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_NE(outcome.err.find("the fp8 weights of " + fp8.string() + " ("), std::string::npos) << outcome.err;
+    EXPECT_NE(outcome.err.find("are widened to "), std::string::npos) << outcome.err;
+  }
+}
+
 TEST_F(DamagedModel, AnotherShapeIsNamed) {
   replace("config.json", "\"intermediate_size\": 96", "\"intermediate_size\": 64");
   expect_failure({"tensor model.layers.0.mlp.", "the model needs "});

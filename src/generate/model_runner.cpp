@@ -273,12 +273,14 @@ void ModelRunner::run_batch(const BatchLayout& batch) {
   const bool by_ops = options_.device.kind == DeviceKind::kCpu || !options_.graphs || batch.capacity.max_query > 1 ||
                       ctx_.check_finite || ctx_.profile != nullptr || config().rope.kind == RopeKind::kDynamic ||
                       !model_.can_be_captured();
-  const auto found = by_ops ? decode_graphs_.end() : decode_graphs_.find(batch.capacity);
+  if (by_ops) return forward(batch);
+  const auto found = std::find_if(decode_graphs_.begin(), decode_graphs_.end(),
+                                  [&](const DecodeGraph& known) { return known.capacity == batch.capacity; });
   if (found == decode_graphs_.end()) {
-    if (!by_ops && decode_graphs_.size() < kMostGraphs) decode_graphs_.emplace(batch.capacity, nullptr);
+    if (decode_graphs_.size() < kMostGraphs) decode_graphs_.push_back({batch.capacity, nullptr});
     return forward(batch);
   }
-  std::unique_ptr<CapturedGraph>& graph = found->second;
+  std::unique_ptr<CapturedGraph>& graph = found->graph;
   if (graph == nullptr) {
     graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, batch] { forward(batch); });
   }

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -133,8 +132,12 @@ class ModelRunner {
   Tensor scored_rows_, targets_, logprobs_, likeliest_;
   Tensor logits_;
   UploadRing uploads_;
-  MemoryBlock host_logits_;                                                // pinned
-  std::map<BatchCapacity, std::unique_ptr<CapturedGraph>> decode_graphs_;  // nullptr: has run once
+  MemoryBlock host_logits_;  // pinned
+  struct DecodeGraph {
+    BatchCapacity capacity;
+    std::unique_ptr<CapturedGraph> graph;  // nullptr: has run once
+  };
+  std::vector<DecodeGraph> decode_graphs_;
 };
 
 }  // namespace deeptitan

@@ -55,8 +55,9 @@ std::string unknown_argument(const CLI::App& command, const std::string& argumen
   }
   const std::vector<std::string> commands = command_names(command);
   if (commands.empty()) return fmt::format("unexpected argument '{}'", argument);
-  return fmt::format("unknown command '{}'{} (commands: {})", argument, did_you_mean(argument, commands),
-                     fmt::join(commands, ", "));
+  const std::string words = command.get_parent() == nullptr ? other_words_for_command(argument) : "";
+  return fmt::format("unknown command '{}'{} (commands: {})", argument,
+                     words.empty() ? did_you_mean(argument, commands) : words, fmt::join(commands, ", "));
 }
 
 std::string complaint(const CLI::App& command, const std::vector<std::string>& extras, const CLI::Error& error) {

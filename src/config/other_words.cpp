@@ -19,6 +19,12 @@ constexpr std::string_view kAdapters =
 constexpr std::string_view kBatch =
     "training.local_batch_size is what is in memory at once, training.global_batch_size what an optimizer step sees";
 
+constexpr std::string_view kAttention = "there is one implementation of attention, which never holds the scores whole";
+constexpr std::string_view kRanks = "how ranks share a run is said in the section parallelism";
+constexpr std::string_view kPreferences =
+    "learning from preferences does not exist here; conversations are learnt (format = \"chat\")";
+constexpr std::string_view kDtype = "the type of products is training.dtype (auto, bf16, fp32); masters are fp32";
+
 constexpr OtherWord kWords[] = {
     {"epoch", false, kLength},
     {"lora", false, kAdapters},
@@ -43,11 +49,51 @@ constexpr OtherWord kWords[] = {
     {"dropout", false, "dropout does not exist here: these models are trained without"},
     {"quantization", false,
      "training is in fp32 and bf16 (training.dtype); convert --dtype fp8 makes a quantised copy"},
+    {"packing", false,
+     "packing is always on: texts are cut into full windows, conversations packed whole side by side"},
+    {"flash", false, kAttention},
+    {"attn_implementation", true, kAttention},
+    {"fsdp", false, kRanks},
+    {"deepspeed", false, kRanks},
+    {"tensor_parallel", false,
+     "tensor parallelism does not exist here; the section parallelism says how ranks share a run"},
+    {"dpo", true, kPreferences},
+    {"rlhf", true, kPreferences},
+    {"orpo", true, kPreferences},
+    {"train_on_inputs", true, "the loss of a conversation is on the assistant's turns alone (format = \"chat\")"},
+    {"bf16", true, kDtype},
+    {"fp16", true, kDtype},
+    {"mixed_precision", true, kDtype},
+    {"optim", true, "the optimizer is optimizer.name"},
     {"load_in_4bit", true, "weights of 4 bits do not exist here; fp8 directories are read"},
     {"load_in_8bit", true, "weights of 8-bit integers do not exist here; fp8 directories are read"},
 };
 
+// Commands of other programs.
+constexpr OtherWord kCommands[] = {
+    {"serve", true, "there is no server; generate --input and eval --requests take many requests in one process"},
+    {"server", true, "there is no server; generate --input and eval --requests take many requests in one process"},
+    {"quantize", true, "convert --dtype fp8 makes a quantised copy"},
+    {"finetune", true, "init finetune writes a run file, train runs it"},
+    {"fine-tune", true, "init finetune writes a run file, train runs it"},
+    {"sft", true, "init chat writes a run file, train runs it"},
+    {"pretrain", true, "init pretrain writes a run file, train runs it"},
+    {"run", true, "generate continues a text, chat talks"},
+    {"complete", true, "generate continues a text"},
+    {"pull", true, "download fetches a model"},
+    {"list", true, "inspect names the known shapes; what download fetched lies in the hub's cache"},
+    {"perplexity", true, "eval --text measures it"},
+    {"merge", true, "adapters do not exist here, so there is nothing to merge"},
+};
+
 }  // namespace
+
+std::string other_words_for_command(std::string_view name) {
+  for (const OtherWord& other : kCommands) {
+    if (name == other.word) return "; " + std::string(other.answer);
+  }
+  return "";
+}
 
 std::string other_words_for(std::string_view name) {
   std::string word(name.substr(name.rfind('.') + 1));

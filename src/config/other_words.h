@@ -10,4 +10,7 @@ namespace deeptitan {
 /// capitals ("--Learning-Rate", "training.num_train_epochs").
 std::string other_words_for(std::string_view name);
 
+/// The same for the name of a command.
+std::string other_words_for_command(std::string_view name);
+
 }  // namespace deeptitan

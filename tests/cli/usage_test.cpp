@@ -119,6 +119,22 @@ TEST(Usage, WhatDoesNotExistIsSaid) {
   expect_usage_error({"train", "run.toml", "--use-lora"},
                      "train: unknown option '--use-lora'; adapters do not exist here: every weight is trained, but for "
                      "those that training.freeze names (see deeptitan train --help)");
+  const std::string commands =
+      " (commands: train, init, generate, chat, eval, tokenizer, inspect, plan, bench, convert, download) (see "
+      "deeptitan --help)";
+  expect_usage_error({"run"}, "unknown command 'run'; generate continues a text, chat talks" + commands);
+  expect_usage_error({"pull", "v2"}, "unknown command 'pull'; download fetches a model" + commands);
+  const auto says = [](const std::string& option, const std::string& words) {
+    const Outcome outcome = run_program({"train", "run.toml", option, "1"});
+    EXPECT_EQ(outcome.exit_code, 2);
+    EXPECT_NE(outcome.err.find("'" + option + "'; " + words), std::string::npos) << outcome.err;
+  };
+  says("--packing", "packing is always on");
+  says("--sample-packing", "packing is always on");
+  says("--flash-attention", "there is one implementation of attention");
+  says("--deepspeed", "how ranks share a run is said in the section parallelism");
+  says("--bf16", "the type of products is training.dtype");
+  says("--dpo", "learning from preferences does not exist here");
   expect_usage_error({"inspect", "v2", "--lr", "4"}, "inspect: unknown option '--lr' (see deeptitan inspect --help)");
 }
 

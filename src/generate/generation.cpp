@@ -1,19 +1,18 @@
 #include "generate/generation.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "core/error.h"
+#include "kernels/cpu/loss/cross_entropy.h"
 
 namespace deeptitan {
 namespace {
 
 double logprob_of(std::span<const float> logits, int32_t id) {
-  const double largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - largest);
-  return logits[id] - largest - std::log(sum);
+  float logprob = 0;
+  cpu::token_logprobs(&logprob, nullptr, logits.data(), std::ssize(logits), &id, 1, std::ssize(logits));
+  return logprob;
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
 #include "generate/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include <fmt/format.h>
@@ -20,6 +22,10 @@ bool likelier(const Candidate& a, const Candidate& b) {
 
 // A distribution that holds a NaN has no order and no sum, whatever is drawn from it.
 void check_finite(std::span<const float> logits, size_t position) {
+  // A float whose exponent's bits are all set is none; most have none, which is quickly seen.
+  bool any = false;
+  for (const float logit : logits) any |= (std::bit_cast<uint32_t>(logit) & 0x7f800000u) == 0x7f800000u;
+  if (!any) return;
   size_t count = 0;
   size_t first = 0;
   for (size_t id = logits.size(); id-- > 0;) {
@@ -27,7 +33,6 @@ void check_finite(std::span<const float> logits, size_t position) {
     ++count;
     first = id;
   }
-  if (count == 0) return;
   throw NotFinite(
       fmt::format("the logits for the token at place {} are not finite: {} of {}, the first for token {} ({})",
                   position, count, logits.size(), first, logits[first]));
@@ -65,17 +70,14 @@ std::span<const Candidate> Sampler::distribution(std::span<const float> logits, 
   }
   candidates_.clear();
   const size_t count = std::min(logits.size(), can_be_sampled_.size());
+  if (options_.temperature == 0) {
+    keep_likeliest(logits.first(count));
+    return candidates_;
+  }
   for (size_t id = 0; id < count; ++id) {
     if (can_be_sampled_[id]) candidates_.push_back({.id = static_cast<int32_t>(id), .score = logits[id]});
   }
-  DT_CHECK(!candidates_.empty(), "none of the model's {} tokens can be decoded by the tokenizer", logits.size());
-  if (options_.temperature == 0) {
-    candidates_.front() = *std::min_element(candidates_.begin(), candidates_.end(), likelier);
-    candidates_.resize(1);
-    candidates_.front().probability = 1.0;
-    candidates_.front().weight = total_ = 1;
-    return candidates_;
-  }
+  check_any(logits);
   for (Candidate& c : candidates_) c.score /= options_.temperature;
   if (options_.top_k > 0) keep_top_k();
   weigh();
@@ -87,6 +89,22 @@ std::span<const Candidate> Sampler::distribution(std::span<const float> logits, 
   total_ = total_weight();
   for (Candidate& c : candidates_) c.probability = static_cast<double>(c.weight) / static_cast<double>(total_);
   return candidates_;
+}
+
+void Sampler::check_any(std::span<const float> logits) const {
+  DT_CHECK(!candidates_.empty(), "none of the model's {} tokens can be decoded by the tokenizer", logits.size());
+}
+
+// The lower id where two are equal.
+void Sampler::keep_likeliest(std::span<const float> logits) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (size_t id = 0; id < logits.size(); ++id) {
+    if (logits[id] <= largest || !can_be_sampled_[id]) continue;
+    largest = logits[id];
+    candidates_.assign(1, {.id = static_cast<int32_t>(id), .score = largest, .weight = 1, .probability = 1.0});
+  }
+  check_any(logits);
+  total_ = 1;
 }
 
 void Sampler::keep_top_k() {

@@ -47,6 +47,8 @@ class Sampler {
   int32_t sample(std::span<const float> logits, std::span<const int32_t> earlier, int64_t position);
 
  private:
+  void check_any(std::span<const float> logits) const;
+  void keep_likeliest(std::span<const float> logits);
   void keep_top_k();
   void keep_top_p();
   void weigh();

@@ -79,6 +79,7 @@ std::map<std::string, FileDigest> write_slots(const std::filesystem::path& state
   std::erase_if(slices, [](const OptimizerSlice& slice) { return !slice.written; });
   if (slices.empty()) return {};
   std::vector<SlotSlice> declarations;
+  declarations.reserve(slices.size());
   for (const OptimizerSlice& slice : slices) declarations.push_back(slice.slice);
   SlotWriter writer(state, rank, declarations);
   std::vector<float> staged;

@@ -42,9 +42,9 @@ void add(DType type, char* sum, const char* x, int64_t count) {
   }
 }
 
-std::string step_of(const ExecutionContext& ctx) {
-  const int64_t step = ctx.state == nullptr ? 0 : ctx.state->in.step;
-  return step == 0 ? "before the first step" : fmt::format("in step {}", step);
+// 0: none, as where a checkpoint is written.
+int64_t step_of(const ExecutionContext& ctx) {
+  return ctx.state == nullptr ? 0 : ctx.state->in.step;
 }
 
 std::vector<int64_t> offsets_of(std::span<const int64_t> parts) {
@@ -66,7 +66,9 @@ std::vector<int64_t> even_parts(int64_t elements, int ranks) {
 class HostCommunicator::Exchange {
  public:
   Exchange(HostCommunicator& group, const ExecutionContext& ctx, const char* operation)
-      : group_(group), ctx_(ctx), operation_(operation) {}
+      : group_(group), ctx_(ctx), operation_(operation) {
+    if (const int64_t step = step_of(ctx); step > 0) group.last_step_ = step;
+  }
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
   ~Exchange() {
@@ -137,7 +139,7 @@ class HostCommunicator::Exchange {
     fail(
         "rank {} has waited {:g} s in {} of group {}, {}, for rank{} {}: it has stopped, hangs, or has more to do than "
         "parallelism.deadline_seconds allows",
-        group_.transport_.rank(), group_.deadline_, operation_, group_.name_, step_of(ctx_),
+        group_.transport_.rank(), group_.deadline_, operation_, group_.name_, group_.when(ctx_),
         late.size() == 1 ? "" : "s", fmt::join(late, ", "));
   }
 
@@ -165,6 +167,12 @@ HostCommunicator::~HostCommunicator() {
   for (const SentTensor& sent : sent_) {
     for (const Pending& p : sent.pending) transport_.give_up(p.message);
   }
+}
+
+std::string HostCommunicator::when(const ExecutionContext& ctx) const {
+  const int64_t step = step_of(ctx);
+  if (step > 0) return fmt::format("in step {}", step);
+  return last_step_ > 0 ? fmt::format("after step {}", last_step_) : "before the first step";
 }
 
 // Once: its size does not depend on what is exchanged.

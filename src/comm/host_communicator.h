@@ -51,6 +51,8 @@ class HostCommunicator final : public Communicator {
   void run_broadcast(ExecutionContext& ctx, const Tensor& x, int root) override;
   void run_barrier(ExecutionContext& ctx) override;
 
+  // "in step 7", for messages.
+  std::string when(const ExecutionContext& ctx) const;
   void reserve_staging(int64_t bytes);
   // Part r of x is added up on rank r, in slices that fit into staging_.
   void add_up(Exchange& exchange, const Tensor& x, std::span<const int64_t> parts);
@@ -62,6 +64,7 @@ class HostCommunicator final : public Communicator {
   int rank_ = 0;
   int channel_;
   double deadline_;
+  int64_t last_step_ = 0;      // of what was exchanged here
   std::vector<char> staging_;  // what other ranks' parts come into, before they are added
   std::deque<SentTensor> sent_;
 };

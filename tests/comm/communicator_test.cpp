@@ -118,6 +118,20 @@ TEST(ThreadRanks, ALateRankIsNamedWithTheOperationAndTheStep) {
       message_without({1, 2}, [](Communicator& group, ExecutionContext& ctx) { group.barrier(ctx); });
   EXPECT_NE(barrier.find("s in barrier of group ep, before the first step, for ranks 1, 2:"), std::string::npos)
       << barrier;
+  // What a step does not name, as saving behind it.
+  int64_t exchanges = 0;
+  const std::string saving = message_without({1}, [&exchanges](Communicator& group, ExecutionContext& ctx) {
+    if (group.rank() != 3) return;
+    StepState state;
+    state.in.step = 5;
+    ctx.state = &state;
+    group.finish_sends(ctx);
+    ctx.state = nullptr;
+    ++exchanges;
+    group.barrier(ctx);
+  });
+  EXPECT_EQ(exchanges, 1);
+  EXPECT_NE(saving.find("s in barrier of group ep, after step 5, for ranks 1, 2, 3:"), std::string::npos) << saving;
   const std::string receive = message_without({3}, [](Communicator& group, ExecutionContext& ctx) {
     std::vector<float> x(1);
     if (group.rank() == 3) group.receive(ctx, Tensor(x.data(), DType::kF32, {1}), 0);

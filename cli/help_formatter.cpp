@@ -13,7 +13,7 @@ std::string HelpFormatter::make_option_opts(const CLI::Option* option) const {
 }
 
 std::string HelpFormatter::make_option_desc(const CLI::Option* option) const {
-  const std::string meaning = option->get_description();
+  std::string meaning = option->get_description();
   if (option->get_required()) return meaning + " (required)";
   if (option->get_type_size() == 0 || option->get_default_str().empty()) return meaning;
   return fmt::format("{} (default: {})", meaning, option->get_default_str());

@@ -58,7 +58,7 @@ std::string on_first_rank(Communicator* ranks, const std::function<std::string()
     }
   }
   outcome = broadcast_text(*ranks, outcome, 0);
-  const std::string text = outcome.substr(1);
+  std::string text = outcome.substr(1);
   if (outcome[0] == kUsage) fail_usage("{}", text);
   if (outcome[0] == kFailed) fail("{}", text);
   return text;

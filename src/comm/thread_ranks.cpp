@@ -110,6 +110,7 @@ class ThreadTransport final : public Transport {
 void run_thread_ranks(int ranks, const std::function<void(Transport&)>& body, size_t max_message) {
   SharedMessages shared;
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
       ThreadTransport transport(shared, rank, ranks, max_message);

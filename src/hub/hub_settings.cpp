@@ -102,6 +102,7 @@ std::string repository_of(std::string_view model) {
     return std::string(model);
   }
   std::vector<std::string> names;
+  names.reserve(std::size(kKnownModels));
   for (const KnownModel& known : kKnownModels) names.emplace_back(known.short_name);
   fail_usage("unknown model '{}'{} (models: {}; or OWNER/NAME on the hub)", model, did_you_mean(model, names),
              fmt::join(names, ", "));

@@ -144,6 +144,7 @@ Value filter_sort(Interpreter& interpreter, const Value& subject, const Argument
   std::vector<Value> keys;
   for (const Value& item : items) {
     std::vector<Value> parts;
+    parts.reserve(getters.size());
     for (const Getter& getter : getters) {
       parts.push_back(bound.bool_or(1, false) ? getter(item) : ignore_case(getter(item), budget));
     }

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include <fmt/format.h>
 
 #include "train/loss_curve.h"
@@ -83,7 +85,7 @@ class Plot {
                           tick);
     }
     for (const double tick : axis_ticks(frame_.first_step, frame_.last_step, 8)) {
-      const auto step = static_cast<int64_t>(tick + 0.5);
+      const auto step = static_cast<int64_t>(std::llround(tick));
       if (static_cast<double>(step) != tick) continue;  // a short run has ticks between steps
       text += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", x(step),
                           kHeight - kBottom + 22, step);

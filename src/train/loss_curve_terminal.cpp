@@ -33,7 +33,7 @@ class BrailleCanvas {
   std::string row(int row) const {
     std::string text;
     for (int column = 0; column < columns_; ++column) {
-      const auto at = static_cast<size_t>(row * columns_ + column);
+      const auto at = static_cast<size_t>(row) * static_cast<size_t>(columns_) + static_cast<size_t>(column);
       if (marks_[at]) {
         text += 'o';
       } else if (cells_[at] == 0) {
@@ -48,7 +48,9 @@ class BrailleCanvas {
   }
 
  private:
-  size_t cell(int x, int y) const { return static_cast<size_t>(y / 4 * columns_ + x / 2); }
+  size_t cell(int x, int y) const {
+    return static_cast<size_t>(y / 4) * static_cast<size_t>(columns_) + static_cast<size_t>(x / 2);
+  }
 
   int columns_, rows_;
   std::vector<uint8_t> cells_;

@@ -285,6 +285,7 @@ void matmul_by_head(Output* c, int64_t ldc, int64_t c_head_stride, const Input* 
   }
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a type stands in no parentheses
 #define DT_INSTANTIATE(Input, Output)                                                                               \
   template void matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, int64_t, int64_t, int64_t);    \
   template void grouped_matmul(MatmulOutput<Output>, const Input*, int64_t, const uint32_t*, const GroupRows&,      \
@@ -309,5 +310,6 @@ DT_INSTANTIATE(float, bfloat16)
 DT_INSTANTIATE(float)
 DT_INSTANTIATE(bfloat16)
 #undef DT_INSTANTIATE
+// NOLINTEND(bugprone-macro-parentheses)
 
 }  // namespace deeptitan::cpu

@@ -1,14 +1,14 @@
-#include "kernels/cpu/optimizer/adamw.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/optimizer/step_state.h"
+#include "kernels/square_blocks.h"
 #include "kernels/step_math.h"
 
 namespace deeptitan::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-static_assert(cpu::kSquareBlocks == kThreads, "a thread a block of a parameter");
+static_assert(kSquareBlocks == kThreads, "a thread a block of a parameter");
 
 __global__ void begin_step_output_kernel(StepState* state) {
   begin_output(state->out);

@@ -91,6 +91,20 @@ Mesh planned_mesh(const RunConfig::Parallelism& p, int64_t ranks) {
   return make_mesh(p, static_cast<int>(ranks));
 }
 
+// A rank of a mesh with all that it takes, and nothing to exchange with.
+struct PlannedRank {
+  PlannedRank(const RunConfig& config, const ModelConfig& model, const Mesh& mesh, int rank)
+      : transport(mesh.world(), rank) {
+    if (mesh.world() > 1) made.emplace(transport, mesh);
+    engine = std::make_unique<TrainingEngine>(model, engine_options(config, bfloat16_is_native(), groups()));
+  }
+  RankGroups groups() const { return made ? made->groups() : RankGroups(); }
+
+  PlannedTransport transport;
+  std::optional<HostGroups> made;
+  std::unique_ptr<TrainingEngine> engine;
+};
+
 void run_plan(const PlanArguments& arguments, const std::vector<std::string>& overrides) {
   const RunConfig read = config_of(arguments.config, parse_overrides(overrides));
   const auto [model, note] = planned_model(read);
@@ -98,14 +112,20 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   check_mesh(mesh, read, model);
   const RunConfig config = with_global_batch(read, mesh);
   print_pipeline(arguments, config, mesh);
-  PlannedTransport transport(mesh.world());
-  std::optional<HostGroups> made;
-  if (mesh.world() > 1) made.emplace(transport, mesh);
-  const RankGroups groups = made ? made->groups() : RankGroups();
-  const TrainingEngineOptions options = engine_options(config, bfloat16_is_native(), groups);
-  const TrainingEngine engine(model, options);
+  // Stages are not alike: the rank that takes most.
+  std::unique_ptr<PlannedRank> most;
+  for (int stage = 0; stage < mesh.pp; ++stage) {
+    auto planned = std::make_unique<PlannedRank>(config, model, mesh, mesh.rank_at({.pp = stage}));
+    if (most == nullptr || planned->engine->plan().total() > most->engine->plan().total()) most = std::move(planned);
+  }
+  const bool made = most->made.has_value();
+  const RankGroups groups = most->groups();
+  const TrainingEngine& engine = *most->engine;
   const MemoryPlan& plan = engine.plan();
-  if (made) fmt::print("{}; memory of a rank:\n", mesh.describe());
+  if (made) {
+    fmt::print("{}; memory of a rank{}:\n", mesh.describe(),
+               mesh.pp == 1 ? "" : fmt::format(" (rank {}, which takes most)", most->transport.rank()));
+  }
   for (const PlannedArena& arena : plan.arenas)
     fmt::print("{:>16}  {:>10}  {}\n", arena.bytes, format_bytes(arena.bytes), arena.name);
   fmt::print("{:>16}  {:>10}  in all\n", plan.total(), format_bytes(plan.total()));
@@ -114,7 +134,7 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   }
   if (made) print_exchanges(engine, config.microbatches_per_step() / mesh.data_ranks());
   if (!note.empty()) fmt::print("{}\n", note);
-  const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory(options.device);
+  const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory(engine.options().device);
   const char* who = made ? "a rank " : "";
   if (plan.total() <= memory) {
     fmt::print("{}fits into {} bytes ({})\n", who, memory, format_bytes(memory));

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <fcntl.h>
@@ -26,6 +27,10 @@ volatile std::sig_atomic_t interrupts = 0;
 void pass_on(int signal) {
   if (launcher_pid == 0) return;
   if (signal == SIGINT) interrupts = interrupts + 1;
+  if (signal == SIGINT && interrupts == 1) {
+    constexpr std::string_view kWords = "\nfinishing the step, then saving; Ctrl-C again ends at once\n";
+    [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, kWords.data(), kWords.size());
+  }
   ::kill(static_cast<pid_t>(launcher_pid), interrupts > 1 ? SIGTERM : SIGUSR1);
 }
 

@@ -121,7 +121,7 @@ void run_train(const TrainArguments& arguments, const std::vector<std::string>& 
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) heed(signal);
   options.ranks = ranks.transport();
   options.ranks_of_host = ranks.ranks_of_host();
-  options.program = version_line();
+  if (options.ranks != nullptr) options.program = version_line();  // names the library, which it opens
   options.sample = [&config](TrainingEngine& engine, const Tokenizer& tokenizer, int64_t step) {
     print_sample(engine, tokenizer, config, step);
   };

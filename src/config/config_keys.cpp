@@ -16,7 +16,6 @@ constexpr std::array<std::string_view, 1> kOptimizerNames = {"AdamW"};
 constexpr std::array<std::string_view, 4> kDecayTypeNames = {"constant", "linear", "cosine", "sqrt"};
 constexpr std::array<std::string_view, 2> kActivationCheckpointNames = {"none", "layer"};
 constexpr std::array<std::string_view, 4> kPipelineScheduleNames = {"GPipe", "1F1B", "Interleaved1F1B", "ZBH1"};
-constexpr std::array<std::string_view, 1> kDispatcherNames = {"all_to_all"};
 constexpr std::array<std::string_view, 2> kExportDtypeNames = {"fp32", "bf16"};
 constexpr std::array<std::string_view, 3> kSourceFormatNames = {"text", "chat", "plain"};
 
@@ -109,7 +108,8 @@ const ConfigKey<RunConfig> kKeys[] = {
     {"training.local_batch_size", DT_MEMBER(&c.training.local_batch_size), "sequences", kAtLeast1, kMayDiffer,
      "Sequences of a microbatch: what is in memory at once. A run that goes on keeps the sequences of its steps."},
     {"training.global_batch_size", DT_MEMBER(&c.training.global_batch_size), "sequences", kAtLeast0, kFixed,
-     "Sequences of an optimizer step, a multiple of training.local_batch_size; 0 = one microbatch."},
+     "Sequences of an optimizer step, a multiple of training.local_batch_size times the ranks that take different "
+     "sequences; 0 = one microbatch on each of them."},
     {"training.threads", DT_MEMBER(&c.training.threads), "threads", kAtLeast0, kMayDiffer,
      "Threads of the processor that the run takes; the numbers do not depend on it; 0 = all cores, or "
      "OMP_NUM_THREADS."},
@@ -154,8 +154,6 @@ const ConfigKey<RunConfig> kKeys[] = {
      "What data_parallel_shard_degree divides (Rajbhandari et al., arXiv 1910.02054): 1 = the optimizer's state; 2 = "
      "the "
      "gradients too, which are then added up after every microbatch."},
-    {"parallelism.dispatcher", DT_MEMBER(choice(c.parallelism.dispatcher, kDispatcherNames)), "", kAny, kMayDiffer,
-     "How tokens come to experts of other ranks."},
     {"parallelism.expert_room", DT_MEMBER(&c.parallelism.expert_room), "", kAtLeast0, kMayDiffer,
      "Rows that a rank's experts have room for, in multiples of what even routing brings, such as 2; a step to which "
      "more "
@@ -164,7 +162,7 @@ const ConfigKey<RunConfig> kKeys[] = {
      "How long a rank waits for another in one exchange before it names it and ends the run: longer than a step, a "
      "validation or a checkpoint takes."},
     {"parallelism.data_deadline_seconds", DT_MEMBER(&c.parallelism.data_deadline_seconds), "s", kAbove0, kMayDiffer,
-     "The same before the first step, while one rank tokenises the texts for all."},
+     "The same before the first step, while one rank verifies checkpoints and tokenises the texts for all."},
 
     {"checkpoint.interval", DT_MEMBER(&c.checkpoint.interval), "steps", kAtLeast0, kMayDiffer,
      "Steps between two checkpoints; 0 = one at the end."},

@@ -110,7 +110,8 @@ std::vector<ConfigDifference> check_resumable(const RunConfig& saved, const RunC
   // Another microbatch on other ranks is welcome; another step is another run.
   const bool same_step = saved.sequences_per_step() == current.sequences_per_step();
   for (ConfigDifference& difference : differences(saved, current)) {
-    if (difference.allowed_on_resume && (same_step || difference.key != "training.local_batch_size")) {
+    const bool batch = difference.key == "training.local_batch_size" || difference.key == "training.global_batch_size";
+    if (batch ? same_step : difference.allowed_on_resume) {
       allowed.push_back(std::move(difference));
     } else {
       refused += fmt::format("{}{} is {} in the checkpoint and {} now", refused.empty() ? "" : "; ", difference.key,

@@ -27,9 +27,6 @@ enum class ActivationCheckpointMode { kNone, kLayer };
 /// In what order the stages of a pipeline run their microbatches: see parallel/schedule.h.
 enum class PipelineScheduleName { kGPipe, k1F1B, kInterleaved1F1B, kZeroBubbleH1 };
 
-/// How tokens come to the experts of other ranks.
-enum class DispatcherName { kAllToAll };
-
 /// Element type of the weights in an exported model directory.
 enum class ExportDtype { kFloat32, kBfloat16 };
 
@@ -132,7 +129,6 @@ struct RunConfig {
     PipelineScheduleName pipeline_parallel_schedule = PipelineScheduleName::k1F1B;
     int64_t pipeline_parallel_stages_per_rank = 2;  // of the interleaved schedule
     int64_t zero_stage = 1;
-    DispatcherName dispatcher = DispatcherName::kAllToAll;
     double expert_room = 0;  // in means; 0 = the most that may come
     double deadline_seconds = 300;
     double data_deadline_seconds = 86400;

@@ -131,8 +131,9 @@ void Trainer::join_ranks() {
                {"the arithmetic of the chip", bfloat16_is_native() ? "native bf16" : "no native bf16"}});
 }
 
-// The first rank looks, and the others begin where it does.
+// The first rank looks, which may mean to read whole checkpoints, and the others begin where it does.
 void Trainer::find_start_of_all() {
+  if (!ranks_.alone()) ranks_.host()->set_deadline(config_.parallelism.data_deadline_seconds);
   const std::string step = on_first_rank(ranks_.host(), [&] {
     find_start();
     return start_ ? std::to_string(start_->step) : std::string();
@@ -224,7 +225,6 @@ void Trainer::open_data() {
 // One rank tokenises what is not in the cache yet, the others wait.
 void Trainer::open_data_of_all() {
   if (ranks_.alone()) return open_data();
-  ranks_.host()->set_deadline(config_.parallelism.data_deadline_seconds);
   on_first_rank(ranks_.host(), [&] {
     open_data();
     return std::string();

@@ -333,8 +333,9 @@ void TrainingEngine::run_or_replay(StepPart part) {
   if (by_ops || !std::exchange(captured.run_before, true)) return run_ops(part, /*experts_in_slices=*/false);
   std::deque<Parameter>& parameters = model_.parameters().all();
   if (captured.graph == nullptr) {
-    captured.graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, part] { run_ops(part, false); });
-    captured.graph->run();
+    auto graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, part] { run_ops(part, false); });
+    graph->run();
+    captured.graph = std::move(graph);
     for (const Parameter& p : parameters) captured.gradients_written.push_back(p.gradient_written);
     return;
   }

@@ -119,6 +119,10 @@ TEST(CheckResumable, AMicrobatchMayChangeWhereTheStepStays) {
   saved.training.global_batch_size = current.training.global_batch_size = 0;
   EXPECT_EQ(message_of([&] { check_resumable(saved, current); }).substr(0, 81),
             "cannot resume: training.local_batch_size is 4 in the checkpoint and 2 now. Only t");
+  // Two ranks of one microbatch each were a step of 8.
+  saved.training.global_batch_size = 8;
+  current.training.local_batch_size = 8;
+  EXPECT_EQ(check_resumable(saved, current).size(), 2u);
 }
 
 }  // namespace

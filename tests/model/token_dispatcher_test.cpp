@@ -134,9 +134,9 @@ TEST(TokenDispatcher, SlicesAreAsLargeAsSurelyFits) {
   EXPECT_EQ(with_room(48)->tokens_that_fit(8), 8);
   EXPECT_EQ(with_room(47)->tokens_that_fit(8), 7);
   EXPECT_EQ(with_room(24)->tokens_that_fit(8), 2);
-  expect_runtime_error(
+  expect_usage_error(
       [&] { with_room(11)->tokens_that_fit(8); },
-      "the experts have room for 11 rows, and one token of each rank may need 12; give them more room");
+      "the experts have room for 11 rows, and one token of each rank may need 12; raise parallelism.expert_room");
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ struct Launch {
   int size = 1;
 };
 
-/// What the environment says: Open MPI's mpirun, MPICH's and Intel's mpiexec (PMI), PMIx, or Slurm's srun. nullopt
+/// What the environment says: Open MPI's mpirun, MPICH's and Intel's mpiexec (PMI), or Slurm's srun. nullopt
 /// where this process was started by itself, or for one rank. `variable` looks a name up, as std::getenv.
 std::optional<Launch> find_launch(const std::function<const char*(const char*)>& variable);
 

@@ -27,7 +27,7 @@ class MpiWorld {
   explicit MpiWorld(const Launch& launch);
   MpiWorld(const MpiWorld&) = delete;
   MpiWorld& operator=(const MpiWorld&) = delete;
-  /// Ends MPI, which waits for all ranks. To be called where nothing has failed; else see end_all.
+  /// Ends MPI, which waits for all ranks. To be called where nothing has failed; else see end_all_ranks.
   void finish();
   ~MpiWorld();
 

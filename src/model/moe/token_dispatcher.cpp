@@ -14,8 +14,10 @@ int64_t TokenDispatcher::tokens_that_fit(int64_t tokens) const {
     const int64_t middle = (fit + beyond) / 2;
     (most_rows(middle) <= rows ? fit : beyond) = middle;
   }
-  DT_CHECK(fit > 0, "the experts have room for {} rows, and one token of each rank may need {}; give them more room",
-           rows, most_rows(1));
+  DT_CHECK_USAGE(fit > 0,
+                 "the experts have room for {} rows, and one token of each rank may need {}; raise "
+                 "parallelism.expert_room",
+                 rows, most_rows(1));
   return fit;
 }
 

@@ -13,7 +13,8 @@ target_compile_options(dt_options INTERFACE
 if(DT_SANITIZE)
   # g++ 12 takes std::regex for uninitialized under sanitizers (GCC bug 105562).
   target_compile_options(dt_options INTERFACE
-    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${DT_SANITIZE} -fno-omit-frame-pointer -Wno-maybe-uninitialized>)
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${DT_SANITIZE} -fno-omit-frame-pointer>
+    $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-maybe-uninitialized>)
   target_link_options(dt_options INTERFACE -fsanitize=${DT_SANITIZE})
 endif()
 if(DT_FUZZ)

@@ -114,6 +114,7 @@ void TrainingEngine::plan_step() {
   const std::vector<Communicator*> groups = groups_of_ranks(options_.groups);
   const auto sent = [&] {
     std::vector<int64_t> bytes;
+    bytes.reserve(groups.size());
     for (const Communicator* group : groups) bytes.push_back(group->planned_bytes());
     return bytes;
   };

@@ -171,7 +171,6 @@ LineEditor::LineEditor(LineHistory history) : state_(std::make_unique<State>(std
   if (::tcgetattr(STDIN_FILENO, &state_->before) != 0) fail_file("ask", "the terminal", errno);
   termios raw = state_->before;
   raw.c_lflag &= ~static_cast<tcflag_t>(ICANON);
-  raw.c_lflag |= NOFLSH;  // Ctrl-C throws away nothing that is on its way: it is only an answer that stops
   raw.c_cc[VMIN] = 1;
   raw.c_cc[VTIME] = 0;
   ::tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);

@@ -221,6 +221,8 @@ LineResult LineEditor::read(const LinePrompt& prompt, std::string& line) {
                                          : unseen(prompt.colour) + prompt.label + unseen("\033[0m") + prompt.end;
   state_->interrupted = false;
   show(kPasteOn);
+  el_wset(state_->editor, EL_PREP_TERM,
+          1);  // before the prompt shows: what is typed at it is libedit's, not the line discipline's
   int count = 0;
   const wchar_t* wide = el_wgets(state_->editor, &count);
   show(kPasteOff);

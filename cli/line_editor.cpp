@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <histedit.h>
 #include <langinfo.h>
-#include <termios.h>
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
@@ -109,7 +108,6 @@ struct LineEditor::State {
   std::string prompt;
   EditLine* editor = nullptr;
   HistoryW* history = nullptr;
-  termios before = {};
 
   static State& of(EditLine* editor) {
     void* state = nullptr;
@@ -167,14 +165,6 @@ struct LineEditor::State {
 
 LineEditor::LineEditor(LineHistory history) : state_(std::make_unique<State>(std::move(history))) {
   use_utf8();
-  // What libedit goes back to between lines: no line of 4,095 bytes at most, which is the line discipline's.
-  if (::tcgetattr(STDIN_FILENO, &state_->before) != 0) fail_file("ask", "the terminal", errno);
-  termios raw = state_->before;
-  raw.c_lflag &= ~static_cast<tcflag_t>(ICANON);
-  raw.c_cc[VMIN] = 1;
-  raw.c_cc[VTIME] = 0;
-  ::tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
-
   state_->editor = el_init("deeptitan", stdin, stdout, stderr);
   state_->history = history_winit();
   DT_CHECK(state_->editor != nullptr && state_->history != nullptr, "libedit cannot begin on this terminal");
@@ -212,7 +202,6 @@ LineEditor::LineEditor(LineHistory history) : state_(std::make_unique<State>(std
 LineEditor::~LineEditor() {
   el_end(state_->editor);
   history_wend(state_->history);
-  ::tcsetattr(STDIN_FILENO, TCSADRAIN, &state_->before);
 }
 
 LineResult LineEditor::read(const LinePrompt& prompt, std::string& line) {
@@ -221,8 +210,9 @@ LineResult LineEditor::read(const LinePrompt& prompt, std::string& line) {
                                          : unseen(prompt.colour) + prompt.label + unseen("\033[0m") + prompt.end;
   state_->interrupted = false;
   show(kPasteOn);
-  el_wset(state_->editor, EL_PREP_TERM,
-          1);  // before the prompt shows: what is typed at it is libedit's, not the line discipline's
+  // Before the prompt shows: what is typed or pasted at it is libedit's, not the line discipline's, which cuts lines at
+  // 4,095 bytes.
+  el_wset(state_->editor, EL_PREP_TERM, 1);
   int count = 0;
   const wchar_t* wide = el_wgets(state_->editor, &count);
   show(kPasteOff);

@@ -21,13 +21,10 @@ using testing::Outcome;
 using testing::Program;
 using testing::ProgramOptions;
 using testing::run_program;
+using testing::sample;
 
 class ProcessTest : public ::testing::Test {
  protected:
-  static const testing::SampleRun& sample() {
-    static const testing::SampleRun run;
-    return run;
-  }
   static std::string run_file(const std::string& name, int steps) {
     const fs::path path = sample().run(name + ".toml");
     std::ofstream(path) << sample().toml(name, "steps = " + std::to_string(steps) + "\ndtype = \"fp32\"\n");

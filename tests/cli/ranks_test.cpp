@@ -27,12 +27,7 @@ using testing::Outcome;
 using testing::Program;
 using testing::ProgramOptions;
 using testing::run_program;
-using testing::SampleRun;
-
-const SampleRun& sample() {
-  static const SampleRun run;
-  return run;
-}
+using testing::sample;
 
 // A run file for the folder `name`; 12 sequences a step in microbatches of 2, so that 1, 2, 3 and 6 ranks share them.
 std::string run_file(const std::string& name, const std::string& more = "") {

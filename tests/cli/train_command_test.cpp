@@ -19,12 +19,7 @@ using testing::Outcome;
 using testing::Program;
 using testing::ProgramOptions;
 using testing::run_program;
-using testing::SampleRun;
-
-const SampleRun& sample() {
-  static const SampleRun run;
-  return run;
-}
+using testing::sample;
 
 // A run file for the folder `name`.
 std::string run_file(const std::string& name, const std::string& training = "") {

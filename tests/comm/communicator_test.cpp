@@ -14,9 +14,9 @@
 #include "comm/collective_checks.h"
 #include "comm/host_communicator.h"
 #include "comm/planned_transport.h"
-#include "comm/self_communicator.h"
 #include "comm/thread_ranks.h"
 #include "support/expect_error.h"
+#include "support/self_communicator.h"
 
 namespace deeptitan {
 namespace {

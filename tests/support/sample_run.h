@@ -68,4 +68,10 @@ class SampleRun {
   std::string text_;
 };
 
+/// One for all tests of a program.
+inline const SampleRun& sample() {
+  static const SampleRun run;
+  return run;
+}
+
 }  // namespace deeptitan::testing

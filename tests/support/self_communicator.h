@@ -7,7 +7,8 @@
 
 namespace deeptitan {
 
-/// The group of one rank, on any device: nothing is exchanged, and an all_to_all is a copy on `ctx.communication`.
+/// The group of one rank, on any device, for tests of what every group checks: nothing is exchanged, and an all_to_all
+/// is a copy on `ctx.communication`.
 class SelfCommunicator final : public Communicator {
  public:
   explicit SelfCommunicator(std::string name) : name_(std::move(name)) {}

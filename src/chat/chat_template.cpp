@@ -151,6 +151,7 @@ jinja::TracedText ChatTemplate::render_values(std::vector<jinja::Value> messages
 std::string ChatTemplate::render(const std::vector<ChatMessage>& messages, const ChatRenderOptions& options) const {
   check_options(options);
   std::vector<jinja::Value> values;
+  values.reserve(messages.size());
   for (const ChatMessage& message : messages) values.push_back(message_value(message));
   return render_values(std::move(values), options, options.add_generation_prompt).bytes();
 }

@@ -47,7 +47,7 @@ inline Vec multiply_add(Vec sum, Operand a, Operand b) {
   }
 }
 
-inline void store_bfloat16(uint16_t* /*c*/, const Vec* /*row*/) {}
+[[maybe_unused]] inline void store_bfloat16(uint16_t* /*c*/, const Vec* /*row*/) {}
 
 }  // namespace
 

@@ -10,7 +10,7 @@ namespace {
 constexpr bool kStoresBfloat16 = false;
 constexpr bool kMultipliesBfloat16 = false;
 constexpr int kPeakSums = 24;
-inline void store_bfloat16(uint16_t* /*c*/, const Vec* /*row*/) {}
+[[maybe_unused]] inline void store_bfloat16(uint16_t* /*c*/, const Vec* /*row*/) {}
 
 template <bool kBf16>
 inline Vec multiply_add(Vec sum, Operand a, Operand b) {

@@ -1,234 +1,271 @@
 #include "generate/batch_generator.h"
 
 #include <algorithm>
-#include <deque>
-#include <map>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "core/clock.h"
 #include "core/error.h"
 #include "generate/not_finite.h"
-#include "generate/scheduler.h"
 
 namespace deeptitan {
 
-// One call of generate.
-class BatchGenerator::Run {
- public:
-  Run(BatchGenerator& generator, std::span<const GenerationRequest> requests, const OnDone& on_done,
-      const OnText& on_text)
-      : generator_(generator),
-        runner_(generator.runner_),
-        scheduler_(runner_),
-        requests_(requests),
-        on_done_(on_done),
-        on_text_(on_text),
-        results_(requests.size()) {
-    std::map<std::vector<int32_t>, size_t> first_with;
-    sequences_.reserve(requests.size());  // the scheduler keeps their addresses
-    for (size_t i = 0; i < requests.size(); ++i) {
-      const GenerationRequest& request = requests[i];
-      if (request.options.interrupted) interruptible_.insert(i);
-      sequences_.push_back({.tokens = request.prompt, .cached = 0, .pages = {}});
-      const auto [found, is_first] = first_with.emplace(request.prompt, i);
-      if (is_first) {
-        scheduler_.add(&sequences_[i], most_tokens(i));
-      } else {
-        followers_[found->second].push_back(i);
-      }
-    }
+// Of a request that has not ended. The scheduler knows its sequence by its address.
+struct BatchGenerator::Request : Sequence {
+  int64_t number = 0;
+  int64_t prompt_tokens = 0;
+  int64_t most_tokens = 0;  // that it may have in the cache
+  GenerationOptions options;
+  OnText on_text;
+  std::optional<TextInProgress> text;  // takes memory, and so only from the first batch on
+  double begun = 0;                    // seconds
+
+  Generation& result() { return text->result(); }
+  void begin(const BatchGenerator& generator) {
+    if (text) return;
+    text.emplace(generator.tokenizer_, generator.decodable_, generator.end_ids_, options, on_text);
+    result().prompt_tokens = prompt_tokens;
+    begun = monotonic_seconds();
   }
-
-  ~Run() {
-    for (Sequence& sequence : sequences_) runner_.release(sequence);
-    for (auto& [leader, prompt] : prompts_) runner_.release(prompt.sequence);
-  }
-
-  std::vector<Generation> finish() {
-    while (step()) {
-    }
-    return std::move(results_);
-  }
-
- private:
-  // A prompt that has run, for the requests that still wait for it.
-  struct SharedPrompt {
-    Sequence sequence;
-    std::vector<float> logits;
-    std::deque<size_t> waiting;
-  };
-
-  // The last token is never run.
-  int64_t most_tokens(size_t i) const {
-    return std::min(runner_.options().context_length,
-                    std::ssize(requests_[i].prompt) + requests_[i].options.max_new_tokens - 1);
-  }
-
-  // A text that has begun and has not ended: only so many as run at once take memory.
-  struct Text {
-    Text(BatchGenerator& generator, const GenerationRequest& request, TextInProgress::OnText on_text)
-        : text(generator.tokenizer_, generator.decodable_, generator.end_ids_, request.options, std::move(on_text)) {
-      text.result().prompt_tokens = std::ssize(request.prompt);
-    }
-    TextInProgress text;
-    double begun = monotonic_seconds();
-  };
-
-  Text& begun(size_t i) {
-    const auto found = texts_.find(i);
-    if (found != texts_.end()) return found->second;
-    TextInProgress::OnText give = {};
-    if (on_text_) give = [this, i](std::string_view text) { on_text_(i, text); };
-    return texts_.try_emplace(i, generator_, requests_[i], std::move(give)).first->second;
-  }
-  Generation& result(size_t i) { return begun(i).text.result(); }
-
-  void end_interrupted() {
-    for (auto next = interruptible_.begin(); next != interruptible_.end();) {
-      const size_t i = *next++;  // which end() takes away
-      if (requests_[i].options.interrupted()) end(i, StopReason::kInterrupted);
-    }
-  }
-
-  bool step() {
-    start_followers();
-    end_interrupted();
-    const std::vector<ModelRunner::Rows> rows = scheduler_.next();
-    if (rows.empty()) return run_waiting_alone();
-    for (const ModelRunner::Rows& row : rows) begun(place_of(row));
-    const std::span<const float> logits = runner_.run(rows);
-    const auto vocab = static_cast<size_t>(runner_.config().vocab_size);
-    for (size_t row = 0; row < rows.size(); ++row) {
-      const size_t i = place_of(rows[row]);
-      if (sequences_[i].pending() > 0) continue;  // more of its prompt is to come
-      const std::span<const float> mine = logits.subspan(row * vocab, vocab);
-      const bool first = result(i).tokens.empty();
-      if (first) share_prompt(i, mine);
-      if (!first) ++result(i).decoded_tokens;
-      take(i, mine);
-    }
-    return true;
-  }
-
-  size_t place_of(const ModelRunner::Rows& rows) const {
-    return static_cast<size_t>(rows.sequence - sequences_.data());
-  }
-
-  void take(size_t i, std::span<const float> logits) {
-    Text& mine = begun(i);
-    Generation& so_far = mine.text.result();
-    if (so_far.tokens.empty()) so_far.prefill_seconds = monotonic_seconds() - mine.begun;
-    std::optional<StopReason> reason;
-    try {
-      reason = mine.text.take(logits, sequences_[i].tokens);
-    } catch (const NotFinite& found) {
-      const std::vector<int32_t> tokens = sequences_[i].tokens;
-      for (Sequence& sequence : sequences_) runner_.release(sequence);
-      for (auto& [leader, prompt] : prompts_) runner_.release(prompt.sequence);
-      explain_not_finite(runner_, tokens, found);
-    }
-    if (!reason && sequences_[i].length() > runner_.options().context_length) reason = StopReason::kContextFull;
-    if (reason) end(i, *reason);
-  }
-
-  void end(size_t i, StopReason reason) {
-    Text& ended = begun(i);
-    ended.text.finish(reason);
-    Generation& made = results_[i] = std::move(ended.text.result());
-    made.decode_seconds = monotonic_seconds() - ended.begun - made.prefill_seconds;
-    texts_.erase(i);
-    interruptible_.erase(i);
-    scheduler_.remove(&sequences_[i]);
-    runner_.release(sequences_[i]);
-    if (reason == StopReason::kInterrupted) {  // maybe before it ran
-      for (auto& [leader, waiting] : followers_) std::erase(waiting, i);
-      for (auto& [leader, prompt] : prompts_) std::erase(prompt.waiting, i);
-    }
-    // Those that waited for a prompt that will not be run now run it themselves.
-    if (const auto waiting = followers_.extract(i)) queue_all(waiting.mapped());
-    if (on_done_) on_done_(i, made);
-  }
-
-  void queue_all(const std::deque<size_t>& requests) {
-    for (const size_t i : requests) scheduler_.add(&sequences_[i], most_tokens(i));
-  }
-
-  // The prompt of `leader` has run: keeps it for its followers, where there are pages for it besides what is promised.
-  void share_prompt(size_t leader, std::span<const float> logits) {
-    auto waiting = followers_.extract(leader);
-    if (!waiting || waiting.mapped().empty()) return;
-    const int64_t pages = runner_.pages_for(sequences_[leader].cached);
-    if (!scheduler_.can_reserve(pages)) return queue_all(waiting.mapped());
-    scheduler_.reserve(pages);
-    prompts_[leader] = {.sequence = runner_.fork(sequences_[leader]),
-                        .logits = {logits.begin(), logits.end()},
-                        .waiting = std::move(waiting.mapped())};
-  }
-
-  void drop(std::map<size_t, SharedPrompt>::iterator prompt) {
-    scheduler_.unreserve(std::ssize(prompt->second.sequence.pages));
-    runner_.release(prompt->second.sequence);
-    prompts_.erase(prompt);
-  }
-
-  void start_followers() {
-    for (auto prompt = prompts_.begin(); prompt != prompts_.end();) {
-      const auto current = prompt++;
-      SharedPrompt& shared = current->second;
-      while (!shared.waiting.empty() && scheduler_.can_admit(most_tokens(shared.waiting.front()))) {
-        const size_t i = shared.waiting.front();
-        shared.waiting.pop_front();
-        scheduler_.admit(&sequences_[i], most_tokens(i));
-        sequences_[i] = runner_.fork(shared.sequence);
-        result(i).cached_tokens = sequences_[i].cached;
-        take(i, shared.logits);
-      }
-      if (shared.waiting.empty()) drop(current);
-    }
-  }
-
-  // Nothing runs: what still waits for a place beside a kept prompt runs its prompt itself.
-  bool run_waiting_alone() {
-    if (prompts_.empty()) return false;
-    const std::deque<size_t> waiting = prompts_.begin()->second.waiting;
-    drop(prompts_.begin());
-    queue_all(waiting);
-    return true;
-  }
-
-  BatchGenerator& generator_;
-  ModelRunner& runner_;
-  Scheduler scheduler_;
-  std::span<const GenerationRequest> requests_;
-  const OnDone& on_done_;
-  const OnText& on_text_;
-  std::vector<Generation> results_;
-  std::map<size_t, Text> texts_;
-  std::vector<Sequence> sequences_;
-  std::set<size_t> interruptible_;                  // that have not ended
-  std::map<size_t, std::deque<size_t>> followers_;  // by the first request with the same prompt, until that has run
-  std::map<size_t, SharedPrompt> prompts_;
 };
 
 BatchGenerator::BatchGenerator(ModelRunner& runner, Tokenizer tokenizer, std::vector<int32_t> end_ids)
     : runner_(runner),
       tokenizer_(std::move(tokenizer)),
       end_ids_(std::move(end_ids)),
-      decodable_(decodable_ids(tokenizer_)) {}
+      decodable_(decodable_ids(tokenizer_)),
+      scheduler_(runner) {}
+
+BatchGenerator::~BatchGenerator() {
+  give_up_all();
+}
+
+void BatchGenerator::give_up_all() {
+  for (auto& [number, request] : requests_) runner_.release(*request);
+  for (SharedPrompt& prompt : prompts_) runner_.release(prompt.sequence);
+  scheduler_ = Scheduler(runner_);
+  followers_.clear();
+  prompts_.clear();
+  interruptible_.clear();
+  requests_.clear();
+}
+
+void BatchGenerator::check(const GenerationRequest& request) const {
+  DT_CHECK_USAGE(!request.prompt.empty(), "the prompt is empty");
+  check_generation(std::ssize(request.prompt), runner_.options().context_length, request.options);
+  const int64_t vocab = runner_.config().vocab_size;
+  for (const int32_t id : request.prompt) {
+    DT_CHECK_USAGE(0 <= id && id < vocab, "token id {} is outside the model's vocabulary of {}", id, vocab);
+  }
+}
+
+int64_t BatchGenerator::admit(GenerationRequest request, OnText on_text) {
+  check(request);
+  auto added = std::make_unique<Request>();
+  added->number = admitted_;
+  added->prompt_tokens = std::ssize(request.prompt);
+  // The last token is never run.
+  added->most_tokens =
+      std::min(runner_.options().context_length, added->prompt_tokens + request.options.max_new_tokens - 1);
+  added->tokens = std::move(request.prompt);
+  added->options = std::move(request.options);
+  added->on_text = std::move(on_text);
+  const auto known = followers_.find(added.get());
+  if (known != followers_.end()) {
+    known->second.push_back(added.get());
+  } else {
+    queue(*added);
+    followers_.emplace(added.get(), std::deque<Request*>());
+  }
+  if (added->options.interrupted) interruptible_.insert(added->number);
+  requests_.emplace(added->number, std::move(added));
+  return admitted_++;
+}
+
+void BatchGenerator::queue(Request& request) {
+  scheduler_.add(&request, request.most_tokens, request.number);
+}
+
+bool BatchGenerator::cancel(int64_t request) {
+  const auto found = requests_.find(request);
+  if (found == requests_.end()) return false;
+  try {
+    end(*found->second, StopReason::kInterrupted);
+  } catch (...) {
+    give_up_all();
+    throw;
+  }
+  return true;
+}
+
+bool BatchGenerator::step() {
+  try {
+    run_batch();
+  } catch (...) {
+    give_up_all();
+    throw;
+  }
+  return !requests_.empty();
+}
+
+std::vector<BatchGenerator::Finished> BatchGenerator::take_finished() {
+  return std::exchange(finished_, {});
+}
+
+void BatchGenerator::run_batch() {
+  start_followers();
+  end_interrupted();
+  const std::vector<ModelRunner::Rows> rows = scheduler_.next();
+  if (rows.empty()) {
+    // Nothing runs: what still waits for a place beside a kept prompt runs its prompt itself.
+    DT_CHECK(requests_.empty() || !prompts_.empty(), "{} requests are left, and none of them can run",
+             requests_.size());
+    if (prompts_.empty()) return;
+    for (Request* request : drop(prompts_.begin())) queue(*request);
+    return;
+  }
+  const auto request_of = [](const ModelRunner::Rows& row) -> Request& { return static_cast<Request&>(*row.sequence); };
+  for (const ModelRunner::Rows& row : rows) request_of(row).begin(*this);
+  const std::span<const float> logits = runner_.run(rows);
+  const auto vocab = static_cast<size_t>(runner_.config().vocab_size);
+  for (size_t row = 0; row < rows.size(); ++row) {
+    Request& request = request_of(rows[row]);
+    if (request.pending() > 0) continue;  // more of its prompt is to come
+    const std::span<const float> mine = logits.subspan(row * vocab, vocab);
+    const bool first = request.result().tokens.empty();
+    if (first) share_prompt(request, mine);
+    if (!first) ++request.result().decoded_tokens;
+    take(request, mine);
+  }
+}
+
+void BatchGenerator::take(Request& request, std::span<const float> logits) {
+  Generation& so_far = request.result();
+  if (so_far.tokens.empty()) so_far.prefill_seconds = monotonic_seconds() - request.begun;
+  std::optional<StopReason> reason;
+  try {
+    reason = request.text->take(logits, request.tokens);
+  } catch (const NotFinite& found) {
+    const std::vector<int32_t> tokens = request.tokens;
+    give_up_all();
+    explain_not_finite(runner_, tokens, found);
+  }
+  if (!reason && request.length() > runner_.options().context_length) reason = StopReason::kContextFull;
+  if (reason) end(request, *reason);
+}
+
+void BatchGenerator::end_interrupted() {
+  for (auto next = interruptible_.begin(); next != interruptible_.end();) {
+    Request& request = *requests_.at(*next++);  // which end() takes away
+    if (request.options.interrupted()) end(request, StopReason::kInterrupted);
+  }
+}
+
+void BatchGenerator::end(Request& request, StopReason reason) {
+  stop_waiting(request);
+  scheduler_.remove(&request);
+  runner_.release(request);
+  request.begin(*this);  // maybe it never ran
+  request.text->finish(reason);
+  Generation& made = request.result();
+  made.decode_seconds = monotonic_seconds() - request.begun - made.prefill_seconds;
+  finished_.push_back({request.number, std::move(made)});
+  interruptible_.erase(request.number);
+  requests_.erase(request.number);
+}
+
+// A request that ends before its prompt has run: the first of those that waited for it runs it in its place.
+void BatchGenerator::stop_waiting(Request& request) {
+  if (request.text && !request.result().tokens.empty()) return;
+  for (auto& [leader, waiting] : followers_) std::erase(waiting, &request);
+  for (SharedPrompt& prompt : prompts_) std::erase(prompt.waiting, &request);
+  const auto led = followers_.find(&request);
+  if (led == followers_.end() || led->first != &request) return;
+  std::deque<Request*> waiting = std::move(led->second);
+  followers_.erase(led);
+  if (waiting.empty()) return;
+  Request* next = waiting.front();
+  waiting.pop_front();
+  queue(*next);
+  followers_.emplace(next, std::move(waiting));
+}
+
+// The prompt of `leader` has run: keeps it for its followers, where there are pages for it besides what is promised.
+void BatchGenerator::share_prompt(Request& leader, std::span<const float> logits) {
+  const auto led = followers_.find(&leader);
+  if (led == followers_.end() || led->first != &leader) return;
+  std::deque<Request*> waiting = std::move(led->second);
+  followers_.erase(led);
+  if (waiting.empty()) return;
+  const int64_t pages = runner_.pages_for(leader.cached);
+  if (!scheduler_.can_reserve(pages)) {
+    for (Request* request : waiting) queue(*request);
+    return;
+  }
+  scheduler_.reserve(pages);
+  prompts_.push_back(
+      {.sequence = runner_.fork(leader), .logits = {logits.begin(), logits.end()}, .waiting = std::move(waiting)});
+}
+
+// Gives up a kept prompt, and says who still waited for it.
+std::deque<BatchGenerator::Request*> BatchGenerator::drop(std::list<SharedPrompt>::iterator prompt) {
+  std::deque<Request*> waiting = std::move(prompt->waiting);
+  scheduler_.unreserve(std::ssize(prompt->sequence.pages));
+  runner_.release(prompt->sequence);
+  prompts_.erase(prompt);
+  return waiting;
+}
+
+void BatchGenerator::start_followers() {
+  for (auto prompt = prompts_.begin(); prompt != prompts_.end();) {
+    const auto current = prompt++;
+    while (!current->waiting.empty() && scheduler_.can_admit(current->waiting.front()->most_tokens)) {
+      Request& request = *current->waiting.front();
+      current->waiting.pop_front();
+      scheduler_.admit(&request, request.most_tokens);
+      static_cast<Sequence&>(request) = runner_.fork(current->sequence);
+      request.begin(*this);
+      request.result().cached_tokens = request.cached;
+      take(request, current->logits);
+    }
+    if (current->waiting.empty()) drop(current);
+  }
+}
 
 std::vector<Generation> BatchGenerator::generate(std::span<const GenerationRequest> requests, const OnDone& on_done,
-                                                 const OnText& on_text) {
+                                                 const OnTextOf& on_text) {
+  DT_CHECK(requests_.empty(), "a list of requests is run by itself, and {} are in progress", requests_.size());
   for (size_t i = 0; i < requests.size(); ++i) {
     try {
-      DT_CHECK_USAGE(!requests[i].prompt.empty(), "the prompt is empty");
-      check_generation(std::ssize(requests[i].prompt), runner_.options().context_length, requests[i].options);
+      check(requests[i]);
     } catch (const Error& error) {
       fail_usage("request {} of {}: {}", i + 1, requests.size(), error.what());
     }
   }
-  return Run(*this, requests, on_done, on_text).finish();
+  std::vector<Generation> results(requests.size());
+  const int64_t first = admitted_;
+  const auto give_finished = [&] {
+    for (Finished& ended : take_finished()) {
+      const auto place = static_cast<size_t>(ended.request - first);
+      results[place] = std::move(ended.generation);
+      if (on_done) on_done(place, results[place]);
+    }
+  };
+  try {
+    finished_.clear();
+    for (size_t i = 0; i < requests.size(); ++i) {
+      OnText give = {};
+      if (on_text) give = [&on_text, i](std::string_view text) { on_text(i, text); };
+      admit(requests[i], std::move(give));
+    }
+    while (step()) give_finished();
+    give_finished();
+  } catch (...) {
+    give_up_all();
+    give_finished();
+    throw;
+  }
+  return results;
 }
 
 }  // namespace deeptitan

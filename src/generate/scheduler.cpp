@@ -13,11 +13,13 @@ Scheduler::Scheduler(const ModelRunner& runner)
               .pages = runner.pages().pages(),
               .page_size = runner.options().page_size} {}
 
-void Scheduler::add(Sequence* sequence, int64_t most_tokens) {
+void Scheduler::add(Sequence* sequence, int64_t most_tokens, int64_t arrival) {
   DT_CHECK_USAGE(pages_for(most_tokens) <= limits_.pages,
                  "a sequence of up to {} tokens needs {} cache pages of {}; the cache has {}", most_tokens,
                  pages_for(most_tokens), limits_.page_size, limits_.pages);
-  waiting_.push_back({sequence, pages_for(most_tokens)});
+  const auto behind = std::upper_bound(waiting_.begin(), waiting_.end(), arrival,
+                                       [](int64_t mine, const Entry& entry) { return mine < entry.arrival; });
+  waiting_.insert(behind, {sequence, pages_for(most_tokens), arrival});
 }
 
 bool Scheduler::can_admit(int64_t most_tokens) const {
@@ -27,7 +29,7 @@ bool Scheduler::can_admit(int64_t most_tokens) const {
 void Scheduler::admit(Sequence* sequence, int64_t most_tokens) {
   DT_CHECK(can_admit(most_tokens), "a sequence of up to {} tokens has no place among {} of {} running", most_tokens,
            running_.size(), limits_.sequences);
-  running_.push_back({sequence, pages_for(most_tokens)});
+  running_.push_back({sequence, pages_for(most_tokens), 0});
   reserve(pages_for(most_tokens));
 }
 

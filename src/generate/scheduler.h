@@ -25,9 +25,9 @@ class Scheduler {
   explicit Scheduler(const Limits& limits) : limits_(limits) {}
   explicit Scheduler(const ModelRunner& runner);
 
-  /// Queues a sequence that will hold `most_tokens` entries at most. Throws a usage error where the whole cache is too
-  /// small for it.
-  void add(Sequence* sequence, int64_t most_tokens);
+  /// Queues a sequence that will hold `most_tokens` entries at most, before those of a later `arrival`. Throws a usage
+  /// error where the whole cache is too small for it.
+  void add(Sequence* sequence, int64_t most_tokens, int64_t arrival);
   /// Whether a sequence could run now, past those that wait.
   bool can_admit(int64_t most_tokens) const;
   /// Lets it run now; can_admit says that it may.
@@ -46,12 +46,13 @@ class Scheduler {
  private:
   struct Entry {
     Sequence* sequence;
-    int64_t pages;  // reserved for it
+    int64_t pages;    // reserved for it
+    int64_t arrival;  // counts while it waits
   };
   int64_t pages_for(int64_t tokens) const { return (tokens + limits_.page_size - 1) / limits_.page_size; }
 
   Limits limits_;
-  std::deque<Entry> waiting_;
+  std::deque<Entry> waiting_;   // by arrival
   std::vector<Entry> running_;  // in the order of admission
   int64_t reserved_ = 0;
 };

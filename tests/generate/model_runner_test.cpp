@@ -1,6 +1,7 @@
 #include "generate/model_runner.h"
 
 #include <algorithm>
+#include <numeric>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -95,11 +96,11 @@ TEST_P(RunnerOfEveryModel, EachSequenceHasTheBitsThatItHasAlone) {
     }
     if (step == 0) many->release(passing);
   }
-  const auto apart = [](const Sequence& s) {
-    return std::adjacent_find(s.pages.begin(), s.pages.end(), [](int32_t a, int32_t b) { return b != a + 1; }) !=
-           s.pages.end();
-  };
-  EXPECT_TRUE(std::any_of(sequences.begin(), sequences.end(), apart));  // no page table was the identity
+  for (const Sequence& sequence : sequences) {
+    std::vector<int32_t> identity(sequence.pages.size());
+    std::iota(identity.begin(), identity.end(), 0);
+    EXPECT_NE(sequence.pages, identity);
+  }
 }
 
 TEST_P(RunnerOfEveryModel, APromptInChunksHasTheBitsOfThePromptWhole) {
@@ -107,6 +108,37 @@ TEST_P(RunnerOfEveryModel, APromptInChunksHasTheBitsOfThePromptWhole) {
   const std::vector<float> whole = alone(all, {200}).back();
   EXPECT_EQ(alone(all, {64, 136}).back(), whole);
   EXPECT_EQ(alone(all, {70, 65, 65}).back(), whole);
+}
+
+// What a chunk costs beside its part of the prompt whole is the keys and values that it expands again: none of it pays
+// for attention over latents, however much lies in the cache.
+TEST_P(RunnerOfEveryModel, APromptInChunksCostsWhatThePromptCosts) {
+  const auto operations = [&](const std::vector<int64_t>& parts) {
+    const auto one = runner(1, 400);
+    OpProfile profile;
+    one->set_profile(&profile);
+    Sequence sequence = of(tokens(200, 5));
+    for (const int64_t count : parts) {
+      const ModelRunner::Rows rows{&sequence, count};
+      one->run({&rows, 1});
+    }
+    return profile;
+  };
+  const OpProfile whole = operations({200});
+  const OpProfile parts = operations({72, 64, 64});
+  EXPECT_EQ(parts.entries.at("absorbed_attention").flops, 0.0);
+  EXPECT_GT(operations({150, 50}).entries.at("absorbed_attention").flops, 0.0);
+  // 72 and 136 entries are expanded again.
+  const ModelConfig& config = GetParam().config;
+  const double again = 2.0 * 208 *
+                       static_cast<double>(config.num_hidden_layers * config.num_attention_heads * config.kv_lora_rank *
+                                           (config.qk_nope_head_dim + config.v_head_dim));
+  EXPECT_DOUBLE_EQ(parts.entries.at("expanded_attention").flops, whole.entries.at("expanded_attention").flops + again);
+  for (const auto& [op, entry] : whole.entries) {
+    // Beside attention, each row costs the same, but for the logits of a row a batch.
+    if (op != "linear" && op != "grouped_linear") continue;
+    EXPECT_LT(parts.entries.at(op).flops, 1.02 * entry.flops) << op;
+  }
 }
 
 TEST_P(RunnerOfEveryModel, AForkGoesOnAsIfItHadBeenRunItself) {

@@ -35,7 +35,7 @@ constexpr Scheduler::Limits kLimits{
 TEST(Scheduler, RunsChunksOfPromptsBesideDecode) {
   Scheduler scheduler(kLimits);
   std::vector<Sequence> sequences = {prompt(10), prompt(700), prompt(400), prompt(5)};
-  for (Sequence& s : sequences) scheduler.add(&s, 100);
+  for (Sequence& s : sequences) scheduler.add(&s, 100, &s - sequences.data());
   // Ten tokens leave no room for a chunk of 300; the fourth waits for a place.
   EXPECT_EQ(run(scheduler, sequences), "0: 10");
   EXPECT_EQ(run(scheduler, sequences), "0: 1, 1: 300");
@@ -52,9 +52,9 @@ TEST(Scheduler, RunsChunksOfPromptsBesideDecode) {
 TEST(Scheduler, AdmitsInOrderWhilePagesLast) {
   Scheduler scheduler(kLimits);
   std::vector<Sequence> sequences = {prompt(4), prompt(4), prompt(4)};
-  scheduler.add(&sequences[0], 60 * 16);
-  scheduler.add(&sequences[1], 41 * 16);  // one page more than is left
-  scheduler.add(&sequences[2], 16);       // it would fit, but it came later
+  scheduler.add(&sequences[0], 60 * 16, 0);
+  scheduler.add(&sequences[1], 41 * 16, 1);  // one page more than is left
+  scheduler.add(&sequences[2], 16, 2);       // it would fit, but it came later
   EXPECT_EQ(run(scheduler, sequences), "0: 4");
   EXPECT_TRUE(scheduler.can_admit(40 * 16));
   EXPECT_FALSE(scheduler.can_admit(40 * 16 + 1));
@@ -68,10 +68,21 @@ TEST(Scheduler, AdmitsInOrderWhilePagesLast) {
   EXPECT_TRUE(scheduler.can_admit(9 * 16));
 }
 
+// One that is queued late, as who takes the place of another is, goes before those that came after it.
+TEST(Scheduler, QueuesByArrival) {
+  Scheduler scheduler({.sequences = 1, .batch_tokens = 300, .prefill_chunk = 300, .pages = 100, .page_size = 16});
+  std::vector<Sequence> sequences = {prompt(4), prompt(4), prompt(4)};
+  for (const size_t i : {2, 0, 1}) scheduler.add(&sequences[i], 16, static_cast<int64_t>(i));
+  for (const char* batch : {"0: 4", "1: 4", "2: 4"}) {
+    EXPECT_EQ(run(scheduler, sequences), batch);
+    scheduler.remove(&sequences[batch[0] - '0']);
+  }
+}
+
 TEST(Scheduler, RefusesWhatTheWholeCacheCannotHold) {
   Scheduler scheduler(kLimits);
   Sequence sequence = prompt(4);
-  expect_usage_error([&] { scheduler.add(&sequence, 1601); },
+  expect_usage_error([&] { scheduler.add(&sequence, 1601, 0); },
                      "a sequence of up to 1601 tokens needs 101 cache pages of 16; the cache has 100");
 }
 

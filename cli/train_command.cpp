@@ -24,6 +24,7 @@
 #include "start_ranks.h"
 #include "train/run_ranks.h"
 #include "train/trainer.h"
+#include "train/training_engine.h"
 #include "usage_message.h"
 #include "version.h"
 

@@ -4,9 +4,7 @@
 #include <cmath>
 #include <deque>
 #include <fstream>
-#include <map>
 #include <memory>
-#include <numbers>
 
 #include <nlohmann/json.hpp>
 
@@ -23,11 +21,6 @@
 #include "core/file.h"
 #include "core/json_reader.h"
 #include "core/log.h"
-#include "data/packed_sampler.h"
-#include "data/synthetic_source.h"
-#include "data/token_dataset.h"
-#include "data/tokenizer_encoder.h"
-#include "data/validation_batches.h"
 #include "kernels/cpu/peak/peak.h"
 #include "model/model_cost.h"
 #include "ops/linear.h"
@@ -36,11 +29,13 @@
 #include "train/memory_advice.h"
 #include "train/model_to_train.h"
 #include "train/rank_batches.h"
+#include "train/run_data.h"
 #include "train/run_folder.h"
 #include "train/run_ranks.h"
 #include "train/run_report.h"
-#include "train/run_tokenizer.h"
+#include "train/run_start.h"
 #include "train/training_checkpoint.h"
+#include "train/training_engine.h"
 #include "train/validation.h"
 
 namespace deeptitan {
@@ -68,10 +63,6 @@ class Trainer {
 
  private:
   void join_ranks();
-  void find_start();
-  void find_start_of_all();
-  void open_data_of_all();
-  void open_data();
   void build_engine();
   void replay();
   // A step that the host has queued and has no result of yet.
@@ -103,17 +94,12 @@ class Trainer {
   LearningRateSchedule schedule_;
   RunRanks ranks_;
   ModelConfig model_config_;
-  std::optional<CheckpointEntry> start_;
-  std::vector<DamagedCheckpoint> damaged_;        // that come after start_
+  RunStart start_;
   std::shared_ptr<const ModelDirectory> loaded_;  // where the weights came from
   TrainingProgress progress_;
   bool stopped_ = false;  // by an interrupt, on all ranks
-  std::optional<Tokenizer> tokenizer_;
-  std::optional<TextEncoder> encoder_;
   ModelExport exported_;
-  std::vector<TokenDataset> datasets_;
-  std::vector<ValidationBatches> validation_;
-  std::unique_ptr<BatchSource> source_;
+  RunData data_;
   std::unique_ptr<TrainingEngine> engine_;
   std::vector<StepBatches> batches_;  // of as many steps as are queued at once
   std::deque<QueuedStep> queued_;     // the oldest first
@@ -131,113 +117,6 @@ void Trainer::join_ranks() {
                {"the arithmetic of the chip", bfloat16_is_native() ? "native bf16" : "no native bf16"}});
 }
 
-// The first rank looks, which may mean to read whole checkpoints, and the others begin where it does.
-void Trainer::find_start_of_all() {
-  if (!ranks_.alone()) ranks_.host()->set_deadline(config_.parallelism.data_deadline_seconds);
-  const std::string step = on_first_rank(ranks_.host(), [&] {
-    find_start();
-    return start_ ? std::to_string(start_->step) : std::string();
-  });
-  if (ranks_.first() || step.empty()) return;
-  start_ = CheckpointEntry{std::stoll(step), folder_.checkpoints() / checkpoint_name(std::stoll(step))};
-  DT_CHECK_USAGE(fs::exists(start_->path),
-                 "rank {} does not see {}, from which rank 0 goes on; all ranks need the same job.dump_folder, on a "
-                 "file system that they share",
-                 ranks_.rank(), start_->path.string());
-}
-
-// Which checkpoint to begin from, and whether the folder may be used at all.
-void Trainer::find_start() {
-  const ResumeMode mode = options_.replay_step ? ResumeMode::kAuto : options_.resume;
-  const std::string folder = folder_.root().string();
-  if (!options_.replay_step) {
-    folder_.lock();
-    folder_.check_inputs(config_);
-  }
-  if (mode == ResumeMode::kNew) {
-    DT_CHECK_USAGE(!folder_.holds_a_run() && list_checkpoints(folder_.checkpoints()).empty(),
-                   "{} holds a run already; go on with it (--resume auto), replace it (--overwrite), or name another "
-                   "folder (--job.dump_folder)",
-                   folder);
-    folder_.check_free(/*resuming=*/false);
-    return;
-  }
-  if (mode == ResumeMode::kOverwrite) return folder_.check_clearable();
-  std::vector<CheckpointEntry> checkpoints = list_checkpoints(folder_.checkpoints());
-  if (options_.replay_step) {
-    DT_CHECK_USAGE(*options_.replay_step >= 1, "--replay-step {}: steps count from 1", *options_.replay_step);
-    DT_CHECK_USAGE(!checkpoints.empty() || folder_.holds_a_run(), "{} holds no run to replay a step of", folder);
-    std::erase_if(checkpoints, [&](const CheckpointEntry& c) { return c.step >= *options_.replay_step; });
-  } else {
-    folder_.check_free(/*resuming=*/!checkpoints.empty());
-  }
-  if (mode == ResumeMode::kStep) {
-    std::erase_if(checkpoints, [&](const CheckpointEntry& c) { return c.step > options_.resume_step; });
-    DT_CHECK_USAGE(!checkpoints.empty() && checkpoints.back().step == options_.resume_step,
-                   "{} has no checkpoint of step {}", folder_.checkpoints().string(), options_.resume_step);
-  }
-  DT_CHECK_USAGE(!checkpoints.empty() || mode == ResumeMode::kAuto, "{} holds no complete checkpoint to resume from",
-                 folder_.checkpoints().string());
-  if (checkpoints.empty()) return;
-  GoodCheckpoint good = last_good_checkpoint(checkpoints);
-  damaged_ = std::move(good.damaged);
-  start_ = std::move(good.checkpoint);
-  if (damaged_.empty()) return;
-  for (const DamagedCheckpoint& d : damaged_)
-    log_warning(fmt::format("checkpoint of step {}: {}", d.checkpoint.step, d.reason));
-  DT_CHECK(start_,
-           "no checkpoint in {} is whole; begin anew with --overwrite, or in another folder (--job.dump_folder)",
-           folder_.checkpoints().string());
-  DT_CHECK(mode == ResumeMode::kAuto,
-           "the checkpoint of step {} is damaged; the last good one is {}: go on with --resume {}",
-           damaged_.front().checkpoint.step, start_->path.string(), start_->step);
-  log_warning(fmt::format("going on from the last good one, step {}", start_->step));
-}
-
-void Trainer::open_data() {
-  if (config_.data.synthetic) {
-    source_ =
-        std::make_unique<SyntheticSource>(model_config_.vocab_size, config_.training.seq_len, config_.training.seed);
-    return;
-  }
-  tokenizer_ = load_tokenizer(config_);
-  encoder_ = make_text_encoder(*tokenizer_, load_chat_template(config_, *tokenizer_), config_.model.template_variables);
-  // A checkpoint with its own tokenizer may stop at more tokens than that names.
-  std::vector<int64_t>& ends = model_config_.eos_token_ids;
-  const bool own_tokenizer = !config_.model.initial_checkpoint.empty() && config_.model.tokenizer.empty();
-  if (!own_tokenizer) ends.clear();
-  if (std::find(ends.begin(), ends.end(), encoder_->eos_token_id) == ends.end()) {
-    ends.insert(ends.begin(), encoder_->eos_token_id);
-  }
-  exported_.tokenizer = &*tokenizer_;
-  const fs::path generation = fs::path(config_.model.initial_checkpoint) / "generation_config.json";
-  if (own_tokenizer && fs::exists(generation)) exported_.generation_config = read_file(generation);
-  model_config_.bos_token_id = tokenizer_->bos_token_id().value_or(-1);
-  model_config_.pad_token_id = tokenizer_->pad_token_id().value_or(-1);
-  datasets_ = open_datasets(config_, *encoder_, model_config_.vocab_size);
-  source_ = std::make_unique<PackedSampler>(datasets_, config_.training.seq_len, config_.training.seed, *encoder_,
-                                            RunLength{config_.training.steps, config_.sequences_per_step()});
-  for (const TokenDataset& dataset : datasets_) {
-    validation_.emplace_back(dataset, config_.training.seq_len, config_.validation.max_tokens, *encoder_);
-  }
-}
-
-// One rank tokenises what is not in the cache yet, the others wait.
-void Trainer::open_data_of_all() {
-  if (ranks_.alone()) return open_data();
-  on_first_rank(ranks_.host(), [&] {
-    open_data();
-    return std::string();
-  });
-  if (!ranks_.first()) open_data();
-  std::string fingerprints;
-  for (const TokenDataset& dataset : datasets_) {
-    fingerprints += fmt::format("{} {}\n", dataset.name(), dataset.fingerprint());
-  }
-  check_alike(*ranks_.host(), {{"the data", fingerprints}});
-  ranks_.host()->set_deadline(config_.parallelism.deadline_seconds);
-}
-
 void Trainer::build_engine() {
   TrainingEngineOptions options = engine_options(config_, bfloat16_is_native(), ranks_.groups());
   options.report_lag = options_.report_lag.value_or(report_lag_of(options.device));
@@ -251,10 +130,10 @@ void Trainer::build_engine() {
   log_info(fmt::format("on {}", choose_device(config_.training.device).description));
 #endif
   engine_->allocate();
-  if (start_) {
-    loaded_ = load_checkpoint(start_->path, *engine_);
-    progress_ = read_progress(start_->path);
-    source_->restore(progress_.data);
+  if (start_.checkpoint) {
+    loaded_ = load_checkpoint(start_.checkpoint->path, *engine_);
+    progress_ = read_progress(start_.checkpoint->path);
+    data_.source->restore(progress_.data);
   } else if (!config_.model.initial_checkpoint.empty()) {
     check_model_directory(config_.model.initial_checkpoint);
     loaded_ = std::make_shared<const ModelDirectory>(config_.model.initial_checkpoint);
@@ -281,7 +160,7 @@ StepBatches& Trainer::batches_of(int64_t step) {
 
 void Trainer::draw_step(int64_t step) {
   const int ranks = ranks_.mesh().data_ranks();
-  deeptitan::draw_step(*source_, config_.microbatches_per_step() / ranks, config_.training.local_batch_size,
+  deeptitan::draw_step(*data_.source, config_.microbatches_per_step() / ranks, config_.training.local_batch_size,
                        ranks_.data_rank(), ranks, batches_of(step));
 }
 
@@ -305,7 +184,7 @@ void Trainer::queue_step(int64_t step) {
   compute_step(step);
   progress_.step = step;
   progress_.tokens += config_.tokens_per_step();
-  progress_.data = source_->position();
+  progress_.data = data_.source->position();
   queued_.push_back({step, progress_.tokens, begin});
 }
 
@@ -396,8 +275,9 @@ std::optional<double> recorded_loss(const fs::path& metrics, int64_t step) {
 
 void Trainer::replay() {
   const int64_t wanted = *options_.replay_step;
-  log_info(fmt::format("replaying step {} from {}", wanted,
-                       start_ ? "step " + std::to_string(start_->step) : std::string("the start")));
+  log_info(
+      fmt::format("replaying step {} from {}", wanted,
+                  start_.checkpoint ? "step " + std::to_string(start_.checkpoint->step) : std::string("the start")));
   StepResult result;
   for (int64_t step = progress_.step + 1; step <= wanted; ++step) {
     engine_->set_check_finite(step == wanted);
@@ -422,8 +302,8 @@ void Trainer::begin_report() {
   const double peak = ranks_.sum(on_cpu ? cpu::measure_matrix_peak(type, 0.3) : 0.0, progress_.step);
   on_first_rank(ranks_.host(), [&] {
     if (options_.resume == ResumeMode::kOverwrite) folder_.clear();
-    folder_.claim(start_.has_value());
-    for (const DamagedCheckpoint& d : damaged_) {
+    folder_.claim(start_.checkpoint.has_value());
+    for (const DamagedCheckpoint& d : start_.damaged) {
       log_warning(fmt::format("the damaged checkpoint of step {} is kept as {}", d.checkpoint.step,
                               set_aside(d.checkpoint.path).string()));
     }
@@ -442,10 +322,10 @@ void Trainer::begin_report() {
   if (const int64_t frozen = count_frozen(engine_->model().parameters()); frozen > 0) {
     say(fmt::format("{} parameters are frozen", frozen));
   }
-  if (start_ && progress_.step >= config_.training.steps) {
+  if (start_.checkpoint && progress_.step >= config_.training.steps) {
     say(fmt::format("the run is finished: all {} steps were done before; raise training.steps to go on",
                     config_.training.steps));
-  } else if (start_) {
+  } else if (start_.checkpoint) {
     say(fmt::format("resumed at step {}", progress_.step));
   }
 }
@@ -457,7 +337,7 @@ void Trainer::train_steps() {
     const bool last = step == config_.training.steps;
     const auto due = [&](int64_t every) { return every > 0 && (last || step % every == 0); };
     const bool validates = due(config_.validation.freq);
-    const bool samples = options_.sample && tokenizer_ && due(config_.metrics.sample_freq);
+    const bool samples = options_.sample && data_.tokenizer && due(config_.metrics.sample_freq);
     const bool saves = last || due(config_.checkpoint.interval);
     queue_step(step);
     if (ranks_.any(ranks_.first() && !folder_.in_place(), step)) stop_without_folder();
@@ -467,7 +347,7 @@ void Trainer::train_steps() {
     while (std::optional<StepResult> result = waits ? engine_->remaining_report() : engine_->due_report()) {
       StepMetrics metrics = metrics_of(std::move(*result));
       if (validates && metrics.step == step)
-        validate(validation_, config_.training.local_batch_size, ranks_, *engine_, metrics);
+        validate(data_.validation, config_.training.local_batch_size, ranks_, *engine_, metrics);
       mean_seconds =
           mean_seconds == 0 ? monotonic_seconds() - start : 0.95 * mean_seconds + 0.05 * (monotonic_seconds() - start);
       const bool logged = metrics.step == config_.training.steps || metrics.validation || metrics.skipped ||
@@ -478,7 +358,7 @@ void Trainer::train_steps() {
     }
     if (samples) {
       if (report_) report_->finish();
-      options_.sample(*engine_, *tokenizer_, step);
+      options_.sample(*engine_, *data_.tokenizer, step);
     }
     stopped_ = stops && queued_.empty();
     if (saves || stopped_) {
@@ -491,16 +371,17 @@ void Trainer::train_steps() {
 
 TrainingOutcome Trainer::run() {
   join_ranks();
-  find_start_of_all();
+  start_ = find_start_of_all(config_, options_, folder_, ranks_);
   model_config_ = model_to_train(config_);
-  if (start_) {
-    const RunConfig saved = parse_run_config(read_progress(start_->path).config, start_->path.string());
+  if (start_.checkpoint) {
+    const RunConfig saved =
+        parse_run_config(read_progress(start_.checkpoint->path).config, start_.checkpoint->path.string());
     if (config_.training.dtype == TrainingDtype::kAuto) config_.training.dtype = saved.training.dtype;
     for (const ConfigDifference& d : check_resumable(saved, config_)) {
       log_info(fmt::format("resuming with {} = {} (it was {})", d.key, d.after, d.before));
     }
   }
-  open_data_of_all();
+  open_data_of_all(config_, ranks_, data_, model_config_, exported_);
   build_engine();
   if (options_.replay_step) {
     replay();

@@ -1,10 +1,8 @@
 #include "train/training_engine.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <map>
-#include <numeric>
 #include <utility>
 
 #include "comm/exchange_scope.h"
@@ -13,9 +11,8 @@
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
 #include "model/moe/all_to_all_dispatcher.h"
-#include "ops/elementwise.h"
-#include "ops/loss.h"
 #include "ops/moe.h"
+#include "ops/optimizer.h"
 #include "train/freeze.h"
 
 namespace deeptitan {
@@ -47,26 +44,6 @@ ModelOptions model_options(const ModelConfig& config, const TrainingEngineOption
 constexpr int kUploadsOnTheirWay = 16;
 
 }  // namespace
-
-// What is copied to the host at the end of a step, in pinned memory: nothing waits for a copy.
-struct TrainingEngine::Report {
-  Report(Device device, int64_t layers)
-      : memory("reports", device, MemoryKind::kPinned,
-               static_cast<int64_t>(sizeof(StepOutput) + layers * (1 + kLoadSummaryNumbers) * sizeof(double))),
-        output(reinterpret_cast<StepOutput*>(memory.data())),
-        balance_losses(reinterpret_cast<double*>(output + 1)),
-        load_summaries(balance_losses + layers),
-        copied(device) {}
-
-  StepInput input;
-  double tokens = 0;  // of the step
-  MemoryBlock memory;
-  StepOutput* output;
-  double* balance_losses;
-  double* load_summaries;
-  Event copied;
-};
-static_assert(sizeof(StepOutput) % sizeof(double) == 0);
 
 TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options)
     : options_(options),
@@ -209,7 +186,7 @@ void TrainingEngine::allocate() {
   const int64_t table = (tokens_per_microbatch() + 1) * static_cast<int64_t>(sizeof(int32_t)) + 64;
   uploads_ = UploadRing(options_.device, 6 * table + static_cast<int64_t>(sizeof(StepInput)), kUploadsOnTheirWay);
   for (int i = 0; i <= options_.report_lag; ++i) {
-    spare_reports_.push_back(std::make_unique<Report>(ctx_.device, statistics_.layers()));
+    spare_reports_.push_back(std::make_unique<StepReport>(ctx_.device, statistics_.layers()));
   }
   std::vector<int32_t> offsets;
   for (int64_t s = 0; s <= options_.sequences; ++s) offsets.push_back(static_cast<int32_t>(s * options_.seq_len));
@@ -456,17 +433,12 @@ void TrainingEngine::add_up_stages(const Tensor& x) {
 }
 
 void TrainingEngine::queue_report() {
-  if (spare_reports_.empty()) spare_reports_.push_back(std::make_unique<Report>(ctx_.device, statistics_.layers()));
-  std::unique_ptr<Report> report = std::move(spare_reports_.back());
+  if (spare_reports_.empty()) spare_reports_.push_back(std::make_unique<StepReport>(ctx_.device, statistics_.layers()));
+  std::unique_ptr<StepReport> report = std::move(spare_reports_.back());
   spare_reports_.pop_back();
   report->input = input_.in;
   report->tokens = step_tokens_;
-  ctx_.compute.copy(report->output, &ctx_.state->out, sizeof *report->output);
-  const Tensor& losses = statistics_.balance_losses();
-  const Tensor& loads = statistics_.load_summaries();
-  ctx_.compute.copy(report->balance_losses, losses.raw(), losses.bytes());
-  ctx_.compute.copy(report->load_summaries, loads.raw(), loads.bytes());
-  report->copied.record(ctx_.compute);
+  report->copy(ctx_.compute, &ctx_.state->out, statistics_);
   reports_.push_back(std::move(report));
 }
 
@@ -488,93 +460,22 @@ StepResult TrainingEngine::finish_step() {
 }
 
 StepResult TrainingEngine::read_report() {
-  StepResult result;
   const auto wait = [&] { naming_step(reports_.front()->input.step, [&] { reports_.front()->copied.synchronize(); }); };
   wait();
-  if (reports_.front()->output->row_overflow != 0) {
-    result.row_overflows = 1;
+  const bool overflowed = reports_.front()->output->row_overflow != 0;
+  if (overflowed) {
     run_again();
     wait();
     DT_CHECK(reports_.front()->output->row_overflow == 0, "step {}: rows overflowed with the experts in slices too",
              reports_.front()->input.step);
   }
-  std::unique_ptr<Report> report = std::move(reports_.front());
+  std::unique_ptr<StepReport> report = std::move(reports_.front());
   reports_.pop_front();
   if (may_overflow_) queued_.pop_front();
-  const StepInput& in = report->input;
-  const StepOutput& out = *report->output;
-  result.step = in.step;
-  result.loss = out.loss_sum * in.target_scale;
-  result.mtp_loss = out.mtp_loss_sum * in.target_scale;
-  result.gradient_norm = std::sqrt(out.gradient_squares);
-  result.finite = out.valid != 0;
-  result.moe_layers = moe_metrics(*report);
+  StepResult result = report->result(expert_layers_, model_.config().n_routed_experts, options_.auxiliary_weight);
+  result.row_overflows = overflowed ? 1 : 0;
   spare_reports_.push_back(std::move(report));
   return result;
-}
-
-std::vector<MoeLayerMetrics> TrainingEngine::moe_metrics(const Report& report) const {
-  std::vector<MoeLayerMetrics> metrics;
-  for (const int64_t layer : expert_layers_) {
-    const double* load = report.load_summaries + layer * kLoadSummaryNumbers;
-    const double mean = load[kWholeLoad] / static_cast<double>(model_.config().n_routed_experts);
-    MoeLayerMetrics entry{.layer = layer};
-    entry.load_max_over_mean = mean == 0 ? 0.0 : load[kLargestLoad] / mean;
-    entry.experts_without_tokens = static_cast<int64_t>(load[kIdleExperts]);
-    entry.bias_range = static_cast<float>(load[kHighestBias]) - static_cast<float>(load[kLowestBias]);
-    if (options_.auxiliary_weight > 0) {
-      entry.aux_loss = report.balance_losses[layer] / options_.auxiliary_weight / report.tokens;
-    }
-    metrics.push_back(entry);
-  }
-  return metrics;
-}
-
-double TrainingEngine::evaluate(const PackedBatch& batch, double before) {
-  if (!ctx_.planning) load_batch(batch, microbatches_.size() - 1);
-  const auto& [layout, targets] = microbatches_.back();
-  ArenaScope workspace(*workspace_);
-  const Tensor hidden = workspace.take(options_.compute, {layout.tokens(), model_.config().hidden_size});
-  const Tensor loss = workspace.take(DType::kF32, {layout.tokens()});
-  runner_.forward_hidden(ctx_, ForwardContext{.batch = layout, .routes = routes_}, hidden);
-  fill_zero(ctx_, loss_sums_);
-  if (runner_.holds_head()) {
-    model_.head().loss(ctx_, loss, {}, hidden, targets.targets, nullptr, false);
-    const int place = rank_in(options_.groups.data);
-    accumulate_sum(ctx_, loss_sums_.rows(place, place + 1), loss);
-  }
-  if (ranks_in(options_.groups.world) > 1) {
-    ExchangeScope exchange(ctx_);
-    options_.groups.world->all_reduce(ctx_, loss_sums_);
-  }
-  if (ctx_.planning) return before;
-  std::vector<double> sums(loss_sums_.size(0));
-  ctx_.compute.copy(sums.data(), loss_sums_.raw(), loss_sums_.bytes());
-  ctx_.compute.synchronize();
-  return std::accumulate(sums.begin(), sums.end(), before);
-}
-
-std::vector<float> TrainingEngine::next_token_logits(std::span<const int32_t> tokens) {
-  const auto count = static_cast<int64_t>(tokens.size());
-  DT_CHECK(count > 0 && count <= std::min(options_.seq_len, tokens_per_microbatch()),
-           "a sample needs 1 to {} tokens, found {}", options_.seq_len, count);
-  BatchLayout layout = microbatches_.back().layout;
-  layout.capacity = {.tokens = count, .sequences = 1, .max_query = count, .max_visible = count};
-  layout.token_ids = layout.token_ids.rows(0, count);
-  layout.positions = layout.positions.rows(0, count);
-  layout.query_offset = document_offsets_.back().rows(0, 2);
-  std::vector<int32_t> positions(count);
-  std::iota(positions.begin(), positions.end(), 0);
-  upload<int32_t>(layout.token_ids, tokens);
-  upload<int32_t>(layout.positions, positions);
-  upload<int32_t>(layout.query_offset, std::vector<int32_t>{0, static_cast<int32_t>(count)});
-  ArenaScope workspace(*workspace_);
-  const Tensor hidden = workspace.take(options_.compute, {count, model_.config().hidden_size});
-  runner_.forward_hidden(ctx_, ForwardContext{.batch = layout}, hidden);
-  fill_zero(ctx_, sample_logits_);
-  if (runner_.holds_head()) model_.head().logits(ctx_, sample_logits_, hidden.rows(count - 1, count));
-  add_up_stages(sample_logits_);
-  return download<float>(sample_logits_);
 }
 
 }  // namespace deeptitan

@@ -23,9 +23,9 @@
 #include "parallel/gradient_shards.h"
 #include "parallel/rank_groups.h"
 #include "parallel/schedule.h"
-#include "train/metrics_record.h"
 #include "train/optimizer.h"
 #include "train/stage_runner.h"
+#include "train/step_report.h"
 
 namespace deeptitan {
 
@@ -63,16 +63,6 @@ struct PlannedExchange {
   int ranks = 1;
   int64_t microbatch_bytes = 0;  // for each microbatch
   int64_t step_bytes = 0;        // once a step
-};
-
-struct StepResult {
-  int64_t step = 0;
-  double loss = 0;           // nats per loss-bearing token
-  double mtp_loss = 0;       // the same of the next-token-prediction module; 0 without
-  double gradient_norm = 0;  // before clipping
-  bool finite = true;        // false: the step changed nothing
-  int row_overflows = 0;     // 1: rows did not fit, so that the step was run again with the experts in slices
-  std::vector<MoeLayerMetrics> moe_layers;
 };
 
 /// A model with its gradients and optimizer, and the memory of all of it. A step is begin_step, add_microbatch for each
@@ -188,10 +178,8 @@ class TrainingEngine {
   StepState state();
   template <typename Body>
   void naming_step(int64_t step, const Body& body) const;
-  struct Report;
   void queue_report();
   StepResult read_report();
-  std::vector<MoeLayerMetrics> moe_metrics(const Report& report) const;
 
   TrainingEngineOptions options_;
   DeepseekModel model_;
@@ -218,10 +206,10 @@ class TrainingEngine {
   StepPart microbatch_part_ = kFirstMicrobatch;  // that the next one is
   StepState input_;                              // `in` as it is copied to the device
   double step_tokens_ = 1;
-  Tensor state_;                                 // the StepState there
-  Tensor loss_sums_;                             // f64 [ranks with sequences], of a validation batch each
-  std::deque<std::unique_ptr<Report>> reports_;  // of the steps that the host has not looked at, the oldest first
-  std::vector<std::unique_ptr<Report>> spare_reports_;
+  Tensor state_;                                     // the StepState there
+  Tensor loss_sums_;                                 // f64 [ranks with sequences], of a validation batch each
+  std::deque<std::unique_ptr<StepReport>> reports_;  // of the steps that the host has not looked at, the oldest first
+  std::vector<std::unique_ptr<StepReport>> spare_reports_;
   std::vector<MicrobatchInputs> microbatches_;  // as many as the schedule has
   std::vector<Tensor> document_offsets_;        // i32 [tokens + 1] each
   size_t microbatches_loaded_ = 0;              // of those that the schedule waits for

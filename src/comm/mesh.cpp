@@ -164,8 +164,7 @@ void check_mesh(const Mesh& mesh, const RunConfig& config, const ModelConfig& mo
                  model.n_routed_experts,
                  model.n_routed_experts == 0 ? "1" : divisor_words(model.n_routed_experts, model.n_routed_experts));
   const auto& p = config.parallelism;
-  const int64_t chunks =
-      p.pipeline_parallel_schedule == PipelineScheduleName::kInterleaved1F1B ? p.pipeline_parallel_stages_per_rank : 1;
+  const int64_t chunks = p.stages_per_rank();
   DT_CHECK_USAGE(mesh.pp * chunks <= model.num_hidden_layers,
                  "parallelism.pipeline_parallel_degree = {} with {} stage{} a rank is more stages than the model's {} "
                  "layers; use at most {}",

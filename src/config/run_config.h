@@ -24,7 +24,8 @@ enum class DecayType { kConstant, kLinear, kCosine, kSqrt };
 /// What is computed again in backward rather than kept: nothing, or the inside of each decoder layer.
 enum class ActivationCheckpointMode { kNone, kLayer };
 
-/// In what order the stages of a pipeline run their microbatches: see parallel/schedule.h.
+/// In what order the stages of a pipeline run their microbatches: see parallel/schedule.h. One that has several stages
+/// a rank says so in RunConfig::Parallelism::stages_per_rank.
 enum class PipelineScheduleName { kGPipe, k1F1B, kInterleaved1F1B, kZeroBubbleH1 };
 
 /// Element type of the weights in an exported model directory.
@@ -132,6 +133,12 @@ struct RunConfig {
     double expert_room = 0;  // in means; 0 = the most that may come
     double deadline_seconds = 300;
     double data_deadline_seconds = 86400;
+
+    /// Stages that the schedule has on each rank.
+    int64_t stages_per_rank() const {
+      return pipeline_parallel_schedule == PipelineScheduleName::kInterleaved1F1B ? pipeline_parallel_stages_per_rank
+                                                                                  : 1;
+    }
     bool operator==(const Parallelism&) const = default;
   } parallelism;
 

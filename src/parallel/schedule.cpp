@@ -150,7 +150,7 @@ Schedule make_schedule(const RunConfig::Parallelism& parallelism, int ranks, int
     case PipelineScheduleName::k1F1B:
       return one_f_one_b_schedule(ranks, microbatches);
     case PipelineScheduleName::kInterleaved1F1B:
-      return interleaved_schedule(ranks, static_cast<int>(parallelism.pipeline_parallel_stages_per_rank), microbatches);
+      return interleaved_schedule(ranks, static_cast<int>(parallelism.stages_per_rank()), microbatches);
     case PipelineScheduleName::kZeroBubbleH1:
       return zero_bubble_schedule(ranks, microbatches);
   }

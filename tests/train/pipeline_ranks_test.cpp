@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "parallel/every_schedule.h"
 #include "support/compare.h"
 #include "support/rank_layout.h"
 #include "support/tiny_model.h"
@@ -101,19 +102,11 @@ ModelConfig with_layers(ModelConfig config, int64_t layers, int64_t modules) {
   return config;
 }
 
-std::vector<Schedule> schedules_on(int ranks) {
-  std::vector<Schedule> schedules = {gpipe_schedule(ranks, kPipelineMicrobatches),
-                                     one_f_one_b_schedule(ranks, kPipelineMicrobatches),
-                                     zero_bubble_schedule(ranks, kPipelineMicrobatches)};
-  if (kPipelineMicrobatches % ranks == 0) schedules.push_back(interleaved_schedule(ranks, 2, kPipelineMicrobatches));
-  return schedules;
-}
-
 TEST(PipelineRanks, HaveTheBitsOfOneProcess) {
   const ModelConfig config = with_layers(tiny_v3(), 7, 0);  // not evenly divided
   const PipelineRun expected = run_steps(config, pipeline_options(one_f_one_b_schedule(1, 1)));
   for (const int ranks : {2, 3, 4}) {
-    for (const Schedule& schedule : schedules_on(ranks)) {
+    for (const Schedule& schedule : testing::every_schedule(ranks, kPipelineMicrobatches)) {
       SCOPED_TRACE(schedule.name + " on " + std::to_string(ranks));
       std::map<std::string, std::vector<float>> values;
       int64_t most_planned = 0;

@@ -8,7 +8,7 @@ namespace deeptitan {
 // three combinations: greedy (V2-Lite) is softmax and kTopK, group_limited_greedy (V2) softmax and kGroupsByBest,
 // noaux_tc (V3) sigmoid, kGroupsByTwoBest and a bias.
 
-/// From logits to scores. Read in kernels/cpu/router/scoring.cpp and kernels/cuda/router/token_row.cuh.
+/// From logits to scores. Read in kernels/cpu/router/scoring.cpp and kernels/cuda/router/scoring.cuh.
 enum class RouterScoring { kSoftmax, kSigmoid };
 
 /// Which experts can be chosen. Read in kernels/cpu/router/selection.cpp and kernels/cuda/router/token_choice.cuh.

@@ -3,7 +3,7 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/router/balance.h"
-#include "kernels/cuda/router/token_row.cuh"
+#include "kernels/cuda/router/scoring.cuh"
 
 namespace deeptitan::cuda {
 namespace {
@@ -78,16 +78,10 @@ struct AuxiliaryLossArguments {
   int32_t* chosen;  // [sequences, experts]: tokens that chose it
   int experts;
   int top_k;
-  bool sigmoid;
+  bool divided;  // scores, by their total, to be shares of 1
   float alpha;
   const double* gradient_scale;  // null: no gradient is wanted
 };
-
-/// What a token's scores are divided by: 1 for softmax, their sum for sigmoid; by a warp.
-template <int kPerLane>
-__device__ float score_sum(const float (&s)[kPerLane], bool sigmoid) {
-  return sigmoid ? exact_add(sum_experts(s), kNormalizeEpsilon) : 1.0f;
-}
 
 /// The sequence that holds a token; -1: none.
 __device__ int64_t sequence_of(const AuxiliaryLossArguments& a, int64_t token) {
@@ -114,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) prepare_shares_kernel(AuxiliaryLossA
     if (sequence < 0) continue;
     float s[kPerLane];
     load_experts(s, a.scores + token * a.experts, lane * kPerLane, a.experts, false, 0.0f);
-    const float sum = score_sum(s, a.sigmoid);
+    const float sum = a.divided ? score_total(s) : 1.0f;
     if (lane == 0) a.inverse[token] = 1.0 / sum;
     for (int k = lane; k < a.top_k; k += kWarp) {
       atomicAdd(a.chosen + sequence * a.experts + a.expert_index[token * a.top_k + k], 1);
@@ -173,8 +167,8 @@ __global__ void __launch_bounds__(kThreads) add_score_gradients_kernel(Auxiliary
     load_experts(share, a.d_share + sequence * a.experts, lane * kPerLane, a.experts, false, 0.0f);
     float inverse = 1.0f;
     float mean = 0.0f;
-    if (a.sigmoid) {
-      inverse = exact_reciprocal(score_sum(s, true));
+    if (a.divided) {
+      inverse = exact_reciprocal(score_total(s));
 #pragma unroll
       for (int i = 0; i < kPerLane; ++i) product[i] = exact_mul(share[i], s[i]);
       mean = exact_mul(sum_experts(product), inverse);
@@ -263,7 +257,7 @@ void sequence_auxiliary_loss(double* loss_sum, float* d_scores, const float* sco
                                  .chosen = reinterpret_cast<int32_t*>(d_share + shares),
                                  .experts = options.experts,
                                  .top_k = options.top_k,
-                                 .sigmoid = options.scoring == RouterScoring::kSigmoid,
+                                 .divided = !sums_to_one(options.scoring),
                                  .alpha = alpha,
                                  .gradient_scale = d_scores == nullptr ? nullptr : gradient_scale};
   switch (experts_per_lane(options.experts)) {

@@ -8,9 +8,9 @@
 #include "kernels/cuda/kernel_choice.h"
 #include "kernels/cuda/router/block_counts.cuh"
 #include "kernels/cuda/router/router.h"
+#include "kernels/cuda/router/scoring.cuh"
 #include "kernels/cuda/router/sm90_route_tokens_filtered.h"
 #include "kernels/cuda/router/token_choice.cuh"
-#include "kernels/cuda/router/token_row.cuh"
 
 namespace deeptitan::cuda {
 
@@ -23,7 +23,7 @@ struct WarpScratch {
 };
 
 /// kPerLane experts a lane in the scores, kCandidates a lane in the choice.
-template <int kPerLane, int kCandidates, bool kSigmoid, bool kTwoBest, int kThreads>
+template <int kPerLane, int kCandidates, RouterScoring kScoring, bool kTwoBest, int kThreads>
 __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArguments a) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ int32_t counts_of_block[kMaxExperts];
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArgumen
     if (token + stride < a.tokens) {
       load_experts(next, a.logits + (token + stride) * a.experts, first, a.experts, a.vector_logits, -INFINITY);
     }
-    score_experts<kPerLane, kSigmoid>(score);
+    score_experts<kScoring>(score);
     if (a.scores != nullptr) store_experts(a.scores + token * a.experts, score, first, a.experts, a.vector_scores);
     float rank[kPerLane];
 #pragma unroll
@@ -104,12 +104,12 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArgumen
   add_up_counts<kThreads>(a, counts_of_block, a.experts);
 }
 
-template <int kPerLane, int kCandidates, bool kSigmoid, bool kTwoBest>
+template <int kPerLane, int kCandidates, RouterScoring kScoring, bool kTwoBest>
 void launch(RouterArguments a, int multiprocessors, cudaStream_t stream) {
   // 64 registers a thread at 32 warps, 128 at 16.
   constexpr int kThreads = kPerLane > 8 || kCandidates > 4 ? 512 : 1024;
   constexpr int kSharedBytes = kThreads / kWarp * static_cast<int>(sizeof(WarpScratch<kPerLane, kCandidates>));
-  const auto kernel = route_tokens_kernel<kPerLane, kCandidates, kSigmoid, kTwoBest, kThreads>;
+  const auto kernel = route_tokens_kernel<kPerLane, kCandidates, kScoring, kTwoBest, kThreads>;
   a.vector_logits = experts_are_aligned<kPerLane>(a.logits, a.experts);
   a.vector_scores = experts_are_aligned<kPerLane>(a.scores, a.experts);
   while ((kWarp >> (a.parts_log2 + 1)) >= a.groups) ++a.parts_log2;
@@ -123,22 +123,21 @@ void launch(RouterArguments a, int multiprocessors, cudaStream_t stream) {
   check_launch("route_tokens_kernel");
 }
 
-template <bool kSigmoid, bool kTwoBest>
+template <RouterScoring kScoring, bool kTwoBest>
 void launch_router(const RouterArguments& a, int multiprocessors, cudaStream_t stream) {
   const int per_lane = experts_per_lane(a.experts);
   const int candidates = (a.top_groups * a.group_size + kWarp - 1) / kWarp;
-  if (per_lane == 2) return launch<2, 2, kSigmoid, kTwoBest>(a, multiprocessors, stream);
-  if (per_lane == 4) return launch<4, 4, kSigmoid, kTwoBest>(a, multiprocessors, stream);
+  if (per_lane == 2) return launch<2, 2, kScoring, kTwoBest>(a, multiprocessors, stream);
+  if (per_lane == 4) return launch<4, 4, kScoring, kTwoBest>(a, multiprocessors, stream);
   if (per_lane == 8) {
-    return candidates <= 4 ? launch<8, 4, kSigmoid, kTwoBest>(a, multiprocessors, stream)
-                           : launch<8, 8, kSigmoid, kTwoBest>(a, multiprocessors, stream);
+    return candidates <= 4 ? launch<8, 4, kScoring, kTwoBest>(a, multiprocessors, stream)
+                           : launch<8, 8, kScoring, kTwoBest>(a, multiprocessors, stream);
   }
-  return candidates <= 8 ? launch<12, 8, kSigmoid, kTwoBest>(a, multiprocessors, stream)
-                         : launch<12, 12, kSigmoid, kTwoBest>(a, multiprocessors, stream);
+  return candidates <= 8 ? launch<12, 8, kScoring, kTwoBest>(a, multiprocessors, stream)
+                         : launch<12, 12, kScoring, kTwoBest>(a, multiprocessors, stream);
 }
 
 void launch_route_tokens(RouterArguments a, const RouterOptions& options, cudaStream_t stream) {
-  const bool sigmoid = options.scoring == RouterScoring::kSigmoid;
   const bool two_best = options.selection == RouterSelection::kGroupsByTwoBest;
   const bool grouped = router_limits_groups(options);
   a.experts = options.experts;
@@ -151,15 +150,14 @@ void launch_route_tokens(RouterArguments a, const RouterOptions& options, cudaSt
   int device = 0, multiprocessors = 0;
   DT_CUDA_CHECK(cudaGetDevice(&device));
   DT_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  if (!plain_kernels_wanted() && sm90::can_filter_experts(a, sigmoid && two_best, device)) {
-    sm90::route_tokens_filtered(a, multiprocessors, stream);
-  } else if (sigmoid) {
-    two_best ? launch_router<true, true>(a, multiprocessors, stream)
-             : launch_router<true, false>(a, multiprocessors, stream);
-  } else {
-    two_best ? launch_router<false, true>(a, multiprocessors, stream)
-             : launch_router<false, false>(a, multiprocessors, stream);
+  const bool as_in_v3 = options.scoring == RouterScoring::kSigmoid && two_best;
+  if (!plain_kernels_wanted() && sm90::can_filter_experts(a, as_in_v3, device)) {
+    return sm90::route_tokens_filtered(a, multiprocessors, stream);
   }
+  with_scoring(options.scoring, [&]<RouterScoring kScoring>() {
+    two_best ? launch_router<kScoring, true>(a, multiprocessors, stream)
+             : launch_router<kScoring, false>(a, multiprocessors, stream);
+  });
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/router/router.h"
-#include "kernels/cuda/router/token_row.cuh"
+#include "kernels/cuda/router/scoring.cuh"
 
 namespace deeptitan::cuda {
 
@@ -27,7 +27,7 @@ struct BackwardArguments {
 
 /// A warp a token. The gradients of the K chosen scores reach the lanes of their experts through shared memory, which
 /// is all zeros between tokens.
-template <int kPerLane, bool kSigmoid>
+template <int kPerLane, RouterScoring kScoring>
 __global__ void __launch_bounds__(kThreads) route_tokens_backward_kernel(BackwardArguments a) {
   __shared__ __align__(16) float d_chosen[kWarps][kWarp * kPerLane];
   const int lane = threadIdx.x % kWarp;
@@ -65,22 +65,20 @@ __global__ void __launch_bounds__(kThreads) route_tokens_backward_kernel(Backwar
     __syncwarp();
     if (has_slot) d_row[expert] = 0.0f;
 
-    score_experts_backward<kPerLane, kSigmoid>(d, s);
+    score_experts_backward<kScoring>(d, s);
     store_experts(a.d_logits + token * a.experts, d, first, a.experts, a.vector);
   }
 }
 
 template <int kPerLane>
-void launch(BackwardArguments a, bool sigmoid, cudaStream_t stream) {
+void launch(BackwardArguments a, RouterScoring scoring, cudaStream_t stream) {
   const auto aligned = [&](const float* p) { return experts_are_aligned<kPerLane>(p, a.experts); };
   a.vector = aligned(a.d_logits) && aligned(a.scores) && (a.d_scores == nullptr || aligned(a.d_scores));
   constexpr int64_t kMostBlocks = 2048;  // several for each multiprocessor; the rest is the stride
   const auto blocks = static_cast<unsigned>(std::min((a.tokens + kWarps - 1) / kWarps, kMostBlocks));
-  if (sigmoid) {
-    route_tokens_backward_kernel<kPerLane, true><<<blocks, kThreads, 0, stream>>>(a);
-  } else {
-    route_tokens_backward_kernel<kPerLane, false><<<blocks, kThreads, 0, stream>>>(a);
-  }
+  with_scoring(scoring, [&]<RouterScoring kScoring>() {
+    route_tokens_backward_kernel<kPerLane, kScoring><<<blocks, kThreads, 0, stream>>>(a);
+  });
   check_launch("route_tokens_backward_kernel");
 }
 
@@ -101,17 +99,16 @@ void route_tokens_backward(float* d_logits, const float* d_weight, const float* 
   a.experts = options.experts;
   a.top_k = options.top_k;
   a.normalize = options.normalize_top_k && options.top_k > 1;
-  const bool sigmoid = options.scoring == RouterScoring::kSigmoid;
   a.weight_scale = router_weight_scale(options);
   switch (experts_per_lane(options.experts)) {
     case 2:
-      return launch<2>(a, sigmoid, stream);
+      return launch<2>(a, options.scoring, stream);
     case 4:
-      return launch<4>(a, sigmoid, stream);
+      return launch<4>(a, options.scoring, stream);
     case 8:
-      return launch<8>(a, sigmoid, stream);
+      return launch<8>(a, options.scoring, stream);
     default:
-      return launch<12>(a, sigmoid, stream);
+      return launch<12>(a, options.scoring, stream);
   }
 }
 

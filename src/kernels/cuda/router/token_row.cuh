@@ -73,39 +73,4 @@ __device__ float sum_experts(const float (&v)[kPerLane]) {
   return warp_sum(sum);
 }
 
-/// v becomes the scores of logits v (absent experts: minus infinity, which scores 0).
-template <int kPerLane, bool kSigmoid>
-__device__ void score_experts(float (&v)[kPerLane]) {
-  if constexpr (kSigmoid) {
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) v[i] = exact_sigmoid(v[i]);
-  } else {
-    float maximum = v[0];
-#pragma unroll
-    for (int i = 1; i < kPerLane; ++i) maximum = fmaxf(maximum, v[i]);
-    maximum = warp_max(rank_value(maximum));
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) v[i] = exact_exp_of_nonpositive(exact_add(v[i], -maximum));
-    const float inverse = exact_reciprocal(sum_experts(v));
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) v[i] = exact_mul(v[i], inverse);
-  }
-}
-
-/// d, the gradient of the scores s, becomes that of the logits.
-template <int kPerLane, bool kSigmoid>
-__device__ void score_experts_backward(float (&d)[kPerLane], const float (&s)[kPerLane]) {
-  if constexpr (kSigmoid) {
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) d[i] = exact_mul(d[i], exact_mul(s[i], exact_add(1.0f, -s[i])));
-  } else {
-    float product[kPerLane];
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) product[i] = exact_mul(d[i], s[i]);
-    const float mean = sum_experts(product);
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) d[i] = exact_mul(s[i], exact_add(d[i], -mean));
-  }
-}
-
 }  // namespace deeptitan::cuda

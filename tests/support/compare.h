@@ -21,6 +21,13 @@ inline void assign(double& out, double value) {
   out = value;
 }
 
+template <typename T>
+T rounded(double value) {
+  T result;
+  assign(result, value);
+  return result;
+}
+
 /// n values from a normal distribution, rounded to T.
 template <typename T>
 std::vector<T> random_normal(int64_t n, uint32_t seed, double deviation = 1.0) {

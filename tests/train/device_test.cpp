@@ -20,12 +20,14 @@
 #include "ops/elementwise.h"
 #include "support/compare.h"
 #include "support/tiny_model.h"
+#include "train/drawn_engine.h"
 #include "train/training_checkpoint.h"
 #include "train/training_engine.h"
 
 namespace deeptitan {
 namespace {
 
+using testing::drawn_engine;
 using testing::random_batch;
 using testing::relative_error;
 using testing::tiny_v2;
@@ -49,10 +51,7 @@ std::unique_ptr<TrainingEngine> drawn_engine(const ModelConfig& config, Device d
   options.seq_len = 24;
   options.sequences = 2;
   options.recompute_layers = recompute;
-  auto engine = std::make_unique<TrainingEngine>(config, options);
-  engine->allocate();
-  engine->initialize(7);
-  return engine;
+  return drawn_engine(config, options);
 }
 
 StepResult run_step(TrainingEngine& engine, const ModelConfig& config, int64_t step) {
@@ -152,10 +151,7 @@ TEST_F(TrainingOnGpu, GraphsHaveTheBitsOfTheirOps) {
         options.sequences = 2;
         options.report_lag = 1;
         options.graphs = graphs;
-        auto engine = std::make_unique<TrainingEngine>(config, options);
-        engine->allocate();
-        engine->initialize(7);
-        return engine;
+        return drawn_engine(config, options);
       };
       const auto captured = make(true), by_ops = make(false);
       int64_t skipped = 0;

@@ -12,11 +12,13 @@
 
 #include "support/expect_error.h"
 #include "support/tiny_model.h"
+#include "train/drawn_engine.h"
 #include "train/training_engine.h"
 
 namespace deeptitan {
 namespace {
 
+using testing::drawn_engine;
 using testing::random_batch;
 using testing::tiny_v2;
 using testing::tiny_v3;
@@ -29,10 +31,7 @@ std::unique_ptr<TrainingEngine> engine_of(const ModelConfig& config, int report_
   options.sequences = 2;
   options.report_lag = report_lag;
   options.halt_not_finite = halt;
-  auto engine = std::make_unique<TrainingEngine>(config, options);
-  engine->allocate();
-  engine->initialize(7);
-  return engine;
+  return drawn_engine(config, options);
 }
 
 void queue_step(TrainingEngine& engine, int64_t step, uint64_t seed) {

@@ -7,10 +7,12 @@
 
 #include "support/compare.h"
 #include "support/tiny_model.h"
+#include "train/drawn_engine.h"
 
 namespace deeptitan {
 namespace {
 
+using testing::drawn_engine;
 using testing::random_batch;
 using testing::tiny_v2;
 using testing::tiny_v3;
@@ -25,13 +27,6 @@ TrainingEngineOptions engine_options(DType compute = DType::kF32) {
   o.auxiliary_weight = 0.01;
   o.max_norm = 0;
   return o;
-}
-
-std::unique_ptr<TrainingEngine> make_engine(const ModelConfig& config, const TrainingEngineOptions& options) {
-  auto engine = std::make_unique<TrainingEngine>(config, options);
-  engine->allocate();
-  engine->initialize(7);
-  return engine;
 }
 
 // The loss that the gradients are of: main, next-token prediction and balance, each with its weight.
@@ -50,7 +45,7 @@ void expect_gradients(const ModelConfig& config) {
   TrainingEngineOptions options = engine_options();
   options.weight_decay = 0;
   options.router_bias_update_speed = 0;
-  const auto engine = make_engine(config, options);
+  const auto engine = drawn_engine(config, options);
   const PackedBatch batch = random_batch(config, 2, kLength, 3);
   // The choice of experts is not differentiable: it is recorded once and held.
   RouteRecord routes;
@@ -122,9 +117,9 @@ std::vector<float> all_gradients(TrainingEngine& engine) {
 TEST(TrainingEngine, RecomputedLayersGiveTheSameBits) {
   const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
   TrainingEngineOptions options = engine_options(DType::kBF16);
-  const auto kept = make_engine(tiny_v3(), options);
+  const auto kept = drawn_engine(tiny_v3(), options);
   options.recompute_layers = true;
-  const auto recomputed = make_engine(tiny_v3(), options);
+  const auto recomputed = drawn_engine(tiny_v3(), options);
   EXPECT_LT(recomputed->plan().total(), kept->plan().total());
   EXPECT_EQ(total_loss(*kept, batch), total_loss(*recomputed, batch));
   EXPECT_EQ(all_gradients(*kept), all_gradients(*recomputed));
@@ -135,7 +130,7 @@ TEST(TrainingEngine, TwoMicrobatchesEqualOneOfTwiceTheSize) {
   const PackedBatch whole = random_batch(config, 4, kLength, 5);
   TrainingEngineOptions options = engine_options();
   options.sequences = 4;
-  const auto one = make_engine(config, options);
+  const auto one = drawn_engine(config, options);
   one->begin_step(1, 0.0, whole.target_count, 1);
   one->add_microbatch(whole);
   const StepResult expected = one->finish_step();
@@ -155,7 +150,7 @@ TEST(TrainingEngine, TwoMicrobatchesEqualOneOfTwiceTheSize) {
     return b;
   };
   options.sequences = 2;
-  const auto two = make_engine(config, options);
+  const auto two = drawn_engine(config, options);
   two->begin_step(1, 0.0, whole.target_count, 2);
   two->add_microbatch(half(0));
   two->add_microbatch(half(2));
@@ -177,7 +172,7 @@ TEST(TrainingEngine, PackedDocumentsEqualPaddedOnes) {
   const auto documents = static_cast<int64_t>(packed.document_offsets.size()) - 1;
   TrainingEngineOptions options = engine_options();
   options.auxiliary_weight = 0;  // it balances whole sequences, which padding changes
-  const auto engine = make_engine(config, options);
+  const auto engine = drawn_engine(config, options);
   engine->begin_step(1, 0.0, packed.target_count, 1);
   engine->add_microbatch(packed);
   const double expected = engine->finish_step().loss;
@@ -200,7 +195,7 @@ TEST(TrainingEngine, PackedDocumentsEqualPaddedOnes) {
   }
   padded.document_offsets.push_back(static_cast<int32_t>(documents * kLength));
   options.sequences = documents;
-  const auto wide = make_engine(config, options);
+  const auto wide = drawn_engine(config, options);
   wide->begin_step(1, 0.0, packed.target_count, 1);
   wide->add_microbatch(padded);
   EXPECT_NEAR(wide->finish_step().loss, expected, 1e-6);
@@ -212,7 +207,7 @@ TEST(TrainingEngine, SameSeedSameBitsAndTheLossFalls) {
     const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
     std::vector<double> curves[2];
     for (auto& curve : curves) {
-      const auto engine = make_engine(tiny_v3(), engine_options(compute));
+      const auto engine = drawn_engine(tiny_v3(), engine_options(compute));
       for (int64_t step = 1; step <= 30; ++step) {
         engine->begin_step(step, 0.01, batch.target_count, 1);
         engine->add_microbatch(batch);
@@ -225,7 +220,7 @@ TEST(TrainingEngine, SameSeedSameBitsAndTheLossFalls) {
 }
 
 TEST(TrainingEngine, AStepThatIsNotFiniteChangesNothing) {
-  const auto engine = make_engine(tiny_v3(), engine_options());
+  const auto engine = drawn_engine(tiny_v3(), engine_options());
   const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
   Parameter* broken = engine->model().parameters().find("model.layers.1.mlp.shared_experts.gate_up_proj.weight");
   ASSERT_NE(broken, nullptr);
@@ -254,7 +249,7 @@ TEST(TrainingEngine, AStepThatIsNotFiniteChangesNothing) {
 TEST(TrainingEngine, RouterBiasMovesTowardsBalanceAndOnlyInTraining) {
   TrainingEngineOptions options = engine_options();
   options.router_bias_update_speed = 0.25;
-  const auto engine = make_engine(tiny_v3(), options);
+  const auto engine = drawn_engine(tiny_v3(), options);
   const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
   const auto [layer, experts] = engine->model().expert_layers().front();
   const Parameter* bias = experts->router_bias();

@@ -11,22 +11,17 @@
 
 #include "support/compare.h"
 #include "support/tiny_model.h"
+#include "train/drawn_engine.h"
 #include "train/training_engine.h"
 
 namespace deeptitan {
 namespace {
 
+using testing::drawn_engine;
 using testing::random_batch;
 using testing::relative_error;
 using testing::tiny_v2;
 using testing::tiny_v3;
-
-std::unique_ptr<TrainingEngine> drawn_engine(const ModelConfig& config, const TrainingEngineOptions& options) {
-  auto engine = std::make_unique<TrainingEngine>(config, options);
-  engine->allocate();
-  engine->initialize(7);
-  return engine;
-}
 
 TrainingEngineOptions options_of(int64_t length, int64_t sequences, double max_norm) {
   TrainingEngineOptions options;

@@ -18,6 +18,7 @@ namespace {
 
 using testing::random_normal;
 using testing::relative_error;
+using testing::rounded;
 
 constexpr int64_t kHeads = 3;
 constexpr int64_t kNope = 8;
@@ -27,13 +28,6 @@ constexpr int64_t kLatent = 14;
 constexpr int64_t kWidth = kLatent + kRope;
 constexpr int64_t kPageSize = 16;
 constexpr float kScale = 0.3f;
-
-template <typename T>
-T number(float value) {
-  T result;
-  testing::assign(result, value);
-  return result;
-}
 
 // A sequence: `cached` entries before its `rows` query rows.
 struct Extent {
@@ -75,7 +69,7 @@ class Batch {
       pages_ = std::max(pages_, (extent.length() + kPageSize - 1) / kPageSize);
     const auto count = static_cast<int64_t>(sequences.size());
     const int64_t all = count * pages_;
-    cache_.assign(all * kPageSize * kWidth, number<T>(1e30f));  // what is not to be read
+    cache_.assign(all * kPageSize * kWidth, rounded<T>(1e30f));  // what is not to be read
     offset_.push_back(0);
     for (int64_t s = 0; s < count; ++s) {
       const auto& [name, extent] = sequences[s];
@@ -98,7 +92,7 @@ class Batch {
       most_visible_ = std::max(most_visible_, extent.length());
     }
     tokens_ = offset_.back() + padding;
-    query_.resize(tokens_ * kHeads * (kNope + kRope), number<T>(1e30f));
+    query_.resize(tokens_ * kHeads * (kNope + kRope), rounded<T>(1e30f));
     EXPECT_TRUE(!shuffled || all % 13 != 0);
   }
 
@@ -120,7 +114,7 @@ class Batch {
                                 .value_dim = kValue,
                                 .latent_dim = kLatent,
                                 .scale = kScale};
-    std::vector<T> out(tokens_ * kHeads * kValue, number<T>(7.0f));
+    std::vector<T> out(tokens_ * kHeads * kValue, rounded<T>(7.0f));
     std::vector<char> workspace(std::max(
         expanded_attention_workspace(ExpandedSize{most_rows_, most_visible_, kNope + kRope, kValue}, sizeof(T)),
         absorbed_attention_workspace(tokens_, in.sequences.sequences, most_visible_, kHeads, kLatent, kRope,

@@ -7,25 +7,13 @@
 #include <omp.h>
 
 #include "kernels/cpu/permute/permute.h"
+#include "support/compare.h"
 
 namespace deeptitan::cpu {
 namespace {
 
-float convert(float x, float) {
-  return x;
-}
-bfloat16 convert(float x, bfloat16) {
-  return to_bfloat16(x);
-}
-
-template <typename T>
-std::vector<T> random_values(size_t count, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<T> values(count);
-  for (T& value : values) value = convert(normal(random), T{});
-  return values;
-}
+using deeptitan::testing::random_normal;
+using deeptitan::testing::rounded;
 
 struct Sorted {
   std::vector<int32_t> row_of_slot, slot_of_row, group_offset;
@@ -50,12 +38,12 @@ Sorted sort_random_slots(int64_t tokens, int experts, int top_k, int alignment, 
 }
 
 template <typename T>
-class PermuteRows : public testing::Test {
+class PermuteRows : public ::testing::Test {
  public:
   // bf16 rounds each result to 8 bits; float sums of K or D products stay within a few ulp of their largest term.
   static constexpr double kTolerance = std::is_same_v<T, float> ? 2e-6 : 5e-3;
 };
-using ElementTypes = testing::Types<float, bfloat16>;
+using ElementTypes = ::testing::Types<float, bfloat16>;
 TYPED_TEST_SUITE(PermuteRows, ElementTypes);
 
 TYPED_TEST(PermuteRows, ForwardAndBackwardMatchTheReference) {
@@ -65,8 +53,8 @@ TYPED_TEST(PermuteRows, ForwardAndBackwardMatchTheReference) {
       for (const int top_k : {1, 6}) {
         const Sorted sorted = sort_random_slots(tokens, 5, top_k, 4, 1);
         const auto rows = static_cast<int64_t>(sorted.slot_of_row.size());
-        const std::vector<T> x = random_values<T>(tokens * hidden, 2);
-        std::vector<T> permuted = random_values<T>(rows * hidden, 3);
+        const std::vector<T> x = random_normal<T>(tokens * hidden, 2);
+        std::vector<T> permuted = random_normal<T>(rows * hidden, 3);
         permute_rows(permuted.data(), x.data(), sorted.map(), hidden);
         for (int64_t r = 0; r < rows; ++r) {
           const int32_t slot = sorted.slot_of_row[r];
@@ -76,16 +64,16 @@ TYPED_TEST(PermuteRows, ForwardAndBackwardMatchTheReference) {
           }
         }
 
-        const std::vector<T> y = random_values<T>(rows * hidden, 4);
-        const std::vector<float> weight = random_values<float>(tokens * top_k, 5);
-        const std::vector<T> addend = random_values<T>(tokens * hidden, 6);
-        const std::vector<T> d_out = random_values<T>(tokens * hidden, 7);
+        const std::vector<T> y = random_normal<T>(rows * hidden, 4);
+        const std::vector<float> weight = random_normal<float>(tokens * top_k, 5);
+        const std::vector<T> addend = random_normal<T>(tokens * hidden, 6);
+        const std::vector<T> d_out = random_normal<T>(tokens * hidden, 7);
         for (const bool weighted : {false, true}) {
           const float* weights = weighted ? weight.data() : nullptr;
           std::vector<T> out(tokens * hidden), out_plus(addend);
           unpermute_rows(out.data(), y.data(), weights, nullptr, sorted.map(), hidden);
           unpermute_rows(out_plus.data(), y.data(), weights, out_plus.data(), sorted.map(), hidden);
-          std::vector<T> d_y(rows * hidden, convert(NAN, T{}));
+          std::vector<T> d_y(rows * hidden, rounded<T>(NAN));
           std::vector<float> d_weight(tokens * top_k, NAN);
           unpermute_rows_backward(d_y.data(), d_weight.data(), d_out.data(), y.data(), weights, sorted.map(), hidden);
           for (int64_t t = 0; t < tokens; ++t) {
@@ -120,7 +108,7 @@ TYPED_TEST(PermuteRows, ForwardAndBackwardMatchTheReference) {
 
 TYPED_TEST(PermuteRows, SlotsWithoutARowAddNothing) {
   using T = TypeParam;
-  const std::vector<T> y{convert(3.0f, T{}), convert(NAN, T{})};
+  const std::vector<T> y{rounded<T>(3.0f), rounded<T>(NAN)};
   const std::vector<int32_t> row_of_slot{-1, 0};
   std::vector<T> out(1);
   unpermute_rows(out.data(), y.data(), nullptr, nullptr, RowMap{row_of_slot.data(), nullptr, 1, 1, 2}, 1);
@@ -131,8 +119,8 @@ TYPED_TEST(PermuteRows, BackwardMayOverwriteItsInput) {
   using T = TypeParam;
   const Sorted sorted = sort_random_slots(9, 3, 2, 4, 1);
   const auto rows = static_cast<int64_t>(sorted.slot_of_row.size());
-  std::vector<T> y = random_values<T>(rows * 33, 4);
-  const std::vector<T> d_out = random_values<T>(9 * 33, 7);
+  std::vector<T> y = random_normal<T>(rows * 33, 4);
+  const std::vector<T> d_out = random_normal<T>(9 * 33, 7);
   std::vector<T> d_y(y.size());
   std::vector<float> d_weight(18), d_weight_in_place(18);
   unpermute_rows_backward(d_y.data(), d_weight.data(), d_out.data(), y.data(), nullptr, sorted.map(), 33);
@@ -145,8 +133,8 @@ TYPED_TEST(PermuteRows, DoesNotDependOnTheNumberOfThreads) {
   using T = TypeParam;
   const Sorted sorted = sort_random_slots(200, 7, 3, 8, 1);
   const auto rows = static_cast<int64_t>(sorted.slot_of_row.size());
-  const std::vector<T> y = random_values<T>(rows * 300, 4);
-  const std::vector<float> weight = random_values<float>(600, 5);
+  const std::vector<T> y = random_normal<T>(rows * 300, 4);
+  const std::vector<float> weight = random_normal<float>(600, 5);
   const int threads = omp_get_max_threads();
   std::vector<std::vector<T>> outs;
   for (const int count : {1, 4}) {

@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <random>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -10,6 +9,7 @@
 #include <omp.h>
 
 #include "core/bfloat16.h"
+#include "support/compare.h"
 
 // What the tests of the vectorised kernels share: values, comparison with a reference in double, and running a test
 // under every instruction set and number of threads that may not change (or may barely change) its result.
@@ -17,36 +17,13 @@
 namespace deeptitan::cpu {
 
 using ElementTypes = ::testing::Types<float, bfloat16>;
-
-template <typename T>
-T rounded(double value) {
-  if constexpr (std::is_same_v<T, float>) {
-    return static_cast<float>(value);
-  } else {
-    return to_bfloat16(static_cast<float>(value));
-  }
-}
+using deeptitan::testing::random_normal;
+using deeptitan::testing::rounded;
+using deeptitan::testing::to_double;
 
 template <typename T>
 double as_double(T value) {
   return static_cast<double>(to_float(value));
-}
-
-template <typename T>
-std::vector<double> as_doubles(const std::vector<T>& values) {
-  std::vector<double> result;
-  for (const T value : values) result.push_back(as_double(value));
-  return result;
-}
-
-/// n normal values with the given standard deviation, rounded to T.
-template <typename T>
-std::vector<T> normal_values(int64_t n, uint32_t seed, double deviation = 1.0) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<double> normal(0.0, deviation);
-  std::vector<T> values;
-  for (int64_t i = 0; i < n; ++i) values.push_back(rounded<T>(normal(generator)));
-  return values;
 }
 
 /// Relative error of a result that is computed in float and rounded once to T: 2^-8 is half a unit in bfloat16's last

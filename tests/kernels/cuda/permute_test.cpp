@@ -9,27 +9,12 @@
 #include "core/error.h"
 #include "kernels/cpu/permute/permute.h"
 #include "kernels/cuda/device_buffer.h"
+#include "support/compare.h"
 
 namespace deeptitan::cuda {
 namespace {
 
-template <typename T>
-T convert(float x) {
-  if constexpr (std::is_same_v<T, float>) {
-    return x;
-  } else {
-    return to_bfloat16(x);
-  }
-}
-
-template <typename T>
-std::vector<T> random_values(size_t count, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<T> values(count);
-  for (T& value : values) value = convert<T>(normal(random));
-  return values;
-}
+using deeptitan::testing::random_normal;
 
 enum class Choices { kRandom, kAllOne, kEvenExpertsOnly };
 
@@ -135,8 +120,8 @@ TEST(CudaSortSlots, RefusesABufferThatMightOverflow) {
 }
 
 template <typename T>
-class CudaPermuteRows : public testing::Test {};
-using ElementTypes = testing::Types<float, bfloat16>;
+class CudaPermuteRows : public ::testing::Test {};
+using ElementTypes = ::testing::Types<float, bfloat16>;
 TYPED_TEST_SUITE(CudaPermuteRows, ElementTypes);
 
 // Widths: one chunk of 8, ragged, 2 to 4 passes of a block, one element, and rows that do not start at 16 bytes.
@@ -150,10 +135,10 @@ TYPED_TEST(CudaPermuteRows, EqualsTheCpuBitForBit) {
         Sorted sorted(slots, top_k);
         sorted.host.tokens = sorted.device.tokens = tokens;
         const int64_t rows = sorted.host.rows;
-        const std::vector<T> x = random_values<T>(tokens * hidden, 2);
-        const std::vector<T> y = random_values<T>(rows * hidden, 4);
-        const std::vector<T> addend = random_values<T>(tokens * hidden, 6);
-        const std::vector<float> weight = random_values<float>(tokens * top_k, 5);
+        const std::vector<T> x = random_normal<T>(tokens * hidden, 2);
+        const std::vector<T> y = random_normal<T>(rows * hidden, 4);
+        const std::vector<T> addend = random_normal<T>(tokens * hidden, 6);
+        const std::vector<float> weight = random_normal<float>(tokens * top_k, 5);
         DeviceBuffer<T> device_x(x), device_y(y), device_addend(addend), out_rows(rows * hidden),
             out_tokens(tokens * hidden);
         DeviceBuffer<float> device_weight(weight), device_d_weight(tokens * top_k);

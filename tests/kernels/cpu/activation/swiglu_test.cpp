@@ -40,10 +40,10 @@ TYPED_TEST(Swiglu, MatchesTheReference) {
   using T = TypeParam;
   on_each_instruction_set([] {
     for (const Shape shape : kShapes) {
-      const auto gate_up = normal_values<T>(2 * shape.rows * shape.width, 1, 4.0);
+      const auto gate_up = random_normal<T>(2 * shape.rows * shape.width, 1, 4.0);
       std::vector<T> out(static_cast<size_t>(shape.rows * shape.width));
       swiglu(out.data(), gate_up.data(), gate_up.data() + shape.width, 2 * shape.width, shape.rows, shape.width);
-      const auto gate = as_doubles(half(gate_up, shape, false)), up = as_doubles(half(gate_up, shape, true));
+      const auto gate = to_double(half(gate_up, shape, false)), up = to_double(half(gate_up, shape, true));
       std::vector<double> expected;
       for (size_t i = 0; i < gate.size(); ++i) expected.push_back(reference(gate[i], up[i]));
       expect_near(out, expected, kSwigluTolerance<T>, 1e-6);
@@ -57,8 +57,8 @@ TYPED_TEST(Swiglu, GroupsHaveTheBitsOfTheirRowsAndLeavePadding) {
   const std::vector<int32_t> first = {0, 8, 8, 152, 192};
   const std::vector<int32_t> count = {5, 0, 144, 33, 1};
   const GroupRows groups{first.data(), count.data(), 5};
-  const auto gate_up = normal_values<T>(2 * kRows * kWidth, 1, 4.0);
-  const auto d_out = normal_values<T>(kRows * kWidth, 2, 1.0);
+  const auto gate_up = random_normal<T>(2 * kRows * kWidth, 1, 4.0);
+  const auto d_out = random_normal<T>(kRows * kWidth, 2, 1.0);
   const T untouched = rounded<T>(7.0);
   std::vector<T> whole(kRows * kWidth), d_whole(2 * kRows * kWidth);
   swiglu(whole.data(), gate_up.data(), gate_up.data() + kWidth, 2 * kWidth, kRows, kWidth);
@@ -110,12 +110,12 @@ TYPED_TEST(Swiglu, BackwardMatchesCentralDifferences) {
   using T = TypeParam;
   on_each_instruction_set([] {
     for (const Shape shape : kShapes) {
-      const auto gate_up = normal_values<T>(2 * shape.rows * shape.width, 2, 2.0);
-      const auto d_out = normal_values<T>(shape.rows * shape.width, 3);
+      const auto gate_up = random_normal<T>(2 * shape.rows * shape.width, 2, 2.0);
+      const auto d_out = random_normal<T>(shape.rows * shape.width, 3);
       std::vector<T> d_gate_up(gate_up.size());
       swiglu_backward(d_gate_up.data(), d_gate_up.data() + shape.width, 2 * shape.width, d_out.data(), gate_up.data(),
                       gate_up.data() + shape.width, 2 * shape.width, shape.rows, shape.width);
-      const auto gate = as_doubles(half(gate_up, shape, false)), up = as_doubles(half(gate_up, shape, true));
+      const auto gate = to_double(half(gate_up, shape, false)), up = to_double(half(gate_up, shape, true));
       std::vector<double> expected_gate, expected_up;
       const double step = 1e-5;
       for (size_t i = 0; i < gate.size(); ++i) {
@@ -137,8 +137,8 @@ TYPED_TEST(Swiglu, BackwardMatchesCentralDifferences) {
 TYPED_TEST(Swiglu, DoesNotDependOnThreads) {
   using T = TypeParam;
   const Shape shape{333, 131};
-  const auto gate_up = normal_values<T>(2 * shape.rows * shape.width, 4);
-  const auto d_out = normal_values<T>(shape.rows * shape.width, 5);
+  const auto gate_up = random_normal<T>(2 * shape.rows * shape.width, 4);
+  const auto d_out = random_normal<T>(shape.rows * shape.width, 5);
   expect_independent_of_threads([&] {
     std::vector<T> out(d_out.size());
     swiglu(out.data(), gate_up.data(), gate_up.data() + shape.width, 2 * shape.width, shape.rows, shape.width);

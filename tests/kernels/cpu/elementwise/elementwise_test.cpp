@@ -18,8 +18,8 @@ TYPED_TEST(Elementwise, EveryOperationRoundsOnce) {
   using T = TypeParam;
   on_each_instruction_set([] {
     for (const int64_t n : kSizes) {
-      const auto a = normal_values<T>(n, 1), b = normal_values<T>(n, 2);
-      const auto floats = normal_values<float>(n, 3);
+      const auto a = random_normal<T>(n, 1), b = random_normal<T>(n, 2);
+      const auto floats = random_normal<float>(n, 3);
       std::vector<T> sum, scaled;
       std::vector<float> float_sum;
       for (size_t i = 0; i < a.size(); ++i) {
@@ -58,7 +58,7 @@ TEST(Convert, RoundsAsToBfloat16) {
       std::memcpy(&nan, &bits, sizeof nan);
       values.push_back(nan);
     }
-    const auto more = normal_values<float>(1000, 4);
+    const auto more = random_normal<float>(1000, 4);
     values.insert(values.end(), more.begin(), more.end());
     std::vector<bfloat16> expected, out(values.size());
     for (const float value : values) expected.push_back(to_bfloat16(value));
@@ -84,7 +84,7 @@ TEST(Convert, WidensEveryBfloat16) {
 TEST(Convert, KeepsToItsColumns) {
   on_each_instruction_set([] {
     const int64_t rows = 300, columns = 131, ld_in = 140, ld_out = 150;
-    const auto in = normal_values<float>(rows * ld_in, 5);
+    const auto in = random_normal<float>(rows * ld_in, 5);
     std::vector<bfloat16> out(static_cast<size_t>(rows * ld_out), to_bfloat16(7.0f));
     convert(out.data(), ld_out, in.data(), ld_in, rows, columns);
     std::vector<float> back(in.size(), 9.0f);
@@ -99,6 +99,18 @@ TEST(Convert, KeepsToItsColumns) {
       }
     }
   });
+}
+
+TEST(CopyRows, KeepsToItsColumns) {
+  const int64_t rows = 300, columns = 131, ld_in = 140, ld_out = 150;
+  const auto in = random_normal<float>(rows * ld_in, 5);
+  std::vector<float> out(static_cast<size_t>(rows * ld_out), 7.0f);
+  copy_rows(out.data(), ld_out * 4, in.data(), ld_in * 4, rows, columns * 4);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < ld_out; ++c) {
+      ASSERT_EQ(out[static_cast<size_t>(r * ld_out + c)], c < columns ? in[static_cast<size_t>(r * ld_in + c)] : 7.0f);
+    }
+  }
 }
 
 TEST(Convert, EmptyWorkTouchesNothing) {

@@ -24,7 +24,7 @@ std::vector<int32_t> ids_of(int64_t tokens) {
 template <typename Out, typename In>
 void expect_gathers() {
   for (const Shape shape : kShapes) {
-    const auto table = normal_values<In>(kVocab * shape.dim, 1);
+    const auto table = random_normal<In>(kVocab * shape.dim, 1);
     const auto ids = ids_of(shape.tokens);
     std::vector<Out> out(static_cast<size_t>(shape.tokens * shape.dim)), expected;
     embedding_gather(out.data(), table.data(), ids.data(), shape.tokens, shape.dim);
@@ -56,8 +56,8 @@ TYPED_TEST(EmbeddingScatterAdd, AddsInTheOrderOfTheTokens) {
   on_each_instruction_set([] {
     for (const Shape shape : {Shape{1, 1}, {5, 7}, {4000, 70}, {300, 256}, {3, 1029}}) {
       const auto ids = ids_of(shape.tokens);
-      const auto d_out = normal_values<T>(shape.tokens * shape.dim, 2);
-      const auto before = normal_values<float>(kVocab * shape.dim, 3);
+      const auto d_out = random_normal<T>(shape.tokens * shape.dim, 2);
+      const auto before = random_normal<float>(kVocab * shape.dim, 3);
       std::vector<float> expected = before;
       for (int64_t t = 0; t < shape.tokens; ++t) {
         for (int64_t i = 0; i < shape.dim; ++i) {

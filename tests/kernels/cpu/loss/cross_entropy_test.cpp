@@ -48,7 +48,7 @@ TYPED_TEST(SoftmaxCrossEntropy, MatchesTheReference) {
   on_each_instruction_set([] {
     for (const Shape shape : kShapes) {
       const float scale = 0.25f;
-      const auto logits = normal_values<float>(shape.rows * shape.ld, 1, 5.0);
+      const auto logits = random_normal<float>(shape.rows * shape.ld, 1, 5.0);
       const auto targets = targets_of(shape);
       std::vector<float> loss(static_cast<size_t>(shape.rows)), loss_alone(loss);
       const int64_t ld_d = shape.vocab + 3;
@@ -85,14 +85,14 @@ TYPED_TEST(SoftmaxCrossEntropy, GradientMatchesCentralDifferences) {
   using T = TypeParam;
   on_each_instruction_set([] {
     const Shape shape{1, 19, 19};
-    const auto logits = normal_values<float>(shape.vocab, 2, 2.0);
+    const auto logits = random_normal<float>(shape.vocab, 2, 2.0);
     const int32_t target = 4;
     const float scale = 3.0f;
     float loss;
     std::vector<T> d_logits(logits.size());
     softmax_cross_entropy(&loss, d_logits.data(), shape.ld, logits.data(), shape.ld, &target, scale, 1, shape.vocab);
     const auto expected = central_differences(
-        [&](const std::vector<double>& at) { return scale * reference_loss(at, target); }, as_doubles(logits));
+        [&](const std::vector<double>& at) { return scale * reference_loss(at, target); }, to_double(logits));
     expect_near(d_logits, expected, kTolerance<T>, 0.1);
   });
 }
@@ -100,7 +100,7 @@ TYPED_TEST(SoftmaxCrossEntropy, GradientMatchesCentralDifferences) {
 TYPED_TEST(SoftmaxCrossEntropy, DoesNotDependOnThreadsOrOtherRows) {
   using T = TypeParam;
   const Shape shape{100, 517, 517};
-  const auto logits = normal_values<float>(shape.rows * shape.ld, 3, 3.0);
+  const auto logits = random_normal<float>(shape.rows * shape.ld, 3, 3.0);
   const auto targets = targets_of(shape);
   std::vector<float> loss(static_cast<size_t>(shape.rows));
   const auto gradient = [&] {
@@ -123,7 +123,7 @@ TYPED_TEST(SoftmaxCrossEntropy, DoesNotDependOnThreadsOrOtherRows) {
 TEST(SoftmaxCrossEntropyFloat, GradientMayReplaceTheLogits) {
   on_each_instruction_set([] {
     const Shape shape{7, 45, 50};
-    const auto logits = normal_values<float>(shape.rows * shape.ld, 4);
+    const auto logits = random_normal<float>(shape.rows * shape.ld, 4);
     const auto targets = targets_of(shape);
     std::vector<float> loss(static_cast<size_t>(shape.rows)), d_logits = logits, in_place = logits;
     softmax_cross_entropy(loss.data(), d_logits.data(), shape.ld, logits.data(), shape.ld, targets.data(), 1.0f,
@@ -160,7 +160,7 @@ TEST(SoftmaxCrossEntropyFloat, HugeLogitsDoNotOverflowAndBadOnesShow) {
 TEST(TokenLogprobs, MatchesTheReferenceAndTakesTheLowestOfEquals) {
   on_each_instruction_set([] {
     for (const Shape shape : kShapes) {
-      auto logits = normal_values<float>(shape.rows * shape.ld, 5, 5.0);
+      auto logits = random_normal<float>(shape.rows * shape.ld, 5, 5.0);
       const auto targets = targets_of(shape);
       std::vector<int32_t> best;
       for (int64_t r = 0; r < shape.rows; ++r) {

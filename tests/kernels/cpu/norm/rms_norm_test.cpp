@@ -70,13 +70,13 @@ TYPED_TEST(RmsNorm, MatchesTheReferenceAndLeavesOtherColumnsAlone) {
   using T = TypeParam;
   on_each_instruction_set([] {
     for (const Shape shape : kShapes) {
-      const auto x = normal_values<T>(shape.rows * shape.ld, 1, 3.0);
-      const auto weight = normal_values<float>(shape.dim, 2);
-      std::vector<T> out = normal_values<T>(shape.rows * shape.ld, 3);
+      const auto x = random_normal<T>(shape.rows * shape.ld, 1, 3.0);
+      const auto weight = random_normal<float>(shape.dim, 2);
+      std::vector<T> out = random_normal<T>(shape.rows * shape.ld, 3);
       const std::vector<T> before = out;
       std::vector<float> rstd(static_cast<size_t>(shape.rows));
       rms_norm(out.data(), shape.ld, rstd.data(), x.data(), shape.ld, weight.data(), shape.rows, shape.dim, kEpsilon);
-      expect_near(slice(out, shape), reference(as_doubles(slice(x, shape)), as_doubles(weight), shape.rows),
+      expect_near(slice(out, shape), reference(to_double(slice(x, shape)), to_double(weight), shape.rows),
                   kTolerance<T>, 0.0);
       for (int64_t i = 0; i < shape.rows * shape.ld; ++i) {
         const auto at = static_cast<size_t>(i);
@@ -95,8 +95,8 @@ TYPED_TEST(RmsNorm, MatchesTheReferenceAndLeavesOtherColumnsAlone) {
 TYPED_TEST(RmsNorm, OneRowAloneGivesTheSameBitsAsAmongMany) {
   using T = TypeParam;
   const int64_t rows = 300, dim = 257;
-  const auto x = normal_values<T>(rows * dim, 4);
-  const auto weight = normal_values<float>(dim, 5);
+  const auto x = random_normal<T>(rows * dim, 4);
+  const auto weight = random_normal<float>(dim, 5);
   expect_independent_of_threads([&] {
     std::vector<T> out(x.size());
     rms_norm(out.data(), dim, nullptr, x.data(), dim, weight.data(), rows, dim, kEpsilon);
@@ -113,8 +113,8 @@ TYPED_TEST(RmsNorm, FusedAdditionEqualsAdditionThenNorm) {
   on_each_instruction_set([] {
     for (const Shape shape : kShapes) {
       const int64_t n = shape.rows * shape.dim;
-      const auto a = normal_values<T>(n, 6), b = normal_values<T>(n, 7);
-      const auto weight = normal_values<float>(shape.dim, 8);
+      const auto a = random_normal<T>(n, 6), b = random_normal<T>(n, 7);
+      const auto weight = random_normal<float>(shape.dim, 8);
       std::vector<T> expected_sum;
       for (size_t i = 0; i < a.size(); ++i) expected_sum.push_back(rounded<T>(to_float(a[i]) + to_float(b[i])));
       std::vector<T> expected(a.size()), sum(a.size()), normed(a.size());
@@ -137,9 +137,9 @@ TYPED_TEST(RmsNorm, FusedAdditionEqualsAdditionThenNorm) {
 
 TEST(RmsNormReference, GradientsMatchCentralDifferences) {
   const int64_t rows = 3, dim = 9;
-  const auto x = as_doubles(normal_values<float>(rows * dim, 9));
-  const auto weight = as_doubles(normal_values<float>(dim, 10));
-  const auto d_out = as_doubles(normal_values<float>(rows * dim, 11));
+  const auto x = to_double(random_normal<float>(rows * dim, 9));
+  const auto weight = to_double(random_normal<float>(dim, 10));
+  const auto d_out = to_double(random_normal<float>(rows * dim, 11));
   const auto objective = [&](const std::vector<double>& at_x, const std::vector<double>& at_weight) {
     const auto out = reference(at_x, at_weight, rows);
     double sum = 0.0;
@@ -156,11 +156,11 @@ TYPED_TEST(RmsNorm, BackwardMatchesTheReference) {
   using T = TypeParam;
   on_each_instruction_set([] {
     for (const Shape shape : kShapes) {
-      const auto x = normal_values<T>(shape.rows * shape.ld, 12, 2.0);
-      const auto d_out = normal_values<T>(shape.rows * shape.ld, 13);
-      const auto weight = normal_values<float>(shape.dim, 14);
-      const Gradients expected = reference_gradients(as_doubles(slice(d_out, shape)), as_doubles(slice(x, shape)),
-                                                     as_doubles(weight), shape.rows);
+      const auto x = random_normal<T>(shape.rows * shape.ld, 12, 2.0);
+      const auto d_out = random_normal<T>(shape.rows * shape.ld, 13);
+      const auto weight = random_normal<float>(shape.dim, 14);
+      const Gradients expected = reference_gradients(to_double(slice(d_out, shape)), to_double(slice(x, shape)),
+                                                     to_double(weight), shape.rows);
       std::vector<T> out(x.size());
       std::vector<float> rstd(static_cast<size_t>(shape.rows));
       rms_norm(out.data(), shape.ld, rstd.data(), x.data(), shape.ld, weight.data(), shape.rows, shape.dim, kEpsilon);
@@ -170,15 +170,15 @@ TYPED_TEST(RmsNorm, BackwardMatchesTheReference) {
                               weight.data(), shape.rows, shape.dim, false);
       expect_near(slice(d_x, shape), expected.x, kTolerance<T>, 1.0);
 
-      std::vector<T> sum = normal_values<T>(shape.rows * shape.ld, 15);
-      auto expected_sum = as_doubles(slice(sum, shape));
+      std::vector<T> sum = random_normal<T>(shape.rows * shape.ld, 15);
+      auto expected_sum = to_double(slice(sum, shape));
       for (size_t i = 0; i < expected_sum.size(); ++i) expected_sum[i] += expected.x[i];
       rms_norm_backward_input(sum.data(), shape.ld, d_out.data(), shape.ld, x.data(), shape.ld, rstd.data(),
                               weight.data(), shape.rows, shape.dim, true);
       expect_near(slice(sum, shape), expected_sum, kTolerance<T>, 1.0);
 
-      auto d_weight = normal_values<float>(shape.dim, 16);
-      auto expected_weight = as_doubles(d_weight);
+      auto d_weight = random_normal<float>(shape.dim, 16);
+      auto expected_weight = to_double(d_weight);
       for (size_t i = 0; i < expected_weight.size(); ++i) expected_weight[i] += expected.weight[i];
       std::vector<float> workspace(static_cast<size_t>(rms_norm_backward_weight_workspace(shape.rows, shape.dim)));
       rms_norm_backward_weight(d_weight.data(), d_out.data(), shape.ld, x.data(), shape.ld, rstd.data(), shape.rows,
@@ -192,9 +192,9 @@ TYPED_TEST(RmsNorm, BackwardMatchesTheReference) {
 TYPED_TEST(RmsNorm, BackwardDoesNotDependOnThreads) {
   using T = TypeParam;
   const int64_t rows = 5000, dim = 70;
-  const auto x = normal_values<T>(rows * dim, 17), d_out = normal_values<T>(rows * dim, 18);
-  const auto weight = normal_values<float>(dim, 19);
-  const auto rstd = normal_values<float>(rows, 20);
+  const auto x = random_normal<T>(rows * dim, 17), d_out = random_normal<T>(rows * dim, 18);
+  const auto weight = random_normal<float>(dim, 19);
+  const auto rstd = random_normal<float>(rows, 20);
   expect_independent_of_threads([&] {
     std::vector<T> d_x(x.size());
     rms_norm_backward_input(d_x.data(), dim, d_out.data(), dim, x.data(), dim, rstd.data(), weight.data(), rows, dim,

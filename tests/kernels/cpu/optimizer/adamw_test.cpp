@@ -24,12 +24,12 @@ TEST(AdamW, MatchesTheReferenceOverSeveralSteps) {
   on_each_instruction_set([] {
     const AdamWOptions options{0.9, 0.95, 1e-8};
     for (const int64_t n : {1, 7, 33, 5000}) {
-      auto parameter = normal_values<float>(n, 1);
+      auto parameter = random_normal<float>(n, 1);
       std::vector<float> m(parameter.size()), v(parameter.size());
       std::vector<ReferenceAdamW> reference;
       for (const float p : parameter) reference.push_back({p, 0.0, 0.0});
       for (int64_t step = 1; step <= 4; ++step) {
-        const auto gradient = normal_values<float>(n, static_cast<uint32_t>(10 + step));
+        const auto gradient = random_normal<float>(n, static_cast<uint32_t>(10 + step));
         adamw_update(parameter.data(), m.data(), v.data(), gradient.data(), n, 1e-2, 0.1, 0.5f, step, options);
         for (size_t i = 0; i < reference.size(); ++i) reference[i].update(0.5 * gradient[i], 1e-2, 0.1, step, options);
       }
@@ -77,8 +77,8 @@ TEST(AdamW, MatchesTorch) {
 
 TEST(AdamW, DoesNotDependOnThreads) {
   const int64_t n = 100001;
-  const auto gradient = normal_values<float>(n, 2);
-  const auto before = normal_values<float>(n, 3);
+  const auto gradient = random_normal<float>(n, 2);
+  const auto before = random_normal<float>(n, 3);
   expect_independent_of_threads([&] {
     auto parameter = before;
     std::vector<float> m(before.size()), v(before.size());
@@ -92,7 +92,7 @@ TEST(AdamW, DoesNotDependOnThreads) {
 TEST(SumOfSquares, MatchesTheReferenceWhateverTheThreads) {
   on_each_instruction_set([] {
     for (const int64_t n : {0, 1, 31, 4096, 1000003}) {
-      const auto x = normal_values<float>(n, 4);
+      const auto x = random_normal<float>(n, 4);
       double expected = 0.0;
       for (const float value : x) expected += static_cast<double>(value) * value;
       EXPECT_NEAR(sum_of_squares(x.data(), n), expected, 1e-6 * expected);

@@ -73,12 +73,12 @@ TYPED_TEST(RopeRotate, MatchesTheReferenceAndLeavesTheRestOfEachHeadAlone) {
     for (const Shape shape : kShapes) {
       const Tables table = tables(shape.dim);
       const auto positions = positions_of(shape.rows);
-      const auto x = normal_values<T>(shape.rows * shape.heads * shape.head_stride, 1);
+      const auto x = random_normal<T>(shape.rows * shape.heads * shape.head_stride, 1);
       for (const bool inverse : {false, true}) {
         for (const RopePairs pairs : kBothPairs) {
           std::vector<T> rotated = x;
           rotate(rotated, shape, table, positions, inverse, pairs);
-          expect_near(rotated, reference(as_doubles(x), shape, table, positions, inverse, pairs), kTolerance<T>, 0.1);
+          expect_near(rotated, reference(to_double(x), shape, table, positions, inverse, pairs), kTolerance<T>, 0.1);
         }
       }
     }
@@ -91,8 +91,8 @@ TYPED_TEST(RopeRotate, InverseIsTheTransposeAndUndoesTheRotation) {
   const Shape shape{5, 4, 96, 64, 32};
   const Tables table = tables(shape.dim);
   const auto positions = positions_of(shape.rows);
-  const auto x = normal_values<T>(shape.rows * shape.heads * shape.head_stride, 2);
-  const auto d_out = normal_values<T>(static_cast<int64_t>(x.size()), 3);
+  const auto x = random_normal<T>(shape.rows * shape.heads * shape.head_stride, 2);
+  const auto d_out = random_normal<T>(static_cast<int64_t>(x.size()), 3);
   for (const RopePairs pairs : kBothPairs) {
     std::vector<T> rotated = x, d_x = d_out;
     rotate(rotated, shape, table, positions, false, pairs);
@@ -104,7 +104,7 @@ TYPED_TEST(RopeRotate, InverseIsTheTransposeAndUndoesTheRotation) {
     }
     EXPECT_NEAR(forward, backward, kTolerance<T> * static_cast<double>(x.size()));
     rotate(rotated, shape, table, positions, true, pairs);
-    expect_near(rotated, as_doubles(x), 2 * kTolerance<T>, 2.0);
+    expect_near(rotated, to_double(x), 2 * kTolerance<T>, 2.0);
   }
 }
 
@@ -113,7 +113,7 @@ TYPED_TEST(RopeRotate, DoesNotDependOnThreadsOrOtherRows) {
   const Shape shape{200, 16, 96, 64, 32};
   const Tables table = tables(shape.dim);
   const auto positions = positions_of(shape.rows);
-  const auto x = normal_values<T>(shape.rows * shape.heads * shape.head_stride, 4);
+  const auto x = random_normal<T>(shape.rows * shape.heads * shape.head_stride, 4);
   for (const RopePairs pairs : kBothPairs) {
     expect_independent_of_threads([&] {
       std::vector<T> rotated = x;

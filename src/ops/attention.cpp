@@ -42,8 +42,21 @@ double attention_flops(int64_t tokens, const Documents& documents, const Attenti
   return static_cast<double>(tokens * (documents.longest + 1) * s.heads * (s.nope_dim + s.rope_dim + s.value_dim));
 }
 
+struct HeadShape {
+  int64_t heads, outputs, inputs;
+};
+void check_head_weight(const char* op, const char* name, const PreparedWeight& weight, const Tensor& packed,
+                       const HeadShape& wanted) {
+  DT_CHECK(weight.groups == wanted.heads && weight.outputs == wanted.outputs && weight.inputs == wanted.inputs,
+           "{}: {}: expected {} matrices [{}, {}], found {} of [{}, {}]", op, name, wanted.heads, wanted.outputs,
+           wanted.inputs, weight.groups, weight.outputs, weight.inputs);
+  DT_CHECK(packed.defined(), "{}: {} was not prepared for it", op, name);
+}
+
+// `key` is what the form takes of the key's weight.
 void check_cached_attention(const char* op, const Tensor& out, const Tensor& query, const Tensor& cache,
-                            const CachedSequences& sequences, const AttentionShape& s) {
+                            const CachedSequences& sequences, const PreparedWeight& key_weight, const Tensor& key,
+                            const PreparedWeight& value_weight, const AttentionShape& s) {
   check_activation_type("a latent cache", cache);
   check(op, "cache", cache, cache.dtype(), {-1, -1, -1});
   const int64_t tokens = query.size(0);
@@ -60,6 +73,9 @@ void check_cached_attention(const char* op, const Tensor& out, const Tensor& que
   check_even_heads(op, query, s);
   DT_CHECK(cache.dtype() != DType::kBF16 || cache.size(2) % 2 == 0, "{}: bf16 needs an even cache entry, found {}", op,
            cache.size(2));
+  const int64_t latent_dim = cache.size(2) - s.rope_dim;
+  check_head_weight(op, "key_weight", key_weight, key, {s.heads, s.nope_dim, latent_dim});
+  check_head_weight(op, "value_weight", value_weight, value_weight.forward, {s.heads, s.value_dim, latent_dim});
 }
 
 // Keys, values and causal pairs of as many sequences of the longest kind as the rows make.
@@ -86,17 +102,6 @@ double cached_bytes(const Tensor& out, const Tensor& query, const Tensor& cache,
   const auto entries = static_cast<double>(sequences.cached_length.size(0) * sequences.max_visible);
   return static_cast<double>(out.bytes() + query.bytes()) +
          entries * static_cast<double>(cache.size(2)) * static_cast<double>(dtype_size(cache.dtype()));
-}
-
-struct HeadShape {
-  int64_t heads, outputs, inputs;
-};
-void check_head_weight(const char* op, const char* name, const PreparedWeight& weight, const Tensor& packed,
-                       const HeadShape& wanted) {
-  DT_CHECK(weight.groups == wanted.heads && weight.outputs == wanted.outputs && weight.inputs == wanted.inputs,
-           "{}: {}: expected {} matrices [{}, {}], found {} of [{}, {}]", op, name, wanted.heads, wanted.outputs,
-           wanted.inputs, weight.groups, weight.outputs, weight.inputs);
-  DT_CHECK(packed.defined(), "{}: {} was not prepared for it", op, name);
 }
 
 }  // namespace
@@ -156,15 +161,11 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
 void expanded_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& query, const Tensor& cache,
                         const CachedSequences& sequences, const PreparedWeight& key_weight,
                         const PreparedWeight& value_weight, const AttentionShape& s) {
-  check_cached_attention("expanded_attention", out, query, cache, sequences, s);
-  const int64_t latent_dim = cache.size(2) - s.rope_dim;
-  check_head_weight("expanded_attention", "key_weight", key_weight, key_weight.forward,
-                    {s.heads, s.nope_dim, latent_dim});
-  check_head_weight("expanded_attention", "value_weight", value_weight, value_weight.forward,
-                    {s.heads, s.value_dim, latent_dim});
+  check_cached_attention("expanded_attention", out, query, cache, sequences, key_weight, key_weight.forward,
+                         value_weight, s);
   OpScope op(ctx, "expanded_attention", {&out},
              {&query, &cache, &sequences.query_offset, &sequences.cached_length, &sequences.page_table},
-             {.flops = expanded_flops(query.size(0), latent_dim, sequences, s),
+             {.flops = expanded_flops(query.size(0), cache.size(2) - s.rope_dim, sequences, s),
               .bytes = cached_bytes(out, query, cache, sequences)});
   op.run_with_workspace(on_cpu::expanded_attention, DT_ON_CUDA(expanded_attention), out, query, cache, sequences,
                         key_weight, value_weight, s);
@@ -173,15 +174,11 @@ void expanded_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& 
 void absorbed_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& query, const Tensor& cache,
                         const CachedSequences& sequences, const PreparedWeight& key_weight,
                         const PreparedWeight& value_weight, const AttentionShape& s) {
-  check_cached_attention("absorbed_attention", out, query, cache, sequences, s);
-  const int64_t latent_dim = cache.size(2) - s.rope_dim;
-  check_head_weight("absorbed_attention", "key_weight", key_weight, key_weight.backward_input,
-                    {s.heads, s.nope_dim, latent_dim});
-  check_head_weight("absorbed_attention", "value_weight", value_weight, value_weight.forward,
-                    {s.heads, s.value_dim, latent_dim});
+  check_cached_attention("absorbed_attention", out, query, cache, sequences, key_weight, key_weight.backward_input,
+                         value_weight, s);
   OpScope op(ctx, "absorbed_attention", {&out},
              {&query, &cache, &sequences.query_offset, &sequences.cached_length, &sequences.page_table},
-             {.flops = absorbed_flops(query.size(0), latent_dim, sequences, s),
+             {.flops = absorbed_flops(query.size(0), cache.size(2) - s.rope_dim, sequences, s),
               .bytes = cached_bytes(out, query, cache, sequences)});
   op.run_with_workspace(on_cpu::absorbed_attention, DT_ON_CUDA(absorbed_attention), out, query, cache, sequences,
                         key_weight, value_weight, s);

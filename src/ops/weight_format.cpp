@@ -24,6 +24,13 @@ constexpr WeightProduct kProducts[] = {
     {WeightFormat::kRowsF32, DType::kF32, DType::kF32},      {WeightFormat::kRowsF32, DType::kF32, DType::kBF16},
     {WeightFormat::kRowsBf16, DType::kBF16, DType::kBF16},   {WeightFormat::kRowsBf16, DType::kBF16, DType::kF32}};
 
+const FormatOfDevice& entry_of(WeightFormat format) {
+  for (const FormatOfDevice& entry : kFormats) {
+    if (entry.format == format) return entry;
+  }
+  fail("weight format {} stands in no row of the table of formats", static_cast<int>(format));
+}
+
 [[noreturn]] void fail_without_product(const char* op, WeightFormat format, DType x, DType y) {
   std::string those;
   for (const WeightProduct& product : kProducts) {
@@ -37,10 +44,11 @@ constexpr WeightProduct kProducts[] = {
 }  // namespace
 
 const char* name_of(WeightFormat format) {
-  for (const FormatOfDevice& entry : kFormats) {
-    if (entry.format == format) return entry.name;
-  }
-  return "unknown";
+  return entry_of(format).name;
+}
+
+DeviceKind device_of(WeightFormat format) {
+  return entry_of(format).device;
 }
 
 std::span<const WeightProduct> weight_products() {

@@ -19,6 +19,9 @@ enum class WeightFormat {
 /// "panels_bf16"
 const char* name_of(WeightFormat format);
 
+/// Whose products take it.
+DeviceKind device_of(WeightFormat format);
+
 /// A product that exists: activations x (x or d_y) times a weight, into y (y or d_x).
 struct WeightProduct {
   WeightFormat format;

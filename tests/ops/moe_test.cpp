@@ -108,6 +108,26 @@ TEST_F(MoeOps, MovingRowsRefusesWhatDoesNotFit) {
       "unpermute_rows_backward: d_weight: expected f32 [5, 2], found f32 [5, 3]");
 }
 
+TEST_F(MoeOps, ExchangedRowsAreRefusedWhereTheyDoNotFit) {
+  expect_runtime_error([&] { count_choices(c_.ctx, c_.f32({6}), routing_.expert_index); },
+                       "count_choices: counts: expected i32 [any], found f32 [6]");
+  expect_runtime_error([&] { count_choices(c_.ctx, c_.i32({6}), c_.i32({10})); },
+                       "count_choices: expert_index: expected i32 [any, any], found i32 [10]");
+  const Tensor counts = c_.i32({4, 6});  // of four ranks
+  sort_received_rows(c_.ctx, order_, counts);
+  expect_runtime_error(
+      [&] {
+        sort_received_rows(c_.ctx, order_, c_.i32({4, 5}));
+      },
+      "sort_received_rows: group_size: expected i32 [5], found i32 [6]");
+  SlotOrder wrong = order_;
+  wrong.row_of_slot = c_.i32({9});
+  expect_runtime_error([&] { sort_received_rows(c_.ctx, wrong, counts); },
+                       "sort_received_rows: row_of_slot: expected i32 [10], found i32 [9]");
+  expect_runtime_error([&] { copy(c_.ctx, c_.f32({4, 8}), c_.f32({8, 4})); }, "copy: f32 [4, 8] from f32 [8, 4]");
+  expect_runtime_error([&] { copy(c_.ctx, c_.f32({4, 8}), c_.bf16({4, 8})); }, "copy: f32 [4, 8] from bf16 [4, 8]");
+}
+
 TEST_F(MoeOps, RefuseTensorsOfAnotherDevice) {
   expect_runtime_error(
       [&] {

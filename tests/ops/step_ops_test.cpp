@@ -55,6 +55,7 @@ TEST(OptimizerOps, RefuseWhatDoesNotFit) {
         finish_gradient(c.ctx, sums.take(DType::kF64, {2, kSquareBlocks}), 1.0, false);
       },
       "finish_gradient: the context has no step state");
+  expect_runtime_error([&] { begin_step_output(c.ctx); }, "begin_step_output: the context has no step state");
 }
 
 TEST(OptimizerOps, TheStepStateDecides) {

@@ -45,8 +45,7 @@ std::vector<double> rounded(const std::vector<float>& values, DType dtype) {
 class WeightFormats : public ::testing::TestWithParam<WeightProduct> {
  protected:
   void SetUp() override {
-    const bool rows = GetParam().format == WeightFormat::kRowsF32 || GetParam().format == WeightFormat::kRowsBf16;
-    if (!rows) return;
+    if (device_of(GetParam().format) == DeviceKind::kCpu) return;
     const DeviceChoice choice = choose_device("auto");
     if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
     ctx_.device = choice.device;

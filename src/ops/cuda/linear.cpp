@@ -49,9 +49,8 @@ void upload_rows(To* to, const Tensor& rows) {
     }
     std::vector<To> dense(count * columns);
     if constexpr (std::is_same_v<From, To>) {
-      for (int64_t r = 0; r < count; ++r) {
-        std::copy_n(rows.raw<From>() + r * rows.stride(), columns, dense.data() + r * columns);
-      }
+      const auto size = static_cast<int64_t>(sizeof(To));
+      cpu::copy_rows(dense.data(), columns * size, rows.raw(), rows.stride() * size, count, columns * size);
     } else {
       cpu::convert(dense.data(), columns, rows.raw<From>(), rows.stride(), count, columns);
     }

@@ -144,7 +144,9 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, memory, groups);
   for (const MemoryAdvice& a : advice) fmt::print("  {}: {} ({})\n", a.change, a.bytes, format_bytes(a.bytes));
   if (advice.empty())
-    fmt::print("  none of microbatch, activation checkpointing and sequence length: the model itself is too large\n");
+    fmt::print(
+        "  none of microbatch, activation checkpointing, the optimizer's moments and sequence length: the model itself "
+        "is too large\n");
   throw CLI::RuntimeError(1);
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 
+#include "checkpoint/convert_elements.h"
 #include "core/error.h"
 
 namespace deeptitan {
@@ -18,7 +19,7 @@ std::string key_of(const SlotSlice& slice) {
 std::vector<TensorDeclaration> declare_slices(const std::vector<SlotSlice>& slices) {
   std::vector<TensorDeclaration> declarations;
   declarations.reserve(slices.size());
-  for (const SlotSlice& slice : slices) declarations.push_back({slice.name(), DType::kF32, {slice.end - slice.begin}});
+  for (const SlotSlice& slice : slices) declarations.push_back({slice.name(), slice.dtype, {slice.end - slice.begin}});
   return declarations;
 }
 
@@ -51,8 +52,8 @@ SlotWriter::SlotWriter(const std::filesystem::path& directory, int64_t rank, con
     : file_name_(fmt::format("optimizer-rank-{:05}.safetensors", rank)),
       writer_(directory / file_name_, declare_slices(slices)) {}
 
-void SlotWriter::write(const SlotSlice& slice, const float* values) {
-  writer_.write(slice.name(), values, static_cast<size_t>(slice.end - slice.begin) * sizeof(float));
+void SlotWriter::write(const SlotSlice& slice, const void* values) {
+  writer_.write(slice.name(), values, static_cast<size_t>(slice.end - slice.begin) * dtype_size(slice.dtype));
 }
 
 SlotReader::SlotReader(const std::filesystem::path& directory) : directory_(directory) {
@@ -67,7 +68,8 @@ SlotReader::SlotReader(const std::filesystem::path& directory) : directory_(dire
     const SafetensorsFile& file = *files_.emplace_back(std::make_unique<SafetensorsFile>(path));
     for (const TensorEntry& entry : file.tensors()) {
       const auto slice = parse_slice(entry.name);
-      DT_CHECK(slice && entry.dtype == DType::kF32 && entry.shape == std::vector<int64_t>{slice->end - slice->begin},
+      const bool is_slot = entry.dtype == DType::kF32 || entry.dtype == DType::kBF16;
+      DT_CHECK(slice && is_slot && entry.shape == std::vector<int64_t>{slice->end - slice->begin},
                "{}: tensor {} is not a slice of an optimizer's slot", path.string(), entry.name);
       pieces_[key_of(*slice)].push_back({slice->begin, slice->end, &file, &entry});
     }
@@ -98,7 +100,7 @@ void SlotReader::check(const std::vector<SlotSlice>& wanted) const {
   }
 }
 
-void SlotReader::read(const SlotSlice& wanted, float* values) const {
+void SlotReader::read(const SlotSlice& wanted, void* values) const {
   const auto found = pieces_.find(key_of(wanted));
   int64_t at = wanted.begin;
   if (found != pieces_.end()) {
@@ -106,8 +108,9 @@ void SlotReader::read(const SlotSlice& wanted, float* values) const {
       if (piece.end <= at || piece.begin > at) continue;
       const int64_t count = std::min(piece.end, wanted.end) - at;
       if (count <= 0) break;
-      std::memcpy(values + (at - wanted.begin), piece.entry->data + (at - piece.begin) * sizeof(float),
-                  static_cast<size_t>(count) * sizeof(float));
+      convert_elements(piece.entry->data + (at - piece.begin) * dtype_size(piece.entry->dtype), piece.entry->dtype,
+                       static_cast<std::byte*>(values) + (at - wanted.begin) * dtype_size(wanted.dtype), wanted.dtype,
+                       count);
       piece.file->release(*piece.entry);
       at += count;
     }

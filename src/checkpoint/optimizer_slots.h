@@ -14,12 +14,13 @@
 namespace deeptitan {
 
 /// A part of what an optimizer keeps: elements [begin, end) of `slot` ("first_moment") for one tensor of the model,
-/// which is named as in its files. fp32.
+/// which is named as in its files.
 struct SlotSlice {
   std::string slot;
   std::string tensor;
   int64_t begin = 0;
   int64_t end = 0;
+  DType dtype = DType::kF32;  // as it lies in memory: f32 or bf16
 
   /// Its name in a file: "first_moment:model.norm.weight[0:2048]".
   std::string name() const;
@@ -33,8 +34,8 @@ class SlotWriter {
   SlotWriter(const std::filesystem::path& directory, int64_t rank, const std::vector<SlotSlice>& slices);
 
   const std::string& file_name() const { return file_name_; }
-  /// Writes all of a slice.
-  void write(const SlotSlice& slice, const float* values);
+  /// Writes all of a slice, in its type.
+  void write(const SlotSlice& slice, const void* values);
   FileDigest finish() { return writer_.finish(); }
 
  private:
@@ -51,8 +52,9 @@ class SlotReader {
   /// Throws Error unless the slices make up exactly these, whole: names the first slot of a tensor that is missing,
   /// that has a gap or an overlap, or that nobody asks for.
   void check(const std::vector<SlotSlice>& wanted) const;
-  /// Copies elements [begin, end) from the slices that hold them.
-  void read(const SlotSlice& wanted, float* values) const;
+  /// Copies elements [begin, end) from the slices that hold them, as elements of the type that is wanted: bf16 is
+  /// widened, fp32 rounded to nearest.
+  void read(const SlotSlice& wanted, void* values) const;
 
  private:
   struct Piece {

@@ -13,6 +13,7 @@ namespace {
 constexpr std::array<std::string_view, 3> kTrainingDtypeNames = {"auto", "bf16", "fp32"};
 constexpr std::array<std::string_view, 2> kLossNotFiniteNames = {"stop", "skip"};
 constexpr std::array<std::string_view, 1> kOptimizerNames = {"AdamW"};
+constexpr std::array<std::string_view, 2> kMomentsDtypeNames = {"fp32", "bf16"};
 constexpr std::array<std::string_view, 4> kDecayTypeNames = {"constant", "linear", "cosine", "sqrt"};
 constexpr std::array<std::string_view, 2> kActivationCheckpointNames = {"none", "layer"};
 constexpr std::array<std::string_view, 4> kPipelineScheduleNames = {"GPipe", "1F1B", "Interleaved1F1B", "ZBH1"};
@@ -91,6 +92,10 @@ const ConfigKey<RunConfig> kKeys[] = {
     {"optimizer.eps", DT_MEMBER(&c.optimizer.eps), "", kAbove0, kFixed, "Added to the root of the squared mean."},
     {"optimizer.weight_decay", DT_MEMBER(&c.optimizer.weight_decay), "", kAtLeast0, kFixed,
      "Decoupled weight decay, times the learning rate; norms and biases have none."},
+    {"optimizer.moments_dtype", DT_MEMBER(choice(c.optimizer.moments_dtype, kMomentsDtypeNames)), "", kAny, kMayDiffer,
+     "Element type of the two means: fp32, 8 bytes a weight, or bf16, 4 bytes, rounded at random by weight and step, "
+     "so "
+     "that small changes arrive on average. A checkpoint holds them as they are; one of the other type is converted."},
 
     {"lr_scheduler.warmup_steps", DT_MEMBER(&c.lr_scheduler.warmup_steps), "steps", kAtLeast0, kMayDiffer,
      "Steps in which the learning rate rises linearly to optimizer.lr."},
@@ -169,7 +174,7 @@ const ConfigKey<RunConfig> kKeys[] = {
     {"checkpoint.keep_latest_k", DT_MEMBER(&c.checkpoint.keep_latest_k), "checkpoints", kAtLeast1, kMayDiffer,
      "Checkpoints that are kept; older ones are removed."},
     {"checkpoint.export_dtype", DT_MEMBER(choice(c.checkpoint.export_dtype, kExportDtypeNames)), "", kAny, kMayDiffer,
-     "Element type of the weights in the model directory. Training state is always fp32."},
+     "Element type of the weights in the model directory. A checkpoint's weights are always fp32."},
 
     {"activation_checkpoint.mode", DT_MEMBER(choice(c.activation_checkpoint.mode, kActivationCheckpointNames)), "",
      kAny, kFixed, "What backward computes again to save memory: none, or the inside of each decoder layer."},

@@ -18,6 +18,9 @@ enum class LossNotFinite { kStop, kSkip };
 /// What turns gradients into new weights.
 enum class OptimizerName { kAdamW };
 
+/// Element type of what the optimizer keeps of each weight.
+enum class MomentsDtype { kFp32, kBf16 };
+
 /// How the learning rate falls at the end of a run.
 enum class DecayType { kConstant, kLinear, kCosine, kSqrt };
 
@@ -92,6 +95,7 @@ struct RunConfig {
     double beta2 = 0.95;
     double eps = 1e-8;
     double weight_decay = 0.1;
+    MomentsDtype moments_dtype = MomentsDtype::kFp32;
     bool operator==(const Optimizer&) const = default;
   } optimizer;
 

@@ -3,6 +3,7 @@
 #include "core/execution_context.h"
 #include "core/tensor.h"
 #include "kernels/square_blocks.h"
+#include "kernels/stochastic_rounding.h"
 #include "ops/op_scope.h"
 
 namespace deeptitan {
@@ -14,10 +15,12 @@ struct AdamWSettings {
 };
 
 /// One AdamW step (Loshchilov and Hutter 2019) of one parameter. Learning rate, clipping and the number of applied
-/// updates come from the step state; nothing happens where the step is not valid.
+/// updates come from the step state; nothing happens where the step is not valid. Both moments are of one type; those
+/// in bf16 are rounded at random by `place`, which says what elements these are, and by the number of the update.
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter /* f32 [n] */,
-                  const Tensor& first_moment /* f32 [n] */, const Tensor& second_moment /* f32 [n] */,
-                  const Tensor& gradient /* f32 [n] */, double weight_decay, const AdamWSettings& settings);
+                  const Tensor& first_moment /* f32 or bf16 [n] */, const Tensor& second_moment /* [n] */,
+                  const Tensor& gradient /* f32 [n] */, double weight_decay, const AdamWSettings& settings,
+                  const RoundingPlace& place);
 
 /// Which elements of a parameter a tensor has.
 struct ElementRange {

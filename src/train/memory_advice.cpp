@@ -8,6 +8,19 @@
 namespace deeptitan {
 namespace {
 
+constexpr const char* kRecomputedWords = "activation_checkpoint.mode = \"layer\"";
+constexpr const char* kSmallMomentsWords = "optimizer.moments_dtype = \"bf16\"";
+
+RunConfig with_layers_recomputed(RunConfig config) {
+  config.activation_checkpoint.mode = ActivationCheckpointMode::kLayer;
+  return config;
+}
+
+RunConfig with_small_moments(RunConfig config) {
+  config.optimizer.moments_dtype = MomentsDtype::kBf16;
+  return config;
+}
+
 int64_t planned_bytes(const RunConfig& config, const ModelConfig& model, const RankGroups& groups) {
   return TrainingEngine(model, engine_options(config, bfloat16_is_native(), groups)).plan().total();
 }
@@ -52,10 +65,6 @@ std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const
     if (needed <= bytes) advice.push_back({change, needed});
     return needed <= bytes;
   };
-  const auto with_layers_recomputed = [](RunConfig c) {
-    c.activation_checkpoint.mode = ActivationCheckpointMode::kLayer;
-    return c;
-  };
   RunConfig smaller = config;
   smaller.training.global_batch_size = config.sequences_per_step();
   for (int64_t batch = config.training.local_batch_size / 2; batch >= 1; batch /= 2) {
@@ -64,9 +73,16 @@ std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const
     const std::string change = fmt::format("training.local_batch_size = {}, training.global_batch_size = {}", batch,
                                            config.sequences_per_step());
     if (consider(smaller, change)) break;
-    if (consider(with_layers_recomputed(smaller), change + ", activation_checkpoint.mode = \"layer\"")) break;
+    if (consider(with_layers_recomputed(smaller), change + ", " + kRecomputedWords)) break;
   }
-  consider(with_layers_recomputed(config), "activation_checkpoint.mode = \"layer\"");
+  const bool can_recompute = config.activation_checkpoint.mode != ActivationCheckpointMode::kLayer;
+  const bool can_shrink = config.optimizer.moments_dtype != MomentsDtype::kBf16;
+  if (can_recompute) consider(with_layers_recomputed(config), kRecomputedWords);
+  if (can_shrink) consider(with_small_moments(config), kSmallMomentsWords);
+  if (advice.empty() && can_recompute && can_shrink) {
+    consider(with_small_moments(with_layers_recomputed(config)),
+             fmt::format("{}, {}", kRecomputedWords, kSmallMomentsWords));
+  }
   RunConfig shorter = config;
   for (int64_t length = config.training.seq_len / 2; length >= 16; length /= 2) {
     shorter.training.seq_len = length;
@@ -84,18 +100,18 @@ std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelCo
     if (needed < bytes) advice.push_back({change, needed});
   };
   const bool can_recompute = config.activation_checkpoint.mode != ActivationCheckpointMode::kLayer;
+  const bool can_shrink = config.optimizer.moments_dtype != MomentsDtype::kBf16;
   const bool can_freeze = model.num_moe_layers() > 0 && config.training.freeze.empty();
-  RunConfig recomputed = config;
-  recomputed.activation_checkpoint.mode = ActivationCheckpointMode::kLayer;
+  const RunConfig recomputed = with_layers_recomputed(config);
   RunConfig frozen = config;
   frozen.training.freeze = {experts};
   RunConfig both = recomputed;
   both.training.freeze = {experts};
-  const std::string recompute_words = "activation_checkpoint.mode = \"layer\"";
   const std::string freeze_words = fmt::format("training.freeze = [\"{}\"]", experts);
-  if (can_recompute) consider(recomputed, recompute_words);
+  if (can_recompute) consider(recomputed, kRecomputedWords);
+  if (can_shrink) consider(with_small_moments(config), kSmallMomentsWords);
   if (can_freeze) consider(frozen, freeze_words);
-  if (can_recompute && can_freeze) consider(both, recompute_words + " and " + freeze_words);
+  if (can_recompute && can_freeze) consider(both, fmt::format("{} and {}", kRecomputedWords, freeze_words));
   return advice;
 }
 
@@ -105,7 +121,8 @@ void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryP
   std::string message = fmt::format("the run needs {} of memory and {} are available; its largest arenas are {}",
                                     format_bytes(plan.total()), format_bytes(bytes), plan.largest());
   const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, bytes, groups);
-  if (advice.empty()) message += "; no smaller microbatch or sequence length fits: the model itself is too large";
+  if (advice.empty())
+    message += "; no smaller microbatch, sequence length or optimizer fits: the model itself is too large";
   for (const MemoryAdvice& a : advice) message += fmt::format("; {} would need {}", a.change, format_bytes(a.bytes));
   fail_usage("{}", message);
 }

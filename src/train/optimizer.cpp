@@ -12,7 +12,7 @@ namespace {
 
 // Elements of a piece, as one of its own.
 OptimizerPiece elements(const OptimizerPiece& whole, int64_t begin, int64_t end) {
-  OptimizerPiece piece{whole.value.rows(begin, end), whole.gradient.rows(begin, end), {}, whole.weight_decay};
+  OptimizerPiece piece{whole.value.rows(begin, end), whole.gradient.rows(begin, end), {}, whole.weight_decay, {}};
   for (const Tensor& slot : whole.slots) piece.slots.push_back(slot.rows(begin, end));
   return piece;
 }
@@ -29,7 +29,8 @@ void as_matrices(OptimizerPiece& piece, int64_t columns) {
 std::unique_ptr<Optimizer> make_optimizer(const RunConfig::Optimizer& optimizer) {
   switch (optimizer.name) {
     case OptimizerName::kAdamW:
-      return std::make_unique<AdamW>(AdamWSettings{optimizer.beta1, optimizer.beta2, optimizer.eps});
+      return std::make_unique<AdamW>(AdamWSettings{optimizer.beta1, optimizer.beta2, optimizer.eps},
+                                     optimizer.moments_dtype == MomentsDtype::kBf16 ? DType::kBF16 : DType::kF32);
   }
   fail("optimizer.name has no update rule");
 }
@@ -40,7 +41,8 @@ const std::vector<std::string>& AdamW::slots() const {
 }
 
 void AdamW::update(ExecutionContext& ctx, const OptimizerPiece& piece) const {
-  adamw_update(ctx, piece.value, piece.slots[0], piece.slots[1], piece.gradient, piece.weight_decay, settings_);
+  adamw_update(ctx, piece.value, piece.slots[0], piece.slots[1], piece.gradient, piece.weight_decay, settings_,
+               piece.place);
 }
 
 void OptimizerState::plan(const ParameterList& parameters, const BucketShards& shards, Arena& arena) {
@@ -48,11 +50,11 @@ void OptimizerState::plan(const ParameterList& parameters, const BucketShards& s
   slots_.clear();
   for (const ParameterBucket& bucket : parameters.buckets()) {
     const BucketPart part = parts_.emplace_back(shards.part(bucket));
-    DT_CHECK(optimizer_->unit() == Optimizer::Unit::kRange || part.end - part.begin == bucket.numel,
+    DT_CHECK(optimizer_->unit() != Optimizer::Unit::kMatrix || part.end - part.begin == bucket.numel,
              "an optimizer of whole matrices cannot keep elements {} to {} of {}", part.begin, part.end, bucket.numel);
     std::vector<Tensor>& slots = slots_.emplace_back();
     for (size_t s = 0; s < optimizer_->slots().size(); ++s) {
-      slots.push_back(arena.take(DType::kF32, {part.end - part.begin}));
+      slots.push_back(arena.take(optimizer_->slot_dtype(), {part.end - part.begin}));
     }
   }
 }
@@ -62,13 +64,34 @@ void OptimizerState::update(ExecutionContext& ctx, const ParameterList& paramete
     const ParameterBucket& bucket = parameters.buckets()[b];
     const auto [begin, end] = parts_[b];
     if (begin == end) continue;
-    const OptimizerPiece part{bucket.value.rows(begin, end), bucket.kept, slots_[b],
-                              bucket.weight_decay ? weight_decay_ : 0.0};
-    if (optimizer_->unit() == Optimizer::Unit::kRange) {
-      optimizer_->update(ctx, part);
-    } else {
-      update_matrices(ctx, parameters, bucket, part);
+    const OptimizerPiece part{
+        bucket.value.rows(begin, end), bucket.kept, slots_[b], bucket.weight_decay ? weight_decay_ : 0.0, {}};
+    switch (optimizer_->unit()) {
+      case Optimizer::Unit::kRange:
+        optimizer_->update(ctx, part);
+        break;
+      case Optimizer::Unit::kParameterRange:
+        update_parameters(ctx, parameters, b, part);
+        break;
+      case Optimizer::Unit::kMatrix:
+        update_matrices(ctx, parameters, bucket, part);
+        break;
     }
+  }
+}
+
+// What this rank keeps of each parameter of the bucket.
+void OptimizerState::update_parameters(ExecutionContext& ctx, const ParameterList& parameters, size_t bucket,
+                                       const OptimizerPiece& part) const {
+  const BucketPart kept = parts_[bucket];
+  for (const ParameterBucket::Member& member : parameters.buckets()[bucket].members) {
+    const int64_t begin = std::max(kept.begin, member.offset);
+    const int64_t end = std::min(kept.end, member.offset + member.numel);
+    if (begin >= end) continue;
+    OptimizerPiece piece = elements(part, begin - kept.begin, end - kept.begin);
+    piece.place = {.key = rounding_key(parameters.all()[member.parameter].spec.name),
+                   .first = member.first + begin - member.offset};
+    optimizer_->update(ctx, piece);
   }
 }
 

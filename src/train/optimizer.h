@@ -16,12 +16,13 @@
 
 namespace deeptitan {
 
-/// What is updated at once: fp32 and contiguous, the same elements of each tensor.
+/// What is updated at once: contiguous, the same elements of each tensor; fp32 but for the slots.
 struct OptimizerPiece {
   Tensor value;
   Tensor gradient;
   std::vector<Tensor> slots;  // in the order of Optimizer::slots()
   double weight_decay = 0;
+  RoundingPlace place = {};  // kParameterRange: which elements of which parameter it has
 };
 
 /// An update rule. What it keeps for each element of a parameter it declares by name; the memory is OptimizerState's,
@@ -29,11 +30,14 @@ struct OptimizerPiece {
 class Optimizer {
  public:
   enum class Unit {
-    kRange,   // a range of a bucket, [n]: each element is updated by itself
-    kMatrix,  // a matrix [rows, columns] of a parameter, one an expert; vectors as [n]
+    kRange,           // a range of a bucket, [n]: each element is updated by itself
+    kParameterRange,  // the same of one parameter, which the piece names
+    kMatrix,          // a matrix [rows, columns] of a parameter, one an expert; vectors as [n]
   };
   virtual ~Optimizer() = default;
   virtual const std::vector<std::string>& slots() const = 0;
+  /// The element type of the slots: f32 or bf16.
+  virtual DType slot_dtype() const { return DType::kF32; }
   virtual Unit unit() const { return Unit::kRange; }
   /// Does nothing where the step state says that the step is not valid.
   virtual void update(ExecutionContext& ctx, const OptimizerPiece& piece) const = 0;
@@ -42,20 +46,25 @@ class Optimizer {
 /// The one that [optimizer] names.
 std::unique_ptr<Optimizer> make_optimizer(const RunConfig::Optimizer& optimizer);
 
+/// Moments in bf16 are rounded at random, by the parameter's name and the element's place in the whole: the same bits
+/// whatever ranks keep what.
 class AdamW final : public Optimizer {
  public:
-  explicit AdamW(const AdamWSettings& settings) : settings_(settings) {}
+  explicit AdamW(const AdamWSettings& settings, DType moments = DType::kF32) : settings_(settings), moments_(moments) {}
   const std::vector<std::string>& slots() const override;
+  DType slot_dtype() const override { return moments_; }
+  Unit unit() const override { return moments_ == DType::kF32 ? Unit::kRange : Unit::kParameterRange; }
   void update(ExecutionContext& ctx, const OptimizerPiece& piece) const override;
 
  private:
   AdamWSettings settings_;
+  DType moments_;
 };
 
 /// What of a parameter's slot lies here: the elements from `begin` on, of those of the parameter that lie here.
 struct SlotPart {
   int64_t begin = 0;
-  Tensor memory;  // f32 [n]; undefined where the parameter is not trained
+  Tensor memory;  // [n], of Optimizer::slot_dtype(); undefined where the parameter is not trained
 };
 
 /// The memory of an optimizer's slots, one piece a bucket and slot, and the update of what this rank keeps of all
@@ -73,13 +82,15 @@ class OptimizerState {
   SlotPart slot(const ParameterList& parameters, const Parameter& parameter, std::string_view name) const;
 
  private:
+  void update_parameters(ExecutionContext& ctx, const ParameterList& parameters, size_t bucket,
+                         const OptimizerPiece& part) const;
   void update_matrices(ExecutionContext& ctx, const ParameterList& parameters, const ParameterBucket& bucket,
                        const OptimizerPiece& whole) const;
 
   std::unique_ptr<Optimizer> optimizer_;
   double weight_decay_;
   std::vector<BucketPart> parts_;           // by bucket: the elements that are kept here
-  std::vector<std::vector<Tensor>> slots_;  // [bucket][slot]: f32 [elements of the part]
+  std::vector<std::vector<Tensor>> slots_;  // [bucket][slot]: [elements of the part]
 };
 
 }  // namespace deeptitan

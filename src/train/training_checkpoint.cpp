@@ -43,7 +43,7 @@ std::vector<OptimizerSlice> optimizer_slices(TrainingEngine& engine) {
         const int64_t begin = std::max(tensor.offset, part.begin);
         const int64_t end = std::min(tensor.offset + tensor.numel(), part.begin + part.memory.size(0));
         if (begin >= end) continue;
-        slices.push_back({{slot, tensor.name, begin - tensor.offset, end - tensor.offset},
+        slices.push_back({{slot, tensor.name, begin - tensor.offset, end - tensor.offset, part.memory.dtype()},
                           part.memory.rows(begin - part.begin, end - part.begin),
                           engine.answers_for(p) && engine.shards().answers_for(p.spec.placement)});
       }
@@ -67,10 +67,10 @@ std::vector<SlotSlice> all_slots(TrainingEngine& engine) {
 }
 
 // A tensor where the CPU can reach it: itself, or of its size in `staged`.
-Tensor host_form(const Tensor& tensor, std::vector<float>& staged) {
+Tensor host_form(const Tensor& tensor, std::vector<std::byte>& staged) {
   if (tensor.device().kind == DeviceKind::kCpu) return tensor;
-  staged.resize(static_cast<size_t>(tensor.numel()));
-  return {staged.data(), DType::kF32, {tensor.numel()}};
+  staged.resize(static_cast<size_t>(tensor.bytes()));
+  return {staged.data(), tensor.dtype(), {tensor.numel()}};
 }
 
 // Writes this rank's slices. Returns the file's digest under its path in the checkpoint; nothing where there are none.
@@ -82,11 +82,11 @@ std::map<std::string, FileDigest> write_slots(const std::filesystem::path& state
   declarations.reserve(slices.size());
   for (const OptimizerSlice& slice : slices) declarations.push_back(slice.slice);
   SlotWriter writer(state, rank, declarations);
-  std::vector<float> staged;
+  std::vector<std::byte> staged;
   for (const OptimizerSlice& slice : slices) {
     const Tensor host = host_form(slice.memory, staged);
     if (host.raw() != slice.memory.raw()) copy_tensor(host, slice.memory);
-    writer.write(slice.slice, host.host<float>());
+    writer.write(slice.slice, host.raw());
   }
   return {{fmt::format("{}/{}", kTrainingStateDirectory, writer.file_name()), writer.finish()}};
 }
@@ -203,10 +203,10 @@ std::shared_ptr<const ModelDirectory> load_checkpoint(const std::filesystem::pat
   const SlotReader reader(checkpoint / kTrainingStateDirectory);
   const std::vector<OptimizerSlice> slices = optimizer_slices(engine);
   reader.check(all_slots(engine));
-  std::vector<float> staged;
+  std::vector<std::byte> staged;
   for (const OptimizerSlice& slice : slices) {
     const Tensor host = host_form(slice.memory, staged);
-    reader.read(slice.slice, host.host<float>());
+    reader.read(slice.slice, host.raw());
     if (host.raw() != slice.memory.raw()) copy_tensor(slice.memory, host);
   }
   engine.set_updates(read_training_state(checkpoint / kTrainingStateDirectory).integer("updates"));

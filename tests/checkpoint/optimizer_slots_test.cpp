@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/bfloat16.h"
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
@@ -40,6 +41,25 @@ TEST(OptimizerSlots, AnyLayoutOfRanksIsReadAsAnyOther) {
               reader.read({"first_moment", w, 0, 101}, beyond.data());
             }),
             folder.path().string() + " lacks first_moment:" + w + "[0:101] from element 100 on");
+}
+
+TEST(OptimizerSlots, ElementsOfOneTypeAreReadAsTheOther) {
+  const TemporaryFolder folder;
+  write_rank(folder, 0, {{"first_moment", "w", 0, 20}});
+  const SlotSlice half{"first_moment", "w", 20, 40, DType::kBF16};
+  std::vector<bfloat16> narrow;
+  for (int64_t i = half.begin; i < half.end; ++i) narrow.push_back(to_bfloat16(static_cast<float>(i)));
+  SlotWriter writer(folder.path(), 1, {half});
+  writer.write(half, narrow.data());
+  writer.finish();
+  const SlotReader reader(folder.path());
+  reader.check({{"first_moment", "w", 0, 40}});
+  std::vector<float> wide(30);
+  reader.read({"first_moment", "w", 5, 35}, wide.data());
+  EXPECT_EQ(wide, values_from(5, 35));
+  std::vector<bfloat16> read(30);
+  reader.read({"first_moment", "w", 5, 35, DType::kBF16}, read.data());
+  for (int64_t i = 0; i < 30; ++i) EXPECT_EQ(to_float(read[i]), static_cast<float>(i + 5));
 }
 
 TEST(OptimizerSlots, GapsOverlapsAndStrangersAreNamed) {

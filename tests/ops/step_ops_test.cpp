@@ -37,8 +37,12 @@ TEST(LossOps, RefuseWhatDoesNotFit) {
 TEST(OptimizerOps, RefuseWhatDoesNotFit) {
   OpCase c;
   const Tensor p = c.f32({12});
-  expect_runtime_error([&] { adamw_update(c.ctx, p, p, c.f32({11}), p, 0, {}); },
+  expect_runtime_error([&] { adamw_update(c.ctx, p, p, c.f32({11}), p, 0, {}, {}); },
                        "adamw_update: second_moment: expected f32 [12], found f32 [11]");
+  expect_runtime_error([&] { adamw_update(c.ctx, p, c.bf16({12}), p, p, 0, {}, {}); },
+                       "adamw_update: second_moment: expected bf16 [12], found f32 [12]");
+  expect_runtime_error([&] { adamw_update(c.ctx, p, c.i32({12}), p, p, 0, {}, {}); },
+                       "adamw_update: first_moment: expected f32 or bf16, found i32 [12]");
   expect_runtime_error(
       [&] {
         square_sums(c.ctx, c.f32({kSquareBlocks}), p, {0, p.numel()});

@@ -122,6 +122,7 @@ struct RankRun {
   int zero_stage = 1;
   int64_t bucket_elements = 1 << 24;
   double expert_room = 0;
+  MomentsDtype moments = MomentsDtype::kFp32;
 };
 
 TrainedRanks train_ranks(const Mesh& layout, Choices* choices, const RankRun& run = {}) {
@@ -141,6 +142,7 @@ TrainedRanks train_ranks(const Mesh& layout, Choices* choices, const RankRun& ru
     options.zero_stage = run.zero_stage;
     options.bucket_elements = run.bucket_elements;
     options.expert_room = run.expert_room;
+    options.optimizer.moments_dtype = run.moments;
     options.groups = groups;
     TrainingEngine engine(config, options);
     engine.allocate();
@@ -335,6 +337,17 @@ TEST(RankLayouts, RunToRunTheSameBits) {
     EXPECT_EQ(first.values, second.values) << layout.describe();
     EXPECT_EQ(first.validation, second.validation) << layout.describe();
   }
+}
+
+// Two ranks' gradients are added up to the same bits whoever keeps what; so then are moments that are rounded at
+// random.
+TEST(RankLayouts, MomentsInBf16AreTheSameBitsInPartsOrWhole) {
+  const RankRun run{.steps = 5, .moments = MomentsDtype::kBf16};
+  const TrainedRanks whole = train_ranks({.dp_replicate = 2}, &expected().choices, run);
+  const TrainedRanks in_parts = train_ranks({.dp_shard = 2}, &expected().choices, run);
+  EXPECT_EQ(whole.values, in_parts.values);
+  EXPECT_EQ(whole.losses, in_parts.losses);
+  EXPECT_NE(whole.values, train_ranks({.dp_shard = 2}, &expected().choices, {.steps = 5}).values);
 }
 
 TEST(RankLayouts, RecomputedLayersHaveTheSameBits) {

@@ -8,12 +8,19 @@ namespace deeptitan::on_cpu {
 
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& first_moment,
                   const Tensor& second_moment, const Tensor& gradient, double weight_decay,
-                  const AdamWSettings& settings) {
+                  const AdamWSettings& settings, const RoundingPlace& place) {
   const StepState& state = *ctx.state;
   if (state.out.valid == 0) return;
-  cpu::adamw_update(parameter.host<float>(), first_moment.host<float>(), second_moment.host<float>(),
-                    gradient.host<float>(), parameter.numel(), state.in.learning_rate, weight_decay, state.out.clip,
-                    state.out.updates, cpu::AdamWOptions{settings.beta1, settings.beta2, settings.epsilon});
+  const cpu::AdamWOptions options{settings.beta1, settings.beta2, settings.epsilon};
+  if (first_moment.dtype() == DType::kF32) {
+    cpu::adamw_update(parameter.host<float>(), first_moment.host<float>(), second_moment.host<float>(),
+                      gradient.host<float>(), parameter.numel(), state.in.learning_rate, weight_decay, state.out.clip,
+                      state.out.updates, options);
+  } else {
+    cpu::adamw_update(parameter.host<float>(), first_moment.host<bfloat16>(), second_moment.host<bfloat16>(),
+                      gradient.host<float>(), parameter.numel(), state.in.learning_rate, weight_decay, state.out.clip,
+                      state.out.updates, options, place);
+  }
 }
 
 void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x, const ElementRange& range) {

@@ -13,10 +13,16 @@ static_assert(kSquareBlocks == cuda::kSumWorkspace);
 
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& first_moment,
                   const Tensor& second_moment, const Tensor& gradient, double weight_decay,
-                  const AdamWSettings& settings) {
-  cuda::adamw_update(parameter.raw<float>(), first_moment.raw<float>(), second_moment.raw<float>(),
-                     gradient.raw<float>(), parameter.numel(), weight_decay,
-                     cpu::AdamWOptions{settings.beta1, settings.beta2, settings.epsilon}, ctx.state, stream_of(ctx));
+                  const AdamWSettings& settings, const RoundingPlace& place) {
+  const cpu::AdamWOptions options{settings.beta1, settings.beta2, settings.epsilon};
+  if (first_moment.dtype() == DType::kF32) {
+    cuda::adamw_update(parameter.raw<float>(), first_moment.raw<float>(), second_moment.raw<float>(),
+                       gradient.raw<float>(), parameter.numel(), weight_decay, options, ctx.state, stream_of(ctx));
+  } else {
+    cuda::adamw_update(parameter.raw<float>(), first_moment.raw<bfloat16>(), second_moment.raw<bfloat16>(),
+                       gradient.raw<float>(), parameter.numel(), weight_decay, options, place, ctx.state,
+                       stream_of(ctx));
+  }
 }
 
 // The blocks are those of what lies here: their sum is the same but for its order.

@@ -4,6 +4,7 @@
 
 #include "core/bfloat16.h"
 #include "kernels/square_blocks.h"
+#include "kernels/stochastic_rounding.h"
 
 namespace deeptitan::cpu {
 
@@ -23,6 +24,13 @@ struct AdamWOptions {
 /// multiplied by.
 void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double learning_rate,
                   double weight_decay, float gradient_scale, int64_t step, const AdamWOptions& options);
+
+/// The same with moments that are kept in bf16. Their new values are worked out in float, the parameter is updated with
+/// those, and they are rounded at random as kernels/stochastic_rounding.h says: by the parameter, the element's place
+/// in it, and `step`.
+void adamw_update(float* parameter, bfloat16* m, bfloat16* v, const float* gradient, int64_t n, double learning_rate,
+                  double weight_decay, float gradient_scale, int64_t step, const AdamWOptions& options,
+                  const RoundingPlace& place);
 
 /// sums[b] = the sum of x[i]^2 over block b of kSquareBlocks of a tensor of `whole` elements, of which x has the n from
 /// `first` on. The blocks' bounds depend on `whole` alone.

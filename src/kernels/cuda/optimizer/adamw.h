@@ -14,5 +14,9 @@ namespace deeptitan::cuda {
 /// Deterministic; one launch.
 void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double weight_decay,
                   const cpu::AdamWOptions& options, const StepState* state, cudaStream_t stream);
+/// The same with moments in bf16, rounded at random with the bits of the CPU.
+void adamw_update(float* parameter, bfloat16* m, bfloat16* v, const float* gradient, int64_t n, double weight_decay,
+                  const cpu::AdamWOptions& options, const RoundingPlace& place, const StepState* state,
+                  cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

@@ -15,7 +15,7 @@ constexpr std::array<std::string_view, 2> kLossNotFiniteNames = {"stop", "skip"}
 constexpr std::array<std::string_view, 1> kOptimizerNames = {"AdamW"};
 constexpr std::array<std::string_view, 2> kMomentsDtypeNames = {"fp32", "bf16"};
 constexpr std::array<std::string_view, 4> kDecayTypeNames = {"constant", "linear", "cosine", "sqrt"};
-constexpr std::array<std::string_view, 2> kActivationCheckpointNames = {"none", "layer"};
+constexpr std::array<std::string_view, 3> kActivationCheckpointNames = {"none", "cheap", "layer"};
 constexpr std::array<std::string_view, 4> kPipelineScheduleNames = {"GPipe", "1F1B", "Interleaved1F1B", "ZBH1"};
 constexpr std::array<std::string_view, 2> kExportDtypeNames = {"fp32", "bf16"};
 constexpr std::array<std::string_view, 3> kSourceFormatNames = {"text", "chat", "plain"};
@@ -177,7 +177,9 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Element type of the weights in the model directory. A checkpoint's weights are always fp32."},
 
     {"activation_checkpoint.mode", DT_MEMBER(choice(c.activation_checkpoint.mode, kActivationCheckpointNames)), "",
-     kAny, kFixed, "What backward computes again to save memory: none, or the inside of each decoder layer."},
+     kAny, kFixed,
+     "What backward computes again to save memory, with the same bits: none; cheap = norms, SwiGLU and the rows in the "
+     "order of their experts, but no product; layer = the inside of each decoder layer."},
 
     {"data.sources", DT_MEMBER(&c.data.sources), "", kAny, kFixed, "The texts that are trained on; keys below."},
     {"data.synthetic", DT_MEMBER(&c.data.synthetic), "", kAny, kFixed,

@@ -24,8 +24,9 @@ enum class MomentsDtype { kFp32, kBf16 };
 /// How the learning rate falls at the end of a run.
 enum class DecayType { kConstant, kLinear, kCosine, kSqrt };
 
-/// What is computed again in backward rather than kept: nothing, or the inside of each decoder layer.
-enum class ActivationCheckpointMode { kNone, kLayer };
+/// What is computed again in backward rather than kept: nothing, what costs no product, or the inside of each decoder
+/// layer.
+enum class ActivationCheckpointMode { kNone, kCheap, kLayer };
 
 /// In what order the stages of a pipeline run their microbatches: see parallel/schedule.h. One that has several stages
 /// a rank says so in RunConfig::Parallelism::stages_per_rank.

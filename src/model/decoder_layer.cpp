@@ -19,11 +19,11 @@ struct PreNormDecoderLayer::Saved final : Record {
   std::unique_ptr<Record> feed_forward;
   Tensor d_attention_in, d_middle, d_feed_forward_in;
 
-  Saved(const PreNormDecoderLayer& layer, Arena& saved, int64_t tokens)
-      : attention_in(saved.take(layer.dtype_, {tokens, layer.hidden_})),
+  Saved(const PreNormDecoderLayer& layer, Arena& saved, Arena& cheap, int64_t tokens)
+      : attention_in(cheap.take(layer.dtype_, {tokens, layer.hidden_})),
         attention_rstd(saved.take(DType::kF32, {tokens})),
         middle(saved.take(layer.dtype_, {tokens, layer.hidden_})),
-        feed_forward_in(saved.take(layer.dtype_, {tokens, layer.hidden_})),
+        feed_forward_in(cheap.take(layer.dtype_, {tokens, layer.hidden_})),
         feed_forward_rstd(saved.take(DType::kF32, {tokens})) {}
 };
 
@@ -65,7 +65,7 @@ PreNormDecoderLayer::PreNormDecoderLayer(ParameterList& parameters, const LayerP
 }
 
 std::unique_ptr<Record> PreNormDecoderLayer::make_record(const RecordArenas& arenas, int64_t tokens) const {
-  auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
+  auto saved = std::make_unique<Saved>(*this, arenas.saved, arenas.cheap(), tokens);
   saved->attention = attention_->make_record(arenas, tokens);
   saved->feed_forward = feed_forward_->make_record(arenas, tokens);
   saved->d_attention_in = arenas.gradients.take(dtype_, {tokens, hidden_});
@@ -78,7 +78,7 @@ void PreNormDecoderLayer::forward(ExecutionContext& ctx, const ForwardContext& f
                                   const Tensor& in, Record* record) const {
   ArenaScope workspace(*ctx.workspace);
   std::optional<Saved> temporary;
-  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, in.size(0));
+  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, *ctx.workspace, in.size(0));
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
   // `out` holds each sublayer's result until it is added to the residual stream.
   attention_norm_.forward(ctx, s.attention_in, s.attention_rstd, in);
@@ -86,6 +86,16 @@ void PreNormDecoderLayer::forward(ExecutionContext& ctx, const ForwardContext& f
   feed_forward_norm_.forward_after_add(ctx, s.middle, s.feed_forward_in, s.feed_forward_rstd, in, out);
   feed_forward_->forward(ctx, forward, out, s.feed_forward_in, s.feed_forward.get());
   add(ctx, out, out, s.middle);
+}
+
+// feed_forward_in has the bits of forward_after_add, which norms the sum as it is stored.
+void PreNormDecoderLayer::recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& in,
+                                    Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  attention_norm_.forward(ctx, s.attention_in, {}, in);
+  attention_->recompute(ctx, forward, s.attention_in, *s.attention);
+  feed_forward_norm_.forward(ctx, s.feed_forward_in, {}, s.middle);
+  feed_forward_->recompute(ctx, forward, s.feed_forward_in, *s.feed_forward);
 }
 
 void PreNormDecoderLayer::backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_in,

@@ -20,6 +20,9 @@ class DecoderLayer {
   /// `record` is nullptr for inference.
   virtual void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out /* [T, D] */,
                        const Tensor& in /* [T, D] */, Record* record) const = 0;
+  /// As Sublayer::recompute.
+  virtual void recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& in /* [T, D] */,
+                         Record& record) const = 0;
   virtual void backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_in /* [T, D] */,
                               const Tensor& d_out /* [T, D] */, const Tensor& in /* [T, D] */,
                               Record& record) const = 0;
@@ -49,6 +52,7 @@ class PreNormDecoderLayer final : public DecoderLayer {
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
   void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& in,
                Record* record) const override;
+  void recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& in, Record& record) const override;
   void backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_in, const Tensor& d_out,
                       const Tensor& in, Record& record) const override;
   void backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out, const Tensor& in,

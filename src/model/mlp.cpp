@@ -13,9 +13,9 @@ struct GatedMlp::Saved final : Record {
   Tensor activated;  // [T, I]
   Tensor d_gate_up;  // [T, 2 I]
 
-  Saved(const GatedMlp& mlp, Arena& saved, int64_t tokens)
+  Saved(const GatedMlp& mlp, Arena& saved, Arena& cheap, int64_t tokens)
       : gate_up(saved.take(mlp.dtype_, {tokens, 2 * mlp.width_})),
-        activated(saved.take(mlp.dtype_, {tokens, mlp.width_})) {}
+        activated(cheap.take(mlp.dtype_, {tokens, mlp.width_})) {}
 };
 
 GatedMlp::GatedMlp(ParameterList& parameters, const GatedMlpPlan& plan, int64_t hidden)
@@ -30,7 +30,7 @@ std::vector<ParameterPiece> gate_up_pieces(const std::string& gate, const std::s
 }
 
 std::unique_ptr<Record> GatedMlp::make_record(const RecordArenas& arenas, int64_t tokens) const {
-  auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
+  auto saved = std::make_unique<Saved>(*this, arenas.saved, arenas.cheap(), tokens);
   saved->d_gate_up = arenas.gradients.take(dtype_, {tokens, 2 * width_});
   return saved;
 }
@@ -39,11 +39,17 @@ void GatedMlp::forward(ExecutionContext& ctx, const ForwardContext& /*forward*/,
                        Record* record) const {
   ArenaScope workspace(*ctx.workspace);
   std::optional<Saved> temporary;
-  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, x.size(0));
+  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, *ctx.workspace, x.size(0));
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
   gate_up_.forward(ctx, s.gate_up, x);
   swiglu(ctx, s.activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
   down_.forward(ctx, out, s.activated);
+}
+
+void GatedMlp::recompute(ExecutionContext& ctx, const ForwardContext& /*forward*/, const Tensor& /*x*/,
+                         Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  swiglu(ctx, s.activated, s.gate_up.columns(0, width_), s.gate_up.columns(width_, 2 * width_));
 }
 
 void GatedMlp::backward_input(ExecutionContext& ctx, const ForwardContext& /*forward*/, const Tensor& d_x,

@@ -17,6 +17,7 @@ class GatedMlp final : public Sublayer {
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
   void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
                Record* record) const override;
+  void recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& x, Record& record) const override;
   void backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x, const Tensor& d_out,
                       const Tensor& x, Record& record) const override;
   void backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out, const Tensor& x,

@@ -30,7 +30,7 @@ std::unique_ptr<Record> NextTokenPrediction::make_record(const RecordArenas& are
   s->embedded = arenas.saved.take(dtype_, {tokens, hidden_});
   s->embedded_rstd = arenas.saved.take(DType::kF32, {tokens});
   s->hidden_rstd = arenas.saved.take(DType::kF32, {tokens});
-  s->joined = arenas.saved.take(dtype_, {tokens, 2 * hidden_});
+  s->joined = arenas.cheap().take(dtype_, {tokens, 2 * hidden_});
   s->in = arenas.saved.take(dtype_, {tokens, hidden_});
   s->out = arenas.saved.take(dtype_, {tokens, hidden_});
   s->out_normed = arenas.saved.take(dtype_, {tokens, hidden_});
@@ -55,6 +55,14 @@ void NextTokenPrediction::forward(ExecutionContext& ctx, const ForwardContext& f
   layer_->forward(ctx, forward, s.out, s.in, s.layer.get());
   out_norm_.forward(ctx, s.out_normed, s.out_rstd, s.out);
   head.loss(ctx, loss, s.d_out_normed, s.out_normed, next_targets, gradient_scale, false);
+}
+
+void NextTokenPrediction::recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden,
+                                    Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  embedding_norm_.forward(ctx, s.joined.columns(0, hidden_), {}, s.embedded);
+  hidden_norm_.forward(ctx, s.joined.columns(hidden_, 2 * hidden_), {}, hidden);
+  layer_->recompute(ctx, forward, s.in, *s.layer);
 }
 
 void NextTokenPrediction::backward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_hidden,

@@ -27,6 +27,10 @@ class NextTokenPrediction {
                const Tensor& next_targets /* i32 [T] */, const LanguageModelHead& head, const double* gradient_scale,
                Record& record) const;
 
+  /// As Sublayer::recompute.
+  void recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden /* [T, D] */,
+                 Record& record) const;
+
   /// Adds to d_hidden, and to the gradients of all parameters involved.
   void backward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_hidden /* [T, D] */,
                 const Tensor& hidden /* [T, D] */, const Tensor& next_ids /* i32 [T] */, Record& record) const;

@@ -62,11 +62,23 @@ struct Record {
   virtual ~Record() = default;
 };
 
+/// What a backward computes again rather than finds in the record.
+enum class Recomputation {
+  kNothing,
+  kCheap,   // what costs no product: norms, SwiGLU, the rows in the order of their experts
+  kLayers,  // the whole inside of each decoder layer, from its input
+};
+
 /// Where a record's tensors come from: `saved` until the layer's backward is over, `gradients` from backward_input
-/// until backward_weights.
+/// until backward_weights, `recomputed` (nullptr: nothing is) within a forward, and from recompute until
+/// backward_weights.
 struct RecordArenas {
   Arena& saved;
   Arena& gradients;
+  Arena* recomputed = nullptr;
+
+  /// For what recompute makes again.
+  Arena& cheap() const { return recomputed == nullptr ? saved : *recomputed; }
 };
 
 /// What stands between two residual additions: an attention kind or a feed-forward kind. T tokens, D hidden.
@@ -80,6 +92,10 @@ class Sublayer {
   /// out = f(x). `record` is nullptr for inference: then everything else lives in the workspace.
   virtual void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out /* [T, D] */,
                        const Tensor& x /* [T, D] */, Record* record) const = 0;
+
+  /// Makes again what the record took from RecordArenas::cheap() and the forward wrote there, bit for bit.
+  virtual void recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& x /* [T, D] */,
+                         Record& record) const = 0;
 
   /// d_x = the gradient of the input. Keeps in the record what backward_weights needs.
   virtual void backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x /* [T, D] */,

@@ -1,5 +1,7 @@
 #include "train/memory_advice.h"
 
+#include <algorithm>
+
 #include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -8,17 +10,45 @@
 namespace deeptitan {
 namespace {
 
-constexpr const char* kRecomputedWords = "activation_checkpoint.mode = \"layer\"";
 constexpr const char* kSmallMomentsWords = "optimizer.moments_dtype = \"bf16\"";
 
-RunConfig with_layers_recomputed(RunConfig config) {
-  config.activation_checkpoint.mode = ActivationCheckpointMode::kLayer;
+// A way of computing more again, and its words.
+struct Recomputing {
+  ActivationCheckpointMode mode;
+  const char* words;
+};
+constexpr Recomputing kCheap{ActivationCheckpointMode::kCheap, "activation_checkpoint.mode = \"cheap\""};
+constexpr Recomputing kLayers{ActivationCheckpointMode::kLayer, "activation_checkpoint.mode = \"layer\""};
+
+// Those that compute more again than the configuration does, the least first.
+std::vector<Recomputing> more_than(const RunConfig& config) {
+  std::vector<Recomputing> more;
+  for (const Recomputing& way : {kCheap, kLayers}) {
+    if (way.mode > config.activation_checkpoint.mode) more.push_back(way);
+  }
+  return more;
+}
+
+RunConfig recomputing(RunConfig config, const Recomputing& way) {
+  config.activation_checkpoint.mode = way.mode;
   return config;
 }
 
 RunConfig with_small_moments(RunConfig config) {
   config.optimizer.moments_dtype = MomentsDtype::kBf16;
   return config;
+}
+
+Recomputation recomputation_of(ActivationCheckpointMode mode) {
+  switch (mode) {
+    case ActivationCheckpointMode::kNone:
+      return Recomputation::kNothing;
+    case ActivationCheckpointMode::kCheap:
+      return Recomputation::kCheap;
+    case ActivationCheckpointMode::kLayer:
+      return Recomputation::kLayers;
+  }
+  fail("activation_checkpoint.mode says nothing that can be recomputed");
 }
 
 int64_t planned_bytes(const RunConfig& config, const ModelConfig& model, const RankGroups& groups) {
@@ -42,7 +72,7 @@ TrainingEngineOptions engine_options(const RunConfig& config, bool native, const
           .compute = bf16 ? DType::kBF16 : DType::kF32,
           .seq_len = config.training.seq_len,
           .sequences = config.training.local_batch_size,
-          .recompute_layers = config.activation_checkpoint.mode == ActivationCheckpointMode::kLayer,
+          .recomputation = recomputation_of(config.activation_checkpoint.mode),
           .next_token_prediction = config.training.mtp_loss_weight > 0,
           .auxiliary_weight = config.training.aux_loss_weight,
           .mtp_weight = config.training.mtp_loss_weight,
@@ -65,6 +95,13 @@ std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const
     if (needed <= bytes) advice.push_back({change, needed});
     return needed <= bytes;
   };
+  // The one that computes least again.
+  const auto consider_recomputing = [&](const RunConfig& candidate, const std::string& change) {
+    const std::vector<Recomputing> ways = more_than(config);
+    return std::any_of(ways.begin(), ways.end(), [&](const Recomputing& way) {
+      return consider(recomputing(candidate, way), change + way.words);
+    });
+  };
   RunConfig smaller = config;
   smaller.training.global_batch_size = config.sequences_per_step();
   for (int64_t batch = config.training.local_batch_size / 2; batch >= 1; batch /= 2) {
@@ -72,16 +109,14 @@ std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const
     smaller.training.local_batch_size = batch;
     const std::string change = fmt::format("training.local_batch_size = {}, training.global_batch_size = {}", batch,
                                            config.sequences_per_step());
-    if (consider(smaller, change)) break;
-    if (consider(with_layers_recomputed(smaller), change + ", " + kRecomputedWords)) break;
+    if (consider(smaller, change) || consider_recomputing(smaller, change + ", ")) break;
   }
-  const bool can_recompute = config.activation_checkpoint.mode != ActivationCheckpointMode::kLayer;
-  const bool can_shrink = config.optimizer.moments_dtype != MomentsDtype::kBf16;
-  if (can_recompute) consider(with_layers_recomputed(config), kRecomputedWords);
-  if (can_shrink) consider(with_small_moments(config), kSmallMomentsWords);
-  if (advice.empty() && can_recompute && can_shrink) {
-    consider(with_small_moments(with_layers_recomputed(config)),
-             fmt::format("{}, {}", kRecomputedWords, kSmallMomentsWords));
+  consider_recomputing(config, "");
+  if (config.optimizer.moments_dtype != MomentsDtype::kBf16) {
+    const RunConfig small = with_small_moments(config);
+    if (!consider(small, kSmallMomentsWords) && advice.empty()) {
+      consider_recomputing(small, fmt::format("{}, ", kSmallMomentsWords));
+    }
   }
   RunConfig shorter = config;
   for (int64_t length = config.training.seq_len / 2; length >= 16; length /= 2) {
@@ -99,19 +134,17 @@ std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelCo
     const int64_t needed = planned_bytes(candidate, model, groups);
     if (needed < bytes) advice.push_back({change, needed});
   };
-  const bool can_recompute = config.activation_checkpoint.mode != ActivationCheckpointMode::kLayer;
-  const bool can_shrink = config.optimizer.moments_dtype != MomentsDtype::kBf16;
   const bool can_freeze = model.num_moe_layers() > 0 && config.training.freeze.empty();
-  const RunConfig recomputed = with_layers_recomputed(config);
+  const std::string freeze_words = fmt::format("training.freeze = [\"{}\"]", experts);
   RunConfig frozen = config;
   frozen.training.freeze = {experts};
-  RunConfig both = recomputed;
-  both.training.freeze = {experts};
-  const std::string freeze_words = fmt::format("training.freeze = [\"{}\"]", experts);
-  if (can_recompute) consider(recomputed, kRecomputedWords);
-  if (can_shrink) consider(with_small_moments(config), kSmallMomentsWords);
+  const std::vector<Recomputing> ways = more_than(config);
+  for (const Recomputing& way : ways) consider(recomputing(config, way), way.words);
+  if (config.optimizer.moments_dtype != MomentsDtype::kBf16) consider(with_small_moments(config), kSmallMomentsWords);
   if (can_freeze) consider(frozen, freeze_words);
-  if (can_recompute && can_freeze) consider(both, fmt::format("{} and {}", kRecomputedWords, freeze_words));
+  if (can_freeze && !ways.empty()) {
+    consider(recomputing(frozen, ways.back()), fmt::format("{} and {}", ways.back().words, freeze_words));
+  }
   return advice;
 }
 

@@ -24,11 +24,11 @@ struct MemoryAdvice {
 };
 
 /// The nearest configurations whose plan fits into `bytes`: a smaller microbatch (with the same tokens a step),
-/// recomputed layers, moments in bf16, shorter sequences, and some together. Empty where none fits.
+/// more that is recomputed, moments in bf16, shorter sequences, and some together. Empty where none fits.
 std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const ModelConfig& model, int64_t bytes,
                                                   const RankGroups& groups = {});
 
-/// What recomputing layers, moments in bf16, freezing the routed experts, and both would bring a plan of `bytes` down
+/// What recomputing more, moments in bf16, freezing the routed experts, and both would bring a plan of `bytes` down
 /// to; what makes no difference, or is done already, is left out.
 std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelConfig& model, int64_t bytes,
                                           const RankGroups& groups = {});

@@ -27,7 +27,7 @@ std::vector<Stage> stages_here(const ModelConfig& config, const TrainingEngineOp
 ModelOptions model_options(const ModelConfig& config, const TrainingEngineOptions& o) {
   ModelOptions options = {.compute = o.compute,
                           .max_positions = o.seq_len,
-                          .recompute_layers = o.recompute_layers,
+                          .recomputation = o.recomputation,
                           .next_token_prediction = o.next_token_prediction,
                           .auxiliary_weight = o.auxiliary_weight,
                           .make_dispatcher = o.make_dispatcher,
@@ -64,6 +64,7 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   prepared_ = arena("prepared weights");
   activations_ = arena("activations");
   activation_gradients_ = arena("activation gradients");
+  if (options_.recomputation == Recomputation::kCheap) recomputed_ = arena("recomputed activations");
   inputs_ = arena("inputs and tables");
   workspace_ = arena("workspace");
   ctx_.device = options_.device;
@@ -155,7 +156,7 @@ void TrainingEngine::take_memory() {
   ctx_.state = static_cast<StepState*>(state_.raw());
   loss_sums_ = inputs_->take(DType::kF64, {ranks_in(options_.groups.data)});
   optimizer_.plan(list, shards_, *optimizer_memory_);
-  runner_.plan({*activations_, *activation_gradients_}, tokens);
+  runner_.plan({*activations_, *activation_gradients_, recomputed_}, tokens);
   sample_logits_ = inputs_->take(DType::kF32, {1, model_.config().vocab_size});
   sequence_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
   // A validation in the middle of a step leaves the microbatches alone that wait for their schedule.

@@ -34,7 +34,7 @@ struct TrainingEngineOptions {
   DType compute = DType::kF32;  // f32 or bf16
   int64_t seq_len = 0;
   int64_t sequences = 0;  // of one microbatch
-  bool recompute_layers = false;
+  Recomputation recomputation = Recomputation::kNothing;
   bool next_token_prediction = true;
   double auxiliary_weight = 0.0001;
   double mtp_weight = 0.3;
@@ -192,6 +192,7 @@ class TrainingEngine {
   Arena* prepared_;
   Arena* activations_;
   Arena* activation_gradients_;
+  Arena* recomputed_ = nullptr;  // where there is something that is cheap to make again
   Arena* inputs_;
   Arena* workspace_;
   MemoryPlan plan_;

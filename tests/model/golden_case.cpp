@@ -136,12 +136,14 @@ std::vector<float> inference_logits(const GoldenCase& golden, DType compute, std
   return download<float>(logits);
 }
 
-TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay, Device device) {
+TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay, Device device,
+                           Recomputation recomputation) {
   const std::vector<int32_t> tokens = golden.tokens();
   const auto length = static_cast<int64_t>(tokens.size());
   TrainingEngineOptions options;
   options.device = device;
   options.compute = compute;
+  options.recomputation = recomputation;
   options.seq_len = length;
   options.sequences = 1;
   options.auxiliary_weight = golden.balance_weight();

@@ -12,6 +12,7 @@
 #include "config/model_config.h"
 #include "core/device.h"
 #include "core/dtype.h"
+#include "model/sublayer.h"
 
 // A case of tests/golden/model and what deeptitan computes with it. make.py there describes expected.safetensors.
 
@@ -56,6 +57,7 @@ struct TrainingOutcome {
 };
 
 /// One step over all tokens of the case, through a TrainingEngine: load_weights, then forward and backward.
-TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay, Device device = {});
+TrainingOutcome train_once(const GoldenCase& golden, DType compute, bool replay, Device device = {},
+                           Recomputation recomputation = Recomputation::kNothing);
 
 }  // namespace deeptitan::testing

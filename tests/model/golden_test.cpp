@@ -160,6 +160,21 @@ TEST_P(GoldenModelOnGpu, Bf16) {
 INSTANTIATE_TEST_SUITE_P(Cases, GoldenModelOnGpu, ::testing::ValuesIn(GoldenCase::names()),
                          [](const auto& parameter) { return parameter.param; });
 
+TEST(GoldenModel, WhatIsRecomputedHasTheSameBits) {
+  for (const std::string& name : GoldenCase::names()) {
+    const GoldenCase golden(name);
+    for (const DType compute : {DType::kF32, DType::kBF16}) {
+      const TrainingOutcome kept = testing::train_once(golden, compute, false);
+      for (const Recomputation what : {Recomputation::kCheap, Recomputation::kLayers}) {
+        const TrainingOutcome found = testing::train_once(golden, compute, false, {}, what);
+        EXPECT_EQ(found.loss, kept.loss) << name;
+        EXPECT_EQ(found.mtp_loss, kept.mtp_loss) << name;
+        EXPECT_TRUE(found.gradients == kept.gradients) << name << (compute == DType::kF32 ? " fp32" : " bf16");
+      }
+    }
+  }
+}
+
 TEST(GoldenModel, LogitsAndGradientsEqualTheReference) {
   std::string table =
       "| case | logits, fp32 | gradients, fp32: worst parameter | logits, bf16: ours of theirs | gradients, bf16: ours "

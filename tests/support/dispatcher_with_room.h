@@ -27,6 +27,10 @@ class DispatcherWithRoom final : public TokenDispatcher {
                 const Route& route) const override {
     local_.dispatch(ctx, rows, x, routing, route);
   }
+  bool can_dispatch_again() const override { return local_.can_dispatch_again(); }
+  void dispatch_again(ExecutionContext& ctx, const Tensor& rows, const Tensor& x, const Route& route) const override {
+    local_.dispatch_again(ctx, rows, x, route);
+  }
   void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_rows, const Tensor& addend,
                          const Route& route) const override {
     local_.dispatch_backward(ctx, d_x, d_rows, addend, route);

@@ -45,13 +45,14 @@ class TrainingOnGpu : public ::testing::Test {
 };
 
 std::unique_ptr<TrainingEngine> drawn_engine(const ModelConfig& config, Device device, DType compute,
-                                             bool recompute = false, MomentsDtype moments = MomentsDtype::kFp32) {
+                                             Recomputation what = Recomputation::kNothing,
+                                             MomentsDtype moments = MomentsDtype::kFp32) {
   TrainingEngineOptions options;
   options.device = device;
   options.compute = compute;
   options.seq_len = 24;
   options.sequences = 2;
-  options.recompute_layers = recompute;
+  options.recomputation = what;
   options.optimizer.moments_dtype = moments;
   return drawn_engine(config, options);
 }
@@ -104,14 +105,17 @@ TEST_F(TrainingOnGpu, TwoRunsHaveTheSameBits) {
   const ModelConfig config = tiny_v3();
   const auto first = drawn_engine(config, gpu_, DType::kBF16);
   const auto second = drawn_engine(config, gpu_, DType::kBF16);
-  const auto recomputed = drawn_engine(config, gpu_, DType::kBF16, /*recompute=*/true);
+  const auto recomputed = drawn_engine(config, gpu_, DType::kBF16, Recomputation::kLayers);
+  const auto cheaply = drawn_engine(config, gpu_, DType::kBF16, Recomputation::kCheap);
   for (int64_t step = 1; step <= 3; ++step) {
     const StepResult result = run_step(*first, config, step);
     EXPECT_EQ(result.loss, run_step(*second, config, step).loss);
     EXPECT_EQ(result.loss, run_step(*recomputed, config, step).loss);
+    EXPECT_EQ(result.loss, run_step(*cheaply, config, step).loss);
   }
   EXPECT_EQ(all_values(*first), all_values(*second));
   EXPECT_EQ(all_values(*first), all_values(*recomputed));
+  EXPECT_EQ(all_values(*first), all_values(*cheaply));
 }
 
 TEST_F(TrainingOnGpu, SamplesAndEvaluatesAsTheCpu) {
@@ -248,10 +252,10 @@ TEST_F(TrainingOnGpu, CheckpointsGoFromDeviceToDevice) {
                                                {Device{}, gpu_, MomentsDtype::kFp32},
                                                {gpu_, Device{}, MomentsDtype::kBf16},
                                                {Device{}, gpu_, MomentsDtype::kBf16}}) {
-    const auto from = drawn_engine(config, first, DType::kF32, false, moments);
+    const auto from = drawn_engine(config, first, DType::kF32, Recomputation::kNothing, moments);
     for (int64_t step = 1; step <= 2; ++step) run_step(*from, config, step);
     save_checkpoint(folder / "one", {.step = 2, .tokens = 192, .data = {}, .config = "x"}, *from, {}, 1);
-    const auto to = drawn_engine(config, second, DType::kF32, false, moments);
+    const auto to = drawn_engine(config, second, DType::kF32, Recomputation::kNothing, moments);
     load_checkpoint(folder / "one" / checkpoint_name(2), *to);
     EXPECT_EQ(all_values(*from), all_values(*to));
     for (size_t i = 0; i < from->model().parameters().all().size(); ++i) {

@@ -176,7 +176,7 @@ TEST(Freeze, V2LiteWithFrozenExpertsFitsIn52GB) {
   o.compute = DType::kBF16;
   o.seq_len = 64;
   o.sequences = 1;
-  o.recompute_layers = true;
+  o.recomputation = Recomputation::kLayers;
   o.freeze = {"model.layers.*.mlp.experts.*"};
   const TrainingEngine engine(named_model_config("v2-lite"), o);
   int64_t weights = 0;

@@ -118,7 +118,7 @@ std::map<std::string, std::vector<float>> empty_tensors(const ModelConfig& confi
 struct RankRun {
   int steps = kRankSteps;
   bool replay = true;  // the choices are those given; else they are recorded there
-  bool recompute = false;
+  Recomputation recomputation = Recomputation::kNothing;
   int zero_stage = 1;
   int64_t bucket_elements = 1 << 24;
   double expert_room = 0;
@@ -138,7 +138,7 @@ TrainedRanks train_ranks(const Mesh& layout, Choices* choices, const RankRun& ru
     options.auxiliary_weight = 0.01;
     options.max_norm = kRankMaxNorm;
     options.router_bias_update_speed = 0.01;
-    options.recompute_layers = run.recompute;
+    options.recomputation = run.recomputation;
     options.zero_stage = run.zero_stage;
     options.bucket_elements = run.bucket_elements;
     options.expert_room = run.expert_room;
@@ -350,11 +350,14 @@ TEST(RankLayouts, MomentsInBf16AreTheSameBitsInPartsOrWhole) {
   EXPECT_NE(whole.values, train_ranks({.dp_shard = 2}, &expected().choices, {.steps = 5}).values);
 }
 
-TEST(RankLayouts, RecomputedLayersHaveTheSameBits) {
-  const Mesh layout{.ep = 2, .dp_shard = 2};
-  const TrainedRanks kept = train_ranks(layout, &expected().choices, {.steps = 2});
-  const TrainedRanks recomputed = train_ranks(layout, &expected().choices, {.steps = 2, .recompute = true});
-  EXPECT_EQ(kept.values, recomputed.values);
+TEST(RankLayouts, WhatIsRecomputedHasTheSameBits) {
+  for (const Mesh& layout : {Mesh{.ep = 2, .dp_shard = 2}, Mesh{.dp_shard = 2}}) {
+    const TrainedRanks kept = train_ranks(layout, &expected().choices, {.steps = 2});
+    for (const Recomputation what : {Recomputation::kCheap, Recomputation::kLayers}) {
+      const TrainedRanks recomputed = train_ranks(layout, &expected().choices, {.steps = 2, .recomputation = what});
+      EXPECT_EQ(kept.values, recomputed.values) << layout.describe();
+    }
+  }
 }
 
 }  // namespace

@@ -22,12 +22,12 @@ using testing::tiny_v3;
 constexpr int64_t kWindow = 21;
 constexpr int64_t kStepsToTake = 5;
 
-TrainingEngineOptions options_with(int report_lag, bool recompute_layers = false) {
+TrainingEngineOptions options_with(int report_lag, Recomputation what = Recomputation::kNothing) {
   TrainingEngineOptions options;
   options.seq_len = kWindow;
   options.sequences = 2;
   options.report_lag = report_lag;
-  options.recompute_layers = recompute_layers;
+  options.recomputation = what;
   return options;
 }
 
@@ -84,8 +84,8 @@ void expect_same_steps(const StepsTaken& found, const StepsTaken& expected, doub
 
 TEST(RowOverflow, AStepThatDoesNotFitIsRunAgain) {
   const StepsTaken enough = take_steps(options_with(0));
-  for (const bool recompute_layers : {false, true}) {
-    TrainingEngineOptions options = options_with(0, recompute_layers);
+  for (const Recomputation what : {Recomputation::kNothing, Recomputation::kCheap, Recomputation::kLayers}) {
+    TrainingEngineOptions options = options_with(0, what);
     options.make_dispatcher = too_little_room();
     const StepsTaken little = take_steps(options);
     expect_same_steps(little, enough, 2e-5);
@@ -113,6 +113,8 @@ TEST(RowOverflow, WithRoomForTheRowsThatComeNothingIsRunAgain) {
   const StepsTaken little = take_steps(options);
   EXPECT_EQ(little.values, enough.values);
   for (const StepResult& report : little.reports) EXPECT_EQ(report.row_overflows, 0) << report.step;
+  options.recomputation = Recomputation::kCheap;
+  EXPECT_EQ(take_steps(options).values, enough.values) << "rows with padding between them, brought again";
 }
 
 // Nothing is lost between slices without a backward, so a validation takes them at once.

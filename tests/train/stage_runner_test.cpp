@@ -29,12 +29,12 @@ ModelConfig four_layers(ModelConfig config) {
   return config;
 }
 
-TrainingEngineOptions stage_options(const Schedule& schedule, bool recompute = false) {
+TrainingEngineOptions stage_options(const Schedule& schedule, Recomputation what = Recomputation::kNothing) {
   TrainingEngineOptions options;
   options.seq_len = kStageLength;
   options.sequences = 2;
   options.schedule = schedule;
-  options.recompute_layers = recompute;
+  options.recomputation = what;
   return options;
 }
 
@@ -104,12 +104,32 @@ TEST(StageRunner, RecomputedLayersHaveTheSameBits) {
   config.num_nextn_predict_layers = 0;
   const TrainedRun expected = train_two_steps(config, stage_options(one_f_one_b_schedule(1, 1)));
   for (const Schedule& schedule : {gpipe_schedule(2, kMicrobatches), one_f_one_b_schedule(3, kMicrobatches)}) {
-    EXPECT_EQ(train_two_steps(config, stage_options(schedule, /*recompute=*/true)).values, expected.values)
+    EXPECT_EQ(train_two_steps(config, stage_options(schedule, Recomputation::kLayers)).values, expected.values)
         << schedule.name;
   }
-  expect_usage_error([&] { train_two_steps(config, stage_options(zero_bubble_schedule(2, kMicrobatches), true)); },
-                     "layers that are recomputed need a schedule that ends a layer's backward at once; use 1f1b, or no "
-                     "recomputation");
+  expect_usage_error(
+      [&] { train_two_steps(config, stage_options(zero_bubble_schedule(2, kMicrobatches), Recomputation::kLayers)); },
+      "layers that are recomputed need a schedule that ends a layer's backward at once; use 1f1b, or "
+      "recompute only what is cheap");
+}
+
+// One memory serves all layers and records, also where the weights' backward comes after other microbatches.
+TEST(StageRunner, WhatIsCheapIsRecomputedWithTheSameBits) {
+  ModelConfig config = four_layers(tiny_v3());
+  config.num_nextn_predict_layers = 0;
+  const TrainedRun expected = train_two_steps(config, stage_options(one_f_one_b_schedule(1, 1)));
+  std::vector<Schedule> schedules = schedules_of(3);
+  schedules.push_back(zero_bubble_schedule(2, kMicrobatches));
+  schedules.push_back(interleaved_schedule(2, 2, kMicrobatches));
+  for (const Schedule& schedule : schedules) {
+    const TrainedRun found = train_two_steps(config, stage_options(schedule, Recomputation::kCheap));
+    EXPECT_EQ(found.losses, expected.losses) << schedule.name;
+    EXPECT_EQ(found.norms, expected.norms) << schedule.name;
+    EXPECT_EQ(found.values, expected.values) << schedule.name;
+    EXPECT_LT(TrainingEngine(config, stage_options(schedule, Recomputation::kCheap)).plan().total(),
+              TrainingEngine(config, stage_options(schedule)).plan().total())
+        << schedule.name;
+  }
 }
 
 // Tensors with writers in two stages (the embedding of a tied head, of a next-token-prediction module) are added to in

@@ -168,15 +168,43 @@ TEST(TrainingEngine, MomentsInBf16TakeHalfTheMemory) {
   EXPECT_NEAR(static_cast<double>(narrow), 0.5 * static_cast<double>(wide), 64 * 8) << "but for what aligns pieces";
 }
 
-TEST(TrainingEngine, RecomputedLayersGiveTheSameBits) {
-  const PackedBatch batch = random_batch(tiny_v3(), 2, kLength, 3);
-  TrainingEngineOptions options = engine_options(DType::kBF16);
-  const auto kept = drawn_engine(tiny_v3(), options);
-  options.recompute_layers = true;
-  const auto recomputed = drawn_engine(tiny_v3(), options);
-  EXPECT_LT(recomputed->plan().total(), kept->plan().total());
-  EXPECT_EQ(total_loss(*kept, batch), total_loss(*recomputed, batch));
-  EXPECT_EQ(all_gradients(*kept), all_gradients(*recomputed));
+TEST(TrainingEngine, WhatIsRecomputedHasTheSameBits) {
+  for (const ModelConfig& config : {tiny_v3(), tiny_v2()}) {
+    const PackedBatch batch = random_batch(config, 2, kLength, 3);
+    for (const DType compute : {DType::kF32, DType::kBF16}) {
+      TrainingEngineOptions options = engine_options(compute);
+      const auto kept = drawn_engine(config, options);
+      const double loss = total_loss(*kept, batch);
+      int64_t before = kept->plan().total();
+      for (const Recomputation what : {Recomputation::kCheap, Recomputation::kLayers}) {
+        options.recomputation = what;
+        const auto recomputed = drawn_engine(config, options);
+        EXPECT_LT(recomputed->plan().total(), before);
+        before = recomputed->plan().total();
+        EXPECT_EQ(total_loss(*recomputed, batch), loss);
+        EXPECT_EQ(all_gradients(*recomputed), all_gradients(*kept));
+      }
+    }
+  }
+}
+
+// What is planned less is what the layers have of it, but for the one that has most.
+TEST(TrainingEngine, WhatIsCheapIsPlannedOnce) {
+  ModelConfig c = tiny_v3();
+  c.num_nextn_predict_layers = 0;
+  c.num_hidden_layers = 5;  // one is dense
+  TrainingEngineOptions options = engine_options();
+  const int64_t kept = TrainingEngine(c, options).plan().total();
+  options.recomputation = Recomputation::kCheap;
+  const MemoryPlan plan = TrainingEngine(c, options).plan();
+  const int64_t tokens = 2 * kLength;
+  const int64_t of_each = tokens * (2 * c.hidden_size + c.q_lora_rank + c.kv_lora_rank);
+  const int64_t dense = of_each + tokens * c.intermediate_size;
+  const int64_t experts =
+      of_each + tokens * (c.num_experts_per_tok * (c.hidden_size + c.moe_intermediate_size) + c.moe_intermediate_size);
+  const int64_t saved = 4 * (dense + 4 * experts - std::max(dense, experts));
+  EXPECT_NEAR(static_cast<double>(kept - plan.total()), static_cast<double>(saved), 64 * 7 * 5)
+      << "but for what aligns pieces";
 }
 
 TEST(TrainingEngine, TwoMicrobatchesEqualOneOfTwiceTheSize) {

@@ -26,17 +26,17 @@ struct MultiHeadLatentAttention::Saved final : Record {
   Tensor d_query, d_q_latent, d_q_latent_normed, d_key_value, d_kv_latent, d_latent_normed;
 
   // Undefined gradients: an inference forward, whose tensors all come from the workspace.
-  Saved(const MultiHeadLatentAttention& a, Arena& saved, int64_t tokens) {
+  Saved(const MultiHeadLatentAttention& a, Arena& saved, Arena& cheap, int64_t tokens) {
     const AttentionShape& s = a.shape_;
     if (a.q_a_) {
       q_latent = saved.take(a.dtype_, {tokens, a.query_rank_});
       q_latent_rstd = saved.take(DType::kF32, {tokens});
-      q_latent_normed = saved.take(a.dtype_, {tokens, a.query_rank_});
+      q_latent_normed = cheap.take(a.dtype_, {tokens, a.query_rank_});
     }
     query = saved.take(a.dtype_, {tokens, s.heads * (s.nope_dim + s.rope_dim)});
     kv_latent = saved.take(a.dtype_, {tokens, a.latent_dim_ + s.rope_dim});
     latent_rstd = saved.take(DType::kF32, {tokens});
-    latent_normed = saved.take(a.dtype_, {tokens, a.latent_dim_});
+    latent_normed = cheap.take(a.dtype_, {tokens, a.latent_dim_});
     if (a.kv_b_) key_value = saved.take(a.dtype_, {tokens, s.heads * (s.nope_dim + s.value_dim)});
     attended = saved.take(a.dtype_, {tokens, s.heads * s.value_dim});
     if (a.kv_b_) log_sum_exp = saved.take(DType::kF32, {tokens, s.heads});
@@ -97,7 +97,7 @@ void MultiHeadLatentAttention::rotate(ExecutionContext& ctx, const Tensor& x, in
 }
 
 std::unique_ptr<Record> MultiHeadLatentAttention::make_record(const RecordArenas& arenas, int64_t tokens) const {
-  auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
+  auto saved = std::make_unique<Saved>(*this, arenas.saved, arenas.cheap(), tokens);
   saved->take_gradients(*this, arenas.gradients, tokens);
   return saved;
 }
@@ -108,7 +108,7 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
   const int64_t tokens = x.size(0);
   ArenaScope workspace(*ctx.workspace);
   std::optional<Saved> temporary;
-  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, tokens);
+  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, *ctx.workspace, tokens);
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
 
   if (q_a_) {
@@ -132,6 +132,13 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
               batch.documents(), shape_);
   }
   out_.forward(ctx, out, s.attended);
+}
+
+void MultiHeadLatentAttention::recompute(ExecutionContext& ctx, const ForwardContext& /*forward*/, const Tensor& /*x*/,
+                                         Record& record) const {
+  Saved& s = static_cast<Saved&>(record);
+  if (q_a_) q_norm_->forward(ctx, s.q_latent_normed, {}, s.q_latent);
+  kv_norm_.forward(ctx, s.latent_normed, {}, s.latent(s.kv_latent, latent_dim_));
 }
 
 // Each sequence takes the form that its number of rows asks for; the rows' own entries are read back from the cache, so

@@ -96,9 +96,12 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
 
 std::unique_ptr<DeepseekModel::StageRecord> DeepseekModel::make_record(const Stage& stage, const RecordArenas& arenas,
                                                                        int64_t tokens, bool weights_put_off) const {
-  DT_CHECK_USAGE(!weights_put_off || !options_.recompute_layers,
-                 "layers that are recomputed need a schedule that ends a layer's backward at once; use 1f1b, or no "
-                 "recomputation");
+  const bool whole_layers = options_.recomputation == Recomputation::kLayers;
+  const bool cheap = options_.recomputation == Recomputation::kCheap;
+  DT_CHECK_USAGE(!weights_put_off || !whole_layers,
+                 "layers that are recomputed need a schedule that ends a layer's backward at once; use 1f1b, or "
+                 "recompute only what is cheap");
+  DT_CHECK(cheap == (arenas.recomputed != nullptr), "what is recomputed has an arena of its own, and nothing else has");
   auto record = std::make_unique<StageRecord>();
   record->stage = stage;
   const auto state = [&](Arena& arena) { return arena.take(options_.compute, {tokens, config_.hidden_size}); };
@@ -117,7 +120,8 @@ std::unique_ptr<DeepseekModel::StageRecord> DeepseekModel::make_record(const Sta
   const int64_t saved = arenas.saved.mark();
   const auto add = [&](auto& list, const auto& layer) {
     if (!weights_put_off) arenas.gradients.share_from(gradients);
-    if (options_.recompute_layers) arenas.saved.share_from(saved);
+    if (whole_layers) arenas.saved.share_from(saved);
+    if (cheap) arenas.recomputed->share_from(0);
     list.push_back(layer.make_record(arenas, tokens));
   };
   for (int64_t i = stage.first_layer; i < stage.end_layer; ++i) add(record->layers, *layers_[i]);
@@ -187,9 +191,11 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
   const bool of_input = what != Backward::kWeights;
   const bool of_weights = what != Backward::kInput;
   const int64_t layers = stage.layers();
+  const bool cheap = options_.recomputation == Recomputation::kCheap;
   if (stage.head && of_input) {
     // A module's backward is whole: what it adds to weights does not wait.
     for (size_t i = 0; i < record.mtp.size(); ++i) {
+      if (cheap) mtp_[i]->recompute(ctx, forward, record.normed, *record.mtp[i]);
       mtp_[i]->backward(ctx, forward, record.d_normed, record.normed, targets.next_ids, *record.mtp[i]);
     }
     final_norm_->backward_input(ctx, record.gradient(layers), record.d_normed, record.hidden[layers], record.rstd,
@@ -206,7 +212,7 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
     const DecoderLayer& layer = *layers_[stage.first_layer + i];
     Record& of_layer = *record.layers[i];
     // The last layer's record is as the forward left it, unless a module has shared its memory.
-    if (of_input && options_.recompute_layers && (i + 1 < layers || !record.mtp.empty())) {
+    if (of_input && options_.recomputation == Recomputation::kLayers && (i + 1 < layers || !record.mtp.empty())) {
       // The same kernels on the same input: the same bits, and nothing counted twice.
       ForwardContext again = forward;
       again.auxiliary = nullptr;
@@ -214,6 +220,8 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
       const Tensor out = workspace.take(options_.compute, {forward.batch.tokens(), config_.hidden_size});
       layer.forward(ctx, again, out, record.hidden[i], &of_layer);
     }
+    // Gradients of weights are made of it; and slices of experts begin from their layer's normed input.
+    if (cheap && (of_weights || forward.experts_in_slices)) layer.recompute(ctx, forward, record.hidden[i], of_layer);
     if (of_input) {
       layer.backward_input(ctx, forward, record.gradient(i), record.gradient(i + 1), record.hidden[i], of_layer);
     }

@@ -17,12 +17,12 @@
 namespace deeptitan {
 
 struct ModelOptions {
-  bool training = true;               // gradients pass through it; false: it only runs
-  DType compute = DType::kF32;        // of activations and products: f32 or bf16
-  int64_t max_positions = 0;          // longest sequence that positions are tabulated for
-  bool recompute_layers = false;      // training: keep only each layer's input, and run it again in the backward
-  bool next_token_prediction = true;  // training: with the modules that the config has
-  double auxiliary_weight = 0.0;      // of the sequence-wise balance loss
+  bool training = true;                                    // gradients pass through it; false: it only runs
+  DType compute = DType::kF32;                             // of activations and products: f32 or bf16
+  int64_t max_positions = 0;                               // longest sequence that positions are tabulated for
+  Recomputation recomputation = Recomputation::kNothing;   // training
+  bool next_token_prediction = true;                       // training: with the modules that the config has
+  double auxiliary_weight = 0.0;                           // of the sequence-wise balance loss
   MakeDispatcher make_dispatcher = make_local_dispatcher;  // of each layer with experts
   ExpertRange experts = {};                                // of each layer that has some: those that lie here
   std::vector<Stage> stages = {};                          // that lie here; empty: the whole model
@@ -68,7 +68,8 @@ class DeepseekModel {
 
   /// All tensors of one microbatch of `tokens` tokens in a stage. Where the backward of the weights may be put off, its
   /// gradients have memory of their own; else they share arenas.gradients with all other records. Throws a usage error
-  /// where it may and layers are recomputed.
+  /// where it may and layers are recomputed. With Recomputation::kCheap arenas.recomputed is there and holds nothing
+  /// else: all layers of all records use it in turn.
   class StageRecord;
   std::unique_ptr<StageRecord> make_record(const Stage& stage, const RecordArenas& arenas, int64_t tokens,
                                            bool weights_put_off) const;

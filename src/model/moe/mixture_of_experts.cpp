@@ -14,7 +14,7 @@ struct MixtureOfExperts::Saved final : Record {
   std::unique_ptr<Record> shared;
   Tensor d_logits;  // f32 [T, E]
 
-  Saved(const MixtureOfExperts& moe, Arena& saved, int64_t tokens) {
+  Saved(const MixtureOfExperts& moe, Arena& saved, Arena& cheap, int64_t tokens) {
     const RouterOptions& o = moe.options_;
     const int64_t capacity = moe.dispatcher_->capacity(tokens);
     experts.routing.expert_index = saved.take(DType::kI32, {tokens, o.top_k});
@@ -22,9 +22,10 @@ struct MixtureOfExperts::Saved final : Record {
     experts.routing.scores = saved.take(DType::kF32, {tokens, o.experts});
     experts.routing.counts = saved.take(DType::kI32, {o.experts});
     experts.route = moe.dispatcher_->make_route(saved, tokens, capacity);
-    experts.rows = saved.take(moe.dtype_, {capacity, moe.hidden_});
+    Arena& of_rows = moe.dispatcher_->can_dispatch_again() ? cheap : saved;
+    experts.rows = of_rows.take(moe.dtype_, {capacity, moe.hidden_});
     experts.gate_up = saved.take(moe.dtype_, {capacity, 2 * moe.width_});
-    experts.activated = saved.take(moe.dtype_, {capacity, moe.width_});
+    experts.activated = cheap.take(moe.dtype_, {capacity, moe.width_});
     experts.expert_out = saved.take(moe.dtype_, {capacity, moe.hidden_});
   }
 };
@@ -54,7 +55,7 @@ MixtureOfExperts::MixtureOfExperts(ParameterList& parameters, const ExpertsPlan&
 }
 
 std::unique_ptr<Record> MixtureOfExperts::make_record(const RecordArenas& arenas, int64_t tokens) const {
-  auto saved = std::make_unique<Saved>(*this, arenas.saved, tokens);
+  auto saved = std::make_unique<Saved>(*this, arenas.saved, arenas.cheap(), tokens);
   if (shared_) saved->shared = shared_->make_record(arenas, tokens);
   saved->d_logits = arenas.gradients.take(DType::kF32, {tokens, options_.experts});
   const int64_t capacity = saved->experts.rows.size(0);
@@ -114,7 +115,7 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
   const int64_t tokens = x.size(0);
   ArenaScope workspace(*ctx.workspace);
   std::optional<Saved> temporary;
-  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, tokens);
+  if (record == nullptr) temporary.emplace(*this, *ctx.workspace, *ctx.workspace, tokens);
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
   const Routing& routing = s.experts.routing;
 
@@ -152,6 +153,16 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
   } else {
     run(s.experts, 0, tokens);
   }
+}
+
+void MixtureOfExperts::recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& x,
+                                 Record& record) const {
+  const Saved& s = static_cast<Saved&>(record);
+  if (shared_) shared_->recompute(ctx, forward, x, *s.shared);
+  if (forward.experts_in_slices) return;  // what a slice left is gone: its backward works all of it out again
+  const ExpertRows& e = s.experts;
+  if (dispatcher_->can_dispatch_again()) dispatcher_->dispatch_again(ctx, e.rows, x, e.route);
+  grouped_swiglu(ctx, e.activated, e.gate_up.columns(0, width_), e.gate_up.columns(width_, 2 * width_), groups_of(e));
 }
 
 void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x,

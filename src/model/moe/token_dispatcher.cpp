@@ -6,6 +6,11 @@
 
 namespace deeptitan {
 
+void TokenDispatcher::dispatch_again(ExecutionContext& /*ctx*/, const Tensor& /*rows*/, const Tensor& /*x*/,
+                                     const Route& /*route*/) const {
+  fail("this dispatcher cannot bring its rows again: they are to be kept");
+}
+
 int64_t TokenDispatcher::tokens_that_fit(int64_t tokens) const {
   const int64_t rows = capacity(tokens);
   if (most_rows(tokens) <= rows) return tokens;

@@ -42,6 +42,11 @@ class TokenDispatcher {
   /// rows = the tokens of the experts here, contiguous per expert.
   virtual void dispatch(ExecutionContext& ctx, const Tensor& rows /* [R, D] */, const Tensor& x /* [T, D] */,
                         const Routing& routing, const Route& route) const = 0;
+  /// Whether dispatch_again can be asked for: it costs no exchange between ranks.
+  virtual bool can_dispatch_again() const { return false; }
+  /// rows = those that the dispatch brought which has filled the route.
+  virtual void dispatch_again(ExecutionContext& ctx, const Tensor& rows /* [R, D] */, const Tensor& x /* [T, D] */,
+                              const Route& route) const;
   /// d_x = the sum over a token's rows of their gradients.
   virtual void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x /* [T, D] */,
                                  const Tensor& d_rows /* [R, D] */, const Tensor& addend /* [T, D], undefined: none */,
@@ -81,6 +86,10 @@ class LocalDispatcher final : public TokenDispatcher {
   void dispatch(ExecutionContext& ctx, const Tensor& rows, const Tensor& x, const Routing& routing,
                 const Route& route) const override {
     sort_slots(ctx, route.order, routing, static_cast<int>(alignment_));
+    permute_rows(ctx, rows, x, route.order);
+  }
+  bool can_dispatch_again() const override { return true; }
+  void dispatch_again(ExecutionContext& ctx, const Tensor& rows, const Tensor& x, const Route& route) const override {
     permute_rows(ctx, rows, x, route.order);
   }
   void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_rows, const Tensor& addend,

@@ -298,39 +298,50 @@ std::span<const float> ModelRunner::run(std::span<const Rows> rows) {
 
 void ModelRunner::score(std::span<const Rows> rows, std::span<const int32_t> targets, std::span<float> logprobs,
                         std::span<int32_t> likeliest) {
-  check_runnable(rows);
   size_t tokens = 0;
   for (const auto& [sequence, run] : rows) tokens += static_cast<size_t>(run);
   DT_CHECK(targets.size() == tokens && logprobs.size() == tokens && likeliest.size() == tokens,
            "score: {} tokens with {} targets and room for {} and {} results", tokens, targets.size(), logprobs.size(),
            likeliest.size());
-  std::vector<int32_t> scored_rows, wanted;
+  std::vector<Wanted> wanted;
   for (size_t row = 0; row < tokens; ++row) {
-    if (targets[row] == -1) continue;
-    check_in_vocabulary(targets[row], config().vocab_size);
-    scored_rows.push_back(static_cast<int32_t>(row));
-    wanted.push_back(targets[row]);
+    if (targets[row] != -1) wanted.push_back({static_cast<int32_t>(row), targets[row]});
   }
+  std::vector<float> found(wanted.size());
+  std::vector<int32_t> found_likeliest(wanted.size());
+  score(rows, wanted, found, found_likeliest);
+  std::fill(logprobs.begin(), logprobs.end(), 0.0f);
+  std::fill(likeliest.begin(), likeliest.end(), -1);
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    logprobs[wanted[i].row] = found[i];
+    likeliest[wanted[i].row] = found_likeliest[i];
+  }
+}
+
+void ModelRunner::score(std::span<const Rows> rows, std::span<const Wanted> wanted, std::span<float> logprobs,
+                        std::span<int32_t> likeliest) {
+  check_runnable(rows);
   const auto scored = std::ssize(wanted);
+  DT_CHECK(scored <= batch_tokens() && std::ssize(logprobs) == scored && std::ssize(likeliest) == scored,
+           "score: {} followers with room for {} and {} results; a batch of this runner has at most {}", scored,
+           logprobs.size(), likeliest.size(), batch_tokens());
+  std::vector<int32_t> scored_rows, targets;
+  for (const Wanted& follower : wanted) {
+    check_in_vocabulary(follower.target, config().vocab_size);
+    scored_rows.push_back(follower.row);
+    targets.push_back(follower.target);
+  }
   const BatchLayout batch = prepare(rows);
   if (scored > 0) {
     uploads_.begin();
     uploads_.add<int32_t>(ctx_.compute, scored_rows_.rows(0, scored), scored_rows);
-    uploads_.add<int32_t>(ctx_.compute, targets_.rows(0, scored), wanted);
+    uploads_.add<int32_t>(ctx_.compute, targets_.rows(0, scored), targets);
     uploads_.end(ctx_.compute);
   }
   forward_logprobs(batch, scored);
-  std::fill(logprobs.begin(), logprobs.end(), 0.0f);
-  std::fill(likeliest.begin(), likeliest.end(), -1);
   if (scored > 0) {
-    std::vector<float> found(scored);
-    std::vector<int32_t> found_likeliest(scored);
-    copy_tensor(Tensor(found.data(), DType::kF32, {scored}), logprobs_.rows(0, scored));
-    copy_tensor(Tensor(found_likeliest.data(), DType::kI32, {scored}), likeliest_.rows(0, scored));
-    for (int64_t i = 0; i < scored; ++i) {
-      logprobs[scored_rows[i]] = found[i];
-      likeliest[scored_rows[i]] = found_likeliest[i];
-    }
+    copy_tensor(Tensor(logprobs.data(), DType::kF32, {scored}), logprobs_.rows(0, scored));
+    copy_tensor(Tensor(likeliest.data(), DType::kI32, {scored}), likeliest_.rows(0, scored));
   }
   for (const auto& [sequence, run] : rows) sequence->cached += run;
 }

@@ -88,6 +88,15 @@ class ModelRunner {
   /// likeliest follower. A target of -1 asks for nothing and gets 0 and -1; what it would cost is left out.
   void score(std::span<const Rows> rows, std::span<const int32_t> targets, std::span<float> logprobs,
              std::span<int32_t> likeliest);
+  /// A follower whose log-probability is asked for: that behind a row, counted over all of a batch.
+  struct Wanted {
+    int32_t row = 0;
+    int32_t target = 0;
+  };
+  /// The same for what is wanted alone: result i belongs to wanted[i]. A row may have several followers, or none; there
+  /// are at most batch_tokens() of them.
+  void score(std::span<const Rows> rows, std::span<const Wanted> wanted, std::span<float> logprobs,
+             std::span<int32_t> likeliest);
 
   /// Forgets the entries and tokens from place `length` on.
   void truncate(Sequence& sequence, int64_t length);

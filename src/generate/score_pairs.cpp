@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <iterator>
+#include <list>
 #include <utility>
 
 #include <fmt/format.h>
@@ -31,13 +32,28 @@ struct PairTokens {
   std::span<const int32_t> context() const { return std::span(ids).first(first - 1); }
 };
 
-// A sequence whose pending tokens are to be run, and the log-probabilities of the followers of the last of them.
+// The pairs of one context, whose tokens but for the last are run once for all of them.
+struct Group {
+  std::span<const PairTokens> pairs;
+  Sequence context;
+  int64_t unfinished = 0;  // pairs without their score
+};
+
+enum class Part {
+  kTrunk,         // what contexts share at their beginning
+  kContext,       // of a group
+  kWhole,         // the one pair of a group
+  kLastToken,     // of a group's context
+  kContinuation,  // of a pair, behind what was run of its context
+};
+
+// A sequence whose pending tokens are to be run.
 struct Task {
+  Part part;
   Sequence sequence;
-  const PairTokens* pair = nullptr;  // that is scored with it; nullptr: it is run for others
-  int64_t begin = 0;                 // the first of its tokens that this task runs
-  std::vector<float> logprobs = {};
-  std::vector<int32_t> likeliest = {};
+  std::list<Group>::iterator group = {};   // of all but the trunk
+  std::span<const PairTokens> pairs = {};  // that are scored with it
+  bool started = false;                    // its pages are counted on
 };
 
 int64_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
@@ -47,7 +63,9 @@ int64_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
 class PairScorer {
  public:
   PairScorer(ModelRunner& runner, std::span<const TokenPair> pairs)
-      : runner_(runner), shares_(runner.config().rope.kind != RopeKind::kDynamic), scores_(pairs.size()) {
+      : runner_(runner),
+        shares_(runner.config().rope.kind != RopeKind::kDynamic),
+        scores_(pairs.size(), ContinuationScore{.is_greedy = true}) {
     for (size_t i = 0; i < pairs.size(); ++i) pairs_.push_back(tokens_of(pairs[i], i));
     // Contexts that are the same, or begin alike, one after another.
     std::stable_sort(pairs_.begin(), pairs_.end(), [](const PairTokens& a, const PairTokens& b) {
@@ -59,7 +77,8 @@ class PairScorer {
   PairScorer& operator=(const PairScorer&) = delete;
 
   std::vector<ContinuationScore> scores() {
-    for (size_t next = 0; next < pairs_.size();) next = run_wave(next);
+    while (next_ < pairs_.size()) run_wave();
+    while (!tasks_.empty()) run_batch();
     return std::move(scores_);
   }
 
@@ -83,47 +102,65 @@ class PairScorer {
     size_t end = begin + 1;
     const bool fits = runner_.pages_for(pairs_[begin].inputs()) + 2 <= runner_.pages().pages();
     if (!shares_ || !fits || pairs_[begin].first == 1) return end;
-    while (end < pairs_.size() && std::ranges::equal(pairs_[end].context(), pairs_[begin].context())) ++end;
+    const size_t most = std::min(pairs_.size(), begin + static_cast<size_t>(runner_.batch_tokens()));
+    while (end < most && std::ranges::equal(pairs_[end].context(), pairs_[begin].context())) ++end;
     return end;
   }
 
-  // Pages that a sequence of so many tokens takes beside those that it shares, one that is shared in part included.
-  int64_t own_pages(int64_t tokens, int64_t shared) const {
-    return runner_.pages_for(tokens) - shared / runner_.options().page_size;
+  // Pages that what is pending of a sequence takes beside those that it has.
+  int64_t pages_needed(const Sequence& sequence) const {
+    const bool copies = sequence.cached % runner_.options().page_size != 0;  // one that is shared in part
+    return runner_.pages_for(sequence.length()) - std::ssize(sequence.pages) + (copies ? 1 : 0);
   }
 
-  // Runs contexts that together fill some batches, then all their continuations. Gives the first pair that is left.
-  size_t run_wave(size_t begin) {
+  // Free pages that nobody who has started counts on.
+  int64_t free_pages() const {
+    int64_t pages = runner_.pages().available();
+    for (const Task& task : tasks_) pages -= task.started ? pages_needed(task.sequence) : 0;
+    return pages;
+  }
+
+  // Runs contexts that together fill some batches, and what there is of continuations beside them; those of the last
+  // stay for the next wave's batches, which they fill.
+  void run_wave() {
+    const size_t begin = next_;
     std::vector<std::pair<size_t, size_t>> groups;
     int64_t tokens = 0, pages = 0;
     int64_t trunk = shares_ ? pairs_[begin].first - 1 : 0;
     const int64_t there_already = common_prefix(trunk_.tokens, pairs_[begin].context());
-    size_t next = begin;
-    while (next < pairs_.size() && std::ssize(groups) < runner_.batch_sequences()) {
-      const PairTokens& pair = pairs_[next];
+    const int64_t room = free_pages() + (groups_.empty() ? std::ssize(trunk_.pages) : 0);
+    while (next_ < pairs_.size() && std::ssize(groups) < runner_.batch_sequences()) {
+      const PairTokens& pair = pairs_[next_];
       const int64_t shared = shares_ ? std::min(trunk, common_prefix(pairs_[begin].context(), pair.context())) : 0;
       // What begins in another way comes in another wave.
       if (groups.size() > 1 && trunk >= kLeastTrunk && shared < trunk / 2) break;
       if (groups.size() == 1 && there_already >= kLeastTrunk && shared < kLeastTrunk) break;
-      const size_t end = group_end(next);
+      const size_t end = group_end(next_);
       int64_t longest = 0;
-      for (size_t i = next; i < end; ++i) longest = std::max(longest, pairs_[i].inputs());
-      const int64_t more_tokens = end - next == 1 ? pair.inputs() : pair.first - 1;
+      for (size_t i = next_; i < end; ++i) longest = std::max(longest, pairs_[i].inputs());
+      const int64_t more_tokens = end - next_ == 1 ? pair.inputs() : pair.first - 1;
       const int64_t more_pages = runner_.pages_for(longest) + 2;
       const int64_t unshared = tokens + more_tokens - shared * (std::ssize(groups) + 1);
-      const bool fits =
-          unshared <= std::max(kWaveTokens, runner_.batch_tokens()) && pages + more_pages <= runner_.pages().pages();
-      if (!groups.empty() && !fits) break;
-      groups.emplace_back(next, end);
+      const bool fits = unshared <= std::max(kWaveTokens, runner_.batch_tokens()) && pages + more_pages <= room;
+      if (!fits && (!groups.empty() || !tasks_.empty())) break;
+      groups.emplace_back(next_, end);
       tokens += more_tokens;
       pages += more_pages;
       trunk = shared;
-      next = end;
+      next_ = end;
+    }
+    if (groups.empty()) {  // what is left of the waves before makes room
+      run_batch();
+      return;
     }
     if (groups.size() == 1) trunk = there_already;
     run_trunk(begin, trunk >= kLeastTrunk ? trunk : 0);
-    run_contexts(groups);
-    return next;
+    for (const auto& [first, end] : groups) add_context(std::span(pairs_).subspan(first, end - first));
+    run_contexts();
+  }
+
+  void run_contexts() {
+    while (contexts_left_ > 0) run_batch();
   }
 
   // What the contexts of a wave share at their beginning; what it shares with the wave before is there already.
@@ -132,111 +169,135 @@ class PairScorer {
     runner_.truncate(trunk_, common_prefix(trunk_.tokens, tokens));
     if (trunk_.length() == length) return;
     trunk_.tokens.assign(tokens.begin(), tokens.end());
-    tasks_.clear();
-    tasks_.push_back({.sequence = std::exchange(trunk_, {}), .pair = nullptr});
-    run_tasks();
-    trunk_ = std::exchange(tasks_.front().sequence, {});
-    tasks_.clear();
+    tasks_.push_front({.part = Part::kTrunk, .sequence = std::exchange(trunk_, {}), .started = true});
+    ++contexts_left_;
+    run_contexts();
   }
 
-  Task task_behind(const Sequence& shared, std::span<const int32_t> tokens, const PairTokens* pair) {
-    Task task{.sequence = runner_.fork(shared), .pair = pair};
-    task.begin = task.sequence.cached;
-    task.sequence.tokens.assign(tokens.begin(), tokens.end());
-    return task;
+  // A sequence that goes on behind what is there of `shared`, up to `tokens`.
+  Sequence behind(const Sequence& shared, std::span<const int32_t> tokens) {
+    Sequence sequence = runner_.fork(shared);
+    sequence.tokens.assign(tokens.begin(), tokens.end());
+    return sequence;
   }
 
-  void run_contexts(const std::vector<std::pair<size_t, size_t>>& groups) {
-    for (const auto& [begin, end] : groups) {
-      const PairTokens& pair = pairs_[begin];
-      // One that shares its context with no other is run whole.
-      const bool whole = end - begin == 1;
-      tasks_.push_back(task_behind(trunk_, whole ? std::span(pair.ids).first(pair.inputs()) : pair.context(),
-                                   whole ? &pair : nullptr));
-    }
-    run_tasks();
-    contexts_.swap(tasks_);
-    for (size_t i = 0; i < groups.size(); ++i) {
-      if (contexts_[i].pair == nullptr) run_continuations(contexts_[i].sequence, groups[i]);
-    }
-    if (!tasks_.empty()) finish_tasks();
-    for (Task& context : contexts_) runner_.release(context.sequence);
-    contexts_.clear();
+  void add_context(std::span<const PairTokens> pairs) {
+    const auto group = groups_.insert(groups_.end(), {.pairs = pairs, .context = {}, .unfinished = std::ssize(pairs)});
+    const PairTokens& pair = pairs.front();
+    const bool whole = pairs.size() == 1;
+    tasks_.push_back({.part = whole ? Part::kWhole : Part::kContext,
+                      .sequence = behind(trunk_, whole ? std::span(pair.ids).first(pair.inputs()) : pair.context()),
+                      .group = group,
+                      .pairs = whole ? pairs : std::span<const PairTokens>(),
+                      .started = true});
+    ++contexts_left_;
   }
 
-  void run_continuations(const Sequence& context, std::pair<size_t, size_t> group) {
-    for (size_t i = group.first; i < group.second; ++i) {
-      const PairTokens& pair = pairs_[i];
-      int64_t tokens = pair.inputs() - (pair.first - 1), pages = own_pages(pair.inputs(), pair.first - 1);
-      for (const Task& task : tasks_) {
-        tokens += task.sequence.pending();
-        pages += own_pages(task.sequence.length(), task.begin);
-      }
-      const bool fits = tokens <= runner_.batch_tokens() && pages <= runner_.pages().available() &&
-                        std::ssize(tasks_) < runner_.batch_sequences();
-      if (!fits && !tasks_.empty()) finish_tasks();
-      tasks_.push_back(task_behind(context, std::span(pair.ids).first(pair.inputs()), &pair));
+  // All continuations begin with the last token of their context. It is run once for all of them where it finds a place
+  // beside other contexts, or nothing comes behind it: a batch for it alone would cost more than it saves.
+  void add_last_token(std::list<Group>::iterator group) {
+    const PairTokens& first = group->pairs.front();
+    bool same = true, alone = true;
+    for (const PairTokens& pair : group->pairs) {
+      same = same && pair.ids[pair.first - 1] == first.ids[first.first - 1];
+      alone = alone && pair.inputs() == pair.first;
     }
+    const bool has_place = contexts_left_ > 0 || next_ < pairs_.size();
+    if (!same || !(alone || has_place)) return add_continuations(group);
+    tasks_.push_front({.part = Part::kLastToken,
+                       .sequence = behind(group->context, std::span(first.ids).first(first.first)),
+                       .group = group,
+                       .pairs = group->pairs});
   }
 
-  void finish_tasks() {
-    run_tasks();
-    for (Task& task : tasks_) runner_.release(task.sequence);
-    tasks_.clear();
-  }
-
-  // Runs all that is pending, and notes the scores.
-  void run_tasks() {
-    for (Task& task : tasks_) {
-      task.logprobs.resize(task.sequence.length());
-      task.likeliest.resize(task.sequence.length());
-    }
-    while (run_batch()) {
-    }
-    for (const Task& task : tasks_) {
-      if (task.pair != nullptr) note(task);
+  void add_continuations(std::list<Group>::iterator group) {
+    for (const PairTokens& pair : group->pairs) {
+      const std::span<const int32_t> inputs = std::span(pair.ids).first(pair.inputs());
+      if (std::ssize(inputs) == group->context.cached) continue;
+      tasks_.push_front({.part = Part::kContinuation,
+                         .sequence = behind(group->context, inputs),
+                         .group = group,
+                         .pairs = {&pair, 1}});
     }
   }
 
-  bool run_batch() {
+  // Runs as much of what is pending as fits, the first tasks first.
+  void run_batch() {
     std::vector<ModelRunner::Rows> rows;
-    std::vector<Task*> run;
-    std::vector<int32_t> targets;
+    std::vector<ModelRunner::Wanted> wanted;
+    std::vector<const PairTokens*> wanting;  // the pair of each
+    int64_t tokens = 0;
+    int64_t free = free_pages();
     for (Task& task : tasks_) {
-      if (task.sequence.pending() == 0 || std::ssize(rows) == runner_.batch_sequences()) continue;
+      if (std::ssize(rows) == runner_.batch_sequences()) break;
       const int64_t count = next_chunk(task.sequence.pending(), runner_.options().prefill_chunk);
-      if (std::ssize(targets) + count > runner_.batch_tokens()) continue;
+      const int64_t pages = task.started ? 0 : pages_needed(task.sequence);
+      const bool fits = tokens + count <= runner_.batch_tokens() && pages <= free &&
+                        std::ssize(wanted) + count * std::ssize(task.pairs) <= runner_.batch_tokens();
+      if (!fits) continue;
+      free -= pages;
+      task.started = true;
       rows.push_back({&task.sequence, count});
-      run.push_back(&task);
-      for (int64_t place = task.sequence.cached; place < task.sequence.cached + count; ++place) {
-        const bool scored = task.pair != nullptr && place + 1 >= task.pair->first;
-        targets.push_back(scored ? task.pair->ids[place + 1] : -1);
+      const int64_t begin = task.sequence.cached;
+      for (const PairTokens& pair : task.pairs) {
+        const int64_t next = pair.first + scores_[pair.place].tokens;
+        for (int64_t place = std::max(begin, next - 1); place < begin + count; ++place) {
+          wanted.push_back({static_cast<int32_t>(tokens + place - begin), pair.ids[place + 1]});
+          wanting.push_back(&pair);
+        }
       }
+      tokens += count;
     }
-    if (rows.empty()) return false;
-    std::vector<float> logprobs(targets.size());
-    std::vector<int32_t> likeliest(targets.size());
-    runner_.score(rows, targets, logprobs, likeliest);
-    int64_t row = 0;
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const int64_t begin = rows[i].sequence->cached - rows[i].count;
-      std::copy_n(logprobs.begin() + row, rows[i].count, run[i]->logprobs.begin() + begin);
-      std::copy_n(likeliest.begin() + row, rows[i].count, run[i]->likeliest.begin() + begin);
-      row += rows[i].count;
+    std::vector<float> logprobs(wanted.size());
+    std::vector<int32_t> likeliest(wanted.size());
+    runner_.score(rows, wanted, logprobs, likeliest);
+    for (size_t i = 0; i < wanted.size(); ++i) note(*wanting[i], logprobs[i], likeliest[i]);
+    std::list<Task> done;
+    for (auto task = tasks_.begin(); task != tasks_.end();) {
+      const auto here = task++;
+      if (here->sequence.pending() == 0) done.splice(done.end(), tasks_, here);
     }
-    return true;
+    for (Task& task : done) finish(task);
   }
 
-  void note(const Task& task) {
-    const PairTokens& pair = *task.pair;
-    ContinuationScore score{.is_greedy = true, .tokens = std::ssize(pair.ids) - pair.first};
-    for (int64_t i = pair.first; i < std::ssize(pair.ids); ++i) {
-      const double logprob = task.logprobs[i - 1];
-      if (!std::isfinite(logprob)) explain(pair, i, logprob);
-      score.logprob += logprob;
-      score.is_greedy = score.is_greedy && task.likeliest[i - 1] == pair.ids[i];
+  void note(const PairTokens& pair, double logprob, int32_t likeliest) {
+    ContinuationScore& score = scores_[pair.place];
+    const int64_t place = pair.first + score.tokens;
+    if (!std::isfinite(logprob)) explain(pair, place, logprob);
+    score.logprob += logprob;
+    score.is_greedy = score.is_greedy && likeliest == pair.ids[place];
+    ++score.tokens;
+  }
+
+  void finish(Task& task) {
+    switch (task.part) {
+      case Part::kTrunk:
+        --contexts_left_;
+        trunk_ = std::move(task.sequence);
+        return;
+      case Part::kContext:
+        --contexts_left_;
+        task.group->context = std::move(task.sequence);
+        return add_last_token(task.group);
+      case Part::kLastToken:
+        runner_.release(task.group->context);
+        task.group->context = std::move(task.sequence);
+        add_continuations(task.group);
+        break;
+      case Part::kWhole:
+        --contexts_left_;
+        runner_.release(task.sequence);
+        break;
+      case Part::kContinuation:
+        runner_.release(task.sequence);
+        break;
     }
-    scores_[pair.place] = score;
+    for (const PairTokens& pair : task.pairs) {
+      if (pair.first + scores_[pair.place].tokens == std::ssize(pair.ids)) --task.group->unfinished;
+    }
+    if (task.group->unfinished > 0) return;
+    runner_.release(task.group->context);
+    groups_.erase(task.group);
   }
 
   [[noreturn]] void explain(const PairTokens& pair, int64_t place, double logprob) {
@@ -248,17 +309,19 @@ class PairScorer {
 
   void release_all() {
     runner_.release(trunk_);
-    for (Task& task : contexts_) runner_.release(task.sequence);
     for (Task& task : tasks_) runner_.release(task.sequence);
+    for (Group& group : groups_) runner_.release(group.context);
   }
 
   ModelRunner& runner_;
   const bool shares_;  // Dynamic NTK turns all keys with the length in use, so that nothing of another length can stay.
   std::vector<PairTokens> pairs_;
   std::vector<ContinuationScore> scores_;
-  Sequence trunk_;              // what the contexts of a wave begin with
-  std::vector<Task> contexts_;  // of the wave
-  std::vector<Task> tasks_;     // that run next
+  size_t next_ = 0;            // of the pairs: those from here on come in later waves
+  Sequence trunk_;             // what the contexts of a wave begin with
+  std::list<Group> groups_;    // whose contexts are run or to be run
+  std::list<Task> tasks_;      // that are not done
+  int64_t contexts_left_ = 0;  // of them: trunk, contexts, whole pairs
 };
 
 }  // namespace

@@ -133,6 +133,23 @@ TEST_F(EvaluateTest, ManyPairsInBatchesScoreAsEachAlone) {
   }
   pairs.push_back(
       {testing::random_tokens(config_, 200, 9), testing::random_tokens(config_, 30, 8)});  // loses its front
+  // Contexts that differ in their last token alone; continuations of one token; more of them than a batch has
+  // sequences; and more contexts than a wave.
+  std::vector<int32_t> context = testing::random_tokens(config_, 90, 300);
+  for (int32_t last = 0; last < 3; ++last) {
+    context.back() = 20 + last;
+    pairs.push_back({context, testing::random_tokens(config_, 1 + last, 301)});
+    pairs.push_back({context, testing::random_tokens(config_, 2, 302)});
+  }
+  for (uint64_t i = 0; i < 70; ++i) {
+    pairs.push_back({testing::random_tokens(config_, 66, 303), testing::random_tokens(config_, 1, 310 + i)});
+    pairs.push_back({testing::random_tokens(config_, 67, 304), testing::random_tokens(config_, 2 + i % 3, 310 + i)});
+  }
+  for (uint64_t i = 0; i < 60; ++i) {
+    for (uint64_t j = 0; j < 2; ++j) {
+      pairs.push_back({testing::random_tokens(config_, 100, 500 + i), testing::random_tokens(config_, 3, 600 + j)});
+    }
+  }
   const auto alone = drawn_engine(config_);
   for (const bool roomy : {true, false}) {
     RunnerOptions options{.page_size = 16};
@@ -175,6 +192,36 @@ TEST_F(EvaluateTest, WhatContextsBeginWithIsRunOnce) {
     return sum;
   };
   EXPECT_LT(flops_of(pairs), 2 * flops_of(std::span(pairs).first(1)));
+}
+
+// Continuations of one token cost their share of the head alone; of longer ones the context's last token is run for
+// all.
+TEST_F(EvaluateTest, TheLastTokenOfAContextIsRunOnce) {
+  config_.max_position_embeddings = 160;
+  std::vector<TokenPair> one, letters, longer;
+  for (uint64_t i = 0; i < 6; ++i) {
+    const std::vector<int32_t> context = testing::random_tokens(config_, 90, i);
+    one.push_back({context, testing::random_tokens(config_, 1, 7)});
+    for (uint64_t j = 0; j < 8; ++j) {
+      letters.push_back({context, testing::random_tokens(config_, 1, 20 + j)});
+      longer.push_back({context, testing::random_tokens(config_, 2, 20 + j)});
+    }
+  }
+  ModelRunner runner(config_, scoring_options(config_, {}));
+  runner.allocate();
+  runner.initialize(3);
+  const auto flops_of = [&](std::span<const TokenPair> some) {
+    OpProfile profile;
+    runner.set_profile(&profile);
+    score_pairs(runner, some);
+    runner.set_profile(nullptr);
+    double sum = 0;
+    for (const auto& [name, entry] : profile.entries) sum += entry.flops;
+    return sum;
+  };
+  const double alone = flops_of(one);
+  EXPECT_LT(flops_of(letters), 1.1 * alone);
+  EXPECT_LT(flops_of(longer), 1.3 * alone);
 }
 
 TEST_F(EvaluateTest, ALongContextLosesItsFront) {

@@ -120,6 +120,20 @@ std::vector<ChatMessage> from_alpaca(const Json& object, const std::string& wher
   return messages;
 }
 
+// {"prompt": ..., "completion": ...}, each a text or a list of messages.
+std::vector<ChatMessage> from_prompt_and_completion(const Json& object, const std::string& where) {
+  std::vector<ChatMessage> messages;
+  for (const auto& [key, role] : {std::pair("prompt", "user"), std::pair("completion", "assistant")}) {
+    const Json& part = object.at(key);
+    if (part.is_array()) {
+      for (ChatMessage& message : parse_messages(part, key, where)) messages.push_back(std::move(message));
+    } else {
+      messages.push_back({role, text_or_none(object, key, where)});
+    }
+  }
+  return messages;
+}
+
 jinja::Value parse_tools(const Json& tools, const std::string& where) {
   // Datasets whose columns have one type each keep the list as a text.
   const jinja::Value value = tools.is_string() ? jinja::value_from_json(tools.get<std::string>(), where + ": 'tools'")
@@ -146,6 +160,9 @@ std::vector<ChatMessage> messages_of(const Json& object, std::string_view field,
   if (field == "messages" && object.contains("instruction") && object.contains("output")) {
     return from_alpaca(object, where);
   }
+  if (field == "messages" && object.contains("prompt") && object.contains("completion")) {
+    return from_prompt_and_completion(object, where);
+  }
   const std::vector<std::string> names = keys_of(object);
   fail_usage("{}: no field '{}'{} (fields: {}); set messages_field of the source to the one that holds the messages",
              where, field, did_you_mean(field, names), fmt::join(names, ", "));
@@ -155,14 +172,18 @@ std::vector<ChatMessage> messages_of(const Json& object, std::string_view field,
 
 Conversation parse_chat_line(std::string_view line, std::string_view messages_field, std::string_view where_view) {
   const std::string where(where_view);
-  const Json object = try_read_json<Json>(line).value_or(Json());
-  DT_CHECK_USAGE(object.is_object(), "{}: expected a JSON object on each line of a chat file", where);
+  const Json object = read_json<Json>(line, {.where = where, .kind = ErrorKind::kUsage});
+  DT_CHECK_USAGE(object.is_object() || object.is_array(),
+                 "{}: expected a JSON object with a list of messages, or such a list, found {}", where,
+                 json_kind(object));
   Conversation conversation;
-  conversation.messages = messages_of(object, messages_field, where);
+  conversation.messages =
+      object.is_array() ? parse_messages(object, "messages", where) : messages_of(object, messages_field, where);
   const std::vector<ChatMessage>& messages = conversation.messages;
   DT_CHECK_USAGE(
       std::any_of(messages.begin(), messages.end(), [](const ChatMessage& m) { return m.role == "assistant"; }),
       "{}: no message of the assistant, so there is nothing to learn; remove the line", where);
+  if (object.is_array()) return conversation;
   if (const auto tools = object.find("tools"); tools != object.end()) conversation.tools = parse_tools(*tools, where);
   if (const auto variables = object.find("chat_template_kwargs"); variables != object.end() && !variables->is_null()) {
     DT_CHECK_USAGE(variables->is_object(), "{}: 'chat_template_kwargs' must be an object of the template's variables",

@@ -19,6 +19,14 @@ class Cursor {
   void skip_white_space() { move_to(std::min(text_.find_first_not_of(kWhiteSpace, place_), text_.size())); }
   void skip(size_t bytes) { move_to(place_ + bytes); }
 
+  // A number, true, false or null: whatever stands before the next comma or bracket.
+  std::string_view take_word() {
+    const size_t end = std::min(text_.find_first_of(",]}", place_), text_.size());
+    const std::string_view word = text_.substr(place_, end - place_);
+    move_to(end);
+    return word;
+  }
+
   // The value that begins here and moves behind it; empty, and nothing moves, where it has no end or begins no object,
   // array or string.
   std::string_view take_value() {
@@ -109,6 +117,34 @@ JsonSequenceEnd for_each_json_element(std::string_view text, const JsonValueVisi
   cursor.skip(1);
   cursor.skip_white_space();
   return cursor.at_end() ? JsonSequenceEnd::kWhole : JsonSequenceEnd::kMalformed;
+}
+
+std::vector<JsonMember> json_members(std::string_view text) {
+  Cursor cursor(text);
+  // Passes one character, and white space around it; false where another stands there, or nothing follows.
+  const auto pass = [&](char wanted) {
+    cursor.skip_white_space();
+    if (cursor.at_end() || cursor.next() != wanted) return false;
+    cursor.skip(1);
+    cursor.skip_white_space();
+    return !cursor.at_end();
+  };
+  std::vector<JsonMember> members;
+  if (!pass('{')) return {};
+  do {
+    if (cursor.next() != '"') return {};
+    const std::string_view name = cursor.take_value();
+    if (name.empty() || !pass(':')) return {};
+    const int64_t line = cursor.line();
+    const bool is_word = std::string_view("{[\"").find(cursor.next()) == std::string_view::npos;
+    const std::string_view value = is_word ? cursor.take_word() : cursor.take_value();
+    if (value.empty()) return {};
+    members.push_back({name.substr(1, name.size() - 2), value, line});
+  } while (pass(','));
+  if (cursor.at_end() || cursor.next() != '}') return {};
+  cursor.skip(1);
+  cursor.skip_white_space();
+  return cursor.at_end() ? members : std::vector<JsonMember>();
 }
 
 }  // namespace deeptitan

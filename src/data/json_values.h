@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <string_view>
+#include <vector>
 
 namespace deeptitan {
 
@@ -23,5 +24,15 @@ JsonSequenceEnd for_each_json_value(std::string_view text, const JsonValueVisito
 
 /// The same for the elements of the array that is the whole text; strings count as elements too.
 JsonSequenceEnd for_each_json_element(std::string_view text, const JsonValueVisitor& visit);
+
+/// A member of the object that is the whole text: its name as it is spelt there, and its value's text.
+struct JsonMember {
+  std::string_view name;
+  std::string_view value;
+  int64_t line = 0;  // on which the value begins
+};
+
+/// All of them; none where the text is no such object to its end.
+std::vector<JsonMember> json_members(std::string_view text);
 
 }  // namespace deeptitan

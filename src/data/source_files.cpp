@@ -8,6 +8,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <fnmatch.h>
 #include <nlohmann/json.hpp>
 
@@ -92,6 +93,16 @@ std::string lower_name(const fs::path& path) {
   return name + ".";
 }
 
+// A name that promises JSON lines is believed, with endings such as .gz behind it too.
+bool says_json_lines(const fs::path& path) {
+  const std::string name = lower_name(path);
+  return name.find(".jsonl.") != std::string::npos || name.find(".ndjson.") != std::string::npos;
+}
+
+bool says_json(const fs::path& path) {
+  return lower_name(path).find(".json") != std::string::npos;
+}
+
 bool has_text(const TextSource& source, const Json& value) {
   if (!value.is_object()) return false;
   const auto field = value.find(source.text_field);
@@ -102,6 +113,21 @@ bool has_text(const TextSource& source, const Json& value) {
 bool is_message_list(const Json& value) {
   return value.is_array() && !value.empty() && value[0].is_object() &&
          (value[0].contains("role") || value[0].contains("from"));
+}
+
+// In one of the shapes that parse_chat_line reads, whether it is right or not.
+bool is_conversation(const TextSource& source, const Json& value) {
+  if (!value.is_object()) return is_message_list(value);
+  for (const std::string& field : {source.messages_field, std::string("conversations")}) {
+    const auto list = value.find(field);
+    if (list != value.end() && (!list->is_array() || list->empty() || is_message_list(*list))) return true;
+  }
+  return (value.contains("instruction") && value.contains("output")) ||
+         (value.contains("prompt") && value.contains("completion"));
+}
+
+bool is_document(const TextSource& source, const Json& value) {
+  return is_conversation(source, value) || (source.format != SourceFormat::kChat && has_text(source, value));
 }
 
 // Whether the values that follow one another in `text` are documents by their look: the first two objects, or the first
@@ -117,7 +143,7 @@ bool look_like_documents(const TextSource& source, const Values& for_each) {
       return false;
     }
     ++objects;
-    documents = objects > 1 || has_text(source, json) || json.contains("messages");
+    documents = objects > 1 || is_document(source, json);
     return objects < 2;
   });
   return documents;
@@ -132,18 +158,40 @@ bool lines_are_documents(const TextSource& source, std::string_view text) {
   });
 }
 
-FileLayout chat_layout(const fs::path& path, std::string_view bytes) {
+Json first_element(std::string_view list) {
+  Json first(Json::value_t::discarded);
+  for_each_json_element(list, [&](std::string_view value, int64_t /*line*/) {
+    first = parse(value);
+    return false;
+  });
+  return first;
+}
+
+bool names_rows(std::string_view name) {
+  constexpr std::array<std::string_view, 13> kNames = {"data",  "dataset",  "rows",     "examples", "samples",
+                                                       "train", "training", "test",     "valid",    "validation",
+                                                       "dev",   "eval",     "instances"};
+  return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+}
+
+FileLayout chat_layout(const TextSource& source, const fs::path& path, std::string_view bytes) {
   const std::string_view line = first_line(bytes);
   const Json first = parse(line);
-  const bool list = !line.empty() && line.front() == '[';
-  if (list && !is_message_list(first)) return FileLayout::kJsonList;
-  if (!first.is_discarded() || lower_name(path).find(".jsonl.") != std::string::npos) return FileLayout::kJsonLines;
+  // A list of messages by itself is one conversation, which may go over several lines.
+  if (!line.empty() && line.front() == '[' && !is_message_list(first)) {
+    return is_message_list(Json::array({first_element(bytes)})) ? FileLayout::kJsonValues : FileLayout::kJsonList;
+  }
+  const auto member = [&] { return !list_in_object(source, path, bytes).value.empty(); };
+  if (!first.is_discarded() || says_json_lines(path)) {
+    return first.is_object() && member() ? FileLayout::kJsonMember : FileLayout::kJsonLines;
+  }
   bool values = false;
   for_each_json_value(bytes, [&](std::string_view value, int64_t /*line*/) {
     values = parse(value).is_object();
     return false;
   });
-  return values ? FileLayout::kJsonValues : FileLayout::kJsonLines;
+  if (!values) return FileLayout::kJsonLines;
+  return member() ? FileLayout::kJsonMember : FileLayout::kJsonValues;
 }
 
 }  // namespace
@@ -175,8 +223,7 @@ std::string what_is_binary(const fs::path& path, std::string_view bytes) {
 
 FileLayout layout_of(const TextSource& source, const fs::path& path, std::string_view bytes) {
   if (source.format == SourceFormat::kPlain) return FileLayout::kText;
-  if (source.format == SourceFormat::kChat) return chat_layout(path, bytes);
-  const std::string name = lower_name(path);
+  if (source.format == SourceFormat::kChat) return chat_layout(source, path, bytes);
   if (bytes.starts_with("\xEF\xBB\xBF")) bytes.remove_prefix(3);
   const std::string_view line = first_line(bytes);
   const char begins = line.empty() ? '\0' : line.front();
@@ -189,20 +236,46 @@ FileLayout layout_of(const TextSource& source, const fs::path& path, std::string
       });
     });
     // A list of strings is taken for documents only where the name says JSON, and it is one to its end.
-    if (objects || (strings && name.find(".json") != std::string::npos && parse(bytes).is_array())) {
+    if (objects || (strings && says_json(path) && parse(bytes).is_array())) {
       return FileLayout::kJsonList;
     }
   }
-  if (name.find(".jsonl.") != std::string::npos || name.find(".ndjson.") != std::string::npos) {
-    return FileLayout::kJsonLines;
-  }
+  if (says_json_lines(path)) return FileLayout::kJsonLines;
   if (begins != '{') return FileLayout::kText;
   if (parse(line).is_object()) {
-    return lines_are_documents(source, bytes) ? FileLayout::kJsonLines : FileLayout::kText;
+    if (lines_are_documents(source, bytes)) return FileLayout::kJsonLines;
+  } else if (look_like_documents(source, [&](const JsonValueVisitor& visit) { for_each_json_value(bytes, visit); })) {
+    return FileLayout::kJsonValues;
   }
-  const bool values =
-      look_like_documents(source, [&](const JsonValueVisitor& visit) { for_each_json_value(bytes, visit); });
-  return values ? FileLayout::kJsonValues : FileLayout::kText;
+  return list_in_object(source, path, bytes).value.empty() ? FileLayout::kText : FileLayout::kJsonMember;
+}
+
+JsonMember list_in_object(const TextSource& source, const fs::path& path, std::string_view bytes) {
+  if (bytes.starts_with("\xEF\xBB\xBF")) bytes.remove_prefix(3);
+  const std::vector<JsonMember> members = json_members(bytes);
+  std::vector<JsonMember> lists;
+  for (const JsonMember& member : members) {
+    const bool is_text_field = source.format != SourceFormat::kChat && member.name == source.text_field;
+    DT_CHECK_USAGE(!is_text_field || member.value.front() != '{' || !says_json(path) || !parse(bytes).is_object(),
+                   "{}:{}: field '{}' is an object: a table by columns, as pandas writes it by itself; write it with "
+                   "to_json(..., orient='records', lines=True)",
+                   path.string(), member.line, member.name);
+    if (member.value.front() != '[') continue;
+    const Json first = first_element(member.value);
+    const bool is_named = is_text_field || names_rows(member.name);
+    const bool documents =
+        is_document(source, first) || (is_named && (first.is_object() || (first.is_string() && says_json(path))));
+    if (documents) lists.push_back(member);
+  }
+  // The object is a conversation, which holds lists.
+  if (lists.empty() || is_document(source, parse(bytes))) return {};
+  if (lists.size() == 1) return lists.front();
+  std::vector<std::string_view> names;
+  for (const JsonMember& list : lists) names.push_back(list.name);
+  fail_usage(
+      "{} is one object with several lists that may be meant ({}); make a file of one: python3 -c \"import json; "
+      "[print(json.dumps(row)) for row in json.load(open('{}'))['{}']]\" > {}.jsonl",
+      path.string(), fmt::join(names, ", "), path.string(), names.front(), names.front());
 }
 
 SourceFiles list_source_files(const TextSource& source, const fs::path& path) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config/run_config.h"
+#include "data/json_values.h"
 
 namespace deeptitan {
 
@@ -35,11 +36,19 @@ enum class FileLayout {
   kJsonLines,   // a JSON object (chat: any value) a line
   kJsonValues,  // JSON objects one after another, over several lines
   kJsonList,    // one JSON list of them
+  kJsonMember,  // such a list in one JSON object (list_in_object)
 };
 
 /// The layout of a file by its name and by what it holds (uncompressed, without a byte order mark). A name that says
 /// JSON lines (.jsonl or .ndjson, in any case, with endings behind it) is believed; otherwise it is JSON where the
-/// first value has the field that is asked for, or where several objects follow one another or stand in a list.
+/// first value has the field that is asked for, or where several objects follow one another or stand in a list, also
+/// one that lies in an object. Throws a usage error where such an object holds several lists, or columns in place of
+/// rows.
 FileLayout layout_of(const TextSource& source, const std::filesystem::path& path, std::string_view bytes);
+
+/// The list of documents in a file of one JSON object that is none itself, {"data": [...]}: the member whose elements
+/// look like documents as `source` reads them, or whose name says that they are a data set's rows; the elements are
+/// those of json_members, without any where there is none. Throws as layout_of does.
+JsonMember list_in_object(const TextSource& source, const std::filesystem::path& path, std::string_view bytes);
 
 }  // namespace deeptitan

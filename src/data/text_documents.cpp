@@ -87,6 +87,11 @@ class DocumentReader {
       case FileLayout::kJsonList:
         read_values(path, bytes, for_each_json_element, "a JSON list");
         break;
+      case FileLayout::kJsonMember: {
+        const JsonMember list = list_in_object(source_, path, bytes);
+        read_values(path, list.value, for_each_json_element, "a JSON list", list.line);
+        break;
+      }
     }
   }
 
@@ -109,11 +114,11 @@ class DocumentReader {
 
   template <typename ForEach>
   void read_values(const std::filesystem::path& path, std::string_view bytes, const ForEach& for_each,
-                   std::string_view expected) {
-    int64_t last = 1;
+                   std::string_view expected, int64_t first_line = 1) {
+    int64_t last = first_line;
     const JsonSequenceEnd end = for_each(bytes, [&](std::string_view value, int64_t line) {
-      last = line;
-      read_json(value, fmt::format("{}:{}", path.string(), line));
+      last = first_line + line - 1;
+      read_json(value, fmt::format("{}:{}", path.string(), last));
       return true;
     });
     DT_CHECK_USAGE(end == JsonSequenceEnd::kWhole,
@@ -148,9 +153,13 @@ class DocumentReader {
     if (field == object.end()) {
       std::vector<std::string> names;
       for (const auto& [name, value] : object.items()) names.push_back(name);
-      DT_CHECK_USAGE(!object.contains("messages"),
-                     "{}: no field '{}', but messages; set format = \"chat\" for the source to train on conversations",
-                     where, source_.text_field);
+      for (const auto& keys : {std::pair("messages", ""), std::pair("conversations", ""),
+                               std::pair("instruction", "output"), std::pair("prompt", "completion")}) {
+        const std::string_view first = keys.first, second = keys.second;
+        if (!object.contains(first) || (!second.empty() && !object.contains(second))) continue;
+        fail_usage("{}: no field '{}', but {}{}{}; set format = \"chat\" for the source to train on conversations",
+                   where, source_.text_field, first, second.empty() ? "" : " and ", second);
+      }
       fail_usage(
           "{}: no field '{}'{} (fields: {}); set text_field of the source to the one that holds the text, or format = "
           "\"plain\" to train on the JSON as it stands",

@@ -38,8 +38,9 @@ TEST(ChatLine, TheFieldIsTheOneNamed) {
 }
 
 TEST(ChatLine, WhatIsNoConversationIsNamed) {
-  expect_refused("[1]", "expected a JSON object on each line of a chat file");
-  expect_refused("{\"messages\": ", "expected a JSON object on each line of a chat file");
+  expect_refused("[1]", "messages[0] is a number; expected an object with a role and a content");
+  expect_refused("3", "expected a JSON object with a list of messages, or such a list, found number");
+  expect_refused("{\"messages\": ", "not valid JSON: it ends too early (byte 14, at messages)");
   expect_refused(R"({"messages": "Hi"})", "field 'messages' is a text; expected a list of messages");
   expect_refused(R"({"messages": []})", "no message of the assistant, so there is nothing to learn; remove the line");
   expect_refused(R"({"messages": [{"role": "user", "content": "Hi"}]})",
@@ -115,6 +116,11 @@ TEST(ChatLine, OtherShapesAreKnownByTheirKeys) {
   EXPECT_EQ(read(R"({"instruction": "a", "input": "b", "output": "c"})"), "user:a\n\nb|assistant:c|");
   EXPECT_EQ(read(R"({"instruction": "a", "input": "", "output": "c", "system": "s", "history": [["q", "r"]]})"),
             "system:s|user:q|assistant:r|user:a|assistant:c|");
+  EXPECT_EQ(read(R"({"prompt": "a", "completion": "b"})"), "user:a|assistant:b|");
+  EXPECT_EQ(read(R"({"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}],
+                     "completion": [{"role": "assistant", "content": "b"}]})"),
+            "system:s|user:a|assistant:b|");
+  EXPECT_EQ(read(R"([{"role": "user", "content": "a"}, {"from": "gpt", "value": "b"}])"), "user:a|assistant:b|");
   expect_refused(R"({"conversations": [{"from": "narrator", "value": "a"}]})",
                  "conversations[0] is from 'narrator'; expected one of system, human, user, gpt, assistant, chatgpt, "
                  "model, tool, observation, function_response");

@@ -93,6 +93,64 @@ TEST(TextDocuments, WhatIsNoListOfDocumentsStaysText) {
   EXPECT_EQ(read_all(plain, folder.write("a.jsonl", lines)).documents, (Documents{lines}));
 }
 
+// {"data": [...]}, as many programs write a data set: never learnt with its braces.
+TEST(TextDocuments, AListInOneObjectIsReadAsTheListItself) {
+  const TemporaryFolder folder;
+  const auto read = [&](const std::string& text, const std::string& name = "a.json") {
+    return read_all({}, folder.write(name, text)).documents;
+  };
+  const Documents both = {"a ]", "b"};
+  for (const std::string rows :
+       {R"([{"text": "a ]"}, {"text": "b"}])", "[ {\"text\": \"a ]\"},\n\n{\"text\": \"b\"} ]"}) {
+    EXPECT_EQ(read("{\"data\": " + rows + "}"), both);
+    EXPECT_EQ(read("{\"data\": " + rows + "}\n", "a.txt"), both);
+    EXPECT_EQ(read("\xEF\xBB\xBF{\n \"version\": \"1\",\n \"n\": 2, \"ok\": null, \"train\": " + rows + "\n}\n"), both);
+    EXPECT_EQ(read("{\"whatever\": " + rows + ", \"features\": [{\"name\": \"text\"}]}"), both);
+  }
+  EXPECT_EQ(read(R"({"data": ["a ]", "b"]})"), both);
+  EXPECT_EQ(read(R"({"text": ["a ]", "b"], "id": [1, 2]})"), both);
+  const auto refused = [&](const std::string& text, const std::string& message) {
+    const std::string path = folder.write("a.json", text);
+    const std::string found = message_of([&] { read_all({}, path); });
+    EXPECT_TRUE(found.starts_with(path + message)) << found;
+  };
+  refused("{\"data\": [\n{\"text\": \"a\"},\n{\"body\": \"b\"}]}",
+          ":3: no field 'text' (fields: body); set text_field");
+  refused(R"({"data": [{"body": "b"}]})", ":1: no field 'text' (fields: body); set text_field");
+  refused(R"({"train": [{"text": "a"}], "test": [{"text": "b"}]})",
+          " is one object with several lists that may be meant (train, test); make a file of one: python3 -c ");
+  refused("{\n\"text\": {\"0\": \"a\", \"1\": \"b\"}}", ":2: field 'text' is an object: a table by columns");
+  const std::string advice = "; set format = \"chat\" for the source to train on conversations";
+  refused(R"({"conversations": [{"from": "human", "value": "a"}]})", ":1: no field 'text', but conversations" + advice);
+  refused("{\n\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", ":1: no field 'text', but messages" + advice);
+  refused(R"({"instruction": "a", "output": "b"})", ":1: no field 'text', but instruction and output" + advice);
+  refused(R"({"data": [{"prompt": "a", "completion": "b"}]})",
+          ":1: no field 'text', but prompt and completion" + advice);
+}
+
+TEST(TextDocuments, AChatInOneObjectOrListIsReadAsTheConversationsInIt) {
+  const TemporaryFolder folder;
+  TextSource source;
+  source.format = SourceFormat::kChat;
+  const auto read = [&](const std::string& text) { return read_all(source, folder.write("a.json", text)).documents; };
+  const std::string one = R"({"messages": [{"role": "assistant", "content": "a"}]})";
+  const std::string list = R"([{"role": "assistant", "content": "a"}])";
+  for (const std::string& chat : {one, list}) {
+    EXPECT_EQ(read("[" + chat + ", " + chat + "]"), (Documents{chat, chat}));
+    EXPECT_EQ(read("[\n" + chat + "\n,\n" + chat + "]"), (Documents{chat, chat}));
+    EXPECT_EQ(read("{\"version\": 1, \"conversations\": [" + chat + ", " + chat + "]}"), (Documents{chat, chat}));
+    EXPECT_EQ(read("{\n\"train\": [" + chat + "]\n}"), (Documents{chat}));
+    EXPECT_EQ(read("{\"messages\": [" + chat + "]}"), (Documents{chat}));
+    EXPECT_EQ(read(chat), (Documents{chat}));
+    EXPECT_EQ(read(chat + "\n" + chat), (Documents{chat, chat}));
+  }
+  const std::string spread = "[\n{\"role\": \"assistant\",\n\"content\": \"a\"}\n]";
+  EXPECT_EQ(read(spread), (Documents{spread}));
+  const std::string share = "{\n\"conversations\":\n[{\"from\": \"gpt\", \"value\": \"a\"}]}";
+  EXPECT_EQ(read(share), (Documents{share}));
+  EXPECT_EQ(read(R"({"instruction": "a", "output": "b", "history": []})").size(), 1u);
+}
+
 TEST(TextDocuments, JsonWithoutTheFieldIsAnErrorAndNotText) {
   const TemporaryFolder folder;
   const auto expect = [&](const std::string& text, const std::string& message) {

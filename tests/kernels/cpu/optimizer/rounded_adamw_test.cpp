@@ -45,7 +45,7 @@ TEST(RoundedAdamW, RoundsByTheElementsPlaceAndTheStep) {
     const AdamWOptions options{0.9, 0.95, 1e-8};
     for (const int64_t n : {1, 7, 33, 1023, 1024, 1025, 5000}) {
       for (const int64_t step : {int64_t{1}, (int64_t{5} << 32) + 7}) {
-        auto gradient = normal_values<float>(n, 5);
+        auto gradient = random_normal<float>(n, 5);
         if (n > 3) gradient[3] = std::numeric_limits<float>::quiet_NaN();
         std::vector<float> parameter(gradient.size());
         std::vector<bfloat16> m(gradient.size()), v(gradient.size());
@@ -71,11 +71,11 @@ TEST(RoundedAdamW, MatchesTheReferenceOverSeveralSteps) {
   on_each_instruction_set([] {
     const AdamWOptions options{0.9, 0.95, 1e-8};
     const int64_t n = 5000;
-    auto parameter = normal_values<float>(n, 1);
+    auto parameter = random_normal<float>(n, 1);
     std::vector<bfloat16> m(parameter.size()), v(parameter.size());
     for (int64_t step = 1; step <= 5; ++step) {
-      const auto gradient = normal_values<float>(n, static_cast<uint32_t>(10 + step));
-      const auto old_parameter = as_doubles(parameter), old_m = as_doubles(m), old_v = as_doubles(v);
+      const auto gradient = random_normal<float>(n, static_cast<uint32_t>(10 + step));
+      const auto old_parameter = to_double(parameter), old_m = to_double(m), old_v = to_double(v);
       adamw_update(parameter.data(), m.data(), v.data(), gradient.data(), n, 1e-2, 0.1, 0.5f, step, options, kPlace);
       for (size_t i = 0; i < parameter.size(); ++i) {
         const double g = 0.5 * gradient[i];
@@ -118,8 +118,8 @@ TEST(RoundedAdamW, SmallChangesArriveOnAverage) {
 
 TEST(RoundedAdamW, PartsAndThreadsDoNotShow) {
   const int64_t n = 100001;
-  const auto gradient = normal_values<float>(n, 2);
-  const auto before = normal_values<float>(n, 3);
+  const auto gradient = random_normal<float>(n, 2);
+  const auto before = random_normal<float>(n, 3);
   const auto update = [&](const std::vector<int64_t>& cuts) {
     auto parameter = before;
     std::vector<bfloat16> m(before.size()), v(before.size());

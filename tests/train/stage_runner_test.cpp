@@ -2,7 +2,9 @@
 
 #include "train/stage_runner.h"
 
+#include <initializer_list>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -78,16 +80,22 @@ TrainedRun train_two_steps(const ModelConfig& config, const TrainingEngineOption
   return result;
 }
 
+// Every schedule over so many ranks whose stages each have a layer.
+std::vector<Schedule> schedules_of(const ModelConfig& config, std::initializer_list<int> ranks) {
+  std::vector<Schedule> schedules;
+  for (const int r : ranks) {
+    for (Schedule& schedule : testing::every_schedule(r, kMicrobatches)) {
+      if (schedule.stages <= config.num_hidden_layers) schedules.push_back(std::move(schedule));
+    }
+  }
+  return schedules;
+}
+
 TEST(StageRunner, StagesHaveTheBitsOfOneStage) {
   ModelConfig config = four_layers(tiny_v3());
   config.num_nextn_predict_layers = 0;
   const TrainedRun expected = train_two_steps(config, stage_options(one_f_one_b_schedule(1, 1)));
-  std::vector<Schedule> schedules = testing::every_schedule(1, kMicrobatches);
-  for (const int ranks : {2, 3}) {
-    for (const Schedule& schedule : testing::every_schedule(ranks, kMicrobatches)) {
-      if (schedule.stages <= config.num_hidden_layers) schedules.push_back(schedule);
-    }
-  }
+  std::vector<Schedule> schedules = schedules_of(config, {1, 2, 3});
   schedules.push_back(interleaved_schedule(1, 3, kMicrobatches));
   for (const Schedule& schedule : schedules) {
     SCOPED_TRACE(schedule.name + " on " + std::to_string(schedule.ranks));
@@ -118,10 +126,7 @@ TEST(StageRunner, WhatIsCheapIsRecomputedWithTheSameBits) {
   ModelConfig config = four_layers(tiny_v3());
   config.num_nextn_predict_layers = 0;
   const TrainedRun expected = train_two_steps(config, stage_options(one_f_one_b_schedule(1, 1)));
-  std::vector<Schedule> schedules = schedules_of(3);
-  schedules.push_back(zero_bubble_schedule(2, kMicrobatches));
-  schedules.push_back(interleaved_schedule(2, 2, kMicrobatches));
-  for (const Schedule& schedule : schedules) {
+  for (const Schedule& schedule : schedules_of(config, {2, 3})) {
     const TrainedRun found = train_two_steps(config, stage_options(schedule, Recomputation::kCheap));
     EXPECT_EQ(found.losses, expected.losses) << schedule.name;
     EXPECT_EQ(found.norms, expected.norms) << schedule.name;

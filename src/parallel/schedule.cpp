@@ -41,11 +41,17 @@ bool ends_weights(const Action& action) {
   return action.kind == ActionKind::kBackward || action.kind == ActionKind::kBackwardWeights;
 }
 
-// Puts transfers around what each rank computes, and a reduction behind each stage's last gradient of weights. One rank
-// sends nothing to itself: what lies on it stays there.
+}  // namespace
+
+int Schedule::place_on_rank(int stage) const {
+  int before = 0;
+  for (int s = 0; s < stage; ++s) before += rank_of(s) == rank_of(stage) ? 1 : 0;
+  return before;
+}
+
 Schedule with_transfers(std::string name, int ranks, int stages, int microbatches,
-                        const std::vector<std::vector<Action>>& computed) {
-  Schedule schedule{std::move(name), ranks, stages, microbatches, {}};
+                        const std::vector<std::vector<Action>>& computed, std::vector<int> placement) {
+  Schedule schedule{std::move(name), ranks, stages, microbatches, {}, std::move(placement)};
   for (const std::vector<Action>& of_rank : computed) {
     std::vector<Action>& actions = schedule.actions.emplace_back();
     std::vector<int> left(stages, microbatches);
@@ -53,8 +59,8 @@ Schedule with_transfers(std::string name, int ranks, int stages, int microbatche
       const auto [kind, stage, microbatch] = action;
       const bool forward = kind == ActionKind::kForward;
       const bool to_input = kind == ActionKind::kBackward || kind == ActionKind::kBackwardInput;
-      const bool before = stage > 0 && ranks > 1;
-      const bool behind = stage + 1 < stages && ranks > 1;
+      const bool before = schedule.comes_from_afar(stage);
+      const bool behind = stage + 1 < stages && schedule.comes_from_afar(stage + 1);
       if (forward && before) actions.push_back({ActionKind::kReceiveForward, stage, microbatch});
       if (to_input && behind) actions.push_back({ActionKind::kReceiveBackward, stage, microbatch});
       actions.push_back(action);
@@ -65,8 +71,6 @@ Schedule with_transfers(std::string name, int ranks, int stages, int microbatche
   }
   return schedule;
 }
-
-}  // namespace
 
 std::string describe(const Action& action) {
   if (action.kind == ActionKind::kReduce) return fmt::format("reduce of stage {}", action.stage);

@@ -31,16 +31,27 @@ struct Action {
 /// "forward of microbatch 2 in stage 1"
 std::string describe(const Action& action);
 
-/// A pipeline schedule as data: for each rank, what it does, in order. Stage s lies on rank s % ranks.
+/// A pipeline schedule as data: for each rank, what it does, in order.
 struct Schedule {
   std::string name;
   int ranks = 1;
   int stages = 1;
   int microbatches = 1;
   std::vector<std::vector<Action>> actions;  // by rank
+  std::vector<int> placement = {};           // the rank of each stage; empty: stage s lies on rank s % ranks
 
-  int rank_of(int stage) const { return stage % ranks; }
+  int rank_of(int stage) const { return placement.empty() ? stage % ranks : placement[stage]; }
+  /// Whether what crosses the boundary before a stage comes from another rank. Neighbours on one rank hand it over
+  /// there, without transfers.
+  bool comes_from_afar(int stage) const { return stage > 0 && rank_of(stage) != rank_of(stage - 1); }
+  /// Stages of the same rank that lie before this one.
+  int place_on_rank(int stage) const;
 };
+
+/// The schedule of what each rank computes, in order: puts the transfers around it, and a reduction behind each stage's
+/// last gradient of weights. `placement` as in Schedule.
+Schedule with_transfers(std::string name, int ranks, int stages, int microbatches,
+                        const std::vector<std::vector<Action>>& computed, std::vector<int> placement = {});
 
 /// All microbatches forward, then all backward (Huang et al. 2019).
 Schedule gpipe_schedule(int ranks, int microbatches);

@@ -91,7 +91,8 @@ class Simulation {
         check(next_weights_[a.stage] == schedule_.microbatches, a, "its gradients are not whole");
         return true;
       default:
-        if (ends_input(a) && still_sends(a)) return false;
+        if (ends_input(a) && (still_sends(a) || (hands_over(a) && still_sends({a.kind, a.stage - 1, a.microbatch}))))
+          return false;
         compute(rank, a);
         return true;
     }
@@ -106,6 +107,9 @@ class Simulation {
   static bool ends_input(const Action& a) {
     return a.kind == ActionKind::kBackward || a.kind == ActionKind::kBackwardInput;
   }
+
+  // Whether the stage before lies on the same rank, and takes the gradient there.
+  bool hands_over(const Action& a) const { return a.stage > 0 && !schedule_.comes_from_afar(a.stage); }
 
   // A microbatch takes the record that was given back last, or a new one.
   void begin(const Action& a) {
@@ -136,20 +140,23 @@ class Simulation {
   // A record is free again once its weights' gradients are added and its input's gradient is sent.
   void end_if_over(const Action& a) {
     const Progress& p = progress_[a.stage][a.microbatch];
-    if (p.weights && (p.sent || a.stage == 0 || schedule_.ranks == 1)) free_[a.stage].push_back(record_of(a));
+    if (p.weights && (p.sent || !schedule_.comes_from_afar(a.stage))) free_[a.stage].push_back(record_of(a));
   }
 
   void compute(int rank, const Action& a) {
     Progress& p = progress_[a.stage][a.microbatch];
     double time = 0;
+    const bool to_here = a.stage + 1 < schedule_.stages && !schedule_.comes_from_afar(a.stage + 1);
     if (a.kind == ActionKind::kForward) {
       check(!p.forward, a, "it was done before");
+      check(!hands_over(a) || progress_[a.stage - 1][a.microbatch].forward, a, "its input is not there yet");
       p.forward = true;
       begin(a);
       time = times_.forward;
     }
     if (a.kind == ActionKind::kBackward || a.kind == ActionKind::kBackwardInput) {
       check(p.forward && !p.input, a, p.forward ? "it was done before" : "the microbatch has not been forward");
+      check(!to_here || progress_[a.stage + 1][a.microbatch].input, a, "its output's gradient is not there yet");
       p.input = true;
       time += times_.backward_input;
     }

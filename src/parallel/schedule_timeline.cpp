@@ -26,7 +26,7 @@ std::string summary(const Schedule& schedule, const SimulatedSchedule& simulated
 // What stands in the slots of one action: 12, [12], [12------], w12.
 std::string cells(const Schedule& schedule, const Action& action, int slots, int width) {
   std::string label = std::to_string(action.microbatch);
-  if (schedule.stages > schedule.ranks) label += static_cast<char>('a' + action.stage / schedule.ranks % 26);
+  if (schedule.stages > schedule.ranks) label += static_cast<char>('a' + schedule.place_on_rank(action.stage) % 26);
   if (action.kind == ActionKind::kBackward || action.kind == ActionKind::kBackwardInput) {
     label = slots == 1 ? "[" + label + "]" : fmt::format("[{:-<{}}]", label, slots * width - 3);
   }

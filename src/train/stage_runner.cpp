@@ -136,7 +136,7 @@ void StageRunner::begin(Place place) {
 void StageRunner::forward(const Run& run, const Action& action) {
   const Place place{action.stage, action.microbatch};
   if (live_[index(place)] == nullptr) begin(place);
-  if (action.stage > 0 && !ranks_.pipelined()) receive_from_here(run.ctx, place);
+  if (action.stage > 0 && !receives(action.stage)) receive_from_here(run.ctx, place);
   model_.forward(run.ctx, run.context(action.microbatch), run.microbatches[action.microbatch].targets,
                  record_at(place));
 }
@@ -147,16 +147,16 @@ void StageRunner::backward(const Run& run, const Action& action, DeepseekModel::
   if (of_input) finish_sending_from(run.ctx, place);
   model_.backward(run.ctx, run.context(action.microbatch), run.microbatches[action.microbatch].targets, what,
                   record_at(place));
-  if (!ranks_.pipelined() && action.stage > 0 && of_input) give_to_stage_before(run.ctx, place);
+  if (action.stage > 0 && !receives(action.stage) && of_input) give_to_stage_before(run.ctx, place);
   if (what == DeepseekModel::Backward::kInput) return;
   weights_done_[index(place)] = 1;
   // Whole once its gradient has been sent as well.
-  if (!ranks_.pipelined() || action.stage == 0 || what == DeepseekModel::Backward::kWeights) give_back(place);
+  if (!receives(action.stage) || what == DeepseekModel::Backward::kWeights) give_back(place);
 }
 
 // Before gradients are written to the record again: it may hold those that an earlier microbatch still sends.
 void StageRunner::finish_sending_from(ExecutionContext& ctx, Place place) {
-  if (!ranks_.pipelined() || place.first == 0) return;
+  if (!receives(place.first)) return;
   for (const Tensor& x : record_at(place).d_inputs()) ranks_.pipeline_backward->finish_send(ctx, x);
 }
 
@@ -179,21 +179,27 @@ void StageRunner::receive_from_here(ExecutionContext& ctx, Place to) {
 
 // The stage before has its record already: the gradient goes there at once, before this record is used again.
 void StageRunner::give_to_stage_before(ExecutionContext& ctx, Place from) {
-  copy_all(ctx, record_at({from.first - 1, from.second}).d_outputs(), record_at(from).d_inputs());
+  const Place to{from.first - 1, from.second};
+  finish_sending_from(ctx, to);
+  copy_all(ctx, record_at(to).d_outputs(), record_at(from).d_inputs());
 }
 
 void StageRunner::forward_hidden(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& hidden) {
   if (!ranks_.pipelined()) return model_.forward_hidden(ctx, forward, hidden);
   ArenaScope workspace(*ctx.workspace);
-  const Tensor in = workspace.take(hidden.dtype(), {hidden.size(0), hidden.size(1)});
-  const Tensor between = workspace.take(hidden.dtype(), {hidden.size(0), hidden.size(1)});
+  Tensor in = workspace.take(hidden.dtype(), {hidden.size(0), hidden.size(1)});
+  Tensor between = workspace.take(hidden.dtype(), {hidden.size(0), hidden.size(1)});
   for (int s = 0; s < schedule_.stages; ++s) {
     if (!holds(s)) continue;
     const bool last = s + 1 == schedule_.stages;
-    if (s > 0) receive(ctx, *ranks_.pipeline, {in}, s - 1);
+    if (receives(s)) {
+      receive(ctx, *ranks_.pipeline, {in}, s - 1);
+    } else {
+      std::swap(in, between);  // what the stage before left
+    }
     ranks_.pipeline->finish_sends(ctx);
     model_.forward_stage(ctx, forward, stages_[s], last ? hidden : between, s > 0 ? in : Tensor());
-    if (!last) send(ctx, *ranks_.pipeline, {between}, s + 1);
+    if (!last && receives(s + 1)) send(ctx, *ranks_.pipeline, {between}, s + 1);
   }
   ranks_.pipeline->finish_sends(ctx);
 }
@@ -201,8 +207,7 @@ void StageRunner::forward_hidden(ExecutionContext& ctx, const ForwardContext& fo
 void StageRunner::add_up_shared(ExecutionContext& ctx, const Tensor& gradient) const {
   const int first = schedule_.rank_of(0);
   const int last = schedule_.rank_of(schedule_.stages - 1);
-  if (!ranks_.pipelined() || first == last || (ranks_.pipeline->rank() != first && ranks_.pipeline->rank() != last))
-    return;
+  if (!ends_apart() || (ranks_.pipeline->rank() != first && ranks_.pipeline->rank() != last)) return;
   const bool is_first = ranks_.pipeline->rank() == first;
   const int other = is_first ? last : first;
   Communicator& group = *ranks_.pipeline;

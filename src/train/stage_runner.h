@@ -34,6 +34,10 @@ class StageRunner {
   /// Whether the stage lies here.
   bool holds(int stage) const { return !ranks_.pipelined() || schedule_.rank_of(stage) == ranks_.pipeline->rank(); }
   bool holds_head() const { return holds(schedule_.stages - 1); }
+  /// Whether the first stage and the last lie on different ranks.
+  bool ends_apart() const {
+    return ranks_.pipelined() && schedule_.rank_of(0) != schedule_.rank_of(schedule_.stages - 1);
+  }
   /// Takes the records' memory.
   void plan(const RecordArenas& arenas, int64_t tokens);
   /// Runs the schedule over its microbatches. `auxiliary`, `routes`, `experts_in_slices` and `gradients` as in
@@ -66,6 +70,8 @@ class StageRunner {
     }
   };
 
+  // Whether the boundary before a stage is crossed by a message, rather than within this process.
+  bool receives(int stage) const { return ranks_.pipelined() && schedule_.comes_from_afar(stage); }
   bool advance(const Run& run, const Action& action);
   void forward(const Run& run, const Action& action);
   void backward(const Run& run, const Action& action, DeepseekModel::Backward what);

@@ -133,8 +133,7 @@ void TrainingEngine::freeze_and_count(const ModelConfig& config) {
   }
   for (const auto& [layer, experts] : model_.whole().expert_layers()) expert_layers_.push_back(layer);
   const Parameter* table = model_.embedding_table();
-  const bool two_tables = options_.groups.pipelined() && options_.schedule.ranks > 1 &&
-                          (config.tie_word_embeddings || model_.next_token_modules() > 0);
+  const bool two_tables = runner_.ends_apart() && (config.tie_word_embeddings || model_.next_token_modules() > 0);
   shared_table_ =
       two_tables && table != nullptr && table->residency == Residency::kTrained ? model_.embedding_table() : nullptr;
   for (const Parameter& p : here.all()) {

@@ -131,6 +131,24 @@ TEST(ScheduleSimulator, HoldsTheOrderOfAMicrobatch) {
                        "mine: reduce of stage 0: its gradients are not whole");
 }
 
+TEST(ScheduleSimulator, NeighboursOnOneRankHandOverInOrder) {
+  Schedule s = testing::v_shaped_schedule(2, 1);
+  const std::vector<Action> last = {{ActionKind::kReceiveForward, 1, 0},  {ActionKind::kForward, 1, 0},
+                                    {ActionKind::kForward, 2, 0},         {ActionKind::kSendForward, 2, 0},
+                                    {ActionKind::kReceiveBackward, 2, 0}, {ActionKind::kBackward, 2, 0},
+                                    {ActionKind::kReduce, 2, 0},          {ActionKind::kBackward, 1, 0},
+                                    {ActionKind::kSendBackward, 1, 0},    {ActionKind::kReduce, 1, 0}};
+  EXPECT_EQ(s.actions[1], last);
+  EXPECT_EQ(s.place_on_rank(2), 1);
+  std::swap(s.actions[1][0], s.actions[1][2]);
+  expect_runtime_error([&] { simulate(s); },
+                       "v-shaped: forward of microbatch 0 in stage 2: its input is not there yet");
+  s = testing::v_shaped_schedule(2, 1);
+  std::swap(s.actions[1][5], s.actions[1][7]);
+  expect_runtime_error([&] { simulate(s); },
+                       "v-shaped: backward of microbatch 0 in stage 1: its output's gradient is not there yet");
+}
+
 TEST(Schedule, EachNameOfTheConfigurationIsOne) {
   RunConfig::Parallelism parallelism;
   const auto name = [&](PipelineScheduleName schedule) {

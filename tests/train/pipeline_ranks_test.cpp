@@ -107,6 +107,7 @@ TEST(PipelineRanks, HaveTheBitsOfOneProcess) {
   const PipelineRun expected = run_steps(config, pipeline_options(one_f_one_b_schedule(1, 1)));
   for (const int ranks : {2, 3, 4}) {
     for (const Schedule& schedule : testing::every_schedule(ranks, kPipelineMicrobatches)) {
+      if (schedule.stages > config.num_hidden_layers) continue;
       SCOPED_TRACE(schedule.name + " on " + std::to_string(ranks));
       std::map<std::string, std::vector<float>> values;
       int64_t most_planned = 0;
@@ -151,6 +152,22 @@ TEST(PipelineRanks, ATiedTableIsAddedUpOverTwoStages) {
 
 TEST(PipelineRanks, NextTokenPredictionReadsTheTableOnTheLastStage) {
   expect_a_shared_table(with_layers(tiny_v3(), 4, 1));
+}
+
+// A rank that has both ends has the table once, and all has the bits of one process that runs the same schedule.
+TEST(PipelineRanks, BothEndsOfAModelMayLieOnOneRank) {
+  const Schedule schedule = testing::v_shaped_schedule(2, kPipelineMicrobatches);
+  for (const ModelConfig& config : {with_layers(tiny_v2(), 4, 0), with_layers(tiny_v3(), 4, 1)}) {
+    const PipelineRun expected = run_steps(config, pipeline_options(schedule));
+    std::map<std::string, std::vector<float>> values;
+    for (const PipelineRun& found : run_ranks(config, pipeline_options(schedule))) {
+      EXPECT_EQ(found.reports, expected.reports);
+      EXPECT_EQ(found.evaluations, expected.evaluations);
+      EXPECT_EQ(found.logits, expected.logits);
+      values.insert(found.values.begin(), found.values.end());
+    }
+    EXPECT_TRUE(values == expected.values);
+  }
 }
 
 // Beside data and expert parallelism a pipeline changes no bits of values either. A rank's part of the optimizer's

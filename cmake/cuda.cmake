@@ -21,8 +21,6 @@ set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
-# Programs copied to another host look for shared libraries beside themselves before anywhere else.
-list(APPEND CMAKE_BUILD_RPATH "$ORIGIN")
 
 # Release defines NDEBUG: an assert in a kernel is a call, and ptxas then serialises wgmma (its warning C7510).
 target_compile_options(dt_options INTERFACE

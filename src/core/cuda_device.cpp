@@ -1,5 +1,6 @@
 #include "core/cuda_device.h"
 
+#include <cublas_api.h>
 #include <cuda_runtime.h>
 
 #include "core/error.h"
@@ -45,6 +46,11 @@ DeviceProperties device_properties(int device) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
   return {properties.name, properties.major, properties.minor, static_cast<int64_t>(properties.totalGlobalMem)};
+}
+
+const SharedLibrary& cublas_lt_library() {
+  static const SharedLibrary library(fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR), DT_CUDA_LIBRARIES);
+  return library;
 }
 
 int64_t free_bytes(int device) {

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <string>
 
+#include "core/shared_library.h"
+
 // What the CUDA runtime says of this host's GPUs; compiled only with DT_CUDA.
 
 namespace deeptitan::cuda {
@@ -24,6 +26,9 @@ struct DeviceProperties {
   int64_t bytes = 0;  // of memory, in all
 };
 DeviceProperties device_properties(int device);
+
+/// cuBLASLt of this build's CUDA, which the program does not carry; last looked for where the build found CUDA.
+const SharedLibrary& cublas_lt_library();
 
 /// Bytes that the device can give now.
 int64_t free_bytes(int device);

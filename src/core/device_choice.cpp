@@ -25,7 +25,7 @@ std::string problem_of(int index) {
     return fmt::format("{} has compute capability {}.{}, and {}.0 or newer is needed", gpu.name, gpu.major, gpu.minor,
                        cuda::kLeastMajor);
   }
-  return "";
+  return cuda::cublas_lt_library().problem();
 }
 
 std::string describe(int index) {

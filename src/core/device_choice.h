@@ -16,7 +16,7 @@ struct DeviceChoice {
 /// The device that "cpu", "cuda" (the first GPU), "cuda:N" or "auto" (the first usable GPU, else the CPU) means. A GPU
 /// is usable with compute capability 8.0 or newer and a driver for this build's CUDA. Throws a usage error for other
 /// words, and where the GPU asked for by name cannot be used: no CUDA in this build, no driver, too old a driver, no
-/// GPU, no GPU of that number, too old a GPU.
+/// GPU, no GPU of that number, too old a GPU, no cuBLASLt.
 DeviceChoice choose_device(std::string_view word);
 
 /// Makes a GPU the one that this thread's launches go to. Nothing to do on the CPU.

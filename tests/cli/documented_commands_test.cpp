@@ -91,6 +91,7 @@ TEST(DocumentedCommands, ExistWithTheirOptions) {
 // Commands that are not run, by how they begin, and why.
 const std::map<std::string, std::string> kNotRun = {
     {"scripts/", "installs, builds and trains for minutes; a job of its own in CI"},
+    {"tests/run", "lies in a tarball; tests/cli/dist_test unpacks one"},
     {"cmake ", "builds"},
     {"build/cuda/deeptitan ", "needs a build with CUDA and a GPU"},
     {"build/release/deeptitan download ", "needs the network"},

@@ -14,6 +14,7 @@
 #include "generate/model_fixture.h"
 #include "generate/model_runner.h"
 #include "support/compare.h"
+#include "support/data_folder.h"
 
 namespace deeptitan {
 namespace {
@@ -27,7 +28,7 @@ class InferenceOnGpu : public ::testing::TestWithParam<std::string> {
   }
 
   std::unique_ptr<InferenceEngine> engine(Device device, DType compute, int64_t prefill_chunk = 1024) const {
-    const auto folder = std::filesystem::path(DT_TEST_DATA_DIR) / "golden" / "model" / GetParam();
+    const auto folder = testing::data_folder() / "golden" / "model" / GetParam();
     const ModelConfig config = load_model_config(folder);
     auto result = std::make_unique<InferenceEngine>(
         config, InferenceOptions{.device = device,
@@ -94,7 +95,7 @@ TEST_P(InferenceOnGpu, DecodeGivesTheLogitsOfAWholePrompt) {
 
 // A graph is captured on the second token and replayed on those behind it, across pages of the cache.
 TEST_P(InferenceOnGpu, GraphsHaveTheBitsOfTheirOps) {
-  const auto folder = std::filesystem::path(DT_TEST_DATA_DIR) / "golden" / "model" / GetParam();
+  const auto folder = testing::data_folder() / "golden" / "model" / GetParam();
   const ModelConfig config = load_model_config(folder);
   for (const DType compute : {DType::kF32, DType::kBF16}) {
     std::vector<std::vector<float>> found;

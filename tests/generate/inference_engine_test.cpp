@@ -13,6 +13,7 @@
 #include "generate/model_fixture.h"
 #include "model/deepseek/checkpoint.h"
 #include "support/compare.h"
+#include "support/data_folder.h"
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
@@ -176,7 +177,7 @@ TEST(InferenceEngine, WeightsComeAlikeFromADirectoryATrainedModelAndASeed) {
 // tests/golden/model/make_decoding.py: the frequencies change at every token beyond the 64 that the model was trained
 // at.
 TEST(InferenceEngine, DynamicPositionsWhileDecodingAreThoseOfTransformers) {
-  const auto folder = std::filesystem::path(DT_TEST_DATA_DIR) / "golden" / "model" / "v2_dynamic";
+  const auto folder = testing::data_folder() / "golden" / "model" / "v2_dynamic";
   ModelConfig config = load_model_config(folder);
   config.rope.original_max_position_embeddings = config.max_position_embeddings;
   config.max_position_embeddings = 128;

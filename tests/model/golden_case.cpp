@@ -11,12 +11,13 @@
 #include "core/device_choice.h"
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
+#include "support/data_folder.h"
 #include "train/training_engine.h"
 
 namespace deeptitan::testing {
 namespace {
 
-const std::filesystem::path kFolder = std::filesystem::path(DT_TEST_DATA_DIR) / "golden" / "model";
+const std::filesystem::path kFolder = data_folder() / "golden" / "model";
 
 template <typename T>
 std::vector<T> elements(const SafetensorsFile& file, std::string_view name, DType dtype) {

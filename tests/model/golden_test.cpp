@@ -12,6 +12,7 @@
 #include "core/device_choice.h"
 #include "model/golden_case.h"
 #include "support/compare.h"
+#include "support/data_folder.h"
 
 // The whole model against Hugging Face transformers (made to follow DeepSeek's published code where the two differ),
 // forward and backward. DEEPTITAN_WRITE_FIDELITY=1 writes what is measured into docs/fidelity.md.
@@ -188,7 +189,7 @@ TEST(GoldenModel, LogitsAndGradientsEqualTheReference) {
   }
   std::cout << table;
 
-  const std::filesystem::path page = std::filesystem::path(DT_TEST_DATA_DIR).parent_path() / "docs" / "fidelity.md";
+  const std::filesystem::path page = testing::data_folder().parent_path() / "docs" / "fidelity.md";
   std::string text = read(page);
   const size_t begin = text.find(kTableBegins);
   const size_t end = text.find(kTableEnds);

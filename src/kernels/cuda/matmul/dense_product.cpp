@@ -1,7 +1,5 @@
 #include "kernels/cuda/matmul/dense_product.h"
 
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <array>
 #include <map>
@@ -11,30 +9,31 @@
 
 #include "core/error.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/matmul/cublas_lt.h"
 
 namespace deeptitan::cuda {
 namespace {
 
 void check_cublas(cublasStatus_t status, const char* call) {
-  DT_CHECK(status == CUBLAS_STATUS_SUCCESS, "{} failed: {}", call, cublasLtGetStatusString(status));
+  DT_CHECK(status == CUBLAS_STATUS_SUCCESS, "{} failed: {}", call, cublas_lt().status_string(status));
 }
 #define DT_CUBLAS_CHECK(call) check_cublas(call, #call)
 
-template <typename T, cublasStatus_t (*destroy)(T)>
+template <typename T, auto CublasLt::*destroy>
 struct Destroy {
-  void operator()(T object) const { (void)destroy(object); }
+  void operator()(T object) const { (void)(cublas_lt().*destroy)(object); }
 };
-template <typename T, cublasStatus_t (*destroy)(T)>
+template <typename T, auto CublasLt::*destroy>
 using Owned = std::unique_ptr<std::remove_pointer_t<T>, Destroy<T, destroy>>;
-using Descriptor = Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+using Descriptor = Owned<cublasLtMatmulDesc_t, &CublasLt::desc_destroy>;
+using Layout = Owned<cublasLtMatrixLayout_t, &CublasLt::layout_destroy>;
+using Preference = Owned<cublasLtMatmulPreference_t, &CublasLt::preference_destroy>;
 
 /// The process's cuBLASLt handle; usable from any thread and for any device.
 cublasLtHandle_t cublas() {
   static const cublasLtHandle_t handle = [] {
     cublasLtHandle_t created;
-    DT_CUBLAS_CHECK(cublasLtCreate(&created));
+    DT_CUBLAS_CHECK(cublas_lt().create(&created));
     return created;
   }();
   return handle;
@@ -61,12 +60,12 @@ int64_t representative(int64_t rows) {
 Layout make_layout(cudaDataType type, int64_t rows, int64_t columns, int64_t stride, int64_t batches, int64_t batch) {
   cublasLtMatrixLayout_t created;
   DT_CUBLAS_CHECK(
-      cublasLtMatrixLayoutCreate(&created, type, static_cast<uint64_t>(columns), static_cast<uint64_t>(rows), stride));
+      cublas_lt().layout_create(&created, type, static_cast<uint64_t>(columns), static_cast<uint64_t>(rows), stride));
   Layout layout(created);
   const auto count = static_cast<int32_t>(batches);
-  DT_CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(created, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
+  DT_CUBLAS_CHECK(cublas_lt().layout_set_attribute(created, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
   DT_CUBLAS_CHECK(
-      cublasLtMatrixLayoutSetAttribute(created, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &batch, sizeof batch));
+      cublas_lt().layout_set_attribute(created, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &batch, sizeof batch));
   return layout;
 }
 
@@ -77,8 +76,8 @@ struct Problem {
 
   Problem(const DenseProduct& p, int64_t m) {
     cublasLtMatmulDesc_t created;
-    DT_CUBLAS_CHECK(cublasLtMatmulDescCreate(
-        &created, p.f32_operands ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    DT_CUBLAS_CHECK(cublas_lt().desc_create(&created, p.f32_operands ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F,
+                                            CUDA_R_32F));
     descriptor.reset(created);
     set(CUBLASLT_MATMUL_DESC_TRANSA, p.right.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, p.left.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
@@ -96,16 +95,16 @@ struct Problem {
  private:
   template <typename T>
   void set(cublasLtMatmulDescAttributes_t attribute, T value) const {
-    DT_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(descriptor.get(), attribute, &value, sizeof value));
+    DT_CUBLAS_CHECK(cublas_lt().desc_set_attribute(descriptor.get(), attribute, &value, sizeof value));
   }
 };
 
 Preference make_preference(bool split) {
   cublasLtMatmulPreference_t created;
-  DT_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&created));
+  DT_CUBLAS_CHECK(cublas_lt().preference_create(&created));
   Preference preference(created);
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-    DT_CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(created, attribute, &value, sizeof value));
+    DT_CUBLAS_CHECK(cublas_lt().preference_set_attribute(created, attribute, &value, sizeof value));
   };
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kDenseWorkspaceBytes));
   // Parts of a split sum are added up in an order of their own, not in that of their arrival.
@@ -128,7 +127,7 @@ cublasLtMatmulAlgo_t choose_algorithm(const DenseProduct& p, const Problem& prob
   for (const int64_t proposed_for : rows) {
     const Problem proposed(p, proposed_for);
     int count = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+    const cublasStatus_t status = cublas_lt().algo_get_heuristic(
         cublas(), proposed.descriptor.get(), proposed.first.get(), proposed.second.get(), proposed.output.get(),
         proposed.output.get(), preference.get(), static_cast<int>(found.size()), found.data(), &count);
     if (status != CUBLAS_STATUS_SUCCESS) count = 0;
@@ -136,8 +135,8 @@ cublasLtMatmulAlgo_t choose_algorithm(const DenseProduct& p, const Problem& prob
       if (found[i].state != CUBLAS_STATUS_SUCCESS) continue;
       cublasLtMatmulHeuristicResult_t checked{};
       const cublasStatus_t fits =
-          cublasLtMatmulAlgoCheck(cublas(), problem.descriptor.get(), problem.first.get(), problem.second.get(),
-                                  problem.output.get(), problem.output.get(), &found[i].algo, &checked);
+          cublas_lt().algo_check(cublas(), problem.descriptor.get(), problem.first.get(), problem.second.get(),
+                                 problem.output.get(), problem.output.get(), &found[i].algo, &checked);
       if (fits == CUBLAS_STATUS_SUCCESS && checked.workspaceSize <= kDenseWorkspaceBytes) return found[i].algo;
     }
   }
@@ -193,9 +192,9 @@ void multiply_dense(const DenseProduct& p, void* workspace, cudaStream_t stream)
   const cublasLtMatmulAlgo_t algorithm = algorithm_of(p, problem);
   const float alpha = 1.0f;
   const float beta = p.accumulate ? 1.0f : 0.0f;
-  DT_CUBLAS_CHECK(cublasLtMatmul(cublas(), problem.descriptor.get(), &alpha, p.right.data, problem.first.get(),
-                                 p.left.data, problem.second.get(), &beta, p.output, problem.output.get(), p.output,
-                                 problem.output.get(), &algorithm, workspace, kDenseWorkspaceBytes, stream));
+  DT_CUBLAS_CHECK(cublas_lt().matmul(cublas(), problem.descriptor.get(), &alpha, p.right.data, problem.first.get(),
+                                     p.left.data, problem.second.get(), &beta, p.output, problem.output.get(), p.output,
+                                     problem.output.get(), &algorithm, workspace, kDenseWorkspaceBytes, stream));
 }
 
 }  // namespace deeptitan::cuda

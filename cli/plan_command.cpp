@@ -24,6 +24,7 @@
 #include "parallel/schedule_timeline.h"
 #include "planned_model.h"
 #include "run_file.h"
+#include "train/checkpoint_snapshot.h"
 #include "train/memory_advice.h"
 #include "train/run_ranks.h"
 #include "usage_message.h"
@@ -79,6 +80,17 @@ void print_pipeline(const PlanArguments& arguments, const RunConfig& config, con
   if (!arguments.timeline.empty()) write_file(arguments.timeline, timeline_svg(schedule));
 }
 
+// What saving beside training takes beside the plan, where it is asked for; without it the run goes on, and waits.
+void print_snapshot(const RunConfig& config, const TrainingEngine& engine, int64_t room) {
+  if (!wants_snapshot(config)) return;
+  const int64_t bytes = CheckpointSnapshot(engine).bytes();
+  const bool on_cpu = engine.options().device.kind == DeviceKind::kCpu;
+  const bool fits = !on_cpu || bytes <= room;
+  fmt::print("{:>16}  {:>10}  more{} to save beside training{}\n", bytes, format_bytes(bytes),
+             on_cpu ? "" : " of the host's",
+             fits ? "" : ": too much, so that training waits while a checkpoint is written");
+}
+
 // On as many ranks as --ranks says, or else as the degrees name.
 Mesh planned_mesh(const RunConfig::Parallelism& p, int64_t ranks) {
   constexpr int64_t kMostRanks = 1 << 20;
@@ -129,12 +141,13 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   for (const PlannedArena& arena : plan.arenas)
     fmt::print("{:>16}  {:>10}  {}\n", arena.bytes, format_bytes(arena.bytes), arena.name);
   fmt::print("{:>16}  {:>10}  in all\n", plan.total(), format_bytes(plan.total()));
+  const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory(engine.options().device);
+  print_snapshot(config, engine, memory - plan.total());
   for (const MemoryAdvice& a : what_would_save(config, model, plan.total(), groups)) {
     fmt::print("{:>16}  {:>10}  with {}\n", a.bytes, format_bytes(a.bytes), a.change);
   }
   if (made) print_exchanges(engine, config.microbatches_per_step() / mesh.data_ranks());
   if (!note.empty()) fmt::print("{}\n", note);
-  const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory(engine.options().device);
   const char* who = made ? "a rank " : "";
   if (plan.total() <= memory) {
     fmt::print("{}fits into {} bytes ({})\n", who, memory, format_bytes(memory));

@@ -5,7 +5,6 @@
 
 #include "checkpoint/atomic_directory.h"
 #include "core/error.h"
-#include "core/log.h"
 
 namespace deeptitan {
 namespace {
@@ -73,18 +72,20 @@ GoodCheckpoint last_good_checkpoint(const std::vector<CheckpointEntry>& checkpoi
   return good;
 }
 
-void remove_old_checkpoints(const fs::path& folder, int64_t keep) {
+std::vector<std::string> remove_old_checkpoints(const fs::path& folder, int64_t keep) {
   DT_CHECK(keep >= 1, "at least 1 checkpoint must be kept, found {}", keep);
   const std::vector<CheckpointEntry> checkpoints = list_checkpoints(folder);
   const auto count = static_cast<int64_t>(checkpoints.size());
+  std::vector<std::string> warnings;
   for (int64_t i = 0; i + keep < count; ++i) {
     const fs::path& path = checkpoints[static_cast<size_t>(i)].path;
     try {
       remove_directory(path);
     } catch (const Error& error) {
-      log_warning(fmt::format("{}; the checkpoint is kept as {}", error.what(), set_aside(path).string()));
+      warnings.push_back(fmt::format("{}; the checkpoint is kept as {}", error.what(), set_aside(path).string()));
     }
   }
+  return warnings;
 }
 
 }  // namespace deeptitan

@@ -48,7 +48,7 @@ struct GoodCheckpoint {
 GoodCheckpoint last_good_checkpoint(const std::vector<CheckpointEntry>& checkpoints);
 
 /// Removes all but the last `keep` checkpoints (at least 1); a removal that is interrupted leaves nothing half-removed
-/// in place. One that holds what the program did not write is set aside.
-void remove_old_checkpoints(const std::filesystem::path& folder, int64_t keep);
+/// in place. One that holds what the program did not write is set aside; returns what is to be said of that.
+std::vector<std::string> remove_old_checkpoints(const std::filesystem::path& folder, int64_t keep);
 
 }  // namespace deeptitan

@@ -43,25 +43,40 @@ std::string broadcast_text(Communicator& ranks, const std::string& text, int roo
   return gather_texts(ranks, ranks.rank() == root ? text : std::string())[root];
 }
 
-std::string on_first_rank(Communicator* ranks, const std::function<std::string()>& work) {
-  if (ranks == nullptr || ranks->size() == 1) return work();
-  // The first character says how it went.
-  constexpr char kDone = 'd', kUsage = 'u', kFailed = 'f';
-  std::string outcome;
-  if (ranks->rank() == 0) {
-    try {
-      outcome = kDone + work();
-    } catch (const Error& error) {
-      outcome = (error.kind() == ErrorKind::kUsage ? kUsage : kFailed) + std::string(error.what());
-    } catch (const std::exception& error) {
-      outcome = kFailed + std::string(error.what());
-    }
+namespace {
+
+// The first character says how it went.
+constexpr char kDone = 'd', kUsage = 'u', kFailed = 'f';
+
+std::string outcome_of(const std::function<std::string()>& work) {
+  try {
+    return kDone + work();
+  } catch (const Error& error) {
+    return (error.kind() == ErrorKind::kUsage ? kUsage : kFailed) + std::string(error.what());
+  } catch (const std::exception& error) {
+    return kFailed + std::string(error.what());
   }
-  outcome = broadcast_text(*ranks, outcome, 0);
+}
+
+std::string result_of(const std::string& outcome) {
   std::string text = outcome.substr(1);
   if (outcome[0] == kUsage) fail_usage("{}", text);
   if (outcome[0] == kFailed) fail("{}", text);
   return text;
+}
+
+}  // namespace
+
+std::string on_first_rank(Communicator* ranks, const std::function<std::string()>& work) {
+  if (ranks == nullptr || ranks->size() == 1) return work();
+  return result_of(broadcast_text(*ranks, ranks->rank() == 0 ? outcome_of(work) : std::string(), 0));
+}
+
+std::vector<std::string> on_each_rank(Communicator* ranks, const std::function<std::string()>& work) {
+  if (ranks == nullptr || ranks->size() == 1) return {work()};
+  std::vector<std::string> results;
+  for (const std::string& outcome : gather_texts(*ranks, outcome_of(work))) results.push_back(result_of(outcome));
+  return results;
 }
 
 }  // namespace deeptitan

@@ -18,4 +18,8 @@ std::string broadcast_text(Communicator& ranks, const std::string& text, int roo
 /// nullptr stands for this rank alone.
 std::string on_first_rank(Communicator* ranks, const std::function<std::string()>& work);
 
+/// What `work` returns on each rank, in their order, on all of them. Where it throws, all throw what the first of those
+/// ranks does.
+std::vector<std::string> on_each_rank(Communicator* ranks, const std::function<std::string()>& work);
+
 }  // namespace deeptitan

@@ -18,6 +18,7 @@ constexpr std::array<std::string_view, 4> kDecayTypeNames = {"constant", "linear
 constexpr std::array<std::string_view, 3> kActivationCheckpointNames = {"none", "cheap", "layer"};
 constexpr std::array<std::string_view, 4> kPipelineScheduleNames = {"GPipe", "1F1B", "Interleaved1F1B", "ZBH1"};
 constexpr std::array<std::string_view, 2> kExportDtypeNames = {"fp32", "bf16"};
+constexpr std::array<std::string_view, 2> kCheckpointSavingNames = {"beside", "blocking"};
 constexpr std::array<std::string_view, 3> kSourceFormatNames = {"text", "chat", "plain"};
 
 /// An enum whose values count from 0 in the order of `names`.
@@ -175,6 +176,9 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Checkpoints that are kept; older ones are removed."},
     {"checkpoint.export_dtype", DT_MEMBER(choice(c.checkpoint.export_dtype, kExportDtypeNames)), "", kAny, kMayDiffer,
      "Element type of the weights in the model directory. A checkpoint's weights are always fp32."},
+    {"checkpoint.saving", DT_MEMBER(choice(c.checkpoint.saving, kCheckpointSavingNames)), "", kAny, kMayDiffer,
+     "beside = steps go on while a checkpoint is written from a copy of what it holds; where memory for that is short, "
+     "and with blocking, they wait. The bytes are the same."},
 
     {"activation_checkpoint.mode", DT_MEMBER(choice(c.activation_checkpoint.mode, kActivationCheckpointNames)), "",
      kAny, kFixed,

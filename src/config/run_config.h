@@ -35,6 +35,9 @@ enum class PipelineScheduleName { kGPipe, k1F1B, kInterleaved1F1B, kZeroBubbleH1
 /// Element type of the weights in an exported model directory.
 enum class ExportDtype { kFloat32, kBfloat16 };
 
+/// Whether training goes on while a checkpoint is written, from a copy of what it holds, or waits.
+enum class CheckpointSaving { kBeside, kBlocking };
+
 /// What the files of a source hold: documents, which may lie in JSON; conversations, of which the assistant's turns are
 /// learnt; or text that is read as it stands, whatever it looks like.
 enum class SourceFormat { kText, kChat, kPlain };
@@ -151,6 +154,7 @@ struct RunConfig {
     int64_t interval = 500;
     int64_t keep_latest_k = 2;
     ExportDtype export_dtype = ExportDtype::kFloat32;
+    CheckpointSaving saving = CheckpointSaving::kBeside;
     bool operator==(const Checkpoint&) const = default;
   } checkpoint;
 

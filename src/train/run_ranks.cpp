@@ -59,14 +59,13 @@ RunRanks::RunRanks(const RunConfig& config, Transport* transport)
   }
 }
 
-double RunRanks::sum(double mine, int64_t step) const {
-  if (alone()) return mine;
+void RunRanks::add_up(std::span<double> numbers, int64_t step) const {
+  if (alone()) return;
   ExecutionContext ctx;
   StepState state;
   state.in.step = step;
   ctx.state = &state;
-  host()->all_reduce(ctx, Tensor(&mine, DType::kF64, {1}));
-  return mine;
+  host()->all_reduce(ctx, Tensor(numbers.data(), DType::kF64, {static_cast<int64_t>(numbers.size())}));
 }
 
 void check_alike(Communicator& host, const std::vector<RankFact>& facts) {

@@ -1,7 +1,11 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,11 +44,25 @@ class RunRanks {
   int data_rank() const { return mesh_.data_rank(rank()); }
 
   /// The sum over all ranks, in their order; `step` is what messages name.
-  double sum(double mine, int64_t step) const;
-  /// Whether it is true on any rank.
-  bool any(bool mine, int64_t step) const { return sum(mine ? 1 : 0, step) > 0; }
+  double sum(double mine, int64_t step) const {
+    add_up(std::span(&mine, 1), step);
+    return mine;
+  }
+  /// Whether it is true on any rank; of several at once, in one exchange.
+  bool any(bool mine, int64_t step) const { return any(std::array{mine}, step)[0]; }
+  template <size_t count>
+  std::array<bool, count> any(std::array<bool, count> mine, int64_t step) const {
+    std::array<double, count> sums;
+    std::copy(mine.begin(), mine.end(), sums.begin());
+    add_up(sums, step);
+    std::transform(sums.begin(), sums.end(), mine.begin(), [](double sum) { return sum > 0; });
+    return mine;
+  }
 
  private:
+  // The numbers are then those of all ranks.
+  void add_up(std::span<double> numbers, int64_t step) const;
+
   Mesh mesh_;
   std::unique_ptr<HostGroups> groups_;
 };

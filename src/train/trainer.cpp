@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <deque>
 #include <fstream>
@@ -24,6 +25,8 @@
 #include "kernels/cpu/peak/peak.h"
 #include "model/model_cost.h"
 #include "ops/linear.h"
+#include "train/checkpoint_saver.h"
+#include "train/checkpoint_snapshot.h"
 #include "train/freeze.h"
 #include "train/learning_rate.h"
 #include "train/memory_advice.h"
@@ -64,6 +67,7 @@ class Trainer {
  private:
   void join_ranks();
   void build_engine();
+  void plan_snapshot(int64_t room);
   void replay();
   // A step that the host has queued and has no result of yet.
   struct QueuedStep {
@@ -79,7 +83,9 @@ class Trainer {
   StepResult last_result();
   [[noreturn]] void stop_without_folder();
   [[noreturn]] void stop_not_finite(int64_t step, const StepResult& result);
-  void save();
+  template <typename Body>
+  void in_folder(const Body& body);
+  void save(bool beside);
   void begin_report();
   void train_steps();
   void say(const std::string& text) {
@@ -101,10 +107,12 @@ class Trainer {
   ModelExport exported_;
   RunData data_;
   std::unique_ptr<TrainingEngine> engine_;
-  std::vector<StepBatches> batches_;  // of as many steps as are queued at once
-  std::deque<QueuedStep> queued_;     // the oldest first
-  double last_report_ = 0;            // seconds
-  std::optional<RunReport> report_;   // of the first rank
+  std::vector<StepBatches> batches_;              // of as many steps as are queued at once
+  std::deque<QueuedStep> queued_;                 // the oldest first
+  double last_report_ = 0;                        // seconds
+  std::optional<RunReport> report_;               // of the first rank
+  std::unique_ptr<CheckpointSnapshot> snapshot_;  // where checkpoints are written beside training
+  std::unique_ptr<CheckpointSaver> saver_;
 };
 
 void Trainer::join_ranks() {
@@ -129,7 +137,12 @@ void Trainer::build_engine() {
 #ifdef DT_CUDA
   log_info(fmt::format("on {}", choose_device(config_.training.device).description));
 #endif
+  if (!options_.replay_step && wants_snapshot(config_)) plan_snapshot(memory);
   engine_->allocate();
+  if (snapshot_) {
+    snapshot_->allocate();
+    saver_ = std::make_unique<CheckpointSaver>(*engine_, *snapshot_);
+  }
   if (start_.checkpoint) {
     loaded_ = load_checkpoint(start_.checkpoint->path, *engine_);
     progress_ = read_progress(start_.checkpoint->path);
@@ -152,6 +165,21 @@ void Trainer::build_engine() {
   config_.training.dtype = engine_->options().compute == DType::kBF16 ? TrainingDtype::kBf16 : TrainingDtype::kFp32;
   progress_.config = to_toml(config_);
   batches_.resize(static_cast<size_t>(engine_->options().report_lag) + 1);
+}
+
+// `memory` is what this rank's host or device has for the run.
+void Trainer::plan_snapshot(int64_t memory) {
+  auto planned = std::make_unique<CheckpointSnapshot>(*engine_);
+  const bool on_cpu = engine_->options().device.kind == DeviceKind::kCpu;
+  const int64_t room = on_cpu ? memory - engine_->plan().total() : available_memory(Device{}) / options_.ranks_of_host;
+  if (ranks_.any(planned->bytes() > room, 0)) {
+    log_info(fmt::format(
+        "checkpoint.saving: to write beside training takes {} of memory more and {} are available; training "
+        "waits while a checkpoint is written",
+        format_bytes(planned->bytes()), format_bytes(std::max<int64_t>(0, room))));
+    return;
+  }
+  snapshot_ = std::move(planned);
 }
 
 StepBatches& Trainer::batches_of(int64_t step) {
@@ -214,6 +242,7 @@ StepMetrics Trainer::metrics_of(StepResult result) {
 }
 
 void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
+  if (saver_) saver_->wait();
   std::string first = "no op's output, only their sum";
   engine_->set_check_finite(true);
   try {
@@ -234,6 +263,7 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
 
 // What was in the folder is gone; the run is not.
 void Trainer::stop_without_folder() {
+  if (saver_) saver_->give_up();
   last_result();  // what is saved is whole
   if (ranks_.first()) {
     folder_ = RunFolder(folder_.root());
@@ -241,20 +271,33 @@ void Trainer::stop_without_folder() {
     write_file(folder_.config(), progress_.config);
   }
   progress_.metrics = {};
-  save();
+  save(/*beside=*/false);
   fail(
       "{} was removed or replaced while the run wrote into it. Step {} was saved in a new one; go on with --resume "
       "auto",
       folder_.root().string(), progress_.step);
 }
 
-void Trainer::save() {
+// What writes a checkpoint, and fails where somebody has taken the folder away.
+template <typename Body>
+void Trainer::in_folder(const Body& body) {
   try {
-    save_checkpoint(folder_.checkpoints(), progress_, *engine_, exported_, config_.checkpoint.keep_latest_k);
+    body();
   } catch (const Error&) {
     if (ranks_.alone() && !folder_.in_place()) stop_without_folder();
     throw;
   }
+}
+
+// `beside`: steps follow, which need not wait.
+void Trainer::save(bool beside) {
+  in_folder([&] {
+    const fs::path checkpoints = folder_.checkpoints();
+    const int64_t keep = config_.checkpoint.keep_latest_k;
+    if (saver_) saver_->wait();
+    if (saver_ && beside) return saver_->begin(checkpoints, progress_, exported_, keep);
+    save_checkpoint(checkpoints, progress_, *engine_, exported_, keep);
+  });
 }
 
 void Trainer::export_final_model() {
@@ -313,11 +356,11 @@ void Trainer::begin_report() {
     return std::string();
   });
   const ModelSize size = count_parameters(model_config_);
-  say(fmt::format("{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned{}{}",
-                  size.parameters / 1e6, size.active_parameters / 1e6, config_.tokens_per_step(),
-                  bf16 ? "bf16" : "fp32", folder_.root().string(), format_bytes(engine_->plan().total()),
-                  ranks_.alone() ? "" : " a rank",
-                  on_cpu ? fmt::format("; matrix peak {:.0f} GFLOP/s", peak / 1e9) : ""));
+  say(fmt::format(
+      "{:.1f} M parameters, {:.1f} M active; {} tokens a step; {} in {}; {} planned{}{}", size.parameters / 1e6,
+      size.active_parameters / 1e6, config_.tokens_per_step(), bf16 ? "bf16" : "fp32", folder_.root().string(),
+      format_bytes(engine_->plan().total() + (on_cpu && snapshot_ ? snapshot_->bytes() : 0)),
+      ranks_.alone() ? "" : " a rank", on_cpu ? fmt::format("; matrix peak {:.0f} GFLOP/s", peak / 1e9) : ""));
   if (!ranks_.alone()) say(ranks_.mesh().describe());
   if (const int64_t frozen = count_frozen(engine_->model().parameters()); frozen > 0) {
     say(fmt::format("{} parameters are frozen", frozen));
@@ -340,8 +383,10 @@ void Trainer::train_steps() {
     const bool samples = options_.sample && data_.tokenizer && due(config_.metrics.sample_freq);
     const bool saves = last || due(config_.checkpoint.interval);
     queue_step(step);
-    if (ranks_.any(ranks_.first() && !folder_.in_place(), step)) stop_without_folder();
-    const bool stops = ranks_.any(interrupted(), step);
+    const auto [lost, stops, saving] =
+        ranks_.any(std::array{ranks_.first() && !folder_.in_place(), interrupted(), saver_ && saver_->at_work()}, step);
+    if (lost) stop_without_folder();
+    if (saver_ && !saving) in_folder([&] { saver_->advance(); });
     // What looks at the model between two steps waits for all that is queued.
     const bool waits = validates || samples || saves || stops;
     while (std::optional<StepResult> result = waits ? engine_->remaining_report() : engine_->due_report()) {
@@ -363,7 +408,7 @@ void Trainer::train_steps() {
     stopped_ = stops && queued_.empty();
     if (saves || stopped_) {
       if (report_) progress_.metrics = report_->synced();
-      save();
+      save(/*beside=*/!last && !stopped_);
     }
   }
   if (report_) report_->finish();

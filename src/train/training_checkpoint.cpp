@@ -1,6 +1,5 @@
 #include "train/training_checkpoint.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -24,33 +23,6 @@
 
 namespace deeptitan {
 namespace {
-
-// A part of the optimizer's state and where it lies in memory.
-struct OptimizerSlice {
-  SlotSlice slice;
-  Tensor memory;  // [elements]
-  bool written;   // by this rank; others that have the same read it
-};
-
-// What lies here of the slots, tensor by tensor of the model's files.
-std::vector<OptimizerSlice> optimizer_slices(TrainingEngine& engine) {
-  std::vector<OptimizerSlice> slices;
-  for (const std::string& slot : engine.optimizer_slots()) {
-    for (const Parameter& p : engine.model().parameters().all()) {
-      if (!p.gradient.defined()) continue;
-      const SlotPart part = engine.optimizer_slot(p, slot);
-      for (const FileTensor& tensor : p.file_tensors()) {
-        const int64_t begin = std::max(tensor.offset, part.begin);
-        const int64_t end = std::min(tensor.offset + tensor.numel(), part.begin + part.memory.size(0));
-        if (begin >= end) continue;
-        slices.push_back({{slot, tensor.name, begin - tensor.offset, end - tensor.offset, part.memory.dtype()},
-                          part.memory.rows(begin - part.begin, end - part.begin),
-                          engine.answers_for(p) && engine.shards().answers_for(p.spec.placement)});
-      }
-    }
-  }
-  return slices;
-}
 
 // The slots of the whole model, whoever has them.
 std::vector<SlotSlice> all_slots(TrainingEngine& engine) {
@@ -128,21 +100,43 @@ std::string generation_config(const ModelConfig& config) {
   return json.dump(2) + "\n";
 }
 
+// What a model's directory holds beside weights and config.json.
+void write_beside_weights(const std::filesystem::path& directory, const ModelConfig& config, const ModelExport& how) {
+  write_file(directory / "generation_config.json",
+             how.generation_config.empty() ? generation_config(config) : how.generation_config);
+  if (how.tokenizer != nullptr) how.tokenizer->save(directory);
+}
+
+WritingRanks writing_ranks(const TrainingEngine& engine) {
+  return {.host = engine.options().groups.host,
+          .writes = [&engine](const auto& p, const auto& tensor) { return writes_tensor(engine, p, tensor); }};
+}
+
+// Makes the directory that becomes `target`, on the first rank. Returns where all write.
+std::filesystem::path make_directory(const std::filesystem::path& target, Communicator* host,
+                                     std::optional<AtomicDirectory>& directory) {
+  return on_first_rank(host, [&] {
+    make_way(target);
+    directory.emplace(target);
+    return directory->path().string();
+  });
+}
+
+// All ranks throw what one has kept.
+void throw_on_all(Communicator* host, const std::exception_ptr& mine) {
+  on_each_rank(host, [&] {
+    if (mine) std::rethrow_exception(mine);
+    return std::string();
+  });
+}
+
 }  // namespace
 
 std::map<std::string, FileDigest> export_model(const std::filesystem::path& directory, TrainingEngine& engine,
                                                const ModelExport& how) {
-  Communicator* host = engine.options().groups.host;
-  const ParameterList& parameters = engine.model().parameters();
-  const auto writes = [&](const Parameter& parameter, const FileTensor& tensor) {
-    return engine.answers_for(parameter) && engine.shards().writes(parameters, parameter, tensor);
-  };
   std::map<std::string, FileDigest> digests =
-      save_model(directory, engine.model(), how.dtype, how.carried_from, {.host = host, .writes = writes});
-  if (rank_in(host) != 0) return digests;
-  write_file(directory / "generation_config.json",
-             how.generation_config.empty() ? generation_config(engine.model().config()) : how.generation_config);
-  if (how.tokenizer != nullptr) how.tokenizer->save(directory);
+      save_model(directory, engine.model(), how.dtype, how.carried_from, writing_ranks(engine));
+  if (rank_in(engine.options().groups.host) == 0) write_beside_weights(directory, engine.model().config(), how);
   return digests;
 }
 
@@ -157,11 +151,7 @@ void make_way(const std::filesystem::path& target) {
 void write_directory(const std::filesystem::path& target, int64_t step, Communicator* host,
                      const std::function<std::map<std::string, FileDigest>(const std::filesystem::path&)>& write) {
   std::optional<AtomicDirectory> directory;
-  const std::filesystem::path path = on_first_rank(host, [&] {
-    make_way(target);
-    directory.emplace(target);
-    return directory->path().string();
-  });
+  const std::filesystem::path path = make_directory(target, host, directory);
   std::map<std::string, FileDigest> digests = write(path);
   on_first_rank(host, [&] {
     write_manifest(path, step, std::move(digests));
@@ -171,23 +161,92 @@ void write_directory(const std::filesystem::path& target, int64_t step, Communic
 }
 
 void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,
-                     ModelExport how, int64_t keep) {
-  Communicator* host = engine.options().groups.host;
-  how.dtype = DType::kF32;
-  write_directory(folder / checkpoint_name(progress.step), progress.step, host, [&](const std::filesystem::path& path) {
-    const std::filesystem::path state = path / kTrainingStateDirectory;
-    on_first_rank(host, [&] {
-      std::error_code error;
-      std::filesystem::create_directory(state, error);
-      if (error) fail_file("create", state, error.value());
-      return std::string();
-    });
-    std::map<std::string, FileDigest> digests = export_model(path, engine, how);
-    digests.merge(gather_digests(write_slots(state, rank_in(host), optimizer_slices(engine)), host));
-    if (rank_in(host) == 0) write_progress(state, progress, engine.updates());
-    return digests;
+                     const ModelExport& how, int64_t keep) {
+  CheckpointWriting writing(folder, progress, engine, how, keep, nullptr);
+  writing.write();
+  writing.gather();
+  writing.finish();
+  writing.close();
+}
+
+CheckpointWriting::CheckpointWriting(const std::filesystem::path& folder, const TrainingProgress& progress,
+                                     TrainingEngine& engine, const ModelExport& how, int64_t keep,
+                                     const CheckpointSnapshot* snapshot)
+    : engine_(engine),
+      host_(engine.options().groups.host),
+      folder_(folder),
+      progress_(progress),
+      updates_(engine.updates()),
+      how_(how),
+      keep_(keep),
+      snapshot_(snapshot) {
+  path_ = make_directory(folder / checkpoint_name(progress.step), host_, directory_);
+  on_first_rank(host_, [&] {
+    const std::filesystem::path state = path_ / kTrainingStateDirectory;
+    std::error_code error;
+    std::filesystem::create_directory(state, error);
+    if (error) fail_file("create", state, error.value());
+    return std::string();
   });
-  if (rank_in(host) == 0) remove_old_checkpoints(folder, keep);
+  model_.emplace(path_, engine_.model(), DType::kF32, how_.carried_from, writing_ranks(engine_));
+}
+
+void CheckpointWriting::check_cancelled() const {
+  DT_CHECK(!cancelled_, "the checkpoint of step {} was given up", progress_.step);
+}
+
+void CheckpointWriting::write() noexcept {
+  try {
+    write_files();
+  } catch (...) {
+    problem_ = std::current_exception();
+  }
+}
+
+void CheckpointWriting::write_files() {
+  const ParameterList& list = engine_.model().parameters();
+  shards_ = model_->write([&](const Parameter& p, const FileTensor& tensor, std::vector<float>& staged) {
+    check_cancelled();
+    return snapshot_ == nullptr ? list.values(p, tensor, staged) : snapshot_->values(p, tensor, staged);
+  });
+  check_cancelled();
+  slots_ = write_slots(path_ / kTrainingStateDirectory, rank_in(host_),
+                       snapshot_ == nullptr ? optimizer_slices(engine_) : snapshot_->slices());
+  // Each rank's own: another host's file system may not know of them yet.
+  for (const auto& files : {shards_.digests, slots_}) {
+    for (const auto& [name, digest] : files) File::open(path_ / name).sync();
+  }
+}
+
+void CheckpointWriting::gather() {
+  throw_on_all(host_, std::exchange(problem_, nullptr));
+  shards_ = gather_shards(std::move(shards_), host_);
+  slots_ = gather_digests(slots_, host_);
+}
+
+void CheckpointWriting::finish() noexcept {
+  if (rank_in(host_) != 0 || problem_) return;
+  try {
+    put_in_place();
+  } catch (...) {
+    problem_ = std::current_exception();
+  }
+}
+
+void CheckpointWriting::put_in_place() {
+  model_->write_index(shards_);
+  write_beside_weights(path_, engine_.model().config(), how_);
+  write_progress(path_ / kTrainingStateDirectory, progress_, updates_);
+  std::map<std::string, FileDigest> digests = shards_.digests;
+  digests.merge(slots_);
+  write_manifest(path_, progress_.step, std::move(digests));
+  directory_->commit();
+  warnings_ = remove_old_checkpoints(folder_, keep_);
+}
+
+void CheckpointWriting::close() {
+  throw_on_all(host_, std::exchange(problem_, nullptr));
+  for (const std::string& warning : warnings_) log_warning(warning);
 }
 
 TrainingProgress read_progress(const std::filesystem::path& checkpoint) {

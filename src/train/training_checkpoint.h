@@ -1,17 +1,24 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "checkpoint/atomic_directory.h"
 #include "checkpoint/model_directory.h"
 #include "config/run_config.h"
 #include "core/digest.h"
 #include "data/batch_source.h"
+#include "model/deepseek/checkpoint.h"
 #include "tokenizer/tokenizer.h"
+#include "train/checkpoint_snapshot.h"
 #include "train/training_engine.h"
 
 namespace deeptitan {
@@ -59,7 +66,53 @@ void write_directory(const std::filesystem::path& target, int64_t step, Communic
 ///   training_state/state.json                         TrainingProgress
 ///   manifest.json
 void save_checkpoint(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,
-                     ModelExport how, int64_t keep);
+                     const ModelExport& how, int64_t keep);
+
+/// What save_checkpoint does, in parts: those in which ranks exchange something, which all call together between two
+/// steps, and those that take long and ask nobody, which may run on another thread while steps go on. In this order:
+/// the constructor, write, gather, finish, close; one rank alone may call finish before gather.
+class CheckpointWriting {
+ public:
+  /// Makes the directory. What is given, but for the progress and `how`, stays while this lives. `snapshot`, taken
+  /// between the same two steps, is what is written; nullptr: what lies in the engine, which then must not step.
+  CheckpointWriting(const std::filesystem::path& folder, const TrainingProgress& progress, TrainingEngine& engine,
+                    const ModelExport& how, int64_t keep, const CheckpointSnapshot* snapshot);
+
+  /// Writes this rank's files, to the device. What goes wrong is kept for gather.
+  void write() noexcept;
+  /// Throws on all ranks what write() kept on one.
+  void gather();
+  /// On the first rank: the manifest, which comes last, the directory's place, and the removal of those that are not
+  /// kept. What goes wrong is kept for close. Does nothing where write() has failed.
+  void finish() noexcept;
+  /// Throws on all ranks what finish() kept, and says what it had to say.
+  void close();
+
+  /// Lets write() end before its time, with an error. From any thread.
+  void cancel() { cancelled_ = true; }
+
+ private:
+  void check_cancelled() const;
+  void write_files();
+  void put_in_place();
+
+  const TrainingEngine& engine_;
+  Communicator* host_;
+  std::filesystem::path folder_;
+  TrainingProgress progress_;
+  int64_t updates_;
+  ModelExport how_;
+  int64_t keep_;
+  const CheckpointSnapshot* snapshot_;
+  std::optional<AtomicDirectory> directory_;  // of the first rank
+  std::filesystem::path path_;
+  std::optional<ModelWriter> model_;
+  ShardedSafetensorsWriter::Shards shards_;  // this rank's, then all
+  std::map<std::string, FileDigest> slots_;  // the same, by path in the checkpoint
+  std::exception_ptr problem_;
+  std::vector<std::string> warnings_;
+  std::atomic<bool> cancelled_ = false;
+};
 
 /// The progress that a checkpoint was saved with.
 TrainingProgress read_progress(const std::filesystem::path& checkpoint);

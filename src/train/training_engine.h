@@ -88,6 +88,7 @@ class TrainingEngine {
   const std::vector<PlannedExchange>& planned_exchanges() const { return exchanges_; }
   const TrainingEngineOptions& options() const { return options_; }
   DeepseekModel& model() { return model_; }
+  const DeepseekModel& model() const { return model_; }
   int64_t tokens_per_microbatch() const { return options_.seq_len * options_.sequences; }
 
   /// Takes the planned memory from the system.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fstream>
 #include <functional>
+#include <map>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -15,7 +16,11 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "core/memory_plan.h"
 #include "integration/quiet_runs.h"
+#include "train/checkpoint_snapshot.h"
+#include "train/memory_advice.h"
+#include "train/model_to_train.h"
 #include "train/trainer.h"
 
 namespace deeptitan {
@@ -99,6 +104,57 @@ TEST(TrainingRun, ResumingGivesTheBitsOfARunThatNeverStopped) {
     train_quietly(constant(sample().config(halves, training(12))), from_four);
     EXPECT_EQ(metrics(straight), metrics(halves)) << dtype;
   }
+}
+
+// Every file of a folder but `without`, by its path there.
+std::map<std::string, std::string> files_of(const std::filesystem::path& folder, const std::string& without) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    const std::string name = std::filesystem::relative(entry.path(), folder).string();
+    if (entry.is_regular_file() && name != without) files[name] = read_file(entry.path());
+  }
+  return files;
+}
+
+TEST(TrainingRun, SavingBesideTrainingChangesNoBits) {
+  for (const CheckpointSaving saving : {CheckpointSaving::kBlocking, CheckpointSaving::kBeside}) {
+    RunConfig config = sample().config(saving == CheckpointSaving::kBeside ? "beside" : "waiting");
+    config.checkpoint.interval = 1;
+    config.checkpoint.saving = saving;
+    train_quietly(config);
+  }
+  EXPECT_EQ(metrics("beside"), metrics("waiting"));
+  const std::string state = "training_state/state.json";  // says how the run was saved, and where
+  for (int step = 8; step <= 12; ++step) {
+    const std::string checkpoint = "checkpoints/" + checkpoint_name(step);
+    verify_checkpoint({step, sample().run("beside") / checkpoint});
+    auto beside = files_of(sample().run("beside") / checkpoint, state);
+    auto waiting = files_of(sample().run("waiting") / checkpoint, state);
+    for (auto* files : {&beside, &waiting}) EXPECT_EQ(files->erase("manifest.json"), 1U);  // has state.json's digest
+    EXPECT_TRUE(beside == waiting) << step;
+  }
+}
+
+// Room for the run, and for half of what the copy takes.
+TEST(TrainingRun, WhereMemoryForTheCopyIsShortTrainingWaitsAndSaysSo) {
+  RunConfig config = sample().config("short", "steps = 4\ndtype = \"fp32\"\n");
+  config.checkpoint.interval = 2;
+  const ModelConfig model = model_to_train(config);
+  const TrainingEngine engine(model, engine_options(config, false));
+  const CheckpointSnapshot snapshot(engine);
+  TrainerOptions options;
+  options.ranks_of_host = static_cast<int>(available_memory() / (engine.plan().total() + snapshot.bytes() / 2));
+  set_log_quiet(false);
+  ::testing::internal::CaptureStderr();
+  train_quietly(config, options);
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  set_log_quiet(true);
+  const std::string words =
+      "checkpoint.saving: to write beside training takes " + format_bytes(snapshot.bytes()) + " of memory more and ";
+  const size_t found = said.find(words);
+  ASSERT_NE(found, std::string::npos) << said;
+  EXPECT_EQ(said.find("checkpoint.saving", found + 1), std::string::npos) << said;
+  EXPECT_EQ(list_checkpoints(sample().run("short") / "checkpoints").size(), 2U);
 }
 
 TEST(TrainingRun, AnInterruptFinishesTheStepAndSaves) {

@@ -118,23 +118,6 @@ void number_shards(ShardedSafetensorsWriter* writer, Communicator& ranks) {
   if (writer != nullptr) writer->number(first, all);
 }
 
-// What all ranks have written.
-ShardedSafetensorsWriter::Shards gather_shards(const ShardedSafetensorsWriter::Shards& mine, Communicator& ranks) {
-  nlohmann::json json = {
-      {"file_of", mine.file_of}, {"bytes", mine.tensor_bytes}, {"digests", nlohmann::json::object()}};
-  for (const auto& [file, digest] : mine.digests) json["digests"][file] = {digest.bytes, digest.digest};
-  ShardedSafetensorsWriter::Shards all;
-  for (const std::string& text : gather_texts(ranks, json.dump())) {
-    const nlohmann::json of_rank = nlohmann::json::parse(text);
-    all.file_of.merge(of_rank.at("file_of").get<std::map<std::string, std::string>>());
-    all.tensor_bytes += of_rank.at("bytes").get<uint64_t>();
-    for (const auto& [file, digest] : of_rank.at("digests").items()) {
-      all.digests[file] = {digest.at(0).get<uint64_t>(), digest.at(1).get<std::string>()};
-    }
-  }
-  return all;
-}
-
 // The tensors of a directory, which may lie in mapped files as products want to read them.
 class DirectoryValues final : public ParameterSource {
  public:
@@ -176,52 +159,80 @@ bool has_next_token_prediction(const ModelDirectory& directory, const ModelConfi
   return first != directory.names().end() && first->starts_with(prefix);
 }
 
-std::map<std::string, FileDigest> save_model(const std::filesystem::path& directory, const DeepseekModel& model,
-                                             DType dtype, const ModelDirectory* carried_from,
-                                             const WritingRanks& ranks) {
+ModelWriter::ModelWriter(std::filesystem::path directory, const DeepseekModel& model, DType dtype,
+                         const ModelDirectory* carried_from, const WritingRanks& ranks)
+    : directory_(std::move(directory)),
+      model_(model),
+      dtype_(dtype),
+      carried_from_(carried_from),
+      first_(ranks.host == nullptr || ranks.host->rank() == 0),
+      carried_(carried_tensors(carried_from, model, dtype)) {
   DT_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "a model is saved as fp32 or bf16, not {}",
            dtype_word(dtype));
   const bool shared = ranks.host != nullptr && ranks.host->size() > 1;
-  const bool first = !shared || ranks.host->rank() == 0;
   std::vector<TensorDeclaration> declarations;
-  const auto dtype_of = [&](const Parameter& p) { return p.spec.trained ? dtype : DType::kF32; };
-  const auto for_each_of_mine = [&](const auto& body) {
-    for (const Parameter& p : model.parameters().all()) {
-      for (const FileTensor& tensor : p.file_tensors()) {
-        if (!shared || ranks.writes(p, tensor)) body(p, tensor);
-      }
+  for (const Parameter& p : model.parameters().all()) {
+    for (FileTensor& tensor : p.file_tensors()) {
+      if (shared && !ranks.writes(p, tensor)) continue;
+      declarations.push_back({tensor.name, dtype_of(p), tensor.shape});
+      mine_.emplace_back(&p, std::move(tensor));
     }
-  };
-  for_each_of_mine([&](const Parameter& p, const FileTensor& tensor) {
-    declarations.push_back({tensor.name, dtype_of(p), tensor.shape});
-  });
-  // The same on all ranks; the first writes them.
-  const std::vector<TensorDeclaration> carried = carried_tensors(carried_from, model, dtype);
-  if (first) declarations.insert(declarations.end(), carried.begin(), carried.end());
-  std::optional<ShardedSafetensorsWriter> writer;
-  if (!shared || !declarations.empty()) writer.emplace(directory, declarations, kMaxShardBytes);
-  if (shared) number_shards(writer ? &*writer : nullptr, *ranks.host);
+  }
+  if (first_) declarations.insert(declarations.end(), carried_.begin(), carried_.end());
+  if (!shared || !declarations.empty()) writer_.emplace(directory_, std::move(declarations), kMaxShardBytes);
+  if (shared) number_shards(writer_ ? &*writer_ : nullptr, *ranks.host);
+}
+
+ShardedSafetensorsWriter::Shards ModelWriter::write(const TensorValues& values) {
   std::vector<float> staged;
   std::vector<bfloat16> rounded;
-  for_each_of_mine([&](const Parameter& p, const FileTensor& tensor) {
-    const float* values = model.parameters().values(p, tensor, staged);
-    if (dtype_of(p) == DType::kF32) {
-      writer->write(tensor.name, values, tensor.numel() * sizeof(float));
-      return;
+  for (const auto& [p, tensor] : mine_) {
+    const float* of_tensor = values(*p, tensor, staged);
+    if (dtype_of(*p) == DType::kF32) {
+      writer_->write(tensor.name, of_tensor, tensor.numel() * sizeof(float));
+      continue;
     }
     rounded.resize(tensor.numel());
-    convert_elements(values, DType::kF32, rounded.data(), DType::kBF16, tensor.numel());
-    writer->write(tensor.name, rounded.data(), rounded.size() * sizeof(bfloat16));
-  });
-  if (first && !carried.empty()) write_carried(*writer, carried, carried_from);
-  const ShardedSafetensorsWriter::Shards mine = writer ? writer->finish_shards() : ShardedSafetensorsWriter::Shards();
-  const ShardedSafetensorsWriter::Shards all = shared ? gather_shards(mine, *ranks.host) : mine;
-  if (first) {
-    ShardedSafetensorsWriter::write_index(directory, all);
-    ModelConfig config = model.config();
-    if (!model.options().next_token_prediction && carried.empty()) config.num_nextn_predict_layers = 0;
-    write_file(directory / "config.json", to_json(config, dtype == DType::kF32 ? "float32" : "bfloat16"));
+    convert_elements(of_tensor, DType::kF32, rounded.data(), DType::kBF16, tensor.numel());
+    writer_->write(tensor.name, rounded.data(), rounded.size() * sizeof(bfloat16));
   }
+  if (first_ && !carried_.empty()) write_carried(*writer_, carried_, carried_from_);
+  return writer_ ? writer_->finish_shards() : ShardedSafetensorsWriter::Shards();
+}
+
+void ModelWriter::write_index(const ShardedSafetensorsWriter::Shards& all) const {
+  ShardedSafetensorsWriter::write_index(directory_, all);
+  ModelConfig config = model_.config();
+  if (!model_.options().next_token_prediction && carried_.empty()) config.num_nextn_predict_layers = 0;
+  write_file(directory_ / "config.json", to_json(config, dtype_ == DType::kF32 ? "float32" : "bfloat16"));
+}
+
+ShardedSafetensorsWriter::Shards gather_shards(ShardedSafetensorsWriter::Shards mine, Communicator* ranks) {
+  if (ranks == nullptr || ranks->size() == 1) return mine;
+  nlohmann::json json = {
+      {"file_of", mine.file_of}, {"bytes", mine.tensor_bytes}, {"digests", nlohmann::json::object()}};
+  for (const auto& [file, digest] : mine.digests) json["digests"][file] = {digest.bytes, digest.digest};
+  ShardedSafetensorsWriter::Shards all;
+  for (const std::string& text : gather_texts(*ranks, json.dump())) {
+    const nlohmann::json of_rank = nlohmann::json::parse(text);
+    all.file_of.merge(of_rank.at("file_of").get<std::map<std::string, std::string>>());
+    all.tensor_bytes += of_rank.at("bytes").get<uint64_t>();
+    for (const auto& [file, digest] : of_rank.at("digests").items()) {
+      all.digests[file] = {digest.at(0).get<uint64_t>(), digest.at(1).get<std::string>()};
+    }
+  }
+  return all;
+}
+
+std::map<std::string, FileDigest> save_model(const std::filesystem::path& directory, const DeepseekModel& model,
+                                             DType dtype, const ModelDirectory* carried_from,
+                                             const WritingRanks& ranks) {
+  ModelWriter writer(directory, model, dtype, carried_from, ranks);
+  const ParameterList& list = model.parameters();
+  const ShardedSafetensorsWriter::Shards mine =
+      writer.write([&](const auto& p, const auto& tensor, auto& staged) { return list.values(p, tensor, staged); });
+  const ShardedSafetensorsWriter::Shards all = gather_shards(mine, ranks.host);
+  if (ranks.host == nullptr || ranks.host->rank() == 0) writer.write_index(all);
   return all.digests;
 }
 

@@ -5,9 +5,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "checkpoint/model_directory.h"
+#include "checkpoint/safetensors_writer.h"
 #include "comm/communicator.h"
 #include "core/digest.h"
 #include "core/execution_context.h"
@@ -30,6 +33,39 @@ struct WritingRanks {
   /// Whether this rank writes a tensor: of each, one rank does.
   std::function<bool(const Parameter&, const FileTensor&)> writes = nullptr;
 };
+
+/// Where a file tensor's values are: as ParameterList::values.
+using TensorValues = std::function<const float*(const Parameter&, const FileTensor&, std::vector<float>& staged)>;
+
+/// Writes a directory as save_model does, with what ranks tell each other apart from what takes long, which may happen
+/// on another thread.
+class ModelWriter {
+ public:
+  /// Declares this rank's tensors and gives its shards their numbers among those of all: ranks make it together. Writes
+  /// nothing. What is given stays while it lives.
+  ModelWriter(std::filesystem::path directory, const DeepseekModel& model, DType dtype,
+              const ModelDirectory* carried_from, const WritingRanks& ranks);
+
+  /// Writes this rank's shards; asks no other rank. Once.
+  ShardedSafetensorsWriter::Shards write(const TensorValues& values);
+  /// The first rank's: the index of all ranks' shards, and config.json.
+  void write_index(const ShardedSafetensorsWriter::Shards& all) const;
+
+ private:
+  DType dtype_of(const Parameter& parameter) const { return parameter.spec.trained ? dtype_ : DType::kF32; }
+
+  std::filesystem::path directory_;
+  const DeepseekModel& model_;
+  DType dtype_;
+  const ModelDirectory* carried_from_;
+  bool first_;
+  std::vector<std::pair<const Parameter*, FileTensor>> mine_;
+  std::vector<TensorDeclaration> carried_;  // the same on all ranks; the first writes them
+  std::optional<ShardedSafetensorsWriter> writer_;
+};
+
+/// What all ranks have written (nullptr: this one alone), put together; they call it together.
+ShardedSafetensorsWriter::Shards gather_shards(ShardedSafetensorsWriter::Shards mine, Communicator* ranks);
 
 /// Writes model.safetensors (in shards where large) and config.json into an existing directory. Matrices and norms are
 /// rounded to `dtype` (f32 or bf16); buffers such as the router's bias stay fp32. A model without the

@@ -193,7 +193,7 @@ PreparedWeight* ParameterList::prepare_heads(const Parameter* parameter, DType a
 
 void ParameterList::cut_buckets(const Arena& arena) {
   const int64_t alignment = memory_alignment(arena.device()) / static_cast<int64_t>(sizeof(float));
-  if (buckets_.empty()) buckets_ = cut_into_buckets(parameters_, alignment, bucket_elements_);
+  if (buckets_.empty()) buckets_ = cut_into_buckets(parameters_, alignment, bucket_elements_, bucket_windows_);
 }
 
 Tensor ParameterList::in_bucket(const Tensor& bucket, const ParameterBucket::Member& member) const {

@@ -155,6 +155,8 @@ class ParameterList {
   void bind_gradient(size_t bucket, const Tensor& memory /* f32 [numel] */, const Tensor& kept);
   /// A bucket is closed when it holds so many elements. Before anything is planned.
   void set_bucket_elements(int64_t elements) { bucket_elements_ = elements; }
+  /// By parameter: no bucket has members of two windows. Before anything is planned.
+  void set_bucket_windows(std::vector<int64_t> windows) { bucket_windows_ = std::move(windows); }
   /// Takes the prepared weights' memory.
   void plan_prepared(Arena& arena);
 
@@ -193,6 +195,7 @@ class ParameterList {
   DType compute_;
   ExpertRange experts_;
   int64_t bucket_elements_ = 1 << 24;  // enough to be reduced or updated at once: 64 MB in fp32
+  std::vector<int64_t> bucket_windows_;
   std::deque<Parameter> parameters_;
   std::deque<Prepared> prepared_;
   std::vector<ParameterBucket> buckets_;

@@ -33,7 +33,8 @@ int64_t nearest_block_end(const ParameterBucket& bucket, int64_t place) {
 }  // namespace
 
 std::vector<ParameterBucket> cut_into_buckets(const std::deque<Parameter>& parameters, int64_t alignment,
-                                              int64_t enough) {
+                                              int64_t enough, std::span<const int64_t> windows) {
+  const auto window_of = [&](size_t parameter) { return windows.empty() ? 0 : windows[parameter]; };
   std::vector<ParameterBucket> buckets;
   std::vector<size_t> open;  // the buckets that still take parameters, one of each kind
   for (size_t i = parameters.size(); i-- > 0;) {
@@ -47,7 +48,8 @@ std::vector<ParameterBucket> cut_into_buckets(const std::deque<Parameter>& param
       open.push_back(buckets.size());
       bucket = open.end() - 1;
       buckets.push_back({p.spec.placement, p.spec.weight_decay, {}, 0, {}, {}, {}});
-    } else if (buckets[*bucket].numel + p.numel() > enough) {
+    } else if (buckets[*bucket].numel + p.numel() > enough ||
+               window_of(buckets[*bucket].members.front().parameter) != window_of(i)) {
       *bucket = buckets.size();
       buckets.push_back({p.spec.placement, p.spec.weight_decay, {}, 0, {}, {}, {}});
     }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <span>
 #include <vector>
 
 #include "core/tensor.h"
@@ -33,9 +34,10 @@ struct ParameterBucket {
 
 /// Cuts the trained parameters into buckets, in the order in which the backward completes their gradients: the last
 /// declared first. A bucket is closed when it holds `enough` elements; a larger parameter has one to itself. Parameters
-/// begin at multiples of `alignment` elements.
+/// begin at multiples of `alignment` elements. `windows`, by parameter: no bucket has members of two (empty: all are of
+/// one).
 std::vector<ParameterBucket> cut_into_buckets(const std::deque<Parameter>& parameters, int64_t alignment,
-                                              int64_t enough);
+                                              int64_t enough, std::span<const int64_t> windows = {});
 
 /// Elements [begin, end) of a bucket.
 struct BucketPart {

@@ -14,18 +14,41 @@ constexpr int64_t kBucketAlignment = 64;
 
 }  // namespace
 
+void GradientShards::cut_buckets() {
+  if (!in_windows_) return;
+  // The times at which windows end: whatever the schedule, nothing comes between those of one.
+  std::vector<int64_t> ends = {GradientTime::kHead, GradientTime::kModules};
+  for (auto stage = stages_.rbegin(); stage != stages_.rend(); ++stage) {
+    ends.push_back(model_.gradient_time_of_layer(stage->embedding ? -1 : stage->first_layer));
+  }
+  std::vector<int64_t> windows;
+  for (size_t p = 0; p < model_.parameters().all().size(); ++p) {
+    const auto end = std::lower_bound(ends.begin(), ends.end(), model_.gradient_time(p).complete);
+    // What stays whole has buckets of its own.
+    windows.push_back(end - ends.begin() + (is_table(p) && model_.table_is_shared() ? 1 : 0));
+  }
+  model_.parameters().set_bucket_windows(std::move(windows));
+}
+
+bool GradientShards::shared(const ParameterBucket& bucket) const {
+  if (zero_stage_ == 1 || !shards_.is_shared_out(bucket)) return false;
+  return !(in_windows_ && model_.table_is_shared() && is_table(bucket.members.front().parameter));
+}
+
 void GradientShards::plan(Arena& arena) {
   ParameterList& list = model_.parameters();
   const std::vector<ParameterBucket>& buckets = list.buckets();
   complete_.assign(buckets.size(), 0);
   begun_.assign(buckets.size(), 0);
+  left_.assign(buckets.size(), 0);
   std::vector<TimedPiece> pieces;
   for (size_t b = 0; b < buckets.size(); ++b) {
     TimedPiece piece{shared(buckets[b]) ? buckets[b].numel : 0,
-                     model_.gradient_time(buckets[b].members.front().parameter).first, 0};
+                     model_.gradient_time(buckets[b].members.front().parameter).complete, 0};
     for (const ParameterBucket::Member& member : buckets[b].members) {
       const GradientTime time = model_.gradient_time(member.parameter);
-      piece.first = std::min(piece.first, time.first);
+      // In a window the table is cleared when its backward comes.
+      piece.first = std::min(piece.first, in_windows_ ? time.complete : time.first);
       piece.last = std::max(piece.last, time.complete);
     }
     complete_[b] = piece.last;
@@ -49,11 +72,22 @@ void GradientShards::begin_step() {
   std::fill(begun_.begin(), begun_.end(), 0);
 }
 
-void GradientShards::begin_microbatch(ExecutionContext& ctx) {
-  for (const ParameterBucket& bucket : model_.parameters().buckets()) {
-    if (!shared(bucket)) continue;
-    for (const ParameterBucket::Member& member : bucket.members) {
-      model_.begin_gradient(ctx, model_.parameters().all()[member.parameter]);
+void GradientShards::begin_microbatches(ExecutionContext& ctx) {
+  const std::vector<ParameterBucket>& buckets = model_.parameters().buckets();
+  for (size_t b = 0; b < buckets.size(); ++b) {
+    if (!shared(buckets[b])) continue;
+    left_[b] = microbatches_;
+    begin_bucket(ctx, buckets[b]);
+  }
+}
+
+void GradientShards::begin_bucket(ExecutionContext& ctx, const ParameterBucket& bucket) {
+  for (const ParameterBucket::Member& member : bucket.members) {
+    Parameter& parameter = model_.parameters().all()[member.parameter];
+    if (in_windows_) {
+      parameter.gradient_written = false;
+    } else {
+      model_.begin_gradient(ctx, parameter);
     }
   }
 }
@@ -67,6 +101,7 @@ void GradientShards::completed(ExecutionContext& ctx, int64_t time) {
     }
     shards_.reduce_scatter(ctx, buckets[b]);
     add_to_kept(ctx, b);
+    if (--left_[b] > 0) begin_bucket(ctx, buckets[b]);
   }
 }
 

@@ -29,10 +29,6 @@ std::pair<std::string, std::string> first_difference(std::string_view a, std::st
 
 Mesh mesh_of_run(const RunConfig& config, int ranks) {
   const Mesh mesh = make_mesh(config.parallelism, ranks);
-  DT_CHECK_USAGE(config.parallelism.zero_stage == 1 || mesh.pp == 1,
-                 "parallelism.zero_stage = {} adds gradients up after each microbatch, and a pipeline has several on "
-                 "their way; use 1, or pipeline_parallel_degree = 1",
-                 config.parallelism.zero_stage);
   if (ranks == 1) return mesh;
   check_mesh(mesh, config, resolve_model_config(config));
   if (mesh.pp > 1) {

@@ -52,7 +52,9 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
       runner_(model_, split_into_stages(config.num_hidden_layers, options.schedule.stages), options.schedule,
               options.groups),
       shards_(options.groups),
-      gradient_shards_(shards_, model_, options.zero_stage),
+      gradient_shards_(shards_, model_, options.zero_stage,
+                       split_into_stages(config.num_hidden_layers, options.schedule.stages),
+                       options.schedule.microbatches),
       optimizer_(make_optimizer(options.optimizer), options.weight_decay) {
   const auto arena = [&](const char* name) {
     arenas_.push_back(std::make_unique<Arena>(name, options_.device));
@@ -72,10 +74,8 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
 
   DT_CHECK_USAGE(options_.zero_stage == 1 || options_.zero_stage == 2, "ZeRO stage {}: use 1 or 2",
                  options_.zero_stage);
-  DT_CHECK_USAGE(options_.zero_stage == 1 || (options_.schedule.stages == 1 && options_.schedule.microbatches == 1),
-                 "ZeRO stage 2 adds gradients up after each microbatch, and a pipeline has several on their way; use "
-                 "stage 1");
   model_.parameters().set_bucket_elements(options_.bucket_elements);
+  gradient_shards_.cut_buckets();
   freeze_and_count(config);
   plan_step();
   plan_ = plan_of(arenas_);
@@ -330,7 +330,7 @@ void TrainingEngine::run_ops(StepPart part, bool experts_in_slices) {
     case kEnd:
       return apply_step();
     default:
-      gradient_shards_.begin_microbatch(ctx_);
+      gradient_shards_.begin_microbatches(ctx_);
       return runner_.run(ctx_, std::span(microbatches_).first(runner_.schedule().microbatches), &statistics_, routes_,
                          experts_in_slices, &gradient_shards_);
   }

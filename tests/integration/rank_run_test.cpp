@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
@@ -38,6 +39,7 @@ RunConfig rank_config(const std::string& run) {
 }
 
 TrainingOutcome train_on(const Mesh& mesh, RunConfig config, const TrainerOptions& options = {}) {
+  config.parallelism.pipeline_parallel_degree = mesh.pp;
   config.parallelism.expert_parallel_degree = mesh.ep;
   config.parallelism.data_parallel_shard_degree = mesh.dp_shard;
   TrainingOutcome outcome;
@@ -83,11 +85,12 @@ TEST(RankRun, EveryLayoutHasTheLossesAndFilesOfOneRank) {
   const auto validation = logged("one", "validation_loss");
   ASSERT_EQ(losses.size(), 8U);
   ASSERT_FALSE(validation.empty());
-  for (const Mesh& mesh : {Mesh{.ep = 2}, Mesh{.dp_shard = 3}, Mesh{.ep = 2, .dp_shard = 2}}) {
+  for (const Mesh& mesh :
+       {Mesh{.ep = 2}, Mesh{.dp_shard = 3}, Mesh{.ep = 2, .dp_shard = 2}, Mesh{.pp = 2, .dp_shard = 2}}) {
     SCOPED_TRACE(mesh.describe());
-    const std::string run = "ranks-" + std::to_string(mesh.ep) + "-" + std::to_string(mesh.dp_shard);
+    const std::string run = fmt::format("ranks-{}-{}-{}", mesh.pp, mesh.ep, mesh.dp_shard);
     RunConfig config = rank_config(run);
-    config.parallelism.zero_stage = mesh.dp_shard == 3 ? 2 : 1;
+    config.parallelism.zero_stage = mesh.ep == 1 ? 2 : 1;
     const TrainingOutcome outcome = train_on(mesh, config);
     EXPECT_EQ(outcome.step, 8);
     EXPECT_NEAR(logged(run, "loss").at(1), losses.at(1), 1e-6);  // the same sequences, the same model

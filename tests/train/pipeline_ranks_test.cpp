@@ -193,6 +193,75 @@ TEST(PipelineRanks, MixedLayoutsHaveTheBitsOfOneStage) {
   }
 }
 
+// What a stage's ranks add up after each microbatch has, whatever the schedule, the bits of one stage that does; in
+// buckets so small that many share their memory.
+TEST(PipelineRanks, GradientsInPartsHaveTheBitsOfOneStage) {
+  const ModelConfig config = with_layers(tiny_v3(), 5, 0);
+  for (const Mesh& flat : {Mesh{.dp_shard = 2}, Mesh{.ep = 2}, Mesh{.dp_shard = 2, .dp_replicate = 2}}) {
+    TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(1, 1));
+    options.max_norm = 0;
+    options.zero_stage = 2;
+    options.bucket_elements = 600;
+    const std::vector<PipelineRun> expected = run_mesh(flat, config, options);
+    std::map<std::string, std::vector<float>> expected_values;
+    for (const PipelineRun& run : expected) expected_values.insert(run.values.begin(), run.values.end());
+    Mesh piped = flat;
+    piped.pp = 2;
+    for (const Schedule& schedule : testing::every_schedule(2, kPipelineMicrobatches)) {
+      SCOPED_TRACE(piped.describe() + ", " + schedule.name);
+      options.schedule = schedule;
+      std::map<std::string, std::vector<float>> values;
+      for (const PipelineRun& found : run_mesh(piped, config, options)) {
+        EXPECT_LT(relative_error(found.reports, expected.front().reports), 1e-9);
+        EXPECT_EQ(found.evaluations, expected.front().evaluations);
+        values.insert(found.values.begin(), found.values.end());
+      }
+      EXPECT_TRUE(values == expected_values);
+    }
+  }
+}
+
+// The table stays whole on both stages; its sum has another order.
+TEST(PipelineRanks, GradientsInPartsAddUpASharedTable) {
+  for (const ModelConfig& config : {with_layers(tiny_v2(), 4, 0), with_layers(tiny_v3(), 4, 1)}) {
+    TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(1, 1));
+    options.zero_stage = 2;
+    options.bucket_elements = 600;
+    const PipelineRun expected = run_mesh({.dp_shard = 2}, config, options).front();
+    for (const Schedule& schedule : testing::every_schedule(2, kPipelineMicrobatches)) {
+      SCOPED_TRACE(schedule.name);
+      options.schedule = schedule;
+      for (const PipelineRun& found : run_mesh({.pp = 2, .dp_shard = 2}, config, options)) {
+        for (size_t i = 0; i < expected.reports.size(); ++i) {
+          EXPECT_NEAR(found.reports[i], expected.reports[i], 1e-5 * std::abs(expected.reports[i])) << i;
+        }
+        for (const auto& [name, values] : found.values) {
+          EXPECT_LT(relative_error(values, testing::to_double(expected.values.at(name))), 1e-4) << name;
+        }
+      }
+    }
+  }
+}
+
+TEST(PipelineRanks, GradientsInPartsTakeLessMemory) {
+  const ModelConfig config = with_layers(tiny_v3(), 20, 0);
+  const auto most_of_gradients = [&](int zero_stage) {
+    std::vector<int64_t> bytes(4);
+    run_on_mesh({.pp = 2, .dp_shard = 2}, [&](const RankGroups& groups) {
+      TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(2, kPipelineMicrobatches));
+      options.zero_stage = zero_stage;
+      options.bucket_elements = 600;
+      options.groups = groups;
+      const TrainingEngine engine(config, options);
+      for (const PlannedArena& arena : engine.plan().arenas) {
+        if (arena.name == "gradients") bytes[rank_in(groups.world)] = arena.bytes;
+      }
+    });
+    return *std::max_element(bytes.begin(), bytes.end());
+  };
+  EXPECT_LT(most_of_gradients(2), most_of_gradients(1) * 3 / 4);
+}
+
 TEST(PipelineRanks, WhatIsFrozenIsOfTheWholeModel) {
   const ModelConfig config = with_layers(tiny_v3(), 4, 0);
   TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(1, 1));

@@ -83,11 +83,13 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
   }
   if (here.head) {
     final_norm_.emplace(parameters_, plan.final_norm, config.hidden_size, config.rms_norm_eps);
+    head_begin_ = parameters_.all().size();
     head_.emplace(
         tied ? LinearLayer(parameters_, embedding_, options.compute)
              : LinearLayer(parameters_, plan.head, config.vocab_size, config.hidden_size, {.operand = options.compute}),
         options.compute);
   }
+  modules_begin_ = parameters_.all().size();
   for (int64_t i = 0; here.mtp && i < next_token_modules_; ++i) {
     mtp_.push_back(
         std::make_unique<NextTokenPrediction>(parameters_, plan.next_token_prediction[i], context, embedding_));
@@ -158,9 +160,12 @@ void DeepseekModel::end_gradient(ExecutionContext& ctx, Parameter& parameter) {
 GradientTime DeepseekModel::gradient_time(size_t parameter) const {
   const auto layers = static_cast<int64_t>(layers_.size());
   // The embedding's table is cleared before the forward, and a head that is tied to it or a module may write first.
-  if (&parameters_.all()[parameter] == embedding_) return {.first = 0, .complete = layers + 1};
+  if (&parameters_.all()[parameter] == embedding_) return {.first = 0, .complete = gradient_time_of_layer(-1)};
   const auto layer = std::upper_bound(layer_ends_.begin(), layer_ends_.end(), parameter) - layer_ends_.begin();
-  return {.first = layers - layer, .complete = layers - layer};
+  int64_t time = gradient_time_of_layer(layer);  // of what is behind the layers: the final norm's
+  if (layer == layers && parameter >= head_begin_) time = GradientTime::kHead;
+  if (layer == layers && parameter >= modules_begin_) time = GradientTime::kModules;
+  return {.first = time, .complete = time};
 }
 
 void DeepseekModel::forward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
@@ -183,6 +188,7 @@ void DeepseekModel::forward(ExecutionContext& ctx, const ForwardContext& forward
                      &state.in.mtp_scale, *record.mtp[i]);
     sum(state.out.mtp_loss_sum);
   }
+  if (forward.gradients != nullptr) forward.gradients->completed(ctx, GradientTime::kHead);
 }
 
 void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forward, const TrainingTargets& targets,
@@ -192,22 +198,23 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
   const bool of_weights = what != Backward::kInput;
   const int64_t layers = stage.layers();
   const bool cheap = options_.recomputation == Recomputation::kCheap;
+  const auto completed = [&](int64_t time) {
+    if (forward.gradients != nullptr) forward.gradients->completed(ctx, time);
+  };
   if (stage.head && of_input) {
     // A module's backward is whole: what it adds to weights does not wait.
     for (size_t i = 0; i < record.mtp.size(); ++i) {
       if (cheap) mtp_[i]->recompute(ctx, forward, record.normed, *record.mtp[i]);
       mtp_[i]->backward(ctx, forward, record.d_normed, record.normed, targets.next_ids, *record.mtp[i]);
     }
+    completed(GradientTime::kModules);
     final_norm_->backward_input(ctx, record.gradient(layers), record.d_normed, record.hidden[layers], record.rstd,
                                 false);
   }
   if (stage.head && of_weights) {
     final_norm_->backward_weights(ctx, record.d_normed, record.hidden[layers], record.rstd);
+    completed(GradientTime::kFinalNorm);
   }
-  const auto completed = [&](int64_t time) {
-    if (of_weights && forward.gradients != nullptr) forward.gradients->completed(ctx, time);
-  };
-  completed(0);
   for (int64_t i = layers - 1; i >= 0; --i) {
     const DecoderLayer& layer = *layers_[stage.first_layer + i];
     Record& of_layer = *record.layers[i];
@@ -225,13 +232,16 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
     if (of_input) {
       layer.backward_input(ctx, forward, record.gradient(i), record.gradient(i + 1), record.hidden[i], of_layer);
     }
-    if (of_weights) layer.backward_weights(ctx, forward, record.gradient(i + 1), record.hidden[i], of_layer);
-    completed(layers - i);
+    if (!of_weights) continue;
+    layer.backward_weights(ctx, forward, record.gradient(i + 1), record.hidden[i], of_layer);
+    completed(gradient_time_of_layer(stage.first_layer + i));
   }
-  if (stage.embedding && of_weights && embedding_->gradient.defined()) {
+  if (!stage.embedding || !of_weights) return;
+  if (embedding_->gradient.defined()) {
+    if (!embedding_->accumulate_gradient()) fill_zero(ctx, embedding_->gradient);
     embedding_backward(ctx, embedding_->gradient, record.gradient(0), forward.batch.token_ids);
   }
-  completed(layers + 1);
+  completed(gradient_time_of_layer(-1));
 }
 
 void DeepseekModel::forward_stage(ExecutionContext& ctx, const ForwardContext& forward, const Stage& stage,

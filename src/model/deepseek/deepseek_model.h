@@ -36,9 +36,12 @@ struct TrainingTargets {
   Tensor next_targets;  // i32 [T]: the token after the next, -1 where none
 };
 
-/// When a microbatch first writes to a parameter's gradient, and when it is complete: 0 after the forward and the
-/// head's backward, then one more after each layer's, and one for the embedding.
+/// When a microbatch first writes to a parameter's gradient, and when it is complete: 0 the head's, after the forward;
+/// 1 the next-token-prediction modules' and 2 the final norm's, in the backward; then one more after each layer, and
+/// one for the embedding.
 struct GradientTime {
+  static constexpr int64_t kHead = 0, kModules = 1, kFinalNorm = 2;
+
   int64_t first = 0;
   int64_t complete = 0;
 };
@@ -84,8 +87,14 @@ class DeepseekModel {
   /// The same for one parameter, where a gradient is that of a microbatch alone.
   void begin_gradient(ExecutionContext& ctx, Parameter& parameter);
   void end_gradient(ExecutionContext& ctx, Parameter& parameter);
-  /// Of the parameter of this place in the list, in a model of one stage.
+  /// Of the parameter of this place in the list.
   GradientTime gradient_time(size_t parameter) const;
+  /// Of a layer's parameters; of the embedding's: that of layer -1.
+  int64_t gradient_time_of_layer(int64_t layer) const {
+    return GradientTime::kFinalNorm + static_cast<int64_t>(layers_.size()) - layer;
+  }
+  /// Whether more than the embedding's own backward writes to the table's gradient: a tied head, or a module.
+  bool table_is_shared() const { return config_.tie_word_embeddings || next_token_modules_ > 0; }
 
   /// Forward of one microbatch through a stage: from record.inputs() (where the stage has no embedding) to
   /// record.outputs() (where it has no head). With a head it adds to the step state's sums of the main loss and of the
@@ -134,6 +143,7 @@ class DeepseekModel {
   Parameter* embedding_ = nullptr;
   std::vector<std::unique_ptr<DecoderLayer>> layers_;  // nullptr: it lies elsewhere
   std::vector<size_t> layer_ends_;                     // the place in the list behind each layer's parameters
+  size_t head_begin_ = 0, modules_begin_ = 0;          // the places of the first of theirs
   std::optional<NormLayer> final_norm_;
   std::optional<LanguageModelHead> head_;
   int64_t next_token_modules_ = 0;

@@ -1,12 +1,17 @@
 #include "rank_session.h"
 
-#include <algorithm>
 #include <cstdlib>
+#include <numeric>
+#include <utility>
+#include <vector>
 
 #include <fcntl.h>
 #include <omp.h>
 #include <unistd.h>
 
+#include "comm/host_communicator.h"
+#include "comm/rank_cores.h"
+#include "comm/rank_texts.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -21,12 +26,14 @@ void print_nothing() {
   ::close(nowhere);
 }
 
-// A launcher may have bound this rank to some cores; else all ranks of the host have all of them.
-void share_cores(int ranks_of_host) {
-  if (std::getenv("OMP_NUM_THREADS") != nullptr) return;
-  const int here = omp_get_num_procs();
-  const bool bound = here < static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN));
-  omp_set_num_threads(bound ? here : std::max(1, here / ranks_of_host));
+// A launcher may have bound each rank to cores of its own; a container has bound all of them to the same.
+void share_cores(MpiWorld& world) {
+  constexpr int kCoresChannel = 65;  // behind those of HostGroups
+  std::vector<int> all(world.size());
+  std::iota(all.begin(), all.end(), 0);
+  HostCommunicator ranks(world.transport(), "world", std::move(all), kCoresChannel);
+  const int threads = threads_of_rank(gather_texts(ranks, host_and_cores()), world.rank(), omp_get_num_procs());
+  if (std::getenv("OMP_NUM_THREADS") == nullptr) omp_set_num_threads(threads);
 }
 
 }  // namespace
@@ -38,12 +45,12 @@ RankSession::RankSession(int64_t ranks) {
                  launch ? launch->launcher : "", launch ? launch->size : 1);
   if (!launch) return;
   world_.emplace(*launch);
-  share_cores(world_->local_size());
+  share_cores(*world_);
   if (world_->rank() > 0) print_nothing();
 }
 
-void RankSession::finish() {
-  if (world_) world_->finish();
+void RankSession::finish(double deadline) {
+  if (world_) world_->finish(deadline);
 }
 
 void refuse_many_ranks(const char* command) {

@@ -10,10 +10,12 @@ namespace deeptitan {
 class RankSession {
  public:
   /// Starts MPI under a launcher. `ranks` is what --ranks said, 0: nothing; the launcher must have started as many.
-  /// Ranks behind the first print nothing from here on but their errors, and take their share of the host's cores.
+  /// Ranks behind the first print nothing from here on but their errors, and those that may run on the same cores of a
+  /// host share them out.
   explicit RankSession(int64_t ranks);
-  /// Ends MPI, together with all ranks. Where something is thrown, end_all_ranks takes its place.
-  void finish();
+  /// Ends MPI, together with all ranks, which come within `deadline` seconds. Where something is thrown, end_all_ranks
+  /// takes its place.
+  void finish(double deadline);
 
   /// nullptr: alone.
   Transport* transport() { return world_ ? &world_->transport() : nullptr; }

@@ -59,11 +59,32 @@ std::vector<std::string> launcher_arguments(int64_t ranks, const std::string& li
   return words;
 }
 
-[[noreturn]] void become_launcher(std::vector<std::string> words, int failure) {
+constexpr int kPassedOn[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
+
+// What comes while the launcher is not there yet waits until it is.
+class SignalsHeld {
+ public:
+  SignalsHeld() {
+    sigset_t held;
+    ::sigemptyset(&held);
+    for (const int signal : kPassedOn) ::sigaddset(&held, signal);
+    ::pthread_sigmask(SIG_BLOCK, &held, &before_);
+  }
+  ~SignalsHeld() { release(); }
+  void release() const { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+[[noreturn]] void become_launcher(std::vector<std::string> words, int failure, const SignalsHeld& signals) {
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   ::setpgid(0, 0);  // the terminal's Ctrl-C comes to the parent alone
   for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, SIG_DFL);
   if (std::signal(SIGHUP, SIG_DFL) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);
+  signals.release();  // with the handlers that the launcher begins with
   const int nothing = ::open("/dev/null", O_RDONLY);
   ::dup2(nothing, STDIN_FILENO);
   std::vector<char*> argv;
@@ -82,12 +103,16 @@ int start_ranks(int64_t ranks) {
   const std::vector<std::string> words = launcher_arguments(ranks, check_mpi_plugin());
   int failure[2];
   DT_CHECK(::pipe2(failure, O_CLOEXEC) == 0, "no pipe to start mpirun with: {}", std::strerror(errno));
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, pass_on);
-  if (std::signal(SIGHUP, pass_on) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
-  const pid_t child = ::fork();
-  DT_CHECK(child >= 0, "cannot start mpirun: {}", std::strerror(errno));
-  if (child == 0) become_launcher(words, failure[1]);
-  launcher_pid = child;
+  pid_t child = -1;
+  {
+    const SignalsHeld signals;
+    for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, pass_on);
+    if (std::signal(SIGHUP, pass_on) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
+    child = ::fork();
+    DT_CHECK(child >= 0, "cannot start mpirun: {}", std::strerror(errno));
+    if (child == 0) become_launcher(words, failure[1], signals);
+    launcher_pid = child;
+  }
   ::close(failure[1]);
   int error = 0;
   const bool failed = ::read(failure[0], &error, sizeof error) == sizeof error;

@@ -127,7 +127,7 @@ void run_train(const TrainArguments& arguments, const std::vector<std::string>& 
     print_sample(engine, tokenizer, config, step);
   };
   const TrainingOutcome outcome = train(config, options);
-  ranks.finish();
+  ranks.finish(config.parallelism.deadline_seconds);
   if (outcome.interrupted) throw CLI::RuntimeError(kExitInterrupted);
   if (!outcome.model_folder.empty()) fmt::print("model: {}\n", outcome.model_folder);
 }

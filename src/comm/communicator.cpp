@@ -57,6 +57,7 @@ void Communicator::all_reduce(ExecutionContext& ctx, const Tensor& x) {
   const DType type = x.dtype();
   DT_CHECK(type == DType::kF32 || type == DType::kF64 || type == DType::kI32,
            "all_reduce in group {} adds f32, f64 and i32; found {}", name(), x.describe());
+  sums_planned_ |= ctx.planning;
   if (ctx.planning) return plan_parts(2 * x.bytes());
   if (x.numel() > 0) run_all_reduce(ctx, x);
 }
@@ -65,6 +66,7 @@ void Communicator::reduce_scatter(ExecutionContext& ctx, const Tensor& x, std::s
   check_exchanged(*this, "reduce_scatter", ctx, x);
   check_parts(*this, "reduce_scatter", x, parts);
   DT_CHECK(x.dtype() == DType::kF32, "reduce_scatter in group {} adds f32; found {}", name(), x.describe());
+  sums_planned_ |= ctx.planning;
   if (ctx.planning) return plan_parts(x.bytes());
   if (x.numel() > 0) run_reduce_scatter(ctx, x, parts);
 }

@@ -31,6 +31,8 @@ class Communicator {
   /// Bytes that this rank has been planned to send to others: what it was asked to exchange while contexts planned.
   /// Rows of an all_to_all count as if they were spread evenly.
   int64_t planned_bytes() const { return planned_bytes_; }
+  /// Bytes of memory that sums take beside what they add, where contexts have planned some.
+  int64_t planned_staging() const { return sums_planned_ ? staging_bytes() : 0; }
 
   /// x = the sum of all ranks' x, each element added in the order of the ranks. f32, f64 or i32; the same bits on all.
   void all_reduce(ExecutionContext& ctx, const Tensor& x);
@@ -69,10 +71,12 @@ class Communicator {
   virtual void run_broadcast(ExecutionContext& ctx, const Tensor& x, int root) = 0;
   virtual void run_barrier(ExecutionContext& ctx) = 0;
 
+  virtual int64_t staging_bytes() const { return 0; }
   // `bytes` go to all ranks in equal parts, one of which stays here.
   void plan_parts(int64_t bytes) { planned_bytes_ += bytes - bytes / size(); }
 
   int64_t planned_bytes_ = 0;
+  bool sums_planned_ = false;
 };
 
 }  // namespace deeptitan

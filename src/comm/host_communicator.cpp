@@ -175,10 +175,13 @@ std::string HostCommunicator::when(const ExecutionContext& ctx) const {
   return last_step_ > 0 ? fmt::format("after step {}", last_step_) : "before the first step";
 }
 
-// Once: its size does not depend on what is exchanged.
-void HostCommunicator::reserve_staging(int64_t bytes) {
-  const auto wanted = static_cast<size_t>(std::max(bytes, kStagingBytes));
-  if (staging_.size() < wanted) staging_.resize(wanted);
+// Whatever is exchanged; a plan counts it. Many ranks have a piece each that is not cut further.
+int64_t HostCommunicator::staging_bytes() const {
+  return size() == 1 ? 0 : std::max(kStagingBytes, kSmallBytes * size());
+}
+
+void HostCommunicator::reserve_staging() {
+  if (staging_.empty()) staging_.resize(static_cast<size_t>(staging_bytes()));
 }
 
 void HostCommunicator::add_up(Exchange& exchange, const Tensor& x, std::span<const int64_t> parts) {
@@ -187,7 +190,7 @@ void HostCommunicator::add_up(Exchange& exchange, const Tensor& x, std::span<con
   auto* const data = static_cast<char*>(x.raw());
   // Elements of one rank that are on their way at a time; a multiple of 16 keeps the pieces aligned.
   const int64_t slice = std::max<int64_t>(16, kStagingBytes / width / size() / 16 * 16);
-  reserve_staging(slice * width * size());
+  reserve_staging();
   const int64_t longest = *std::max_element(parts.begin(), parts.end());
   for (int64_t begin = 0; begin < longest; begin += slice) {
     const auto count_of = [&](int r) { return std::clamp<int64_t>(parts[r] - begin, 0, slice); };
@@ -230,7 +233,7 @@ void HostCommunicator::run_all_reduce(ExecutionContext& ctx, const Tensor& x) {
     return;
   }
   // Every rank makes the sum of all.
-  reserve_staging(x.bytes() * size());
+  reserve_staging();
   const auto staged = [&](int r) { return staging_.data() + r * x.bytes(); };
   auto* const sum = static_cast<char*>(x.raw());
   for (int r = 0; r < size(); ++r) {

@@ -53,7 +53,8 @@ class HostCommunicator final : public Communicator {
 
   // "in step 7", for messages.
   std::string when(const ExecutionContext& ctx) const;
-  void reserve_staging(int64_t bytes);
+  int64_t staging_bytes() const override;
+  void reserve_staging();
   // Part r of x is added up on rank r, in slices that fit into staging_.
   void add_up(Exchange& exchange, const Tensor& x, std::span<const int64_t> parts);
   void gather(Exchange& exchange, const Tensor& x, std::span<const int64_t> parts);

@@ -23,15 +23,13 @@ Along along(MeshGroup group) {
     case MeshGroup::kExpert:
       return {false, false, false, true};
     case MeshGroup::kData:
-      return {false, true, true, false};
-    case MeshGroup::kDataShard:
-      return {false, false, true, false};
-    case MeshGroup::kReplicate:
-      return {false, true, false, false};
-    case MeshGroup::kDense:
       return {false, true, true, true};
     case MeshGroup::kDenseShard:
       return {false, false, true, true};
+    case MeshGroup::kExpertShard:
+      return {false, false, true, false};
+    case MeshGroup::kReplicate:
+      return {false, true, false, false};
   }
   return {};
 }
@@ -93,15 +91,13 @@ const char* group_name(MeshGroup group) {
     case MeshGroup::kExpert:
       return "ep";
     case MeshGroup::kData:
-      return "dp";
-    case MeshGroup::kDataShard:
-      return "dp_shard";
-    case MeshGroup::kReplicate:
-      return "dp_replicate";
-    case MeshGroup::kDense:
       return "ep x dp";
     case MeshGroup::kDenseShard:
       return "ep x dp_shard";
+    case MeshGroup::kExpertShard:
+      return "dp_shard";
+    case MeshGroup::kReplicate:
+      return "dp_replicate";
   }
   return "";
 }

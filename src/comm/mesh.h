@@ -9,14 +9,13 @@ namespace deeptitan {
 
 /// Which ranks exchange what.
 enum class MeshGroup {
-  kWorld,       // all
-  kPipeline,    // "pp": the stages of one microbatch
-  kExpert,      // "ep": every rank of it has other experts and other tokens
-  kData,        // "dp": the same experts, other tokens: over which the experts' gradients are added
-  kDataShard,   // "dp_shard": the part of dp that shares the optimizer's state of the experts among itself
-  kReplicate,   // "dp_replicate": the part of dp that holds the same state
-  kDense,       // "ep x dp": other tokens: over which all other gradients are added
-  kDenseShard,  // "ep x dp_shard": the part of it that shares the optimizer's state among itself
+  kWorld,        // all
+  kPipeline,     // "pp": the stages of one microbatch
+  kExpert,       // "ep": every rank of it has other experts and other tokens
+  kData,         // "ep x dp": every rank of it has other tokens
+  kDenseShard,   // "ep x dp_shard": the part of it that shares out the optimizer's state of all but the experts
+  kExpertShard,  // "dp_shard": the part of it that has the same experts, and shares out the state of these
+  kReplicate,    // "dp_replicate": the part of it that holds the same of either
 };
 
 /// "world", "pp", "ep", ...

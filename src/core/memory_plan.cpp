@@ -12,6 +12,12 @@
 
 namespace deeptitan {
 
+void MemoryPlan::add(const std::string& name, int64_t bytes) {
+  if (bytes == 0) return;
+  const auto smaller = [&](const PlannedArena& arena) { return arena.bytes < bytes; };
+  arenas.insert(std::find_if(arenas.begin(), arenas.end(), smaller), {name, bytes});
+}
+
 int64_t MemoryPlan::total() const {
   int64_t sum = 0;
   for (const PlannedArena& arena : arenas) sum += arena.bytes;

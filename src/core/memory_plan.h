@@ -20,6 +20,8 @@ struct PlannedArena {
 struct MemoryPlan {
   std::vector<PlannedArena> arenas;
 
+  /// Puts what is not an arena among them, where it takes something.
+  void add(const std::string& name, int64_t bytes);
   /// The bytes of all arenas.
   int64_t total() const;
   /// The three largest arenas as a message names them: "activations (107.0 MB), optimizer (68.3 MB), ...".

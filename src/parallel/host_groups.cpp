@@ -6,7 +6,7 @@ HostGroups::HostGroups(Transport& transport, const Mesh& mesh, double deadline) 
   // Groups of one kind have no rank in common, so the kind is the channel.
   const auto make = [&](MeshGroup group) { return add(transport, mesh, group, static_cast<int>(group), deadline); };
   groups_.world = groups_.host = make(MeshGroup::kWorld);
-  groups_.data = make(MeshGroup::kDense);
+  groups_.data = make(MeshGroup::kData);
   groups_.ep = make(MeshGroup::kExpert);
   if (mesh.pp > 1) {
     constexpr int kBackwardChannel = 64;  // behind all kinds
@@ -15,7 +15,7 @@ HostGroups::HostGroups(Transport& transport, const Mesh& mesh, double deadline) 
   }
   Communicator* replicate = make(MeshGroup::kReplicate);
   groups_.dense = {.shard = make(MeshGroup::kDenseShard), .replicate = replicate};
-  groups_.experts = {.shard = make(MeshGroup::kDataShard), .replicate = replicate};
+  groups_.experts = {.shard = make(MeshGroup::kExpertShard), .replicate = replicate};
 }
 
 Communicator* HostGroups::add(Transport& transport, const Mesh& mesh, MeshGroup group, int channel, double deadline) {

@@ -91,7 +91,8 @@ void CheckpointSaver::advance() {
 
 // The ranks look together, so that none waits for another longer than for one look.
 bool CheckpointSaver::any_at_work() const {
-  const std::vector<std::string> ranks = on_each_rank(engine_.options().groups.host, [&] { return at_work_ ? "1" : "0"; });
+  const std::vector<std::string> ranks =
+      on_each_rank(engine_.options().groups.host, [&] { return at_work_ ? "1" : "0"; });
   return std::find(ranks.begin(), ranks.end(), "1") != ranks.end();
 }
 

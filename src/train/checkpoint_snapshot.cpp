@@ -26,8 +26,7 @@ std::vector<OptimizerSlice> optimizer_slices(const TrainingEngine& engine) {
 }
 
 bool writes_tensor(const TrainingEngine& engine, const Parameter& parameter, const FileTensor& tensor) {
-  return engine.answers_for(parameter) &&
-         engine.shards().writes(engine.model().parameters(), parameter, tensor);
+  return engine.answers_for(parameter) && engine.shards().writes(engine.model().parameters(), parameter, tensor);
 }
 
 CheckpointSnapshot::CheckpointSnapshot(const TrainingEngine& engine)

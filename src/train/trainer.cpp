@@ -92,6 +92,7 @@ class Trainer {
     if (report_) report_->message(text);
   }
   void export_final_model();
+  TrainingOutcome finish_run();
   bool interrupted() const { return options_.interrupt != nullptr && options_.interrupt->load(); }
 
   RunConfig config_;
@@ -241,8 +242,15 @@ StepMetrics Trainer::metrics_of(StepResult result) {
   return metrics;
 }
 
+// All ranks come here together; the one that finds the op speaks at once, while others may wait for it. So the
+// checkpoint is named before that, and as it lies there: resuming verifies it.
 void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
   if (saver_) saver_->wait();
+  const std::string last = on_first_rank(ranks_.host(), [&] {
+    const auto checkpoint = latest_checkpoint(folder_.checkpoints());
+    return checkpoint ? "the last checkpoint is " + checkpoint->path.string()
+                      : std::string("there is no checkpoint yet");
+  });
   std::string first = "no op's output, only their sum";
   engine_->set_check_finite(true);
   try {
@@ -251,14 +259,10 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
   } catch (const Error& error) {
     first = error.what();
   }
-  const auto checkpoint = last_good_checkpoint(list_checkpoints(folder_.checkpoints())).checkpoint;
   fail(
       "step {}: loss {}, gradient norm {}: not finite. First: {}; {}; repeat the step with --replay-step {}, or go on "
       "without such steps with --training.loss_not_finite skip",
-      step, result.loss, result.gradient_norm, first,
-      checkpoint ? "the last good checkpoint is " + checkpoint->path.string()
-                 : std::string("there is no checkpoint yet"),
-      step);
+      step, result.loss, result.gradient_norm, first, last, step);
 }
 
 // What was in the folder is gone; the run is not.
@@ -434,6 +438,12 @@ TrainingOutcome Trainer::run() {
   }
   begin_report();
   train_steps();
+  const TrainingOutcome outcome = finish_run();
+  ranks_.any(false, progress_.step);  // none leaves before all have ended, or the one that has not is named
+  return outcome;
+}
+
+TrainingOutcome Trainer::finish_run() {
   TrainingOutcome outcome{
       .step = progress_.step, .interrupted = stopped_ && progress_.step < config_.training.steps, .model_folder = ""};
   if (outcome.interrupted) {

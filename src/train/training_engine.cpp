@@ -79,6 +79,9 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   freeze_and_count(config);
   plan_step();
   plan_ = plan_of(arenas_);
+  int64_t staging = 0;
+  for (const Communicator* group : groups_of_ranks(options_.groups)) staging += group->planned_staging();
+  plan_.add("exchange between ranks", staging);
 }
 
 // A step and an evaluation without their kernels.

@@ -10,9 +10,9 @@
 namespace deeptitan {
 namespace {
 
-constexpr MeshGroup kGroups[] = {MeshGroup::kWorld, MeshGroup::kPipeline,  MeshGroup::kExpert,
-                                 MeshGroup::kData,  MeshGroup::kDataShard, MeshGroup::kReplicate,
-                                 MeshGroup::kDense, MeshGroup::kDenseShard};
+constexpr MeshGroup kGroups[] = {MeshGroup::kWorld,    MeshGroup::kPipeline,   MeshGroup::kExpert,
+                                 MeshGroup::kData,     MeshGroup::kDenseShard, MeshGroup::kExpertShard,
+                                 MeshGroup::kReplicate};
 
 RunConfig::Parallelism degrees(int64_t pp, int64_t ep, int64_t shard, int64_t replicate) {
   RunConfig::Parallelism p;
@@ -32,11 +32,10 @@ TEST(Mesh, NumbersRanksFromTheExpertsOutwards) {
   EXPECT_EQ(mesh.data_rank(13), mesh.data_rank(1));
   EXPECT_EQ(mesh.group(MeshGroup::kExpert, 13), (std::vector<int>{12, 13}));
   EXPECT_EQ(mesh.group(MeshGroup::kPipeline, 13), (std::vector<int>{1, 13}));
-  EXPECT_EQ(mesh.group(MeshGroup::kDataShard, 13), (std::vector<int>{13, 15, 17}));
+  EXPECT_EQ(mesh.group(MeshGroup::kExpertShard, 13), (std::vector<int>{13, 15, 17}));
   EXPECT_EQ(mesh.group(MeshGroup::kReplicate, 13), (std::vector<int>{13, 19}));
-  EXPECT_EQ(mesh.group(MeshGroup::kData, 13), (std::vector<int>{13, 15, 17, 19, 21, 23}));
   EXPECT_EQ(mesh.group(MeshGroup::kDenseShard, 13), (std::vector<int>{12, 13, 14, 15, 16, 17}));
-  EXPECT_EQ(mesh.group(MeshGroup::kDense, 13).size(), 12);
+  EXPECT_EQ(mesh.group(MeshGroup::kData, 13).size(), 12);
 }
 
 // Of every layout of 1 to 12 ranks: a rank is in its own group, all of a group say the same of it, and groups of one

@@ -120,6 +120,24 @@ TEST(RankRun, ARunGoesOnOnAnyOtherLayout) {
   }
 }
 
+TEST(RankRun, ALossThatIsNotFiniteIsSaidWithTheLastCheckpoint) {
+  RunConfig config = rank_config("exploded");
+  config.checkpoint.interval = 1;
+  config.lr_scheduler.warmup_steps = 0;
+  config.optimizer.lr = 1e30;
+  config.training.max_norm = 0;
+  config.validation.freq = 0;
+  const std::string message = message_of([&] { train_on({.dp_shard = 2}, config); });
+  EXPECT_NE(message.find(": not finite. First: "), std::string::npos) << message;
+  const std::filesystem::path checkpoints = rank_sample().run("exploded") / "checkpoints";
+  const CheckpointEntry last = latest_checkpoint(checkpoints).value();
+  verify_checkpoint(last);
+  EXPECT_NE(message.find("; the last checkpoint is " + last.path.string() + "; repeat the step with --replay-step " +
+                         std::to_string(last.step + 1)),
+            std::string::npos)
+      << message;
+}
+
 TEST(RankRun, WhatTheFirstRankFindsEndsAll) {
   train_on({}, rank_config("taken"));
   expect_usage_error(

@@ -329,6 +329,23 @@ TEST(RankLayouts, GradientsInPartsTakeLessMemory) {
   });
 }
 
+// What the sums of each group take beside their tensors.
+TEST(RankLayouts, WhatRanksExchangeThroughIsPlanned) {
+  run_on_mesh({.dp_shard = 2}, [](const RankGroups& groups) {
+    TrainingEngineOptions options;
+    options.seq_len = kRankLength;
+    options.sequences = 1;
+    options.groups = groups;
+    const TrainingEngine engine(twelve_experts(), options);
+    int64_t planned = 0;
+    for (const PlannedArena& arena : engine.plan().arenas) {
+      if (arena.name == "exchange between ranks") planned = arena.bytes;
+    }
+    // Of all ranks, those with sequences of their own, and those that share the state of the experts and of the rest.
+    EXPECT_EQ(planned, 4 * (int64_t{8} << 20));
+  });
+}
+
 TEST(RankLayouts, RunToRunTheSameBits) {
   for (const Mesh& layout : {Mesh{.ep = 2, .dp_shard = 2}, Mesh{.ep = 3}}) {
     const TrainedRanks first = train_ranks(layout, &expected().choices, {.steps = 5});

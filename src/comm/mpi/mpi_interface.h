@@ -18,7 +18,8 @@ struct DtMpiFunctions {
   int32_t padding;
   /// "Open MPI v4.1.4"; may be asked before start.
   const char* (*library)(void);
-  /// MPI_Init_thread: all calls come from the thread that makes this one. This process's place in the world, and in
+  /// MPI_Init_thread: all calls come from the thread that makes this one, in a process that has others, which MPI has
+  /// to allow. This process's place in the world, and in
   /// the ranks of its host.
   int (*start)(int* rank, int* size, int* local_rank, int* local_size);
   /// Of at most 2^30 bytes. `message` names it until it is done or given up.

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kMaxMessage = int64_t{1} << 30;
 constexpr int kTooLong = -1;
+constexpr int kNoThreads = -2;
 
 struct Message {
   MPI_Request request = MPI_REQUEST_NULL;
@@ -46,6 +47,7 @@ int start(int* rank, int* size, int* local_rank, int* local_size) {
   int granted = 0;
   int status = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &granted);
   if (status != MPI_SUCCESS) return status;
+  if (granted < MPI_THREAD_FUNNELED) return kNoThreads;
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MPI_Comm_rank(MPI_COMM_WORLD, rank);
   MPI_Comm_size(MPI_COMM_WORLD, size);
@@ -109,6 +111,12 @@ void abort_all(int exit_code) {
 void error_text(int code, char* text, int capacity) {
   if (code == kTooLong) {
     std::snprintf(text, capacity, "a message of more than 2^30 bytes");
+    return;
+  }
+  if (code == kNoThreads) {
+    std::snprintf(text, capacity,
+                  "it grants no calls to a process that has threads (MPI_THREAD_FUNNELED was asked for, "
+                  "MPI_THREAD_SINGLE granted); use one that was built with threads");
     return;
   }
   char words[MPI_MAX_ERROR_STRING] = "";

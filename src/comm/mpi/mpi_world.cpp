@@ -1,11 +1,17 @@
 #include "comm/mpi/mpi_world.h"
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <mutex>
+#include <string>
+#include <thread>
 #include <utility>
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include "comm/mpi/mpi_interface.h"
 #include "core/error.h"
@@ -50,6 +56,36 @@ const DtMpiFunctions* needed_functions() {
       problem, kPluginVariable);
   return functions;
 }
+
+// Ends the process where it is not destroyed within the deadline.
+class Watch {
+ public:
+  Watch(double deadline, int rank)
+      : thread_([this, deadline, rank] {
+          std::unique_lock lock(mutex_);
+          if (ended_.wait_for(lock, std::chrono::duration<double>(deadline), [this] { return over_; })) return;
+          const std::string words = fmt::format(
+              "deeptitan: rank {} has waited {:g} s for MPI to end: another rank does not, or hangs\n", rank, deadline);
+          [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, words.data(), words.size());
+          std::_Exit(1);
+        }) {}
+  ~Watch() {
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    ended_.notify_one();
+    thread_.join();
+  }
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool over_ = false;
+  std::thread thread_;
+};
 
 // What end_all_ranks needs, where it is called from anywhere.
 const DtMpiFunctions* started = nullptr;
@@ -158,8 +194,9 @@ MpiWorld::MpiWorld(const Launch& launch) {
 
 MpiWorld::~MpiWorld() = default;
 
-void MpiWorld::finish() {
+void MpiWorld::finish(double deadline) {
   if (std::exchange(started, nullptr) == nullptr) return;
+  const Watch watch(deadline, rank());
   DT_CHECK(plugin_->mpi->finish() == 0, "MPI did not end well");
 }
 

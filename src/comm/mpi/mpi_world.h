@@ -27,8 +27,10 @@ class MpiWorld {
   explicit MpiWorld(const Launch& launch);
   MpiWorld(const MpiWorld&) = delete;
   MpiWorld& operator=(const MpiWorld&) = delete;
-  /// Ends MPI, which waits for all ranks. To be called where nothing has failed; else see end_all_ranks.
-  void finish();
+  /// Ends MPI, which waits for all ranks. To be called where nothing has failed; else see end_all_ranks. MPI's own wait
+  /// cannot be broken off: where it takes longer than `deadline` seconds, this says so and ends the process with exit
+  /// code 1, at which the launcher ends the others.
+  void finish(double deadline);
   ~MpiWorld();
 
   Transport& transport();

@@ -70,8 +70,8 @@ enum class Recomputation {
 };
 
 /// Where a record's tensors come from: `saved` until the layer's backward is over, `gradients` from backward_input
-/// until backward_weights, `recomputed` (nullptr: nothing is) within a forward, and from recompute until
-/// backward_weights.
+/// until backward_weights, `recomputed` (nullptr: nothing is apart) within a forward, and from recompute until
+/// backward_weights. Of whole layers it is what all records share; nullptr: the layers of one share what is `saved`.
 struct RecordArenas {
   Arena& saved;
   Arena& gradients;

@@ -37,6 +37,12 @@ StageRunner::StageRunner(DeepseekModel& model, std::vector<Stage> stages, Schedu
   }
 }
 
+bool StageRunner::has_many_records() const {
+  int records = 0;
+  for (size_t s = 0; s < stages_.size(); ++s) records += holds(static_cast<int>(s)) ? live_records_[s] : 0;
+  return records > 1;
+}
+
 void StageRunner::plan(const RecordArenas& arenas, int64_t tokens) {
   records_.clear();
   free_.assign(stages_.size(), {});

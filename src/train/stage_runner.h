@@ -38,6 +38,8 @@ class StageRunner {
   bool ends_apart() const {
     return ranks_.pipelined() && schedule_.rank_of(0) != schedule_.rank_of(schedule_.stages - 1);
   }
+  /// Whether several microbatches, or stages, have their records here at once.
+  bool has_many_records() const;
   /// Takes the records' memory.
   void plan(const RecordArenas& arenas, int64_t tokens);
   /// Runs the schedule over its microbatches. `auxiliary`, `routes`, `experts_in_slices` and `gradients` as in

@@ -66,7 +66,8 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   prepared_ = arena("prepared weights");
   activations_ = arena("activations");
   activation_gradients_ = arena("activation gradients");
-  if (options_.recomputation == Recomputation::kCheap) recomputed_ = arena("recomputed activations");
+  const bool layers_share = options_.recomputation == Recomputation::kLayers && runner_.has_many_records();
+  if (options_.recomputation == Recomputation::kCheap || layers_share) recomputed_ = arena("recomputed activations");
   inputs_ = arena("inputs and tables");
   workspace_ = arena("workspace");
   ctx_.device = options_.device;

@@ -193,7 +193,7 @@ class TrainingEngine {
   Arena* prepared_;
   Arena* activations_;
   Arena* activation_gradients_;
-  Arena* recomputed_ = nullptr;  // where there is something that is cheap to make again
+  Arena* recomputed_ = nullptr;  // where something is recomputed that several layers or records share
   Arena* inputs_;
   Arena* workspace_;
   MemoryPlan plan_;

@@ -137,6 +137,23 @@ TEST(StageRunner, WhatIsCheapIsRecomputedWithTheSameBits) {
   }
 }
 
+// However many microbatches are on their way, what is inside a layer is there once.
+TEST(StageRunner, RecomputedLayersOfAllMicrobatchesShareMemory) {
+  ModelConfig config = four_layers(tiny_v3());
+  config.num_nextn_predict_layers = 0;
+  const auto planned = [&](const std::string& name, const Schedule& schedule, Recomputation what) {
+    const TrainingEngine engine(config, stage_options(schedule, what));
+    int64_t bytes = 0;
+    for (const PlannedArena& arena : engine.plan().arenas) bytes += arena.name == name ? arena.bytes : 0;
+    return bytes;
+  };
+  const int64_t of_two = planned("recomputed activations", gpipe_schedule(2, 2), Recomputation::kLayers);
+  EXPECT_GT(of_two, 0);
+  EXPECT_EQ(planned("recomputed activations", gpipe_schedule(2, 6), Recomputation::kLayers), of_two);
+  EXPECT_LT(planned("activations", gpipe_schedule(2, 6), Recomputation::kLayers),
+            planned("activations", gpipe_schedule(2, 6), Recomputation::kNothing) / 3);
+}
+
 // Tensors with writers in two stages (the embedding of a tied head, of a next-token-prediction module) are added to in
 // another order, and only these.
 TEST(StageRunner, TensorsWithWritersInTwoStagesDifferByTheOrderOfSums) {

@@ -103,7 +103,7 @@ std::unique_ptr<DeepseekModel::StageRecord> DeepseekModel::make_record(const Sta
   DT_CHECK_USAGE(!weights_put_off || !whole_layers,
                  "layers that are recomputed need a schedule that ends a layer's backward at once; use 1f1b, or "
                  "recompute only what is cheap");
-  DT_CHECK(cheap == (arenas.recomputed != nullptr), "what is recomputed has an arena of its own, and nothing else has");
+  DT_CHECK(!cheap || arenas.recomputed != nullptr, "what is cheap to recompute has an arena of its own");
   auto record = std::make_unique<StageRecord>();
   record->stage = stage;
   const auto state = [&](Arena& arena) { return arena.take(options_.compute, {tokens, config_.hidden_size}); };
@@ -117,19 +117,24 @@ std::unique_ptr<DeepseekModel::StageRecord> DeepseekModel::make_record(const Sta
   const size_t gradients_alive = weights_put_off ? record->hidden.size() : 2;
   while (record->d_hidden.size() < gradients_alive) record->d_hidden.push_back(state(arenas.saved));
 
-  // Layers use the gradient arena one after another, so they share it; recomputed layers share the saved one as well.
+  // Layers use the gradient arena one after another, so they share it; recomputed layers share the saved one as well,
+  // with those of other records where these have an arena for it.
+  const bool all_share = whole_layers && arenas.recomputed != nullptr;
   const int64_t gradients = arenas.gradients.mark();
-  const int64_t saved = arenas.saved.mark();
-  const auto add = [&](auto& list, const auto& layer) {
+  const int64_t saved = all_share ? 0 : arenas.saved.mark();
+  const auto add = [&](auto& list, const auto& layer, Arena& memory, bool shares) {
     if (!weights_put_off) arenas.gradients.share_from(gradients);
-    if (whole_layers) arenas.saved.share_from(saved);
+    if (shares) memory.share_from(saved);
     if (cheap) arenas.recomputed->share_from(0);
-    list.push_back(layer.make_record(arenas, tokens));
+    list.push_back(layer.make_record({memory, arenas.gradients, cheap ? arenas.recomputed : nullptr}, tokens));
   };
-  for (int64_t i = stage.first_layer; i < stage.end_layer; ++i) add(record->layers, *layers_[i]);
-  // A module's backward comes before the layers', so it may share with recomputed layers too.
+  for (int64_t i = stage.first_layer; i < stage.end_layer; ++i) {
+    add(record->layers, *layers_[i], all_share ? *arenas.recomputed : arenas.saved, whole_layers);
+  }
+  // A module's backward comes before the layers', so it may share with recomputed layers too; not with those of other
+  // records, which come between its forward and its backward.
   if (stage.mtp) {
-    for (const auto& module : mtp_) add(record->mtp, *module);
+    for (const auto& module : mtp_) add(record->mtp, *module, arenas.saved, whole_layers && !all_share);
   }
   if (!weights_put_off) arenas.gradients.share_from(gradients);
   return record;
@@ -177,6 +182,7 @@ void DeepseekModel::forward(ExecutionContext& ctx, const ForwardContext& forward
     layers_[stage.first_layer + i]->forward(ctx, forward, record.hidden[i + 1], record.hidden[i],
                                             record.layers[i].get());
   }
+  last_forward_ = &record;
   if (!stage.head) return;
   StepState& state = *ctx.state;  // an address on the device
   const auto sum = [&](double& to) { accumulate_sum(ctx, Tensor(&to, DType::kF64, {1}, ctx.device), record.loss); };
@@ -218,8 +224,10 @@ void DeepseekModel::backward(ExecutionContext& ctx, const ForwardContext& forwar
   for (int64_t i = layers - 1; i >= 0; --i) {
     const DecoderLayer& layer = *layers_[stage.first_layer + i];
     Record& of_layer = *record.layers[i];
-    // The last layer's record is as the forward left it, unless a module has shared its memory.
-    if (of_input && options_.recomputation == Recomputation::kLayers && (i + 1 < layers || !record.mtp.empty())) {
+    // The last layer's record is as the forward left it, unless a module or another record has shared its memory.
+    const bool as_left = i + 1 == layers && record.mtp.empty() && last_forward_ == &record;
+    if (of_input && options_.recomputation == Recomputation::kLayers && !as_left) {
+      last_forward_ = nullptr;
       // The same kernels on the same input: the same bits, and nothing counted twice.
       ForwardContext again = forward;
       again.auxiliary = nullptr;

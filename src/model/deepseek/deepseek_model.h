@@ -144,6 +144,7 @@ class DeepseekModel {
   std::vector<std::unique_ptr<DecoderLayer>> layers_;  // nullptr: it lies elsewhere
   std::vector<size_t> layer_ends_;                     // the place in the list behind each layer's parameters
   size_t head_begin_ = 0, modules_begin_ = 0;          // the places of the first of theirs
+  const StageRecord* last_forward_ = nullptr;          // since which no layer has run again
   std::optional<NormLayer> final_norm_;
   std::optional<LanguageModelHead> head_;
   int64_t next_token_modules_ = 0;

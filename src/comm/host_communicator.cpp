@@ -21,6 +21,11 @@ constexpr int64_t kSmallBytes = 4096;
 // A rank to which nothing has come for longer sleeps between two looks.
 constexpr double kBusySeconds = 0.002;
 constexpr auto kPause = std::chrono::microseconds(50);
+// Time between two looks that counts as waiting.
+constexpr double kLongestLook = 1;
+// One without a deadline to which nothing has come for longer sleeps more.
+constexpr double kIdleSeconds = 0.2;
+constexpr auto kIdlePause = std::chrono::milliseconds(2);
 
 template <typename T>
 void add(T* sum, const T* x, int64_t count) {
@@ -96,14 +101,18 @@ class HostCommunicator::Exchange {
 
   /// Returns when all messages are done.
   void wait() {
-    double last_came = monotonic_seconds();
+    double waited = 0, last_look = monotonic_seconds();
     for (size_t left = pending_.size(); !poll();) {
       const double now = monotonic_seconds();
-      if (pending_.size() < left) last_came = now;
+      // One that was itself stopped meanwhile (Ctrl-Z) has not waited.
+      waited = pending_.size() < left ? 0 : waited + std::min(now - last_look, kLongestLook);
+      last_look = now;
       left = pending_.size();
-      if (now - last_came > group_.deadline_) fail_late();
-      if (now - last_came < kBusySeconds) {
+      if (waited > group_.deadline_) fail_late();
+      if (waited < kBusySeconds) {
         std::this_thread::yield();
+      } else if (group_.deadline_ == kNoDeadline && waited > kIdleSeconds) {
+        std::this_thread::sleep_for(kIdlePause);
       } else {
         std::this_thread::sleep_for(kPause);
       }
@@ -138,7 +147,7 @@ class HostCommunicator::Exchange {
     for (const Pending& p : pending_) late.insert(group_.ranks_[p.rank]);
     fail(
         "rank {} has waited {:g} s in {} of group {}, {}, for rank{} {}: it has stopped, hangs, or has more to do than "
-        "parallelism.deadline_seconds allows",
+        "parallelism.deadline_seconds (--deadline) allows",
         group_.transport_.rank(), group_.deadline_, operation_, group_.name_, group_.when(ctx_),
         late.size() == 1 ? "" : "s", fmt::join(late, ", "));
   }

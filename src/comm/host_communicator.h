@@ -1,6 +1,7 @@
 #pragma once
 
 #include <deque>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,8 @@ namespace deeptitan {
 
 /// How long a rank waits for another, in seconds, where nothing else is said.
 inline constexpr double kDefaultDeadline = 300;
+/// Of a rank that waits for what somebody may type, or not: it then looks rarely, and takes no core's time.
+inline constexpr double kNoDeadline = std::numeric_limits<double>::infinity();
 
 /// A group of the world's ranks that exchange tensors of the CPU's memory over a transport. Every rank of the group
 /// exchanges with every other directly, so that whoever waits knows for whom; sums are made here, in the order of the

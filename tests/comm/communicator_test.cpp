@@ -14,6 +14,7 @@
 #include "comm/collective_checks.h"
 #include "comm/host_communicator.h"
 #include "comm/planned_transport.h"
+#include "comm/socket_transport.h"
 #include "comm/thread_ranks.h"
 #include "support/expect_error.h"
 #include "support/self_communicator.h"
@@ -51,6 +52,107 @@ TEST(ThreadRanks, RanksThatSendToEachOtherFirstDoNotWaitForEver) {
 
 TEST(ThreadRanks, BroadcastFromEveryRank) {
   on_thread_ranks(check_broadcast_and_barrier);
+}
+
+// Runs a function as every rank, each in a thread with sockets of its own.
+void run_socket_ranks(int ranks, const std::function<void(SocketTransport&)>& body) {
+  std::vector<std::vector<int>> sockets = connect_all(ranks);
+  std::vector<std::thread> threads;
+  threads.reserve(ranks);
+  for (int r = 0; r < ranks; ++r) {
+    threads.emplace_back([&, r] {
+      SocketTransport transport(r, sockets[r]);
+      try {
+        body(transport);
+      } catch (const Error& error) {
+        ADD_FAILURE() << "rank " << r << ": " << error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(SocketRanks, ExchangeAsEveryTransportDoes) {
+  for (const int ranks : {1, 2, 3, 4}) {
+    for (uint64_t seed = 0; seed < 5; ++seed) {
+      for (const auto check : {check_all_reduce, check_reduce_scatter_and_all_gather, check_all_to_all,
+                               check_send_and_receive, check_broadcast_and_barrier}) {
+        run_socket_ranks(ranks, [&](Transport& transport) { check(transport, seed); });
+      }
+    }
+  }
+}
+
+// More than a socket holds, to each other at once, and received in another order than the channels were sent in.
+TEST(SocketRanks, LongMessagesOfManyChannelsMeetWhoWaitsForThem) {
+  constexpr int64_t kCount = 1'500'000;
+  run_socket_ranks(3, [&](SocketTransport& transport) {
+    ExecutionContext ctx;
+    std::vector<std::vector<float>> sent, received(6, std::vector<float>(kCount));
+    HostCommunicator first(transport, "first", {0, 1, 2}, 1), second(transport, "second", {0, 1, 2}, 2);
+    for (int channel = 0; channel < 2; ++channel) {
+      sent.emplace_back(kCount, static_cast<float>(10 * transport.rank() + channel));
+    }
+    const auto view = [&](std::vector<float>& x) { return Tensor(x.data(), DType::kF32, {kCount}); };
+    for (int r = 0; r < 3; ++r) {
+      if (r == transport.rank()) continue;
+      first.send(ctx, view(sent[0]), r);
+      second.send(ctx, view(sent[1]), r);
+    }
+    for (int r = 0; r < 3; ++r) {
+      if (r == transport.rank()) continue;
+      second.receive(ctx, view(received[2 * r + 1]), r);
+      first.receive(ctx, view(received[2 * r]), r);
+      for (int channel = 0; channel < 2; ++channel) {
+        EXPECT_EQ(received[2 * r + channel], std::vector<float>(kCount, static_cast<float>(10 * r + channel)));
+      }
+    }
+    first.finish_sends(ctx);
+    second.finish_sends(ctx);
+  });
+}
+
+TEST(SocketRanks, ARankThatHasEndedIsNamedAlsoByThoseThatWaitForAnother) {
+  std::vector<std::vector<int>> sockets = connect_all(3);
+  std::string messages[2];
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 2; ++r) {
+    threads.emplace_back([&, r] {
+      SocketTransport transport(r, sockets[r], [](const std::vector<int>& ended) {
+        return "these have ended: " + std::to_string(ended.front()) + " of " + std::to_string(ended.size());
+      });
+      HostCommunicator group(transport, "world", {0, 1, 2}, 0, 60);
+      ExecutionContext ctx;
+      float x = 0;
+      // Rank 0 waits for rank 2, and rank 1 for rank 0.
+      messages[r] = message_of([&] { group.receive(ctx, Tensor(&x, DType::kF32, {1}), r == 0 ? 2 : 0); });
+      if (r == 0) std::this_thread::sleep_for(std::chrono::seconds(3));
+    });
+  }
+  { const SocketTransport ended(2, sockets[2]); }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(messages[0], "these have ended: 2 of 1");
+  EXPECT_EQ(messages[1], "these have ended: 2 of 1");
+}
+
+TEST(SocketRanks, AMessageOfAnotherLengthIsAnError) {
+  for (const bool receive_first : {false, true}) {
+    std::vector<std::vector<int>> sockets = connect_all(2);
+    SocketTransport a(0, sockets[0]), b(1, sockets[1]);
+    std::vector<char> data(40);
+    Transport::Message received = 0;
+    if (receive_first) received = b.begin_receive(data.data(), 8, 0, 3);
+    const Transport::Message sent = a.begin_send(data.data(), 16, 1, 3);
+    EXPECT_TRUE(a.done(sent));
+    if (!receive_first) {
+      // It has come before somebody waits for it.
+      const Transport::Message other = b.begin_receive(data.data() + 16, 1, 0, 4);
+      EXPECT_FALSE(b.done(other));
+      b.give_up(other);
+      received = b.begin_receive(data.data(), 8, 0, 3);
+    }
+    expect_runtime_error([&] { b.done(received); }, "rank 1 expected 8 bytes of rank 0, which sent 16");
+  }
 }
 
 // Longer than the staging memory, so that a part is added slice by slice.
@@ -113,7 +215,7 @@ TEST(ThreadRanks, ALateRankIsNamedWithTheOperationAndTheStep) {
   EXPECT_EQ(sum,
             "rank 0 has waited 0.05 s in all_reduce of group ep, in step 17, for rank 2: it has stopped, hangs, or has "
             "more to do than "
-            "parallelism.deadline_seconds allows");
+            "parallelism.deadline_seconds (--deadline) allows");
   const std::string barrier =
       message_without({1, 2}, [](Communicator& group, ExecutionContext& ctx) { group.barrier(ctx); });
   EXPECT_NE(barrier.find("s in barrier of group ep, before the first step, for ranks 1, 2:"), std::string::npos)

@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 
 #include "core/log.h"
-#include "core/memory_plan.h"
 
 namespace deeptitan {
 
@@ -35,8 +34,7 @@ std::unique_ptr<ModelRunner> runner_for(const ModelFiles& files, RunnerOptions o
     // Prompts that are kept for their further samples.
     if (samples > 1) options.pages += (options.sequences + samples - 1) / samples * pages_for(longest_prompt);
     auto runner = std::make_unique<ModelRunner>(files.config, options);
-    const bool fits = runner->plan().total() <= available_memory(options.device);
-    if (fits || asked_for > 0 || options.sequences == 1) {
+    if (runner->fits() || asked_for > 0 || options.sequences == 1) {
       if (options.sequences < std::min(std::ssize(tokens), kUsualSequences) && asked_for == 0) {
         log_info(fmt::format("memory suffices for {} texts at once", options.sequences));
       }

@@ -4,6 +4,7 @@
 
 #include "core/arena.h"
 #include "core/device.h"
+#include "core/first_not_finite.h"
 #include "core/op_profile.h"
 #include "core/step_state.h"
 #include "core/stream.h"
@@ -20,6 +21,7 @@ struct ExecutionContext {
   OpProfile* profile = nullptr;  // nullptr: nothing is counted or timed
   bool planning = false;         // ops check and count workspace, but launch nothing
   bool check_finite = false;     // ops look at every output and throw, naming the op, at the first that is not finite
+  FirstNotFinite* not_finite = nullptr;  // where set, it is noted here in place of throwing: other ranks wait for this
 };
 
 }  // namespace deeptitan

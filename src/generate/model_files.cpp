@@ -29,6 +29,7 @@ void load_into(ModelRunner& runner, const ModelFiles& files) {
                          format_bytes(weights.file_bytes()), dtype_word(compute),
                          format_bytes(parameters * dtype_size(compute))));
   }
+  if (const RunnerRanks* ranks = runner.options().ranks) log_info(describe_ranks(ranks->mesh(), runner.memory()));
   runner.allocate();
   runner.load(weights);
 }

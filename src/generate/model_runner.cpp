@@ -2,60 +2,15 @@
 
 #include <algorithm>
 #include <map>
-#include <string>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "config/dtype_words.h"
-#include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "core/transfer.h"
-#include "generate/inference_weights.h"
-#include "model/deepseek/checkpoint.h"
-#include "model/moe/all_to_all_dispatcher.h"
-#include "model/moe/gather_dispatcher.h"
-#include "ops/elementwise.h"
-#include "ops/linear.h"
-#include "ops/moe.h"
 
 namespace deeptitan {
 namespace {
-
-RunnerOptions complete(RunnerOptions options, const ModelConfig& config) {
-  if (options.context_length == 0) options.context_length = config.max_position_embeddings;
-  DT_CHECK_USAGE(0 < options.context_length && options.context_length <= config.max_position_embeddings,
-                 "a context of {} tokens was asked for; the model's max_position_embeddings allows 1 to {}",
-                 options.context_length, config.max_position_embeddings);
-  DT_CHECK_USAGE(options.page_size > 0, "page_size = {}: a cache page holds at least one token", options.page_size);
-  DT_CHECK_USAGE(options.sequences > 0, "sequences = {}: a batch holds at least one sequence", options.sequences);
-  if (config.rope.kind == RopeKind::kDynamic) options.sequences = 1;
-  options.prefill_chunk = std::clamp<int64_t>(options.prefill_chunk, 1, options.context_length);
-  options.batch_tokens = std::max(options.batch_tokens, options.prefill_chunk + options.sequences - 1);
-  const int64_t context_pages = (options.context_length + options.page_size - 1) / options.page_size;
-  if (options.pages == 0) options.pages = options.sequences * context_pages;
-  DT_CHECK_USAGE(options.pages >= context_pages,
-                 "a cache of {} pages of {} tokens cannot hold one sequence of the context's {} tokens; it needs {}",
-                 options.pages, options.page_size, options.context_length, context_pages);
-  return options;
-}
-
-ModelOptions model_options(const ModelConfig& config, const RunnerOptions& o) {
-  ModelOptions options = {.training = false, .compute = o.compute, .max_positions = o.context_length};
-  if (o.ep != nullptr && o.ep->size() > 1) {
-    options.experts = experts_of_rank(config.n_routed_experts, *o.ep);
-    options.make_dispatcher = make_gather_dispatcher(*o.ep);
-  }
-  return options;
-}
-
-// Sets of uploads that can be on their way, and what aligns a set's tables.
-constexpr int kUploadsOnTheirWay = 2;
-constexpr int64_t kTableAlignment = 8 * 16;
-
-// Batches that are kept as graphs: beyond these, sequences come and go too fast for one to be worth its memory.
-constexpr size_t kMostGraphs = 64;
 
 void check_in_vocabulary(int32_t id, int64_t vocab) {
   DT_CHECK(0 <= id && id < vocab, "token id {} is outside the model's vocabulary of {}", id, vocab);
@@ -63,110 +18,48 @@ void check_in_vocabulary(int32_t id, int64_t vocab) {
 
 }  // namespace
 
-DType parse_compute_dtype(std::string_view word, Device device) {
-  const std::string_view usual = usual_dtype_word(word);
-  if (usual == "auto") return device.kind == DeviceKind::kCuda || bfloat16_is_native() ? DType::kBF16 : DType::kF32;
-  if (usual == "bf16") return DType::kBF16;
-  if (usual == "fp32") return DType::kF32;
-  fail_usage("dtype = {}: use auto, bf16 or fp32", word);
-}
-
 ModelRunner::ModelRunner(const ModelConfig& config, const RunnerOptions& options)
-    : options_(complete(options, config)), model_(config, model_options(config, options_)), pool_(options_.pages) {
-  const auto arena = [&](const char* name) {
-    arenas_.push_back(std::make_unique<Arena>(name, options_.device));
-    return arenas_.back().get();
-  };
-  parameters_ = arena("parameters");
-  prepared_ = arena("prepared weights");
-  cache_ = arena("latent cache");
-  inputs_ = arena("inputs and tables");
-  workspace_ = arena("workspace");
-  ctx_.device = options_.device;
-  ctx_.workspace = workspace_;
-
-  ctx_.planning = true;
-  take_memory();
-  const BatchLayout largest = lay_out({.tokens = batch_tokens(),
-                                       .sequences = options_.sequences,
-                                       .max_query = options_.prefill_chunk,
-                                       .max_visible = options_.context_length,
-                                       .pages = page_table_.size(1)},
-                                      options_.context_length);
-  forward(largest);
-  forward_logprobs(largest, batch_tokens());
-  ctx_.planning = false;
-  plan_ = plan_of(arenas_);
-}
-
-ModelRunner::~ModelRunner() = default;
-
-void ModelRunner::take_memory() {
-  ParameterList& list = model_.parameters();
-  list.plan_values(*parameters_);
-  list.plan_prepared(*prepared_);
-  model_.plan_constants(*inputs_);
-  layer_cache_.clear();
-  for (const std::vector<CacheStream>& streams : model_.cache_streams()) {
-    LayerCache layer;
-    for (const CacheStream& stream : streams) {
-      layer.push_back(cache_->take(options_.compute, {options_.pages, options_.page_size, stream.width}));
-    }
-    layer_cache_.push_back(std::move(layer));
+    : executor_(config, complete_options(options, config)), pool_(this->options().pages) {
+  RunnerRanks* const ranks = this->options().ranks;
+  if (ranks == nullptr) {
+    memory_ = {{plan().total(), available_memory(this->options().device), 1, plan().largest()}};
+    return;
   }
-  for (Tensor* t : {&token_ids_, &positions_, &cache_slot_, &scored_rows_, &targets_, &likeliest_}) {
-    *t = inputs_->take(DType::kI32, {batch_tokens()});
-  }
-  logprobs_ = inputs_->take(DType::kF32, {batch_tokens()});
-  query_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
-  cached_length_ = inputs_->take(DType::kI32, {options_.sequences});
-  logit_rows_ = inputs_->take(DType::kI32, {options_.sequences});
-  page_table_ = inputs_->take(DType::kI32, {options_.sequences, pages_for(options_.context_length)});
-  logits_ = inputs_->take(DType::kF32, {options_.sequences, model_.head().vocab()});
+  ranks->tell(RunnerRanks::Command::kPlan, to_words(this->options()));
+  memory_ = gather_memory(*ranks, memory_of(plan(), *ranks, this->options().device));
 }
 
 void ModelRunner::allocate() {
-  const int64_t available = available_memory(options_.device);
-  if (plan_.total() > available) {
+  if (const int rank = rank_without_memory(memory_); rank >= 0) {
+    const RankMemory& memory = memory_[rank];
     fail_usage(
-        "the model needs {} of memory and {} are available; its largest arenas are {}; a shorter context or bf16 "
+        "the model needs {} of memory{} and {} are available{}; its largest arenas are {}; a shorter context or bf16 "
         "needs less",
-        format_bytes(plan_.total()), format_bytes(available), plan_.largest());
+        format_bytes(memory.planned), memory_.size() > 1 ? fmt::format(" on rank {}", rank) : "",
+        format_bytes(memory.available),
+        memory.ranks_of_host > 1 ? fmt::format(" on its host, for {} ranks", memory.ranks_of_host) : "",
+        memory.largest);
   }
-  use_device(options_.device);
-  ctx_.compute = Stream(options_.device);
-  for (const auto& arena : arenas_) arena->allocate();
-  take_memory();
-  const int64_t tables = (4 * batch_tokens() + 3 * options_.sequences + page_table_.numel() + 1) * 4;
-  uploads_ = UploadRing(options_.device, tables + kTableAlignment, kUploadsOnTheirWay);
-  host_logits_ = MemoryBlock("logits", options_.device, MemoryKind::kPinned, logits_.bytes());
+  executor_.allocate();
 }
 
 void ModelRunner::load(const ModelDirectory& directory) {
-  // Only models in training keep it.
-  load_weights(ctx_, std::shared_ptr<const ModelDirectory>(std::shared_ptr<void>(), &directory), model_);
+  RunnerRanks* const ranks = options().ranks;
+  if (ranks != nullptr) ranks->tell(RunnerRanks::Command::kLoad);
+  executor_.load(directory);
+  if (ranks != nullptr) ranks->wait_for_all();
 }
 
 void ModelRunner::load(const DeepseekModel& trained) {
-  copy_weights(ctx_, trained, model_);
+  DT_CHECK(options().ranks == nullptr, "a model in training is read by the process that trains it, not by ranks");
+  executor_.load(trained);
 }
 
 void ModelRunner::initialize(uint64_t seed) {
-  model_.parameters().load(ctx_, std::make_shared<DrawnValues>(seed, model_.config().initializer_range));
-}
-
-BatchLayout ModelRunner::lay_out(const BatchCapacity& capacity, int64_t longest_position) const {
-  BatchLayout batch;
-  batch.capacity = capacity;
-  batch.longest_position = longest_position;
-  batch.token_ids = token_ids_.rows(0, capacity.tokens);
-  batch.positions = positions_.rows(0, capacity.tokens);
-  batch.query_offset = query_offset_.rows(0, capacity.sequences + 1);
-  batch.cached_length = cached_length_.rows(0, capacity.sequences);
-  batch.page_table = page_table_.rows(0, capacity.sequences);
-  batch.cache_slot = cache_slot_.rows(0, capacity.tokens);
-  batch.logit_rows = logit_rows_.rows(0, capacity.sequences);
-  return batch;
+  RunnerRanks* const ranks = options().ranks;
+  if (ranks != nullptr) ranks->tell(RunnerRanks::Command::kDraw, seed_to_words(seed));
+  executor_.initialize(seed);
+  if (ranks != nullptr) ranks->wait_for_all();
 }
 
 void ModelRunner::check_runnable(std::span<const Rows> rows) const {
@@ -179,10 +72,11 @@ void ModelRunner::check_runnable(std::span<const Rows> rows) const {
     DT_CHECK(count > 0, "a forward needs at least one token, found none");
     DT_CHECK(count <= sequence->pending(), "{} tokens are to be run of a sequence with {} pending", count,
              sequence->pending());
-    DT_CHECK(sequence->cached + count <= options_.context_length,
-             "{} tokens do not fit behind the {} in a context of {}", count, sequence->cached, options_.context_length);
-    DT_CHECK(count <= options_.prefill_chunk, "{} tokens of one sequence; a batch takes at most {} (prefill_chunk)",
-             count, options_.prefill_chunk);
+    DT_CHECK(sequence->cached + count <= options().context_length,
+             "{} tokens do not fit behind the {} in a context of {}", count, sequence->cached,
+             options().context_length);
+    DT_CHECK(count <= options().prefill_chunk, "{} tokens of one sequence; a batch takes at most {} (prefill_chunk)",
+             count, options().prefill_chunk);
     for (int64_t i = 0; i < count; ++i)
       check_in_vocabulary(sequence->tokens[sequence->cached + i], config().vocab_size);
     tokens += count;
@@ -198,102 +92,33 @@ void ModelRunner::check_runnable(std::span<const Rows> rows) const {
            pages, pool_.available(), pool_.pages());
 }
 
-BatchLayout ModelRunner::prepare(std::span<const Rows> rows) {
+BatchTables ModelRunner::lay_out(std::span<const Rows> rows) {
   check_runnable(rows);
-  BatchCapacity capacity{.sequences = static_cast<int64_t>(rows.size()), .pages = page_table_.size(1)};
-  std::vector<int32_t> ids, positions, slots, offsets = {0}, cached, last_rows;
-  std::vector<int32_t> table(capacity.sequences * capacity.pages);
-  int64_t longest = 0;
-  for (size_t s = 0; s < rows.size(); ++s) {
-    Sequence& sequence = *rows[s].sequence;
-    const int64_t end = sequence.cached + rows[s].count;
-    if (writes_shared_page(sequence)) own_last_page(sequence);
-    while (static_cast<int64_t>(sequence.pages.size()) < pages_for(end)) sequence.pages.push_back(pool_.acquire());
-    std::copy(sequence.pages.begin(), sequence.pages.end(), table.begin() + static_cast<int64_t>(s) * capacity.pages);
-    cached.push_back(static_cast<int32_t>(sequence.cached));
-    for (int64_t place = sequence.cached; place < end; ++place) {
-      const int64_t page = sequence.pages[place / options_.page_size];
-      ids.push_back(sequence.tokens[place]);
-      positions.push_back(static_cast<int32_t>(place));
-      slots.push_back(static_cast<int32_t>(page * options_.page_size + place % options_.page_size));
+  BatchTables tables;
+  for (const auto& [sequence, count] : rows) {
+    const int64_t end = sequence->cached + count;
+    if (writes_shared_page(*sequence)) tables.page_copies.push_back(own_last_page(*sequence));
+    while (std::ssize(sequence->pages) < pages_for(end)) sequence->pages.push_back(pool_.acquire());
+    tables.page_count.push_back(static_cast<int32_t>(sequence->pages.size()));
+    tables.pages.insert(tables.pages.end(), sequence->pages.begin(), sequence->pages.end());
+    tables.cached_length.push_back(static_cast<int32_t>(sequence->cached));
+    for (int64_t place = sequence->cached; place < end; ++place) {
+      const int64_t page = sequence->pages[place / options().page_size];
+      tables.token_ids.push_back(sequence->tokens[place]);
+      tables.positions.push_back(static_cast<int32_t>(place));
+      tables.cache_slot.push_back(static_cast<int32_t>(page * options().page_size + place % options().page_size));
     }
-    offsets.push_back(static_cast<int32_t>(ids.size()));
-    last_rows.push_back(static_cast<int32_t>(ids.size()) - 1);
-    capacity.max_query = std::max(capacity.max_query, rows[s].count);
-    capacity.max_visible = std::max(capacity.max_visible, end);
-    longest = std::max(longest, sequence.length());
+    tables.query_offset.push_back(static_cast<int32_t>(tables.tokens()));
+    tables.longest = std::max(tables.longest, sequence->length());
   }
-  capacity.tokens = std::ssize(ids);
-  // What a graph is captured for does not grow with the sequences.
-  if (options_.device.kind != DeviceKind::kCpu) capacity.max_visible = options_.context_length;
-  const BatchLayout batch = lay_out(capacity, std::min(longest, options_.context_length));
-  uploads_.begin();
-  const auto upload = [&](const Tensor& to, std::span<const int32_t> values) {
-    uploads_.add(ctx_.compute, to, values);
-  };
-  upload(batch.token_ids, ids);
-  upload(batch.positions, positions);
-  upload(batch.cache_slot, slots);
-  upload(batch.query_offset, offsets);
-  upload(batch.cached_length, cached);
-  upload(batch.page_table, table);
-  upload(batch.logit_rows, last_rows);
-  uploads_.end(ctx_.compute);
-  return batch;
-}
-
-// [tokens, hidden], in workspace that the caller gives back.
-Tensor ModelRunner::forward_hidden(const BatchLayout& batch) {
-  const Tensor hidden = workspace_->take(options_.compute, {batch.tokens(), config().hidden_size});
-  model_.forward_hidden(ctx_, ForwardContext{.batch = batch, .cache = layer_cache_}, hidden);
-  return hidden;
-}
-
-void ModelRunner::forward(const BatchLayout& batch) {
-  const ArenaScope workspace(*workspace_);
-  const Tensor hidden = forward_hidden(batch);
-  const int64_t wanted = batch.logit_rows.size(0);
-  const Tensor last = workspace_->take(options_.compute, {wanted, config().hidden_size});
-  embedding(ctx_, last, hidden, batch.logit_rows);
-  model_.head().logits(ctx_, logits_.rows(0, wanted), last);
-}
-
-// Of the first `scored` of scored_rows_ and targets_.
-void ModelRunner::forward_logprobs(const BatchLayout& batch, int64_t scored) {
-  const ArenaScope workspace(*workspace_);
-  const Tensor hidden = forward_hidden(batch);
-  if (scored == 0) return;
-  const Tensor wanted = workspace_->take(options_.compute, {scored, config().hidden_size});
-  embedding(ctx_, wanted, hidden, scored_rows_.rows(0, scored));
-  model_.head().logprobs(ctx_, logprobs_.rows(0, scored), likeliest_.rows(0, scored), wanted, targets_.rows(0, scored));
-}
-
-// One token a sequence, op by op the first time, then as a graph. Dynamic rotary tables follow the length.
-void ModelRunner::run_batch(const BatchLayout& batch) {
-  const bool by_ops = options_.device.kind == DeviceKind::kCpu || !options_.graphs || batch.capacity.max_query > 1 ||
-                      ctx_.check_finite || ctx_.profile != nullptr || config().rope.kind == RopeKind::kDynamic ||
-                      !model_.can_be_captured();
-  if (by_ops) return forward(batch);
-  const auto found = std::find_if(decode_graphs_.begin(), decode_graphs_.end(),
-                                  [&](const DecodeGraph& known) { return known.capacity == batch.capacity; });
-  if (found == decode_graphs_.end()) {
-    if (decode_graphs_.size() < kMostGraphs) decode_graphs_.push_back({batch.capacity, nullptr});
-    return forward(batch);
-  }
-  std::unique_ptr<CapturedGraph>& graph = found->graph;
-  if (graph == nullptr) {
-    graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, batch] { forward(batch); });
-  }
-  graph->run();
+  return tables;
 }
 
 std::span<const float> ModelRunner::run(std::span<const Rows> rows) {
-  run_batch(prepare(rows));
+  BatchTables tables = lay_out(rows);
+  const std::span<const float> logits = executor_.logits(tables);
   for (const auto& [sequence, count] : rows) sequence->cached += count;
-  const Tensor found = logits_.rows(0, std::ssize(rows));
-  ctx_.compute.copy(host_logits_.data(), found.raw(), found.bytes());
-  ctx_.compute.synchronize();
-  return {reinterpret_cast<const float*>(host_logits_.data()), static_cast<size_t>(found.numel())};
+  return logits;
 }
 
 void ModelRunner::score(std::span<const Rows> rows, std::span<const int32_t> targets, std::span<float> logprobs,
@@ -325,24 +150,13 @@ void ModelRunner::score(std::span<const Rows> rows, std::span<const Wanted> want
   DT_CHECK(scored <= batch_tokens() && std::ssize(logprobs) == scored && std::ssize(likeliest) == scored,
            "score: {} followers with room for {} and {} results; a batch of this runner has at most {}", scored,
            logprobs.size(), likeliest.size(), batch_tokens());
-  std::vector<int32_t> scored_rows, targets;
+  for (const Wanted& follower : wanted) check_in_vocabulary(follower.target, config().vocab_size);
+  BatchTables tables = lay_out(rows);
   for (const Wanted& follower : wanted) {
-    check_in_vocabulary(follower.target, config().vocab_size);
-    scored_rows.push_back(follower.row);
-    targets.push_back(follower.target);
+    tables.scored_rows.push_back(follower.row);
+    tables.targets.push_back(follower.target);
   }
-  const BatchLayout batch = prepare(rows);
-  if (scored > 0) {
-    uploads_.begin();
-    uploads_.add<int32_t>(ctx_.compute, scored_rows_.rows(0, scored), scored_rows);
-    uploads_.add<int32_t>(ctx_.compute, targets_.rows(0, scored), targets);
-    uploads_.end(ctx_.compute);
-  }
-  forward_logprobs(batch, scored);
-  if (scored > 0) {
-    copy_tensor(Tensor(logprobs.data(), DType::kF32, {scored}), logprobs_.rows(0, scored));
-    copy_tensor(Tensor(likeliest.data(), DType::kI32, {scored}), likeliest_.rows(0, scored));
-  }
+  executor_.logprobs(tables, logprobs, likeliest);
   for (const auto& [sequence, run] : rows) sequence->cached += run;
 }
 
@@ -364,22 +178,21 @@ Sequence ModelRunner::fork(const Sequence& sequence) {
 
 // Whether the next entry would be written into a page that another sequence refers to as well.
 bool ModelRunner::writes_shared_page(const Sequence& sequence) const {
-  return sequence.cached % options_.page_size != 0 && pool_.references(last_page(sequence)) > 1;
+  return sequence.cached % options().page_size != 0 && pool_.references(last_page(sequence)) > 1;
 }
 
 // Where the next entry goes, if there is room.
 int32_t ModelRunner::last_page(const Sequence& sequence) const {
-  return sequence.pages[sequence.cached / options_.page_size];
+  return sequence.pages[sequence.cached / options().page_size];
 }
 
-void ModelRunner::own_last_page(Sequence& sequence) {
-  int32_t& page = sequence.pages[sequence.cached / options_.page_size];
-  const int32_t own = pool_.acquire();
-  for (const LayerCache& layer : layer_cache_) {
-    for (const Tensor& stream : layer) copy(ctx_, stream.rows(own, own + 1), stream.rows(page, page + 1));
-  }
+// The next entry goes into a page of its own, with what the shared one holds.
+BatchTables::PageCopy ModelRunner::own_last_page(Sequence& sequence) {
+  int32_t& page = sequence.pages[sequence.cached / options().page_size];
+  const BatchTables::PageCopy copied{.from = page, .to = pool_.acquire()};
   pool_.release(page);
-  page = own;
+  page = copied.to;
+  return copied;
 }
 
 }  // namespace deeptitan

@@ -1,44 +1,20 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
-#include <string_view>
+#include <string>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "core/arena.h"
-#include "core/captured_graph.h"
-#include "core/execution_context.h"
 #include "core/memory_plan.h"
-#include "core/upload_ring.h"
+#include "generate/batch_executor.h"
+#include "generate/batch_tables.h"
 #include "generate/page_pool.h"
+#include "generate/runner_options.h"
 #include "generate/sequence.h"
-#include "model/deepseek/deepseek_model.h"
 
 namespace deeptitan {
 
 class ModelDirectory;
-
-struct RunnerOptions {
-  Device device = {};
-  DType compute = DType::kF32;   // of weights, activations and the cache: f32 or bf16
-  int64_t context_length = 0;    // most tokens of a sequence; 0: the model's max_position_embeddings
-  int64_t sequences = 1;         // most sequences of one batch
-  int64_t prefill_chunk = 1024;  // most tokens of one prompt in a batch
-  int64_t batch_tokens = 0;      // most tokens of a batch; at least (0: exactly) room for one such chunk and for one
-                                 // token of each other sequence
-  int64_t page_size = 64;        // tokens of a cache page
-  bool graphs = true;            // on a GPU a batch of one token a sequence is captured when it runs a second time
-  int64_t pages = 0;             // of the cache; 0: as many as `sequences` sequences of the context's length need
-  /// The ranks that share out each layer's experts; nullptr: all are here. All make the same calls with the same
-  /// tokens, and have the logits of one rank with all experts, bit for bit. The group outlives the runner.
-  Communicator* ep = nullptr;
-};
-
-/// "bf16", "fp32" (in any spelling), or "auto" (bf16 on a GPU and where this processor multiplies it natively, else
-/// fp32) as a dtype. Throws a usage error for any other word.
-DType parse_compute_dtype(std::string_view word, Device device = {});
 
 /// A model with its cache: runs the next tokens of several sequences in one batch. Which sequences these are, and how
 /// many tokens of each, is the caller's choice (Scheduler); each sequence's logits have the same bits whatever else is
@@ -51,29 +27,33 @@ class ModelRunner {
   /// Plans by running the largest batches without their kernels. Throws a usage error where context_length is beyond
   /// the model's max_position_embeddings.
   ModelRunner(const ModelConfig& config, const RunnerOptions& options);
-  ~ModelRunner();
 
-  const ModelConfig& config() const { return model_.config(); }
-  const RunnerOptions& options() const { return options_; }
-  const MemoryPlan& plan() const { return plan_; }
+  const ModelConfig& config() const { return executor_.config(); }
+  const RunnerOptions& options() const { return executor_.options(); }
+  /// Of what lies here.
+  const MemoryPlan& plan() const { return executor_.plan(); }
+  /// What each rank takes; one where all is here.
+  const std::vector<RankMemory>& memory() const { return memory_; }
 
-  /// Takes the planned memory. Throws a usage error that lists the largest arenas where less is available.
+  /// Whether there is memory for what is planned, on every rank.
+  bool fits() const { return rank_without_memory(memory_) < 0; }
+  /// Takes it. Throws a usage error that lists the largest arenas where less is available.
   void allocate();
 
   // One of these fills the weights, after allocate(). ---------------------------------------------------------------
   void load(const ModelDirectory& directory);
-  /// From the values of a model in training.
+  /// From the values of a model in training, which lies in this process.
   void load(const DeepseekModel& trained);
   /// Draws a new model, as TrainingEngine::initialize does: for measuring without a checkpoint.
   void initialize(uint64_t seed);
 
   // Batches. --------------------------------------------------------------------------------------------------------
   /// Most sequences of a batch, and most tokens of all of them.
-  int64_t batch_sequences() const { return options_.sequences; }
-  int64_t batch_tokens() const { return options_.batch_tokens; }
+  int64_t batch_sequences() const { return options().sequences; }
+  int64_t batch_tokens() const { return options().batch_tokens; }
   const PagePool& pages() const { return pool_; }
   /// Pages that hold the entries of `tokens` tokens.
-  int64_t pages_for(int64_t tokens) const { return (tokens + options_.page_size - 1) / options_.page_size; }
+  int64_t pages_for(int64_t tokens) const { return (tokens + options().page_size - 1) / options().page_size; }
 
   /// The next `count` pending tokens of a sequence.
   struct Rows {
@@ -107,46 +87,20 @@ class ModelRunner {
   Sequence fork(const Sequence& sequence);
 
   /// While set, time and floating-point operations are kept by op; nullptr ends it.
-  void set_profile(OpProfile* profile) { ctx_.profile = profile; }
+  void set_profile(OpProfile* profile) { executor_.set_profile(profile); }
   /// While true, the first op whose output is not finite throws Error that names it.
-  void set_check_finite(bool on) { ctx_.check_finite = on; }
+  void set_check_finite(bool on) { executor_.set_check_finite(on); }
 
  private:
-  void take_memory();
-  BatchLayout lay_out(const BatchCapacity& capacity, int64_t longest_position) const;
   bool writes_shared_page(const Sequence& sequence) const;
   int32_t last_page(const Sequence& sequence) const;
-  void own_last_page(Sequence& sequence);
+  BatchTables::PageCopy own_last_page(Sequence& sequence);
   void check_runnable(std::span<const Rows> rows) const;
-  BatchLayout prepare(std::span<const Rows> rows);
-  void forward(const BatchLayout& batch);
-  void forward_logprobs(const BatchLayout& batch, int64_t scored);
-  Tensor forward_hidden(const BatchLayout& batch);
-  void run_batch(const BatchLayout& batch);
+  BatchTables lay_out(std::span<const Rows> rows);
 
-  RunnerOptions options_;
-  DeepseekModel model_;
+  BatchExecutor executor_;
   PagePool pool_;
-  std::vector<std::unique_ptr<Arena>> arenas_;
-  Arena* parameters_;
-  Arena* prepared_;
-  Arena* cache_;
-  Arena* inputs_;
-  Arena* workspace_;
-  MemoryPlan plan_;
-
-  ExecutionContext ctx_;
-  std::vector<LayerCache> layer_cache_;
-  Tensor token_ids_, positions_, cache_slot_, query_offset_, cached_length_, page_table_, logit_rows_;
-  Tensor scored_rows_, targets_, logprobs_, likeliest_;
-  Tensor logits_;
-  UploadRing uploads_;
-  MemoryBlock host_logits_;  // pinned
-  struct DecodeGraph {
-    BatchCapacity capacity;
-    std::unique_ptr<CapturedGraph> graph;  // nullptr: has run once
-  };
-  std::vector<DecodeGraph> decode_graphs_;
+  std::vector<RankMemory> memory_;
 };
 
 }  // namespace deeptitan

@@ -1,7 +1,10 @@
 #include "ops/op_scope.h"
 
 #include <algorithm>
+#include <string>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "core/dtype_word.h"
 #include "core/error.h"
@@ -83,11 +86,21 @@ void OpScope::check_finite() const {
   } catch (const Error& error) {
     fail("{} failed on {}: {}", name_, device_name(ctx_.device), error.what());
   }
+  FirstNotFinite* const noted = ctx_.not_finite;
+  if (noted != nullptr) {
+    ++noted->ops;
+    if (noted->place >= 0) return;
+  }
   for (const Tensor* output : outputs_) {
     if (output == nullptr || !output->defined()) continue;
-    DT_CHECK(rows_ == nullptr ? all_finite(ctx_, *output) : all_finite(ctx_, *output, *rows_),
-             "{} gave a value that is not finite in its output {}{}", name_, dtype_word(output->dtype()),
-             output->describe().substr(dtype_name(output->dtype()).size()));
+    if (rows_ == nullptr ? all_finite(ctx_, *output) : all_finite(ctx_, *output, *rows_)) continue;
+    const std::string what =
+        fmt::format("{} gave a value that is not finite in its output {}{}", name_, dtype_word(output->dtype()),
+                    output->describe().substr(dtype_name(output->dtype()).size()));
+    if (noted == nullptr) fail("{}", what);
+    noted->place = noted->ops;
+    noted->what = what;
+    return;
   }
 }
 

@@ -1,0 +1,311 @@
+#include "generate/batch_executor.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "checkpoint/model_directory.h"
+#include "core/device_choice.h"
+#include "core/error.h"
+#include "core/transfer.h"
+#include "generate/inference_weights.h"
+#include "model/deepseek/checkpoint.h"
+#include "model/moe/all_to_all_dispatcher.h"
+#include "model/moe/gather_dispatcher.h"
+#include "ops/elementwise.h"
+
+namespace deeptitan {
+namespace {
+
+Stage stage_here(const ModelConfig& config, const RunnerOptions& o) {
+  return o.ranks == nullptr ? split_into_stages(config.num_hidden_layers, 1).front()
+                            : o.ranks->stage(config.num_hidden_layers);
+}
+
+ModelOptions model_options(const ModelConfig& config, const RunnerOptions& o, const Stage& stage) {
+  ModelOptions options = {.training = false, .compute = o.compute, .max_positions = o.context_length};
+  if (o.ranks == nullptr) return options;
+  if (o.ranks->pipeline() != nullptr) options.stages = {stage};
+  if (Communicator* ep = o.ranks->ep()) {
+    options.experts = experts_of_rank(config.n_routed_experts, *ep);
+    options.make_dispatcher = make_gather_dispatcher(*ep);
+  }
+  return options;
+}
+
+// Sets of uploads that can be on their way, and what aligns a set's tables.
+constexpr int kUploadsOnTheirWay = 2;
+constexpr int64_t kTableAlignment = 8 * 16;
+
+// Batches that are kept as graphs: beyond these, sequences come and go too fast for one to be worth its memory.
+constexpr size_t kMostGraphs = 64;
+
+}  // namespace
+
+BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& options)
+    : options_(options), stage_(stage_here(config, options)), model_(config, model_options(config, options, stage_)) {
+  const auto arena = [&](const char* name) {
+    arenas_.push_back(std::make_unique<Arena>(name, options_.device));
+    return arenas_.back().get();
+  };
+  parameters_ = arena("parameters");
+  prepared_ = arena("prepared weights");
+  cache_ = arena("latent cache");
+  inputs_ = arena("inputs and tables");
+  workspace_ = arena("workspace");
+  ctx_.device = options_.device;
+  ctx_.workspace = workspace_;
+  // What ranks say of one that does not come names the batch.
+  if (options_.ranks != nullptr) ctx_.state = &options_.ranks->state();
+
+  ctx_.planning = true;
+  take_memory();
+  const BatchLayout largest = lay_out({.tokens = options_.batch_tokens,
+                                       .sequences = options_.sequences,
+                                       .max_query = options_.prefill_chunk,
+                                       .max_visible = options_.context_length,
+                                       .pages = page_table_.size(1)},
+                                      options_.context_length);
+  forward(largest);
+  forward_logprobs(largest, options_.batch_tokens);
+  ctx_.planning = false;
+  plan_ = plan_of(arenas_);
+}
+
+BatchExecutor::~BatchExecutor() = default;
+
+void BatchExecutor::take_memory() {
+  ParameterList& list = model_.parameters();
+  list.plan_values(*parameters_);
+  list.plan_prepared(*prepared_);
+  model_.plan_constants(*inputs_);
+  layer_cache_.clear();
+  for (const std::vector<CacheStream>& streams : model_.cache_streams()) {
+    LayerCache layer;
+    for (const CacheStream& stream : streams) {
+      layer.push_back(cache_->take(options_.compute, {options_.pages, options_.page_size, stream.width}));
+    }
+    layer_cache_.push_back(std::move(layer));
+  }
+  for (Tensor* t : {&token_ids_, &positions_, &cache_slot_, &scored_rows_, &targets_, &likeliest_}) {
+    *t = inputs_->take(DType::kI32, {options_.batch_tokens});
+  }
+  logprobs_ = inputs_->take(DType::kF32, {options_.batch_tokens});
+  query_offset_ = inputs_->take(DType::kI32, {options_.sequences + 1});
+  cached_length_ = inputs_->take(DType::kI32, {options_.sequences});
+  logit_rows_ = inputs_->take(DType::kI32, {options_.sequences});
+  const int64_t table_pages = (options_.context_length + options_.page_size - 1) / options_.page_size;
+  page_table_ = inputs_->take(DType::kI32, {options_.sequences, table_pages});
+  if (gives_results() || gets_results()) logits_ = inputs_->take(DType::kF32, {options_.sequences, config().vocab_size});
+}
+
+void BatchExecutor::allocate() {
+  use_device(options_.device);
+  ctx_.compute = Stream(options_.device);
+  for (const auto& arena : arenas_) arena->allocate();
+  take_memory();
+  const int64_t tables = (4 * options_.batch_tokens + 3 * options_.sequences + page_table_.numel() + 1) * 4;
+  uploads_ = UploadRing(options_.device, tables + kTableAlignment, kUploadsOnTheirWay);
+  if (gets_results()) {
+    host_logits_ = MemoryBlock("logits", options_.device, MemoryKind::kPinned, logits_.bytes());
+  }
+}
+
+void BatchExecutor::load(const ModelDirectory& directory) {
+  // Only models in training keep it.
+  load_weights(ctx_, std::shared_ptr<const ModelDirectory>(std::shared_ptr<void>(), &directory), model_);
+}
+
+void BatchExecutor::load(const DeepseekModel& trained) {
+  copy_weights(ctx_, trained, model_);
+}
+
+void BatchExecutor::initialize(uint64_t seed) {
+  model_.parameters().load(ctx_, std::make_shared<DrawnValues>(seed, model_.config().initializer_range));
+}
+
+BatchLayout BatchExecutor::lay_out(const BatchCapacity& capacity, int64_t longest_position) const {
+  BatchLayout batch;
+  batch.capacity = capacity;
+  batch.longest_position = longest_position;
+  batch.token_ids = token_ids_.rows(0, capacity.tokens);
+  batch.positions = positions_.rows(0, capacity.tokens);
+  batch.query_offset = query_offset_.rows(0, capacity.sequences + 1);
+  batch.cached_length = cached_length_.rows(0, capacity.sequences);
+  batch.page_table = page_table_.rows(0, capacity.sequences);
+  batch.cache_slot = cache_slot_.rows(0, capacity.tokens);
+  batch.logit_rows = logit_rows_.rows(0, capacity.sequences);
+  return batch;
+}
+
+void BatchExecutor::copy_page(const BatchTables::PageCopy& page) {
+  for (const LayerCache& layer : layer_cache_) {
+    for (const Tensor& stream : layer) {
+      copy(ctx_, stream.rows(page.to, page.to + 1), stream.rows(page.from, page.from + 1));
+    }
+  }
+}
+
+BatchLayout BatchExecutor::upload(const BatchTables& tables) {
+  for (const BatchTables::PageCopy& page : tables.page_copies) copy_page(page);
+  BatchCapacity capacity = tables.capacity(page_table_.size(1));
+  // What a graph is captured for does not grow with the sequences.
+  if (options_.device.kind != DeviceKind::kCpu) capacity.max_visible = options_.context_length;
+  const BatchLayout batch = lay_out(capacity, std::min(tables.longest, options_.context_length));
+  uploads_.begin();
+  const auto upload = [&](const Tensor& to, std::span<const int32_t> values) {
+    uploads_.add(ctx_.compute, to, values);
+  };
+  upload(batch.token_ids, tables.token_ids);
+  upload(batch.positions, tables.positions);
+  upload(batch.cache_slot, tables.cache_slot);
+  upload(batch.query_offset, tables.query_offset);
+  upload(batch.cached_length, tables.cached_length);
+  upload(batch.page_table, tables.page_table(capacity.pages));
+  upload(batch.logit_rows, tables.last_rows());
+  uploads_.end(ctx_.compute);
+  const int64_t scored = std::ssize(tables.targets);
+  if (scored == 0) return batch;
+  uploads_.begin();
+  upload(scored_rows_.rows(0, scored), tables.scored_rows);
+  upload(targets_.rows(0, scored), tables.targets);
+  uploads_.end(ctx_.compute);
+  return batch;
+}
+
+// [tokens, hidden] behind the stage that lies here, in workspace that the caller gives back.
+Tensor BatchExecutor::forward_hidden(const BatchLayout& batch) {
+  const auto take = [&] { return workspace_->take(options_.compute, {batch.tokens(), config().hidden_size}); };
+  const Tensor hidden = take();
+  Tensor before;
+  if (!stage_.embedding) {
+    before = take();
+    Communicator& pipeline = *options_.ranks->pipeline();
+    pipeline.receive(ctx_, before, pipeline.rank() - 1);
+  }
+  model_.forward_stage(ctx_, ForwardContext{.batch = batch, .cache = layer_cache_}, stage_, hidden, before);
+  if (!stage_.head) {
+    Communicator& pipeline = *options_.ranks->pipeline();
+    pipeline.send(ctx_, hidden, pipeline.rank() + 1);
+    pipeline.finish_send(ctx_, hidden);
+  }
+  return hidden;
+}
+
+// Brings a result of the last stage to the first rank.
+void BatchExecutor::hand_over(const Tensor& result) {
+  Communicator* const pipeline = options_.ranks == nullptr ? nullptr : options_.ranks->pipeline();
+  if (pipeline == nullptr) return;
+  if (gives_results()) {
+    pipeline->send(ctx_, result, 0);
+    pipeline->finish_send(ctx_, result);
+  } else if (gets_results()) {
+    pipeline->receive(ctx_, result, pipeline->size() - 1);
+  }
+}
+
+void BatchExecutor::forward(const BatchLayout& batch) {
+  const ArenaScope workspace(*workspace_);
+  const Tensor hidden = forward_hidden(batch);
+  const int64_t wanted = batch.logit_rows.size(0);
+  if (gives_results()) {
+    const Tensor last = workspace_->take(options_.compute, {wanted, config().hidden_size});
+    embedding(ctx_, last, hidden, batch.logit_rows);
+    model_.head().logits(ctx_, logits_.rows(0, wanted), last);
+  }
+  if (gives_results() || gets_results()) hand_over(logits_.rows(0, wanted));
+}
+
+// Of the first `scored` of scored_rows_ and targets_.
+void BatchExecutor::forward_logprobs(const BatchLayout& batch, int64_t scored) {
+  const ArenaScope workspace(*workspace_);
+  const Tensor hidden = forward_hidden(batch);
+  if (scored == 0) return;
+  if (gives_results()) {
+    const Tensor wanted = workspace_->take(options_.compute, {scored, config().hidden_size});
+    embedding(ctx_, wanted, hidden, scored_rows_.rows(0, scored));
+    model_.head().logprobs(ctx_, logprobs_.rows(0, scored), likeliest_.rows(0, scored), wanted,
+                           targets_.rows(0, scored));
+  }
+  hand_over(logprobs_.rows(0, scored));
+  hand_over(likeliest_.rows(0, scored));
+}
+
+// One token a sequence, op by op the first time, then as a graph. Dynamic rotary tables follow the length.
+void BatchExecutor::run_batch(const BatchLayout& batch) {
+  const bool by_ops = options_.device.kind == DeviceKind::kCpu || !options_.graphs || batch.capacity.max_query > 1 ||
+                      ctx_.check_finite || ctx_.profile != nullptr || config().rope.kind == RopeKind::kDynamic ||
+                      options_.ranks != nullptr || !model_.can_be_captured();
+  if (by_ops) return forward(batch);
+  const auto found = std::find_if(decode_graphs_.begin(), decode_graphs_.end(),
+                                  [&](const DecodeGraph& known) { return known.capacity == batch.capacity; });
+  if (found == decode_graphs_.end()) {
+    if (decode_graphs_.size() < kMostGraphs) decode_graphs_.push_back({batch.capacity, nullptr});
+    return forward(batch);
+  }
+  std::unique_ptr<CapturedGraph>& graph = found->graph;
+  if (graph == nullptr) {
+    graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, batch] { forward(batch); });
+  }
+  graph->run();
+}
+
+void BatchExecutor::run(const BatchTables& tables) {
+  RunnerRanks* const ranks = options_.ranks;
+  ctx_.check_finite = tables.check_finite;
+  // A rank that stopped in the midst of a batch would let the others wait.
+  if (ranks != nullptr && tables.check_finite) ctx_.not_finite = &(not_finite_ = {});
+  const BatchLayout batch = upload(tables);
+  if (tables.scores) {
+    forward_logprobs(batch, std::ssize(tables.targets));
+  } else {
+    run_batch(batch);
+  }
+  const bool report = std::exchange(ctx_.not_finite, nullptr) != nullptr;
+  if (report) report_not_finite();
+  if (ranks != nullptr) ranks->end_batch();
+}
+
+void BatchExecutor::run_and_share(BatchTables& tables) {
+  tables.check_finite = check_finite_;
+  if (RunnerRanks* const ranks = options_.ranks) {
+    ranks->begin_batch();
+    ranks->tell(RunnerRanks::Command::kBatch, to_words(tables));
+  }
+  run(tables);
+}
+
+// Ranks run stage after stage, and those of one stage the same ops: the first op of the first stage.
+void BatchExecutor::report_not_finite() {
+  const std::vector<FirstNotFinite> all = gather_not_finite(*options_.ranks, not_finite_);
+  if (!gets_results()) return;
+  const Mesh& mesh = options_.ranks->mesh();
+  const FirstNotFinite* first = nullptr;
+  for (int stage = 0; stage < mesh.pp && first == nullptr; ++stage) {
+    for (int e = 0; e < mesh.ep; ++e) {
+      const FirstNotFinite& found = all[stage * mesh.ep + e];
+      if (found.place >= 0 && (first == nullptr || found.place < first->place)) first = &found;
+    }
+  }
+  options_.ranks->end_batch();
+  if (first != nullptr) fail("{}", first->what);
+}
+
+std::span<const float> BatchExecutor::logits(BatchTables& tables) {
+  tables.scores = false;
+  run_and_share(tables);
+  const Tensor found = logits_.rows(0, tables.sequences());
+  ctx_.compute.copy(host_logits_.data(), found.raw(), found.bytes());
+  ctx_.compute.synchronize();
+  return {reinterpret_cast<const float*>(host_logits_.data()), static_cast<size_t>(found.numel())};
+}
+
+void BatchExecutor::logprobs(BatchTables& tables, std::span<float> found, std::span<int32_t> likeliest) {
+  tables.scores = true;
+  run_and_share(tables);
+  const int64_t scored = std::ssize(tables.targets);
+  if (scored == 0) return;
+  copy_tensor(Tensor(found.data(), DType::kF32, {scored}), logprobs_.rows(0, scored));
+  copy_tensor(Tensor(likeliest.data(), DType::kI32, {scored}), likeliest_.rows(0, scored));
+}
+
+}  // namespace deeptitan

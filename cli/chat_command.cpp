@@ -19,6 +19,7 @@
 #include "generate/chat_session.h"
 #include "generate/model_files.h"
 #include "line_editor.h"
+#include "model_ranks.h"
 #include "option_checks.h"
 #include "sampling_options.h"
 #include "template_options.h"
@@ -43,6 +44,7 @@ struct ChatArguments {
   bool quiet = false;
   SamplingArguments sampling;
   TemplateArguments chat_variables;
+  RankArguments ranks;
 };
 
 void answer(ChatSession& session, const std::string& question, const GenerationOptions& options, int64_t context,
@@ -130,17 +132,17 @@ void greet(const ChatArguments& arguments, const GenerationConfig& generation, d
                        source, chat_command_names()));
 }
 
-void run_chat(const ChatArguments& arguments) {
+void chat_on(RunnerRanks* ranks, const DeviceChoice& device, const ChatArguments& arguments) {
   const ModelFiles files = open_model_files(arguments.model);
   ChatTemplate chat_template = ChatTemplate::load(arguments.model, arguments.chat_template);
   const ChatRenderOptions chat_template_options = arguments.chat_variables.options();
   chat_template.check_options(chat_template_options);
   const int64_t longest = files.config.max_position_embeddings;
   const int64_t context = arguments.context > 0 ? arguments.context : std::min(longest, kDefaultContext);
-  const DeviceChoice device = choose_device(arguments.device);
   const auto engine = load_engine(files, {.device = device.device,
                                           .compute = parse_compute_dtype(arguments.dtype, device.device),
-                                          .context_length = context});
+                                          .context_length = context,
+                                          .ranks = ranks});
   if (!arguments.quiet) say_device(device);
   ChatSession session(*engine, files.tokenizer, std::move(chat_template), files.generation.end_ids);
   session.set_system(arguments.system);
@@ -177,9 +179,18 @@ void run_chat(const ChatArguments& arguments) {
       }
     } catch (const Error& error) {
       // A question that does not fit, or a file that cannot be written, does not end the conversation.
+      if (ranks != nullptr && ranks->lost()) throw;
       log_warning(error.what());
     }
   }
+}
+
+void run_chat(const ChatArguments& arguments) {
+  const DeviceChoice device = choose_device(arguments.device);
+  ModelRanks ranks(arguments.ranks, arguments.model, device.device);
+  if (ranks.follow()) return;
+  chat_on(ranks.get(), device, arguments);
+  ranks.finish();
 }
 
 }  // namespace
@@ -208,6 +219,7 @@ void add_chat_command(CLI::App& app) {
   add_template_options(*command, arguments->chat_variables);
   add_sampling_options(*command, arguments->sampling);
   add_threads_option(*command);
+  add_rank_options(*command, arguments->ranks);
   command->get_option("--temperature")
       ->description("Divides the logits; 0: always the likeliest token (generation_config.json's, else 0.7)");
   command->add_flag("--quiet", arguments->quiet,

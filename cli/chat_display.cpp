@@ -4,11 +4,14 @@
 
 #include <unistd.h>
 
+#include "comm/mpi/launcher.h"
 #include "standard_output.h"
 
 namespace deeptitan {
 
-ChatDisplay::ChatDisplay() : input_(::isatty(STDIN_FILENO) == 1), output_(::isatty(STDOUT_FILENO) == 1) {}
+// A launcher may give a rank a terminal of its own, and its output to a file.
+ChatDisplay::ChatDisplay()
+    : input_(::isatty(STDIN_FILENO) == 1), output_(::isatty(STDOUT_FILENO) == 1 && !find_launch()) {}
 
 void ChatDisplay::echo(const std::string& line) const {
   if (!input_) write(line + "\n");

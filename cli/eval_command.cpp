@@ -31,6 +31,7 @@
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
 #include "generate/token_pair.h"
+#include "model_ranks.h"
 #include "option_checks.h"
 #include "standard_input.h"
 #include "standard_output.h"
@@ -56,6 +57,7 @@ struct EvalArguments {
   int64_t context = 0;
   bool prefix_token = false;
   bool json = false;
+  RankArguments ranks;
 };
 
 // What a file holds: one text, or the documents of its JSON.
@@ -228,12 +230,12 @@ void answer_requests(const std::string& path, EvalRequests& requests) {
   answer();
 }
 
-void run_eval(const EvalArguments& arguments) {
+void eval_on(RunnerRanks* ranks, const DeviceChoice& device, const EvalArguments& arguments) {
   const ModelFiles files = open_model_files(arguments.model);
-  const DeviceChoice device = choose_device(arguments.device);
   InferenceOptions options{.device = device.device,
                            .compute = parse_compute_dtype(arguments.dtype, device.device),
-                           .context_length = arguments.context};
+                           .context_length = arguments.context,
+                           .ranks = ranks};
   DT_CHECK_USAGE(arguments.context <= files.config.max_position_embeddings,
                  "eval: --context = {} is more than the model's max_position_embeddings = {}; use at most that many "
                  "tokens",
@@ -255,7 +257,8 @@ void run_eval(const EvalArguments& arguments) {
     for (const TokenPair& p : pairs) needed = std::max<int64_t>(needed, p.context.size() + p.continuation.size());
     ModelRunner runner(files.config, scoring_options(files.config, {.device = options.device,
                                                                     .compute = options.compute,
-                                                                    .context_length = std::min(longest, needed)}));
+                                                                    .context_length = std::min(longest, needed),
+                                                                    .ranks = ranks}));
     load_into(runner, files);
     say_device(device);
     for (const ContinuationScore& score : score_pairs(runner, pairs)) {
@@ -269,6 +272,14 @@ void run_eval(const EvalArguments& arguments) {
   } else {
     score_texts(arguments, files, device, options, longest, read_texts(arguments.texts, files.tokenizer));
   }
+}
+
+void run_eval(const EvalArguments& arguments) {
+  const DeviceChoice device = choose_device(arguments.device);
+  ModelRanks ranks(arguments.ranks, arguments.model, device.device);
+  if (ranks.follow()) return;
+  eval_on(ranks.get(), device, arguments);
+  ranks.finish();
 }
 
 }  // namespace
@@ -319,6 +330,7 @@ void add_eval_command(CLI::App& app) {
          {"auto", "bf16", "fp32"});
   add_device_option(*command, arguments->device);
   add_threads_option(*command);
+  add_rank_options(*command, arguments->ranks);
   command->callback([arguments] { run_eval(*arguments); });
 }
 

@@ -26,6 +26,7 @@
 #include "generate_many.h"
 #include "generate_request.h"
 #include "message_list.h"
+#include "model_ranks.h"
 #include "option_checks.h"
 #include "sampling_options.h"
 #include "standard_input.h"
@@ -55,6 +56,7 @@ struct GenerateArguments {
   std::vector<std::string> stop;
   SamplingArguments sampling;
   TemplateArguments chat_variables;
+  RankArguments ranks;
 };
 
 void print_now(std::string_view text) {
@@ -217,7 +219,7 @@ void print_many(const GenerateArguments& arguments, const std::vector<GenerateRe
   say_speed(run.size(), tokens, monotonic_seconds() - start);
 }
 
-void run_generate(const GenerateArguments& arguments) {
+void generate_on(RunnerRanks* ranks, const DeviceChoice& device, const GenerateArguments& arguments) {
   check_one_prompt(arguments);
   DT_CHECK_USAGE(arguments.chat_template.empty() || arguments.chat || arguments.messages || arguments.input,
                  "--chat-template counts with --chat, --messages or --input; give one of them, or leave it out");
@@ -236,10 +238,9 @@ void run_generate(const GenerateArguments& arguments) {
   // What has but one prompt, or none that can be answered, is wrong as a whole.
   if (run.empty()) fail_usage("{}", requests.front().error);
   const int64_t without = warn_of_errors(requests);
-  const DeviceChoice device = choose_device(arguments.device);
-  const auto runner =
-      runner_for(files, {.device = device.device, .compute = parse_compute_dtype(arguments.dtype, device.device)}, run,
-                 arguments.samples, arguments.sequences);
+  const RunnerOptions runner_options{
+      .device = device.device, .compute = parse_compute_dtype(arguments.dtype, device.device), .ranks = ranks};
+  const auto runner = runner_for(files, runner_options, run, arguments.samples, arguments.sequences);
   say_device(device);
   BatchGenerator generator(*runner, files.tokenizer, files.generation.end_ids);
   if (!json && run.size() == 1) {
@@ -249,6 +250,14 @@ void run_generate(const GenerateArguments& arguments) {
   print_many(arguments, requests, run, generator);
   DT_CHECK(without == 0, "{} of {} lines of {} have no answer; the field error of each says why", without,
            without + std::ssize(run) / arguments.samples, *arguments.input);
+}
+
+void run_generate(const GenerateArguments& arguments) {
+  const DeviceChoice device = choose_device(arguments.device);
+  ModelRanks ranks(arguments.ranks, arguments.model, device.device);
+  if (ranks.follow()) return;
+  generate_on(ranks.get(), device, arguments);
+  ranks.finish();
 }
 
 }  // namespace
@@ -312,6 +321,7 @@ void add_generate_command(CLI::App& app) {
   add_device_option(*command, arguments->device);
   add_sampling_options(*command, arguments->sampling);
   add_threads_option(*command);
+  add_rank_options(*command, arguments->ranks);
   command->callback([arguments] { run_generate(*arguments); });
 }
 

@@ -1,6 +1,7 @@
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <string>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -34,6 +35,10 @@ namespace {
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 
+bool runs_over_ranks(const std::string& command) {
+  return command == "train" || command == "generate" || command == "chat" || command == "eval";
+}
+
 int run(int argc, char** argv) {
   CLI::App app("deeptitan trains and runs DeepSeek-V2 and V3 Mixture-of-Experts language models.", "deeptitan");
   app.set_version_flag("--version", version_line);
@@ -51,7 +56,7 @@ int run(int argc, char** argv) {
   add_convert_command(app);
   add_download_command(app);
   for (CLI::App* command : app.get_subcommands({})) {
-    if (command->get_name() == "train") continue;
+    if (runs_over_ranks(command->get_name())) continue;
     command->parse_complete_callback([command] { refuse_many_ranks(command->get_name().c_str()); });
   }
   try {

@@ -19,6 +19,8 @@ namespace {
 
 constexpr auto kFirstRankSpeaks = std::chrono::milliseconds(1500);
 
+int speaking_rank = 0;
+
 }  // namespace
 
 void prepare_process() {
@@ -31,12 +33,17 @@ void prepare_process() {
   report_lost_mappings();
 }
 
+void speak_as_rank(int rank) {
+  speaking_rank = rank;
+}
+
 void report_error(std::string_view message) {
+  if (const std::optional<Launch> launch = find_launch()) speaking_rank = launch->rank;
   std::string speaker = "deeptitan: ";
-  if (const std::optional<Launch> launch = find_launch(); launch && launch->rank > 0) {
+  if (speaking_rank > 0) {
     std::signal(SIGTERM, SIG_DFL);
     std::this_thread::sleep_for(kFirstRankSpeaks);
-    speaker += "rank " + std::to_string(launch->rank) + ": ";
+    speaker += "rank " + std::to_string(speaking_rank) + ": ";
   }
   std::fputs((speaker + std::string(message) + "\n").c_str(), stderr);
 }

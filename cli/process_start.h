@@ -9,6 +9,9 @@ namespace deeptitan {
 /// cut short is an error that names it.
 void prepare_process();
 
+/// From here on this process is a rank behind the first, as report_error speaks.
+void speak_as_rank(int rank);
+
 /// Writes "deeptitan: MESSAGE" to stderr; where that cannot be written, there is nobody to tell. A rank behind the
 /// first says which it is, and waits a moment before: what befell all ranks the first one says, and ends the others.
 void report_error(std::string_view message);

@@ -27,36 +27,53 @@ void print_nothing() {
 }
 
 // A launcher may have bound each rank to cores of its own; a container has bound all of them to the same.
-void share_cores(MpiWorld& world) {
+void share_cores(Transport& world) {
   constexpr int kCoresChannel = 65;  // behind those of HostGroups
   std::vector<int> all(world.size());
   std::iota(all.begin(), all.end(), 0);
-  HostCommunicator ranks(world.transport(), "world", std::move(all), kCoresChannel);
+  HostCommunicator ranks(world, "world", std::move(all), kCoresChannel);
   const int threads = threads_of_rank(gather_texts(ranks, host_and_cores()), world.rank(), omp_get_num_procs());
   if (std::getenv("OMP_NUM_THREADS") == nullptr) omp_set_num_threads(threads);
 }
 
 }  // namespace
 
-RankSession::RankSession(int64_t ranks) {
+RankSession::RankSession(int64_t ranks, const Options& options) {
   const std::optional<Launch> launch = find_launch();
   DT_CHECK_USAGE(ranks == 0 || !launch || launch->size == ranks,
                  "--ranks {}, but {} has started {} processes; leave --ranks out", ranks,
                  launch ? launch->launcher : "", launch ? launch->size : 1);
-  if (!launch) return;
-  world_.emplace(*launch);
-  share_cores(*world_);
-  if (world_->rank() > 0) print_nothing();
+  if (launch) world_.emplace(*launch);
+  if (!launch && options.start_here && ranks > 1) host_.emplace(static_cast<int>(ranks));
+  if (transport() == nullptr) return;
+  if (!options.threads_given) share_cores(*transport());
+  if (transport()->rank() > 0) print_nothing();
+}
+
+Transport* RankSession::transport() {
+  if (host_) return &host_->transport();
+  return world_ ? &world_->transport() : nullptr;
+}
+
+int RankSession::ranks_of_host() const {
+  if (host_) return host_->size();
+  return world_ ? world_->local_size() : 1;
 }
 
 void RankSession::finish(double deadline) {
   if (world_) world_->finish(deadline);
+  if (host_) host_->finish();
+}
+
+void RankSession::let_others_speak() {
+  if (host_) host_->let_others_speak();
 }
 
 void refuse_many_ranks(const char* command) {
   const std::optional<Launch> launch = find_launch();
   DT_CHECK_USAGE(!launch,
-                 "{} runs in one process, and {} has started {}; train is the command that runs over ranks so far",
+                 "{} runs in one process, and {} has started {}; the commands that run over ranks are train, generate, "
+                 "chat and eval",
                  command, launch->launcher, launch->size);
 }
 

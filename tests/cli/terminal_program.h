@@ -18,6 +18,7 @@ class TerminalProgram {
   TerminalProgram(const TerminalProgram&) = delete;
   TerminalProgram& operator=(const TerminalProgram&) = delete;
 
+  pid_t pid() const { return pid_; }
   /// Types `text`; "\x03" is Ctrl-C, "\x04" Ctrl-D.
   void type(const std::string& text);
   /// Reads on until `text` has come behind what was last waited for; false where the program ends first.

@@ -1,0 +1,74 @@
+#include "model_ranks.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include <CLI/CLI.hpp>
+
+#include "config/model_config_json.h"
+#include "core/error.h"
+#include "generate/batch_executor.h"
+#include "option_checks.h"
+
+namespace deeptitan {
+
+void add_rank_options(CLI::App& command, RankArguments& arguments) {
+  constexpr int64_t kMostRanks = 4096;
+  arguments.command = &command;
+  whole_number(command.add_option("--ranks", arguments.ranks,
+                                  "Run the model on this many processes of this host, each of which holds a part of it "
+                                  "(default: this one, or those that mpirun or srun has started)"),
+               "RANKS", 1, kMostRanks);
+  whole_number(command.add_option("--expert-parallel", arguments.expert_parallel,
+                                  "Ranks that share out the experts of each layer (default: all that "
+                                  "--pipeline-parallel leaves)"),
+               "RANKS", 1, kMostRanks);
+  whole_number(command.add_option("--pipeline-parallel", arguments.pipeline_parallel,
+                                  "Ranks, or groups of them, that share out the layers (default: what "
+                                  "--expert-parallel leaves, else 1)"),
+               "RANKS", 1, kMostRanks);
+  number_in(command.add_option("--deadline", arguments.deadline,
+                               "Seconds after which a rank that others wait for is given up, and named")
+                ->capture_default_str(),
+            0, std::numeric_limits<double>::infinity(), LowerBound::kAbove);
+}
+
+ModelRanks::ModelRanks(const RankArguments& arguments, std::filesystem::path model, Device device)
+    : model_(std::move(model)), deadline_(arguments.deadline) {
+  const std::optional<Launch> launch = find_launch();
+  const int64_t asked = launch ? launch->size : std::max<int64_t>(1, arguments.ranks);
+  const bool laid_out = arguments.expert_parallel > 1 || arguments.pipeline_parallel > 1;
+  if (asked == 1 && !laid_out) return;
+  DT_CHECK_USAGE(asked > 1,
+                 "--expert-parallel and --pipeline-parallel lay out many ranks, and this is one process; give --ranks "
+                 "too, or start it by mpirun or srun");
+  config_ = load_model_config(model_);
+  const Mesh mesh =
+      lay_out_ranks(config_, static_cast<int>(asked), arguments.pipeline_parallel, arguments.expert_parallel);
+  DT_CHECK_USAGE(device.kind == DeviceKind::kCpu, "{} ranks on GPUs are not here yet; use --device cpu, or one rank",
+                 asked);
+  session_.emplace(arguments.ranks,
+                   RankSession::Options{.start_here = true, .threads_given = arguments.command->count("--threads") > 0});
+  ranks_.emplace(*session_->transport(), mesh, arguments.deadline, session_->ranks_of_host());
+}
+
+// Whom a rank has waited for may itself have waited for another, which it then names.
+ModelRanks::~ModelRanks() {
+  if (ranks_ && ranks_->first() && ranks_->lost()) session_->let_others_speak();
+}
+
+bool ModelRanks::follow() {
+  if (!ranks_ || ranks_->first()) return false;
+  follow_first_rank(*ranks_, config_, model_);
+  session_->finish(deadline_);
+  return true;
+}
+
+void ModelRanks::finish() {
+  if (!ranks_) return;
+  ranks_->tell(RunnerRanks::Command::kEnd);
+  session_->finish(deadline_);
+}
+
+}  // namespace deeptitan

@@ -28,8 +28,9 @@ void add_rank_options(CLI::App& command, RankArguments& arguments) {
                                   "Ranks, or groups of them, that share out the layers (default: what "
                                   "--expert-parallel leaves, else 1)"),
                "RANKS", 1, kMostRanks);
-  number_in(command.add_option("--deadline", arguments.deadline,
-                               "Seconds after which a rank that others wait for is given up, and named")
+  number_in(command
+                .add_option("--deadline", arguments.deadline,
+                            "Seconds after which a rank that others wait for is given up, and named")
                 ->capture_default_str(),
             0, std::numeric_limits<double>::infinity(), LowerBound::kAbove);
 }
@@ -48,8 +49,8 @@ ModelRanks::ModelRanks(const RankArguments& arguments, std::filesystem::path mod
       lay_out_ranks(config_, static_cast<int>(asked), arguments.pipeline_parallel, arguments.expert_parallel);
   DT_CHECK_USAGE(device.kind == DeviceKind::kCpu, "{} ranks on GPUs are not here yet; use --device cpu, or one rank",
                  asked);
-  session_.emplace(arguments.ranks,
-                   RankSession::Options{.start_here = true, .threads_given = arguments.command->count("--threads") > 0});
+  session_.emplace(arguments.ranks, RankSession::Options{.start_here = true,
+                                                         .threads_given = arguments.command->count("--threads") > 0});
   ranks_.emplace(*session_->transport(), mesh, arguments.deadline, session_->ranks_of_host());
 }
 

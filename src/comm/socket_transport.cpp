@@ -44,8 +44,7 @@ Transport::Message SocketTransport::begin_send(const void* data, size_t bytes, i
 
 Transport::Message SocketTransport::begin_receive(void* data, size_t bytes, int from, int channel) {
   const Message message = next_++;
-  begun_[message] = {
-      .peer = from, .channel = channel, .data = static_cast<char*>(data), .bytes = bytes, .sent = false};
+  begun_[message] = {.peer = from, .channel = channel, .data = static_cast<char*>(data), .bytes = bytes, .sent = false};
   peers_[from].expected[channel].push_back(message);
   give_out(peers_[from], channel);
   return message;
@@ -153,8 +152,8 @@ void SocketTransport::read_from(Peer& peer) {
   Incoming& in = peer.incoming;
   while (true) {
     if (in.header_read < sizeof(Header)) {
-      const size_t found = read_some(peer, reinterpret_cast<char*>(&in.header) + in.header_read,
-                                     sizeof(Header) - in.header_read);
+      const size_t found =
+          read_some(peer, reinterpret_cast<char*>(&in.header) + in.header_read, sizeof(Header) - in.header_read);
       if (found == 0) return;
       in.header_read += found;
       if (in.header_read < sizeof(Header)) continue;
@@ -216,8 +215,8 @@ void SocketTransport::give_out(Peer& peer, int64_t channel) {
 }
 
 void SocketTransport::refuse(Begun& begun, size_t found) {
-  begun.problem = fmt::format("rank {} expected {} bytes of rank {}, which sent {}", rank_, begun.bytes, begun.peer,
-                              found);
+  begun.problem =
+      fmt::format("rank {} expected {} bytes of rank {}, which sent {}", rank_, begun.bytes, begun.peer, found);
 }
 
 std::vector<std::vector<int>> connect_all(int ranks) {

@@ -95,7 +95,8 @@ void BatchExecutor::take_memory() {
   logit_rows_ = inputs_->take(DType::kI32, {options_.sequences});
   const int64_t table_pages = (options_.context_length + options_.page_size - 1) / options_.page_size;
   page_table_ = inputs_->take(DType::kI32, {options_.sequences, table_pages});
-  if (gives_results() || gets_results()) logits_ = inputs_->take(DType::kF32, {options_.sequences, config().vocab_size});
+  if (gives_results() || gets_results())
+    logits_ = inputs_->take(DType::kF32, {options_.sequences, config().vocab_size});
 }
 
 void BatchExecutor::allocate() {

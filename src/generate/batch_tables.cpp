@@ -37,7 +37,7 @@ namespace {
 // The lists of a batch, in the order in which they are sent.
 template <typename Tables>
 auto lists_of(Tables& t) {
-  return std::array{&t.query_offset, &t.cached_length, &t.page_count, &t.pages,  &t.token_ids,
+  return std::array{&t.query_offset, &t.cached_length, &t.page_count,  &t.pages,  &t.token_ids,
                     &t.positions,    &t.cache_slot,    &t.scored_rows, &t.targets};
 }
 

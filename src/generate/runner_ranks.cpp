@@ -110,8 +110,8 @@ std::vector<RankMemory> gather_memory(RunnerRanks& ranks, const RankMemory& mine
   std::vector<RankMemory> all;
   for (const std::string& text : gather_texts(ranks.host(), json.dump())) {
     const nlohmann::json found = nlohmann::json::parse(text);
-    all.push_back({found[0].get<int64_t>(), found[1].get<int64_t>(), found[2].get<int64_t>(),
-                   found[3].get<std::string>()});
+    all.push_back(
+        {found[0].get<int64_t>(), found[1].get<int64_t>(), found[2].get<int64_t>(), found[3].get<std::string>()});
   }
   return all;
 }

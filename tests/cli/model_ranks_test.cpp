@@ -98,9 +98,8 @@ class ModelRanks : public testing::TrainedModelTest {
     return with({command, "--model", model(), "--dtype", "f32"}, more);
   }
   static const std::vector<Words>& layouts() {
-    static const std::vector<Words> all = {{"--ranks", "2"},
-                                           {"--ranks", "2", "--pipeline-parallel", "2"},
-                                           {"--ranks", "4", "--expert-parallel", "2"}};
+    static const std::vector<Words> all = {
+        {"--ranks", "2"}, {"--ranks", "2", "--pipeline-parallel", "2"}, {"--ranks", "4", "--expert-parallel", "2"}};
     return all;
   }
   // Each line without its times.
@@ -219,8 +218,8 @@ TEST_F(ModelRanks, WhoTypesIsWaitedForWithoutEndAndWithoutACore) {
   TerminalProgram program(on_model("chat", {"--chat-template", kTemplate, "--max-new-tokens", "100", "--ranks", "3",
                                             "--pipeline-parallel", "1", "--expert-parallel", "1"}));
   EXPECT_EQ(program.finish(), 2) << program.shown();
-  TerminalProgram chat(on_model("chat", {"--chat-template", kTemplate, "--max-new-tokens", "8", "--ranks", "2",
-                                         "--deadline", "2"}));
+  TerminalProgram chat(
+      on_model("chat", {"--chat-template", kTemplate, "--max-new-tokens", "8", "--ranks", "2", "--deadline", "2"}));
   const std::string prompt = "\033[1;32muser\033[0m: ";
   ASSERT_TRUE(chat.wait_for(prompt)) << chat.shown();
   const std::vector<pid_t> others = ranks_behind(chat.pid(), 1);
@@ -252,9 +251,10 @@ TEST_F(ModelRanks, WhatCannotBeIsSaidOnceAndStartsNothing) {
   EXPECT_EQ(refused({"--expert-parallel", "2"}),
             "deeptitan: --expert-parallel and --pipeline-parallel lay out many ranks, and this is one process; give "
             "--ranks too, or start it by mpirun or srun\n");
-  EXPECT_EQ(refused({"--ranks", "2", "--template-var", "a=b"}),
-            "deeptitan: --template-var and --tools count with --chat, --messages or --input; give one of them, or leave "
-            "them out\n");
+  EXPECT_EQ(
+      refused({"--ranks", "2", "--template-var", "a=b"}),
+      "deeptitan: --template-var and --tools count with --chat, --messages or --input; give one of them, or leave "
+      "them out\n");
   EXPECT_TRUE(refused({"--ranks", "0"}).starts_with("deeptitan: generate: --ranks: expected a whole number from 1 to"));
 }
 
@@ -273,8 +273,8 @@ TEST_F(ModelRanks, WhatEndsTheFirstEndsAll) {
 TEST_F(ModelRanks, OneThatDiesOrStopsIsNamedAndEndsAll) {
   if (!TerminalProgram::has_terminals()) GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
   const auto after = [&](int signal, const Words& layout) {
-    TerminalProgram chat(on_model(
-        "chat", with({"--chat-template", kTemplate, "--max-new-tokens", "8", "--deadline", "1"}, layout)));
+    TerminalProgram chat(
+        on_model("chat", with({"--chat-template", kTemplate, "--max-new-tokens", "8", "--deadline", "1"}, layout)));
     EXPECT_TRUE(chat.wait_for("\033[1;32muser\033[0m: ")) << chat.shown();
     const std::vector<pid_t> others = ranks_behind(chat.pid(), static_cast<size_t>(std::atoi(layout[1].c_str())) - 1);
     ::kill(others.front(), signal);
@@ -294,22 +294,6 @@ TEST_F(ModelRanks, OneThatDiesOrStopsIsNamedAndEndsAll) {
     // Whoever waits for it names it, also where the first waits for another.
     EXPECT_NE(stopped.find(", in step 1, for rank 1: it has stopped, hangs, or "), std::string::npos) << stopped;
   }
-}
-
-// As Ctrl-Z and fg do.
-TEST_F(ModelRanks, StoppedTogetherTheyGoOn) {
-  Program program(on_model(
-      "generate", {"--prompt", "a", "--samples", "300", "--json", "--ranks", "2", "--deadline", "2"}));
-  ASSERT_TRUE(program.wait_for_output("\n"));
-  const std::vector<pid_t> others = ranks_behind(program.pid(), 1);
-  program.send_signal(SIGSTOP);
-  ::kill(others.front(), SIGSTOP);
-  std::this_thread::sleep_for(std::chrono::seconds(3));
-  ::kill(others.front(), SIGCONT);
-  program.send_signal(SIGCONT);
-  const Outcome outcome = program.finish();
-  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  EXPECT_EQ(lines(outcome).size(), 300u);
 }
 
 // A file that goes while it is loaded is missed by all; it is said once.

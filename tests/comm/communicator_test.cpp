@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <functional>
 #include <string>
 #include <thread>
@@ -10,6 +11,8 @@
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "comm/collective_checks.h"
 #include "comm/host_communicator.h"
@@ -133,6 +136,34 @@ TEST(SocketRanks, ARankThatHasEndedIsNamedAlsoByThoseThatWaitForAnother) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(messages[0], "these have ended: 2 of 1");
   EXPECT_EQ(messages[1], "these have ended: 2 of 1");
+}
+
+// As by Ctrl-Z: the time in which it could not look is not that of the rank that it waits for.
+TEST(SocketRanks, ARankThatWasItselfStoppedHasNotWaited) {
+  std::vector<std::vector<int>> sockets = connect_all(2);
+  const pid_t child = ::fork();
+  const int rank = child == 0 ? 1 : 0;
+  ::close(sockets[1 - rank][rank]);
+  ExecutionContext ctx;
+  float x = 7;
+  int ended_well = 1;
+  {
+    SocketTransport transport(rank, sockets[rank]);
+    HostCommunicator group(transport, "world", {0, 1}, 0, 2);
+    if (rank == 1) {
+      const std::string message = message_of([&] { group.receive(ctx, Tensor(&x, DType::kF32, {1}), 0); });
+      ::_exit(message == "no error" ? 0 : 1);
+    }
+    const auto wait = [](double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); };
+    wait(0.2);
+    ::kill(child, SIGSTOP);
+    wait(2.5);
+    ::kill(child, SIGCONT);
+    wait(0.3);
+    group.send(ctx, Tensor(&x, DType::kF32, {1}), 1);
+    ::waitpid(child, &ended_well, 0);
+  }
+  EXPECT_EQ(ended_well, 0);
 }
 
 TEST(SocketRanks, AMessageOfAnotherLengthIsAnError) {

@@ -23,13 +23,15 @@ void load_into(ModelRunner& runner, const ModelFiles& files) {
   check_model_directory(files.directory);
   const ModelDirectory weights(files.directory);
   const DType compute = runner.options().compute;
+  const RunnerRanks* const ranks = runner.options().ranks;
   if (holds_float8(weights)) {
     const auto parameters = static_cast<uint64_t>(count_parameters(files.config).parameters);
-    log_info(fmt::format("the fp8 weights of {} ({}) are widened to {}: {} of memory", files.directory.string(),
+    log_info(fmt::format("the fp8 weights of {} ({}) are widened to {}: {} of memory{}", files.directory.string(),
                          format_bytes(weights.file_bytes()), dtype_word(compute),
-                         format_bytes(parameters * dtype_size(compute))));
+                         format_bytes(parameters * dtype_size(compute)),
+                         ranks == nullptr ? "" : ", which the ranks share out"));
   }
-  if (const RunnerRanks* ranks = runner.options().ranks) log_info(describe_ranks(ranks->mesh(), runner.memory()));
+  if (ranks != nullptr) log_info(describe_ranks(ranks->mesh(), runner.memory()));
   runner.allocate();
   runner.load(weights);
 }

@@ -140,12 +140,20 @@ int rank_without_memory(const std::vector<RankMemory>& memory) {
 }
 
 std::string describe_ranks(const Mesh& mesh, const std::vector<RankMemory>& memory) {
+  constexpr size_t kListed = 4;
   std::vector<std::string> bytes;
   bytes.reserve(memory.size());
   for (const RankMemory& rank : memory) bytes.push_back(format_bytes(rank.planned));
-  const bool same = std::all_of(bytes.begin(), bytes.end(), [&](const std::string& b) { return b == bytes.front(); });
-  return fmt::format("{} ranks: pp {} x ep {}; memory of each: {}", mesh.world(), mesh.pp, mesh.ep,
-                     same ? bytes.front() : fmt::format("{}", fmt::join(bytes, ", ")));
+  std::string each = fmt::format("{}", fmt::join(bytes, ", "));
+  if (std::all_of(bytes.begin(), bytes.end(), [&](const std::string& b) { return b == bytes.front(); })) {
+    each = bytes.front();
+  } else if (bytes.size() > kListed) {
+    const auto less = [](const RankMemory& a, const RankMemory& b) { return a.planned < b.planned; };
+    const auto [least, most] = std::minmax_element(memory.begin(), memory.end(), less);
+    each = fmt::format("{} to {} (rank {})", format_bytes(least->planned), format_bytes(most->planned),
+                       most - memory.begin());
+  }
+  return fmt::format("{} ranks: pp {} x ep {}; memory of each: {}", mesh.world(), mesh.pp, mesh.ep, each);
 }
 
 std::vector<int32_t> to_words(const RunnerOptions& o) {

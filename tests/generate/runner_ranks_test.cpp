@@ -226,6 +226,18 @@ TEST(RunnerRanks, LayoutsThatAreNoneListThoseThatAre) {
                      "as many as layers");
 }
 
+TEST(RunnerRanks, TheLineAtTheBeginningSaysWhatEachTakes) {
+  const auto of = [](const std::vector<int64_t>& bytes) {
+    std::vector<RankMemory> memory;
+    for (const int64_t planned : bytes) memory.push_back({.planned = planned, .available = 0, .largest = ""});
+    return describe_ranks({.ep = static_cast<int>(bytes.size())}, memory);
+  };
+  EXPECT_EQ(of({5'000'000, 5'000'000}), "2 ranks: pp 1 x ep 2; memory of each: 5.0 MB");
+  EXPECT_EQ(of({5'000'000, 6'000'000}), "2 ranks: pp 1 x ep 2; memory of each: 5.0 MB, 6.0 MB");
+  EXPECT_EQ(of({5'000'000, 6'000'000, 9'000'000, 4'000'000, 7'000'000}),
+            "5 ranks: pp 1 x ep 5; memory of each: 4.0 MB to 9.0 MB (rank 2)");
+}
+
 TEST(RunnerRanks, MemoryOfOneHostIsThatOfAllItsRanks) {
   const auto rank = [](int64_t planned, int64_t available, int64_t ranks) {
     return RankMemory{.planned = planned, .available = available, .ranks_of_host = ranks, .largest = ""};

@@ -1,5 +1,6 @@
 #include "host_ranks.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -11,6 +12,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,9 +31,20 @@ constexpr double kSecondsToSpeak = 2.5;
 constexpr double kSecondsToEnd = 60;
 constexpr auto kPause = std::chrono::milliseconds(2);
 
+// All sockets are opened by one process: more than a shell lets it, where there are dozens of ranks.
+void raise_file_limit(int ranks) {
+  constexpr rlim_t kOthers = 256;
+  const rlim_t wanted = static_cast<rlim_t>(ranks) * (ranks - 1) + kOthers;
+  rlimit files = {};
+  if (::getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= wanted) return;
+  files.rlim_cur = std::min(wanted, files.rlim_max);
+  ::setrlimit(RLIMIT_NOFILE, &files);
+}
+
 }  // namespace
 
 HostRanks::HostRanks(int ranks) {
+  raise_file_limit(ranks);
   std::vector<std::vector<int>> sockets = connect_all(ranks);
   // What has been written is written once.
   std::fflush(nullptr);

@@ -224,8 +224,10 @@ std::vector<std::vector<int>> connect_all(int ranks) {
   for (int a = 0; a < ranks; ++a) {
     for (int b = a + 1; b < ranks; ++b) {
       int pair[2];
-      DT_CHECK(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0, "no sockets for {} ranks: {}", ranks,
-               std::strerror(errno));
+      DT_CHECK(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0,
+               "no sockets for {} ranks: {}; let a launcher (mpirun, srun) start so many, or raise the limit of open "
+               "files (ulimit -n)",
+               ranks, std::strerror(errno));
       ends[a][b] = pair[0];
       ends[b][a] = pair[1];
     }

@@ -149,6 +149,24 @@ TEST_F(ModelRanks, GenerateTheTextsOfOneProcess) {
   }
 }
 
+// More sockets than a shell lets a program have files.
+TEST_F(ModelRanks, ManyOfThemOpenManyFiles) {
+  const Words words = on_model("generate", {"--prompt", "And the king", "--max-new-tokens", "6"});
+  const auto with_files = [&](const std::string& limit) {
+    ProgramOptions options;
+    options.launcher = {"bash", "-c", "ulimit " + limit + " 40; exec \"$0\" \"$@\""};
+    return run_program(with(words, {"--ranks", "8"}), options);
+  };
+  const Outcome eight = with_files("-S -n");
+  EXPECT_EQ(eight.exit_code, 0) << eight.err;
+  EXPECT_EQ(eight.out, run_program(words).out);
+  const Outcome refused = with_files("-n");
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_EQ(refused.err,
+            "deeptitan: no sockets for 8 ranks: Too many open files; let a launcher (mpirun, srun) start so many, or "
+            "raise the limit of open files (ulimit -n)\n");
+}
+
 TEST_F(ModelRanks, ScoreAsOneProcess) {
   const std::string text = write("score.txt", testing::sample_text(40));
   const std::string pairs = write("pairs.jsonl",

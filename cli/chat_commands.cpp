@@ -150,9 +150,9 @@ bool run_chat_command(ChatState& state, const std::string& line) {
   const std::string command = line.substr(0, space);
   const std::string rest = space < line.size() ? line.substr(space + 1) : "";
   if (command == "/exit" || command == "/quit" || command == "/bye") return false;
-  if (command == "/help") {
+  if (command == "/help" || command == "/?") {
     show_help();
-  } else if (command == "/reset") {
+  } else if (command == "/reset" || command == "/clear") {
     state.session.reset();
     log_info("the conversation starts again");
   } else if (command == "/undo") {

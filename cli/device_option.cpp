@@ -3,15 +3,15 @@
 #include <fmt/format.h>
 
 #include "core/log.h"
+#include "option_checks.h"
 
 namespace deeptitan {
 
 CLI::Option* add_device_option(CLI::App& command, std::string& word) {
-  return command
-      .add_option("--device", word,
-                  "Where it runs: cpu, cuda, cuda:N, or auto: a GPU where one is usable, else the CPU")
-      ->capture_default_str()
-      ->type_name("DEVICE");
+  CLI::Option* option = command.add_option("--device", word,
+                                           "Where it runs: cpu, cuda, cuda:N, or auto: a GPU where one is usable, else "
+                                           "the CPU");
+  return device_word(option->capture_default_str());
 }
 
 void say_device([[maybe_unused]] const DeviceChoice& choice) {

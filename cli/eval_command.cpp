@@ -22,6 +22,7 @@
 #include "core/file.h"
 #include "core/json_reader.h"
 #include "core/log.h"
+#include "core/utf8.h"
 #include "data/source_files.h"
 #include "data/text_documents.h"
 #include "device_option.h"
@@ -103,7 +104,8 @@ std::vector<NamedTexts> read_texts(const std::vector<std::string>& paths, const 
   return texts;
 }
 
-std::vector<TokenPair> read_pairs(const Tokenizer& tokenizer, const std::string& path) {
+// `longest` is the model's context.
+std::vector<TokenPair> read_pairs(const ModelFiles& files, const std::string& path, int64_t longest) {
   const std::string text = read_file_or_input(path);
   std::vector<TokenPair> pairs;
   size_t line_number = 0;
@@ -113,8 +115,10 @@ std::vector<TokenPair> read_pairs(const Tokenizer& tokenizer, const std::string&
     begin = end + 1;
     ++line_number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string where = fmt::format("{} line {}", path, line_number);
-    pairs.push_back(parse_pair(tokenizer, read_json<Json>(line, {.where = where, .kind = ErrorKind::kUsage}), where));
+    const std::string where = fmt::format("{}:{}", path == "-" ? "standard input" : path, line_number);
+    const Json json = read_json<Json>(utf8_sanitize(line).text, {.where = where, .kind = ErrorKind::kUsage});
+    pairs.push_back(parse_pair(files.tokenizer, json, where));
+    check_pair(pairs.back(), files.config.vocab_size, longest, where);
   }
   DT_CHECK_USAGE(!pairs.empty(), "{}: holds no pairs; expected a JSON object a line", path);
   return pairs;
@@ -161,8 +165,8 @@ void score_texts(const EvalArguments& arguments, const ModelFiles& files, const 
     for (std::vector<int32_t>& ids : text.documents) {
       if (arguments.prefix_token) add_prefix_token(files.tokenizer, ids);
       const auto count = static_cast<int64_t>(ids.size());
-      DT_CHECK_USAGE(count >= 2, "{}a text of {} tokens has nothing to predict; expected at least 2",
-                     texts.size() > 1 ? text.name + ": " : "", count);
+      DT_CHECK_USAGE(count >= 2, "{}: a text of {} tokens has nothing to predict; expected at least 2",
+                     text.name == "-" ? "standard input" : text.name, count);
       needed = std::max(needed, count - 1);
     }
   }
@@ -252,7 +256,7 @@ void eval_on(RunnerRanks* ranks, const DeviceChoice& device, const EvalArguments
     EvalRequests requests(files, *engine);
     answer_requests(arguments.requests, requests);
   } else if (!arguments.pairs.empty()) {
-    const std::vector<TokenPair> pairs = read_pairs(files.tokenizer, arguments.pairs);
+    const std::vector<TokenPair> pairs = read_pairs(files, arguments.pairs, longest);
     int64_t needed = 1;
     for (const TokenPair& p : pairs) needed = std::max<int64_t>(needed, p.context.size() + p.continuation.size());
     ModelRunner runner(files.config, scoring_options(files.config, {.device = options.device,

@@ -35,6 +35,24 @@ TokenPair parse_pair(const Tokenizer& tokenizer, const Json& json, const std::st
   return encode_pair(tokenizer, json["context"].get<std::string>(), json["continuation"].get<std::string>(), where);
 }
 
+void check_token_ids(std::span<const int32_t> ids, int64_t vocab_size, const std::string& where) {
+  for (const int32_t id : ids) {
+    DT_CHECK_USAGE(0 <= id && id < vocab_size, "{}: token id {} is outside the model's vocabulary of {}", where, id,
+                   vocab_size);
+  }
+}
+
+void check_pair(const TokenPair& pair, int64_t vocab_size, int64_t context_length, const std::string& where) {
+  DT_CHECK_USAGE(!pair.context.empty() && !pair.continuation.empty(),
+                 "{}: a context of {} and a continuation of {} tokens: each needs at least one", where,
+                 pair.context.size(), pair.continuation.size());
+  DT_CHECK_USAGE(std::ssize(pair.continuation) <= context_length,
+                 "{}: a continuation of {} tokens does not fit in the context of {}", where, pair.continuation.size(),
+                 context_length);
+  check_token_ids(pair.context, vocab_size, where);
+  check_token_ids(pair.continuation, vocab_size, where);
+}
+
 Json score_as_json(const TextScore& score) {
   Json logprobs = Json::array({nullptr});
   for (size_t i = 1; i < score.logprobs.size(); ++i) logprobs.push_back(score.logprobs[i]);

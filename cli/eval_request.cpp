@@ -102,11 +102,7 @@ void EvalRequests::add(const Line& line, const Give& give) {
 TokenPair EvalRequests::read_pair(const Json& request, const std::string& where) const {
   check_fields(request, {"context", "continuation"}, where);
   TokenPair pair = parse_pair(files_.tokenizer, request, where);
-  const int64_t most = engine_.context_length();
-  DT_CHECK_USAGE(std::ssize(pair.continuation) <= most,
-                 "{}: a continuation of {} tokens does not fit in the context of {}", where, pair.continuation.size(),
-                 most);
-  for (const std::vector<int32_t>* ids : {&pair.context, &pair.continuation}) check_ids(*ids, where);
+  check_pair(pair, files_.config.vocab_size, engine_.context_length(), where);
   return pair;
 }
 
@@ -116,20 +112,13 @@ GenerateRequest EvalRequests::read_prompt(const Json& request, const std::string
   const PromptEncoders encoders{.text = [&](const std::string& text) { return encode_prompt(files_.tokenizer, text); },
                                 .messages = {}};
   GenerateRequest prompt = parse_request(request, where, 0, options, encoders);
-  check_ids(prompt.prompt, where);
+  check_token_ids(prompt.prompt, files_.config.vocab_size, where);
   try {
     check_generation(std::ssize(prompt.prompt), engine_.context_length(), prompt.options);
   } catch (const Error& error) {
     fail_usage("{}: {}", where, error.what());
   }
   return prompt;
-}
-
-void EvalRequests::check_ids(std::span<const int32_t> ids, const std::string& where) const {
-  for (const int32_t id : ids) {
-    DT_CHECK_USAGE(0 <= id && id < files_.config.vocab_size, "{}: token id {} is outside the model's vocabulary of {}",
-                   where, id, files_.config.vocab_size);
-  }
 }
 
 void EvalRequests::flush(const Give& give) {
@@ -169,8 +158,10 @@ EvalRequests::Json EvalRequests::answer_alone(const Json& request, std::string_v
     std::vector<int32_t> ids = request["text"].is_string()
                                    ? encode_prompt(tokenizer, request["text"].get<std::string>())
                                    : parse_token_ids(request["text"], where + ": text");
-    check_ids(ids, where);
+    check_token_ids(ids, files_.config.vocab_size, where);
     if (flag(request, "prefix_token", false, where)) add_prefix_token(tokenizer, ids);
+    DT_CHECK_USAGE(ids.size() >= 2, "{}: a text of {} tokens has nothing to predict; expected at least 2", where,
+                   ids.size());
     json.update(score_as_json(score_text(engine_, tokenizer, std::move(ids))));
   } else if (asked == "encode") {
     check_fields(request, {"encode", "add_special_tokens"}, where);

@@ -52,7 +52,6 @@ class EvalRequests {
   Json answer_alone(const Json& request, std::string_view asked, const std::string& where);
   TokenPair read_pair(const Json& request, const std::string& where) const;
   GenerateRequest read_prompt(const Json& request, const std::string& where) const;
-  void check_ids(std::span<const int32_t> ids, const std::string& where) const;
   void flush(const Give& give);
 
   const ModelFiles& files_;

@@ -18,6 +18,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "core/memory_plan.h"
+#include "data/chat_line.h"
 #include "data/text_documents.h"
 #include "option_checks.h"
 #include "tokenizer/bpe_trainer.h"
@@ -54,7 +55,8 @@ DataSample read_data(const std::string& path, bool chat) {
   if (chat) source.format = SourceFormat::kChat;
   DataSample sample;
   const TextStatistics statistics =
-      for_each_document(source, path, [&](std::string_view document, const std::string& /*where*/) {
+      for_each_document(source, path, [&](std::string_view document, const std::string& where) {
+        if (chat) parse_chat_line(document, source.messages_field, where);  // what is wrong is said now
         if (sample.sample_bytes >= kSampleBytes) return;
         sample.documents.emplace_back(document.substr(0, kSampleBytes - sample.sample_bytes));
         sample.sample_bytes += sample.documents.back().size();
@@ -129,6 +131,7 @@ void run_init(StarterKind kind, const InitArguments& arguments) {
     const Tokenizer tokenizer = Tokenizer::load(arguments.model);
     facts.data_tokens = count_tokens(sample, tokenizer);
     facts.chat_template = arguments.chat_template;
+    if (!arguments.chat_template.empty()) ChatTemplate::load(arguments.model, arguments.chat_template);
     const bool has_template =
         !chat || !arguments.chat_template.empty() ||
         ChatTemplate::in_texts(tokenizer.chat_template_jinja(), tokenizer.tokenizer_config_json());

@@ -182,6 +182,10 @@ LineEditor::LineEditor(LineHistory history) : state_(std::make_unique<State>(std
   }
   el_wset(editor, EL_ADDFN, L"dt-paste", L"Insert what is pasted", &State::insert_paste);
   el_wset(editor, EL_ADDFN, L"dt-line-feed", L"Insert a line feed", &State::insert_line_feed);
+  // Ctrl-C throws away nothing that is on its way to the screen: it is only an answer or a line that it stops.
+  for (const wchar_t* mode : {L"-x", L"-d"}) {
+    el_wset(editor, EL_SETTY, mode, L"+noflsh", static_cast<wchar_t*>(nullptr));
+  }
   const auto bind = [&](const wchar_t* keys, const wchar_t* function) {
     el_wset(editor, EL_BIND, keys, function, static_cast<wchar_t*>(nullptr));
   };

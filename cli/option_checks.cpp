@@ -12,6 +12,7 @@
 
 #include "config/dtype_words.h"
 #include "config/nearest_name.h"
+#include "core/device_choice.h"
 #include "core/error.h"
 #include "hub/cached_model.h"
 
@@ -98,6 +99,12 @@ CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& values)
     return fmt::format("expected one of {}, not {}{}", fmt::join(values, ", "), input, did_you_mean(input, values));
   });
   return option->transform(validator);
+}
+
+CLI::Option* device_word(CLI::Option* option) {
+  return with_check(option, "DEVICE", [](const std::string& input) {
+    return is_device_word(input) ? std::string() : fmt::format("expected {}, not {}", kDeviceWords, input);
+  });
 }
 
 CLI::Option* model_place(CLI::Option* option) {

@@ -29,6 +29,9 @@ CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& values)
 /// the directory.
 CLI::Option* model_place(CLI::Option* option);
 
+/// A word that choose_device knows.
+CLI::Option* device_word(CLI::Option* option);
+
 /// Accepts a number of bytes, at least 1, as 5000000000, 5GB or 4GiB.
 CLI::Option* byte_count(CLI::Option* option);
 

@@ -11,15 +11,18 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
 #include "chat/chat_template.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "data/text_documents.h"
 #include "option_checks.h"
 #include "standard_output.h"
 #include "template_options.h"
@@ -124,6 +127,19 @@ std::vector<int32_t> parse_json_array(std::string_view line, const std::string& 
   return ids;
 }
 
+// The documents of a file or directory, as training reads them: no braces of JSON are learnt.
+std::vector<std::string> read_texts(const std::string& path) {
+  if (path == kStandardInput) return {valid_text(read_input(path), path)};
+  std::vector<std::string> texts;
+  const TextStatistics statistics = for_each_document(
+      {}, path, [&](std::string_view document, const std::string& /*where*/) { texts.emplace_back(document); });
+  if (statistics.replaced_characters > 0) {
+    log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", path,
+                            statistics.replaced_characters));
+  }
+  return texts;
+}
+
 void run_train(const TokenizerTrainArguments& arguments) {
   const std::filesystem::path output = arguments.output;
   DT_CHECK_USAGE(!std::filesystem::exists(output / "tokenizer.json"),
@@ -136,9 +152,13 @@ void run_train(const TokenizerTrainArguments& arguments) {
   std::vector<std::string> texts;
   uint64_t bytes = 0;
   for (const std::string& path : arguments.texts) {
-    texts.push_back(valid_text(read_input(path), path));
-    bytes += texts.back().size();
+    for (std::string& text : read_texts(path)) {
+      bytes += text.size();
+      texts.push_back(std::move(text));
+    }
   }
+  DT_CHECK_USAGE(bytes > 0, "{} {} no text to learn from; expected UTF-8 text, or JSON with a field text",
+                 fmt::join(arguments.texts, ", "), arguments.texts.size() == 1 ? "holds" : "hold");
   const std::vector<std::string_view> views(texts.begin(), texts.end());
   const Tokenizer tokenizer = train_bpe(views, options);
   std::filesystem::create_directories(output);
@@ -208,8 +228,11 @@ void run_render(const RenderArguments& arguments) {
 
 void add_train(CLI::App& tokenizer) {
   auto arguments = std::make_shared<TokenizerTrainArguments>();
-  CLI::App* command = tokenizer.add_subcommand("train", "Learn a byte-level BPE from text files");
-  command->add_option("--text", arguments->texts, "Text files, UTF-8; - is standard input")
+  CLI::App* command = tokenizer.add_subcommand("train", "Learn a byte-level BPE from texts");
+  command
+      ->add_option("--text", arguments->texts,
+                   "Texts, read as a source of training is (UTF-8, JSON with a field text, compressed, directories); "
+                   "- is standard input")
       ->required()
       ->type_name("FILE");
   whole_number(

@@ -151,7 +151,7 @@ void add_train_command(CLI::App& app) {
                    "--replay-step", arguments->replay_step,
                    "Repeat this step from the checkpoint before it, look at every op's output, and write nothing"),
                "STEP", 1);
-  command->add_option("--device", arguments->device, "training.device: cpu, cuda, cuda:N or auto")->type_name("DEVICE");
+  device_word(command->add_option("--device", arguments->device, "training.device: cpu, cuda, cuda:N or auto"));
   whole_number(command->add_option("--threads", arguments->threads, "In place of training.threads"), "THREADS", 1);
   whole_number(command->add_option("--ranks", arguments->ranks,
                                    "Start this many processes on this host, by mpirun, and train over them as "

@@ -1,5 +1,7 @@
 #include "usage_message.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
@@ -45,13 +47,27 @@ std::vector<std::string> command_names(const CLI::App& command) {
   return names;
 }
 
+std::string suggestion(const CLI::App& command, std::string name) {
+  // "--ctx_size" is "--ctx-size".
+  const size_t word = std::min(name.find_first_not_of('-'), name.size());
+  std::replace(name.begin() + static_cast<std::ptrdiff_t>(word), name.end(), '_', '-');
+  const std::vector<std::string> options = option_names(command);
+  const std::string usual(usual_option(name));
+  const auto is_here = [&](const std::string& option) {
+    return std::find(options.begin(), options.end(), option) != options.end();
+  };
+  for (const std::string& meant : {usual, name}) {
+    if (is_here(meant)) return fmt::format("; did you mean '{}'?", meant);
+  }
+  return did_you_mean(name, options);
+}
+
 // An argument that nobody took.
 std::string unknown_argument(const CLI::App& command, const std::string& argument) {
   if (argument.starts_with("-")) {
     const std::string name = argument.substr(0, argument.find('='));
     const std::string words = command.get_allow_extras() ? other_words_for(name) : "";
-    return fmt::format("unknown option '{}'{}", name,
-                       words.empty() ? did_you_mean(name, option_names(command)) : words);
+    return fmt::format("unknown option '{}'{}", name, words.empty() ? suggestion(command, name) : words);
   }
   const std::vector<std::string> commands = command_names(command);
   if (commands.empty()) return fmt::format("unexpected argument '{}'", argument);
@@ -63,10 +79,34 @@ std::string unknown_argument(const CLI::App& command, const std::string& argumen
 std::string complaint(const CLI::App& command, const std::vector<std::string>& extras, const CLI::Error& error) {
   const std::vector<std::string> commands = command_names(command);
   const bool lacks_command = !commands.empty() && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
-  const bool unknown = lacks_command || dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
-  if (unknown && !extras.empty()) return unknown_argument(command, extras.front());
+  const bool lacks = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
+  // Extras of a command that takes keys of the run file may be right.
+  const bool unknown = (lacks && (lacks_command || !command.get_allow_extras())) ||
+                       dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  if (unknown && !extras.empty()) {
+    // A model without its option is what is missing.
+    const std::string instead =
+        lacks && !lacks_command && !extras.front().starts_with("-") ? fmt::format("; {}", error.what()) : std::string();
+    return unknown_argument(command, extras.front()) + instead;
+  }
   if (lacks_command) return fmt::format("expected a command: {}", fmt::join(commands, ", "));
   const std::string text = error.what();
+  // "Could not convert: --quiet = perhaps": options have checks of their own, flags take nothing.
+  constexpr std::string_view kFlag = "Could not convert: ";
+  if (text.starts_with(kFlag)) {
+    return fmt::format("{} stands alone; expected no value",
+                       text.substr(kFlag.size(), text.find(" = ") - kFlag.size()));
+  }
+  // "Exactly 1 option from [--text,--pairs] is required", "... and 2 were given", "Requires at most 1 options be given
+  // from [...]"
+  if (const size_t begin = text.find("from ["), end = text.find(']'); begin < end && end != std::string::npos) {
+    std::string names = text.substr(begin + 6, end - begin - 6);
+    for (size_t comma = names.find(','); comma != std::string::npos; comma = names.find(',', comma + 2)) {
+      names.insert(comma + 1, " ");
+    }
+    const bool none = text.ends_with("] is required");
+    return none ? "expected one of " + names : "expected one of " + names + " alone";
+  }
   // "--resume: 1 required VALUE missing"
   const size_t option_end = text.find(": 1 required ");
   return option_end == std::string::npos ? text : text.substr(0, option_end) + " needs a value";

@@ -88,7 +88,10 @@ ChatTemplate ChatTemplate::load(const fs::path& directory, const fs::path& file,
   const fs::path config_path = directory / kConfigName;
   const std::string config = read_if_exists(config_path);
   const auto from_file = [&](const fs::path& path) {
-    return make(read_file(path), path.string(), config, config_path.string());
+    const std::string source = read_file(path);
+    DT_CHECK_USAGE(source.find_first_not_of(" \t\r\n") != std::string::npos,
+                   "{} is empty; expected a chat template in Jinja", path.string());
+    return make(source, path.string(), config, config_path.string());
   };
   if (!file.empty()) return from_file(file);
 

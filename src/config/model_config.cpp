@@ -130,6 +130,8 @@ void validate(const ModelConfig& c, std::string_view where) {
   check_at_least(where, "num_nextn_predict_layers", c.num_nextn_predict_layers, 0);
   check_positive(where, "rms_norm_eps", c.rms_norm_eps);
   check_positive(where, "initializer_range", c.initializer_range);
+  DT_CHECK_USAGE(c.aux_loss_alpha >= 0 && c.aux_loss_alpha < std::numeric_limits<double>::infinity(),
+                 "{}: aux_loss_alpha = {}; expected a number of at least 0", where, c.aux_loss_alpha);
   if (c.num_moe_layers() < c.num_hidden_layers) {
     check_at_least(where, "intermediate_size", c.intermediate_size, 1);
   }

@@ -231,7 +231,10 @@ void read_quantization(const Json& root, std::string_view where, ModelConfig* co
   const Json* method = reader.find("quant_method");
   const Json* block = reader.find("weight_block_size");
   if (method == nullptr || *method != "fp8") {
-    reader.wrong("quant_method", method == nullptr ? Json() : *method, "\"fp8\", the one kind that can be read");
+    reader.wrong(
+        "quant_method", method == nullptr ? Json() : *method,
+        "\"fp8\": weights can be read in fp32, bf16, fp16, fp64 and fp8 (e4m3 with weight_scale_inv); fetch the "
+        "model in one of these, or dequantize it");
   }
   if (block == nullptr || !block->is_array() || block->size() != 2 || !block->at(0).is_number_unsigned() ||
       !block->at(1).is_number_unsigned() || block->at(0) == 0 || block->at(1) == 0) {
@@ -331,6 +334,12 @@ ModelConfig load_model_config(const std::filesystem::path& path) {
                  "cannot read {}: expected a Hugging Face config.json, or a directory that holds one", file.string());
   DT_CHECK_USAGE(!file.native().ends_with(".safetensors"),
                  "{} holds weights; expected the model's directory, or its config.json", file.string());
+  for (const std::string_view ending : {".gguf", ".ggml", ".bin", ".pt", ".pth", ".ckpt", ".onnx"}) {
+    DT_CHECK_USAGE(!file.native().ends_with(ending),
+                   "{} is a file of weights in a form that is not read; expected a Hugging Face directory with "
+                   "config.json and safetensors, such as deeptitan download fetches",
+                   file.string());
+  }
   return parse_model_config(read_file(file, kMaxConfigBytes), file.string());
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <utility>
 
 namespace deeptitan {
 namespace {
@@ -83,10 +84,69 @@ constexpr OtherWord kCommands[] = {
     {"pull", true, "download fetches a model"},
     {"list", true, "inspect names the known shapes; what download fetched lies in the hub's cache"},
     {"perplexity", true, "eval --text measures it"},
+    {"benchmark", true, "bench measures speed, eval quality"},
+    {"show", true, "inspect shows a model"},
+    {"info", true, "inspect shows a model"},
+    {"ps", true, "nothing runs in the background here"},
+    {"stop", true, "nothing runs in the background here; Ctrl-C stops what runs"},
+    {"create", true, "a model is a directory; init and train make one, convert rewrites one"},
+    {"rm", true, "a model is a directory or lies in the hub's cache, and is removed like any other"},
+    {"cp", true, "a model is a directory, and is copied like any other"},
+    {"push", true, "uploading does not exist here; a run's model is a Hugging Face directory that any client uploads"},
+    {"upload", true,
+     "uploading does not exist here; a run's model is a Hugging Face directory that any client uploads"},
+    {"preprocess", true, "train reads and tokenises its sources itself, and keeps the tokens in data.cache_folder"},
+    {"inference", true, "generate continues a text, chat talks"},
+    {"export", true, "every run ends with a Hugging Face directory; convert changes the type of its weights"},
+    {"help", true, "--help lists the commands, COMMAND --help its options"},
+    {"version", true, "--version says it"},
     {"merge", true, "adapters do not exist here, so there is nothing to merge"},
 };
 
+// Options of other programs that run models, and the names that they have here.
+constexpr std::pair<std::string_view, std::string_view> kOptions[] = {
+    {"-m", "--model"},
+    {"-p", "--prompt"},
+    {"-f", "--prompt-file"},
+    {"-n", "--max-new-tokens"},
+    {"-t", "--threads"},
+    {"-c", "--context"},
+    {"-s", "--seed"},
+    {"-o", "--out"},
+    {"-sys", "--system"},
+    {"--predict", "--max-new-tokens"},
+    {"--n-predict", "--max-new-tokens"},
+    {"--num-predict", "--max-new-tokens"},
+    {"--max-tokens", "--max-new-tokens"},
+    {"--max-length", "--max-new-tokens"},
+    {"--temp", "--temperature"},
+    {"--repeat-penalty", "--repetition-penalty"},
+    {"--ctx-size", "--context"},
+    {"--num-ctx", "--context"},
+    {"--max-model-len", "--context"},
+    {"--num-return-sequences", "--samples"},
+    {"--batch-size", "--sequences"},
+    {"--stop-sequence", "--stop"},
+    {"--reverse-prompt", "--stop"},
+    {"--system-prompt", "--system"},
+    {"--model-path", "--model"},
+    {"--model-name-or-path", "--model"},
+    {"--tokenizer-path", "--tokenizer"},
+    {"--output", "--out"},
+    {"--output-dir", "--out"},
+    {"--local-dir", "--dir"},
+    {"--torch-dtype", "--dtype"},
+    {"--precision", "--dtype"},
+};
+
 }  // namespace
+
+std::string_view usual_option(std::string_view name) {
+  for (const auto& [other, here] : kOptions) {
+    if (name == other) return here;
+  }
+  return "";
+}
 
 std::string other_words_for_command(std::string_view name) {
   for (const OtherWord& other : kCommands) {

@@ -6,6 +6,7 @@
 
 #include "config/config_keys.h"
 #include "config/model_config_json.h"
+#include "core/device_choice.h"
 #include "core/error.h"
 
 namespace deeptitan {
@@ -43,6 +44,7 @@ void check_format_keys(const TextSource& source, std::string_view where) {
 void validate(const RunConfig& c, std::string_view where) {
   const auto& t = c.training;
   DT_CHECK_USAGE(!c.job.dump_folder.empty(), "{}: job.dump_folder is empty; name the folder of the run", where);
+  DT_CHECK_USAGE(is_device_word(t.device), "{}: training.device = '{}'; expected {}", where, t.device, kDeviceWords);
   const int shapes_named = !c.model.name.empty() + !c.model.config.empty();
   DT_CHECK_USAGE(shapes_named < 2, "{}: model.name = '{}' and model.config = '{}' both name a shape; leave one of them",
                  where, c.model.name, c.model.config);

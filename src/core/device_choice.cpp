@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cstddef>
+#include <optional>
 
 #include "core/error.h"
 #ifdef DT_CUDA
@@ -42,6 +43,17 @@ std::string describe(int /*index*/) {
 }
 #endif
 
+// Of cuda and cuda:N.
+std::optional<int> gpu_index(std::string_view word) {
+  constexpr std::string_view kNumbered = "cuda:";
+  if (word == "cuda") return 0;
+  int index = 0;
+  const char* end = word.data() + word.size();
+  if (!word.starts_with(kNumbered)) return std::nullopt;
+  const auto [stop, error] = std::from_chars(word.data() + kNumbered.size(), end, index);
+  return error == std::errc{} && stop == end && index >= 0 ? std::optional(index) : std::nullopt;
+}
+
 }  // namespace
 
 void use_device(Device device) {
@@ -53,6 +65,10 @@ void use_device(Device device) {
 #endif
 }
 
+bool is_device_word(std::string_view word) {
+  return word == "cpu" || word == "auto" || gpu_index(word);
+}
+
 DeviceChoice choose_device(std::string_view word) {
   if (word == "cpu") return {{}, "the CPU"};
   if (word == "auto") {
@@ -60,17 +76,11 @@ DeviceChoice choose_device(std::string_view word) {
     if (problem.empty()) return {{DeviceKind::kCuda, 0}, describe(0)};
     return {{}, "the CPU: " + problem};
   }
-  int index = 0;
-  bool known = word == "cuda";
-  if (word.starts_with("cuda:")) {
-    const char* end = word.data() + word.size();
-    const auto [stop, error] = std::from_chars(word.data() + 5, end, index);
-    known = error == std::errc{} && stop == end && index >= 0;
-  }
-  DT_CHECK_USAGE(known, "device = {}: use cpu, cuda, cuda:N (a GPU by its number) or auto", word);
-  const std::string problem = problem_of(index);
+  const std::optional<int> index = gpu_index(word);
+  DT_CHECK_USAGE(index, "device = {}; expected {}", word, kDeviceWords);
+  const std::string problem = problem_of(*index);
   DT_CHECK_USAGE(problem.empty(), "device = {}: {}; use cpu, or auto for a GPU where one is usable", word, problem);
-  return {{DeviceKind::kCuda, index}, describe(index)};
+  return {{DeviceKind::kCuda, *index}, describe(*index)};
 }
 
 }  // namespace deeptitan

@@ -19,6 +19,12 @@ struct DeviceChoice {
 /// GPU, no GPU of that number, too old a GPU, no cuBLASLt.
 DeviceChoice choose_device(std::string_view word);
 
+/// Whether choose_device knows the word, wherever it runs.
+bool is_device_word(std::string_view word);
+
+/// The words, for a message.
+inline constexpr std::string_view kDeviceWords = "cpu, cuda, cuda:N (a GPU by its number) or auto";
+
 /// Makes a GPU the one that this thread's launches go to. Nothing to do on the CPU.
 void use_device(Device device);
 

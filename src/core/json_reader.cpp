@@ -331,7 +331,12 @@ template <typename Json>
 Json read_json(std::string_view text, const JsonSource& source) {
   const OddValues none;
   ValueBuilder<Json> strict(source, none);
-  if (Json::sax_parse(text.begin(), text.end(), &strict)) return strict.take();
+  const size_t zero = text.find('\0');
+  if (Json::sax_parse(text.begin(), text.end(), &strict)) {
+    // For the parser it is the end of the text, whatever follows.
+    if (zero != text.npos) refuse(source, fmt::format("not valid JSON ({}): a NUL byte", place_in(text, zero + 1)));
+    return strict.take();
+  }
   OddValueScan scan(text);
   scan.run();
   if (scan.odd().empty()) refuse_text(text, source, strict);

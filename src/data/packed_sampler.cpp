@@ -1,6 +1,7 @@
 #include "data/packed_sampler.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -119,6 +120,14 @@ void PackedSampler::append_sequence_of(const Source& source, PackedBatch* batch)
                   token_bytes_, batch);
 }
 
+// Said with the first sequence that is taken of it: a run that ends with a pass begins no other.
+void PackedSampler::say_pass(const Source& source) const {
+  if (source.planned_passes <= 0 || !is_said(source.epoch + 1)) return;
+  // The last is begun, if not finished.
+  const auto passes = std::max(static_cast<int64_t>(std::ceil(source.planned_passes)), source.epoch + 1);
+  log_info(fmt::format("{}: pass {} of {} begins", source.dataset->name(), source.epoch + 1, passes));
+}
+
 void PackedSampler::draw(PackedBatch* batch) {
   Source* behind = nullptr;
   double furthest = 0;
@@ -129,17 +138,16 @@ void PackedSampler::draw(PackedBatch* batch) {
       furthest = lag;
     }
   }
-  if (batch != nullptr) append_sequence_of(*behind, batch);
+  if (batch != nullptr) {
+    if (behind->index == 0 && behind->epoch > 0) say_pass(*behind);
+    append_sequence_of(*behind, batch);
+  }
   ++drawn_;
   ++behind->drawn;
   if (++behind->index == behind->sequences) {
     ++behind->epoch;
     behind->index = 0;
     begin_pass(*behind);
-    if (batch != nullptr && behind->planned_passes > 0 && is_said(behind->epoch + 1)) {
-      log_info(fmt::format("{}: pass {} of {:.2f} begins", behind->dataset->name(), behind->epoch + 1,
-                           behind->planned_passes));
-    }
   }
 }
 

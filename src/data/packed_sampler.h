@@ -59,6 +59,7 @@ class PackedSampler final : public BatchSource {
   void check_windows(const TokenDataset& dataset) const;
   void check_packing(const TokenDataset& dataset, const DocumentPacking& packing) const;
   void append_sequence_of(const Source& source, PackedBatch* batch) const;
+  void say_pass(const Source& source) const;
   /// Draws the next sequence, and appends it to `batch` where there is one.
   void draw(PackedBatch* batch);
 

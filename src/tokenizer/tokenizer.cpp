@@ -257,14 +257,19 @@ Tokenizer Tokenizer::load(const std::filesystem::path& directory_or_file) {
     if (std::filesystem::exists(config_path)) config_text = read_file(config_path);
     if (std::filesystem::exists(template_path)) template_text = read_file(template_path);
   }
+  DT_CHECK_USAGE(!is_directory || std::filesystem::exists(json_path),
+                 "{} holds no tokenizer; expected tokenizer.json or tiktoken.model, as a Hugging Face directory has",
+                 directory_or_file.string());
   std::string json_text = read_file(json_path);
   try {
     return from_json(std::move(json_text), std::move(config_text), std::move(template_text));
   } catch (const Error& error) {
     const std::string what = error.what();
-    const bool names_file = what.starts_with("tokenizer.json: ") || what.starts_with("tokenizer_config.json: ");
-    const std::filesystem::path folder = json_path.parent_path();
-    throw Error(names_file ? (folder / what).string() : fmt::format("{}: {}", json_path.string(), what), error.kind());
+    // The file may have another name.
+    constexpr std::string_view kJson = "tokenizer.json: ", kConfig = "tokenizer_config.json: ";
+    if (what.starts_with(kConfig)) throw Error((json_path.parent_path() / what).string(), error.kind());
+    throw Error(fmt::format("{}: {}", json_path.string(), what.substr(what.starts_with(kJson) ? kJson.size() : 0)),
+                error.kind());
   }
 }
 

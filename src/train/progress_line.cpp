@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -41,35 +42,36 @@ std::string ProgressLine::format(const StepMetrics& m, double eta_seconds, int c
   struct Field {
     int rank;
     std::string text;
+    std::string_view before = "  ";
   };
   std::vector<Field> fields = {{0, fmt::format("step {}/{}", m.step, steps_)},
                                {0, fmt::format("loss {:.4f}", m.loss)},
-                               {5, fmt::format("lr {:.2e}", m.learning_rate)},
-                               {4, fmt::format("|g| {:.2f}", m.gradient_norm)},
-                               {2, fmt::format("{:.0f} tok/s", m.tokens_per_second)}};
+                               {6, fmt::format("lr {:.2e}", m.learning_rate)},
+                               {5, fmt::format("|g| {:.2f}", m.gradient_norm)},
+                               {3, fmt::format("{:.0f} tok/s", m.tokens_per_second)}};
   if (peak_ > 0) {
-    fields.push_back({6, fmt::format("{:.0f} % of peak", 100.0 * m.tokens_per_second * flops_per_token_ / peak_)});
+    fields.push_back({7, fmt::format("{:.0f} % of peak", 100.0 * m.tokens_per_second * flops_per_token_ / peak_)});
   }
   if (const MoeLayerMetrics* worst = m.worst_moe_layer()) {
     std::string load = fmt::format("load {:.2f}x in layer {}", worst->load_max_over_mean, worst->layer);
     if (worst->experts_without_tokens > 0) load += fmt::format(" ({} idle)", worst->experts_without_tokens);
-    fields.push_back({3, std::move(load)});
+    fields.push_back({4, std::move(load)});
   }
   if (m.validation) {
-    fields.push_back(
-        {0, fmt::format("validation {:.4f} ({:.3f} bits/byte)", m.validation->loss, m.validation->bits_per_byte)});
+    fields.push_back({0, fmt::format("validation {:.4f}", m.validation->loss)});
+    fields.push_back({1, fmt::format("({:.3f} bits/byte)", m.validation->bits_per_byte), " "});
   }
   if (m.row_overflows > 0) fields.push_back({0, "run again: experts' rows overflowed"});
   if (m.skipped) fields.push_back({0, "SKIPPED: not finite"});
-  fields.push_back({1, fmt::format("ETA {}", format_duration(eta_seconds))});
+  fields.push_back({2, fmt::format("ETA {}", format_duration(eta_seconds))});
   const auto joined = [&](int highest) {
     std::string line;
     for (const Field& field : fields) {
-      if (field.rank <= highest) line += (line.empty() ? "" : "  ") + field.text;
+      if (field.rank <= highest) line += (line.empty() ? "" : std::string(field.before)) + field.text;
     }
     return line;
   };
-  int highest = 6;
+  int highest = 7;
   std::string line = joined(highest);
   if (columns == 0) return line;
   while (static_cast<int>(line.size()) > columns && highest > 0) line = joined(--highest);
@@ -80,7 +82,7 @@ void ProgressLine::show(const StepMetrics& metrics, double eta_seconds) {
   // A step that validated keeps its line: those are what one scrolls back for.
   if (terminal_) {
     // The last column stays free: a line that reaches it makes some terminals go on in the next.
-    const std::string line = format(metrics, eta_seconds, metrics.validation ? 0 : terminal_width(STDOUT_FILENO) - 1);
+    const std::string line = format(metrics, eta_seconds, terminal_width(STDOUT_FILENO) - 1);
     std::printf("\r\033[2K%s%s", line.c_str(), metrics.validation ? "\n" : "");
     open_ = !metrics.validation;
   } else {

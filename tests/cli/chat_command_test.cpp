@@ -276,11 +276,13 @@ TEST_F(ChatCommand, CtrlCStopsTheAnswerAndNotTheProgram) {
   TerminalProgram program(words);
   const std::string prompt = "\033[1;32muser\033[0m: ";
   ASSERT_TRUE(program.wait_for(prompt)) << program.shown();
+  EXPECT_TRUE(program.keeps_output());
   program.type("\x03");  // where no answer is under way, it leaves the line
   ASSERT_TRUE(program.wait_for(prompt)) << program.shown();
   for (int question = 0; question < 2; ++question) {
     program.type("Who came?\n");
     ASSERT_TRUE(program.wait_for("\033[1;36massistant\033[0m: ")) << program.shown();
+    EXPECT_TRUE(program.keeps_output());  // else the terminal may throw away the word that it has stopped
     program.type("\x03");
     ASSERT_TRUE(program.wait_for("\033[0m\r\n")) << program.shown();
     ASSERT_TRUE(program.wait_for("stopped")) << program.shown();

@@ -8,6 +8,7 @@
 #include <pty.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "core/error.h"
@@ -82,6 +83,12 @@ bool TerminalProgram::wait_for(const std::string& text) {
     }
     if (!read_some()) return false;
   }
+}
+
+bool TerminalProgram::keeps_output() const {
+  termios settings = {};
+  DT_CHECK(::tcgetattr(terminal_, &settings) == 0, "the terminal does not say how it is set");
+  return (settings.c_lflag & NOFLSH) != 0;
 }
 
 int TerminalProgram::finish() {

@@ -23,6 +23,8 @@ class TerminalProgram {
   void type(const std::string& text);
   /// Reads on until `text` has come behind what was last waited for; false where the program ends first.
   bool wait_for(const std::string& text);
+  /// Whether the terminal, as the program has set it now, shows what is on its way where a key interrupts.
+  bool keeps_output() const;
   /// Reads to the end and waits for the program: its exit code, or 128 + N where signal N ended it.
   int finish();
   /// All that the terminal has shown.

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "cli/program.h"
 #include "core/file.h"
@@ -67,6 +68,26 @@ TEST_F(TokenizerCommand, EncodesALineAtATimeAndDecodesItAgain) {
   const Outcome wrong = run_program(decode, {.input = "[1, 2]\n[1 2]\n", .largest_file_bytes = 0});
   EXPECT_EQ(wrong.exit_code, 1);
   EXPECT_EQ(wrong.err, "deeptitan: -:2: expected a JSON array of token ids, such as [1, 2, 3]\n");
+}
+
+TEST_F(TokenizerCommand, LearnsTheDocumentsOfJsonAndNotItsBraces) {
+  const std::string text = testing::sample_text(200);
+  const std::string json = nlohmann::json{{"text", text}}.dump();
+  const auto learnt = [&](const std::string& file, const std::string& name) {
+    const std::string out = (sample_->path() / name).string();
+    const Outcome outcome = run_program({"tokenizer", "train", "--text", file, "--vocab-size", "300", "--out", out});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return read_file(fs::path(out) / "tokenizer.json");
+  };
+  const std::string plain = learnt(write("learn.txt", text), "learnt_text");
+  EXPECT_EQ(learnt(write("learn.jsonl", json + "\n"), "learnt_lines"), plain);
+  EXPECT_EQ(learnt(write("learn.json", "{\"data\": [" + json + "]}"), "learnt_list"), plain);
+  const std::string empty = write("empty.txt", " \n");
+  const Outcome outcome =
+      run_program({"tokenizer", "train", "--text", empty, "--out", (sample_->path() / "none").string()});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_EQ(outcome.err,
+            "deeptitan: " + empty + " holds no text to learn from; expected UTF-8 text, or JSON with a field text\n");
 }
 
 TEST_F(TokenizerCommand, RendersTheTextOfAChatTemplate) {

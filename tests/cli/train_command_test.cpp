@@ -181,7 +181,7 @@ TEST(TrainCommand, ProgressAndChartAreNoWiderThanTheTerminal) {
     GTEST_SKIP() << "no pseudo-terminal can be opened (is /dev/pts mounted?)";
   for (const int columns : {60, 80, 200}) {
     const std::string file = run_file("columns" + std::to_string(columns));
-    testing::TerminalProgram program({"train", file, "--training.steps", "8", "--validation.freq", "0"}, columns);
+    testing::TerminalProgram program({"train", file, "--training.steps", "8", "--validation.freq", "4"}, columns);
     EXPECT_EQ(program.finish(), 0) << program.shown();
     // What stands between two carriage returns or line feeds, in characters.
     std::string shown = program.shown();
@@ -204,6 +204,7 @@ TEST(TrainCommand, ProgressAndChartAreNoWiderThanTheTerminal) {
     EXPECT_LE(widest, columns);
     EXPECT_GT(widest, std::min(columns, 100) - 15);  // the room is used
     EXPECT_NE(shown.find("ETA"), std::string::npos);
+    EXPECT_NE(shown.find(" bits/byte)"), std::string::npos);
   }
 }
 

@@ -138,6 +138,44 @@ TEST(Usage, WhatDoesNotExistIsSaid) {
   expect_usage_error({"inspect", "v2", "--lr", "4"}, "inspect: unknown option '--lr' (see deeptitan inspect --help)");
 }
 
+// Options of other programs that run models, short ones too, are named before what is missing.
+TEST(Usage, OptionsOfOtherProgramsAreAnsweredByThoseHere) {
+  const auto meant = [](const std::string& command, const std::string& option, const std::string& here) {
+    expect_usage_error({command, option, "x"}, command + ": unknown option '" + option + "'; did you mean '" + here +
+                                                   "'? (see deeptitan " + command + " --help)");
+  };
+  for (const char* command : {"generate", "chat"}) {
+    meant(command, "-m", "--model");
+    meant(command, "--temp", "--temperature");
+    meant(command, "--n-predict", "--max-new-tokens");
+    meant(command, "--max_tokens", "--max-new-tokens");
+    meant(command, "--top_p", "--top-p");
+    meant(command, "-t", "--threads");
+  }
+  meant("chat", "--ctx-size", "--context");
+  meant("chat", "-c", "--context");
+  meant("generate", "-p", "--prompt");
+  meant("generate", "--num_return_sequences", "--samples");
+  meant("download", "--local-dir", "--dir");
+  expect_usage_error({"chat", "some/model"},
+                     "chat: unexpected argument 'some/model'; --model is required (see deeptitan chat --help)");
+  expect_usage_error({"train", "--training.steps=3"}, "train: CONFIG is required (see deeptitan train --help)");
+  const auto says = [](const std::string& command, const std::string& words) {
+    const Outcome outcome = run_program({command});
+    EXPECT_EQ(outcome.exit_code, 2);
+    EXPECT_TRUE(outcome.err.starts_with("deeptitan: unknown command '" + command + "'; " + words)) << outcome.err;
+  };
+  says("show", "inspect shows a model");
+  says("ps", "nothing runs in the background");
+  says("help", "--help lists the commands");
+  const TemporaryFolder folder;
+  const std::string gguf = folder.write("model.gguf", "GGUF");
+  expect_usage_error({"generate", "--model", gguf, "--prompt", "a"},
+                     gguf +
+                         " is a file of weights in a form that is not read; expected a Hugging Face directory with "
+                         "config.json and safetensors, such as deeptitan download fetches");
+}
+
 TEST(Usage, EverySpellingOfADtypeIsRead) {
   for (const char* word : {"fp32", "f32", "float32", "bf16", "bfloat16"}) {
     const Outcome outcome = run_program({"convert", "/no/model", "/no/out", "--dtype", word});
@@ -150,6 +188,16 @@ TEST(Usage, WhatIsMissingIsNamed) {
   expect_usage_error({"tokenizer", "encode", "--file", "a"},
                      "tokenizer encode: --model is required (see deeptitan tokenizer encode --help)");
   expect_usage_error({"train", "run.toml", "--resume"}, "train: --resume needs a value (see deeptitan train --help)");
+}
+
+TEST(Usage, OfOptionsThatExcludeOneAnotherAllAreNamed) {
+  const std::string texts = "eval: expected one of --text, --token-ids, --pairs, --requests";
+  expect_usage_error({"eval", "--model", "x"}, texts + " (see deeptitan eval --help)");
+  expect_usage_error({"eval", "--model", "x", "--text", "a", "--pairs", "b"},
+                     texts + " alone (see deeptitan eval --help)");
+  expect_usage_error({"generate", "--model", "x", "--prompt", "a", "--input", "b"},
+                     "generate: expected one of --prompt, --prompt-file, --file, --messages, --input alone (see "
+                     "deeptitan generate --help)");
 }
 
 TEST(Usage, AValueOutOfRangeOrOfTheWrongTypeIsNamed) {

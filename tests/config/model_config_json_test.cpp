@@ -115,7 +115,9 @@ TEST(ModelConfigJson, Fp8WeightsAreSeenAndNotWrittenBack) {
   EXPECT_EQ(c.fp8_weight_block_columns, 64);
   EXPECT_EQ(to_json(c, "bfloat16").find("quantization_config"), std::string::npos);
   expect_usage_error([&] { parse_model_config(replaced(text, "\"fp8\"", "\"awq\""), "c"); },
-                     "c: quantization_config.quant_method = \"awq\"; expected \"fp8\", the one kind that can be read");
+                     "c: quantization_config.quant_method = \"awq\"; expected \"fp8\": weights can be read in fp32, "
+                     "bf16, fp16, fp64 and fp8 (e4m3 "
+                     "with weight_scale_inv); fetch the model in one of these, or dequantize it");
 }
 
 TEST(ModelConfigJson, EachMistakeHasItsMessage) {

@@ -30,7 +30,7 @@ TEST(ChooseDevice, NamesTheWordsThatItKnows) {
   EXPECT_EQ(choose_device("cpu").device, Device{});
   for (const char* word : {"", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "cpu:0"}) {
     EXPECT_EQ(message_of(word),
-              std::string("device = ") + word + ": use cpu, cuda, cuda:N (a GPU by its number) or auto");
+              std::string("device = ") + word + "; expected cpu, cuda, cuda:N (a GPU by its number) or auto");
   }
 }
 

@@ -40,6 +40,14 @@ TEST(JsonReader, NamesPlaceAndPathOfWhatIsNoJson) {
   EXPECT_NE(message("{\"a\": \"\xff\"}").find("ill-formed UTF-8"), std::string::npos);
 }
 
+// nlohmann's parser takes it for the end of the text.
+TEST(JsonReader, ANulByteEndsNothing) {
+  const std::string zero(1, '\0');
+  expect_runtime_error([&] { read_json("{\"a\": 1}" + zero + "{", {.where = "x"}); },
+                       "x: not valid JSON (byte 9): a NUL byte");
+  expect_runtime_error([&] { read_json("1" + zero, {.where = "x"}); }, "x: not valid JSON (byte 2): a NUL byte");
+}
+
 TEST(JsonReader, RefusesAKeyThatStandsTwice) {
   EXPECT_EQ(message(R"({"a": 1, "a": 1})"), "a.json: \"a\" stands twice; fetch it again");
   EXPECT_EQ(message(R"({"x": [0, {"a": 1, "a": 1}]})"), "a.json: \"a\" stands twice in x[1]; fetch it again");

@@ -65,6 +65,26 @@ TEST_F(PackedSamplerTest, APassReadsEveryWindowOnce) {
   EXPECT_FALSE(windows.contains(batch.tokens));
 }
 
+// A run that ends with a pass says nothing of the next.
+TEST_F(PackedSamplerTest, APassIsSaidWithTheFirstSequenceThatIsTakenOfIt) {
+  add("a", counting_text(1000), 1);
+  set_log_quiet(false);
+  ::testing::internal::CaptureStderr();
+  PackedSampler s(datasets_, 10, 1, letter_encoder(), {.steps = 101, .sequences_per_step = 1});
+  PackedBatch batch;
+  std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("1.02 passes over them are planned"), std::string::npos) << said;
+  ::testing::internal::CaptureStderr();
+  while (s.position().sources[0].epoch == 0) s.next_batch(1, &batch);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  ::testing::internal::CaptureStderr();
+  s.next_batch(1, &batch);
+  s.next_batch(1, &batch);
+  said = ::testing::internal::GetCapturedStderr();
+  set_log_quiet(true);
+  EXPECT_EQ(said, "a: pass 2 of 2 begins\n");
+}
+
 TEST_F(PackedSamplerTest, SequencesAreInShuffledOrderThatTheSeedDecides) {
   add("a", counting_text(2000), 1);
   PackedBatch first, second, other;

@@ -37,6 +37,7 @@ struct Group {
   std::span<const PairTokens> pairs;
   Sequence context;
   int64_t unfinished = 0;  // pairs without their score
+  int64_t pages = 0;       // beside the trunk's, for its context and one continuation
 };
 
 enum class Part {
@@ -120,15 +121,21 @@ class PairScorer {
     return pages;
   }
 
-  // Runs contexts that together fill some batches, and what there is of continuations beside them; those of the last
-  // stay for the next wave's batches, which they fill.
+  // Pages for further contexts. Each that is there keeps enough for one of its continuations at a time.
+  int64_t room() const {
+    int64_t pages = runner_.pages().pages() - std::ssize(trunk_.pages);
+    for (const Group& group : groups_) pages -= group.pages;
+    return std::min(pages, free_pages());
+  }
+
+  // Adds contexts that together fill some batches, and runs full batches of them and of what there is of continuations.
   void run_wave() {
     const size_t begin = next_;
     std::vector<std::pair<size_t, size_t>> groups;
     int64_t tokens = 0, pages = 0;
     int64_t trunk = shares_ ? pairs_[begin].first - 1 : 0;
     const int64_t there_already = common_prefix(trunk_.tokens, pairs_[begin].context());
-    const int64_t room = free_pages() + (groups_.empty() ? std::ssize(trunk_.pages) : 0);
+    const int64_t most_pages = groups_.empty() ? runner_.pages().pages() : room();
     while (next_ < pairs_.size() && std::ssize(groups) < runner_.batch_sequences()) {
       const PairTokens& pair = pairs_[next_];
       const int64_t shared = shares_ ? std::min(trunk, common_prefix(pairs_[begin].context(), pair.context())) : 0;
@@ -141,7 +148,7 @@ class PairScorer {
       const int64_t more_tokens = end - next_ == 1 ? pair.inputs() : pair.first - 1;
       const int64_t more_pages = runner_.pages_for(longest) + 2;
       const int64_t unshared = tokens + more_tokens - shared * (std::ssize(groups) + 1);
-      const bool fits = unshared <= std::max(kWaveTokens, runner_.batch_tokens()) && pages + more_pages <= room;
+      const bool fits = unshared <= std::max(kWaveTokens, runner_.batch_tokens()) && pages + more_pages <= most_pages;
       if (!fits && (!groups.empty() || !tasks_.empty())) break;
       groups.emplace_back(next_, end);
       tokens += more_tokens;
@@ -156,22 +163,27 @@ class PairScorer {
     if (groups.size() == 1) trunk = there_already;
     run_trunk(begin, trunk >= kLeastTrunk ? trunk : 0);
     for (const auto& [first, end] : groups) add_context(std::span(pairs_).subspan(first, end - first));
-    run_contexts();
+    while (pending_tokens() >= runner_.batch_tokens()) run_batch();
   }
 
-  void run_contexts() {
-    while (contexts_left_ > 0) run_batch();
+  int64_t pending_tokens() const {
+    int64_t tokens = 0;
+    for (const Task& task : tasks_) tokens += task.sequence.pending();
+    return tokens;
   }
 
   // What the contexts of a wave share at their beginning; what it shares with the wave before is there already.
   void run_trunk(size_t begin, int64_t length) {
     const std::span<const int32_t> tokens = std::span(pairs_[begin].ids).first(length);
-    runner_.truncate(trunk_, common_prefix(trunk_.tokens, tokens));
+    const int64_t there = common_prefix(trunk_.tokens, tokens);
+    // Pages of another trunk are counted for no group.
+    while (there < trunk_.length() && !tasks_.empty()) run_batch();
+    runner_.truncate(trunk_, there);
     if (trunk_.length() == length) return;
     trunk_.tokens.assign(tokens.begin(), tokens.end());
     tasks_.push_front({.part = Part::kTrunk, .sequence = std::exchange(trunk_, {}), .started = true});
     ++contexts_left_;
-    run_contexts();
+    while (trunk_.length() != length) run_batch();
   }
 
   // A sequence that goes on behind what is there of `shared`, up to `tokens`.
@@ -182,7 +194,13 @@ class PairScorer {
   }
 
   void add_context(std::span<const PairTokens> pairs) {
-    const auto group = groups_.insert(groups_.end(), {.pairs = pairs, .context = {}, .unfinished = std::ssize(pairs)});
+    int64_t longest = 0;
+    for (const PairTokens& pair : pairs) longest = std::max(longest, pair.inputs());
+    const auto group = groups_.insert(
+        groups_.end(), {.pairs = pairs,
+                        .context = {},
+                        .unfinished = std::ssize(pairs),
+                        .pages = runner_.pages_for(longest) + 2 - trunk_.cached / runner_.options().page_size});
     const PairTokens& pair = pairs.front();
     const bool whole = pairs.size() == 1;
     tasks_.push_back({.part = whole ? Part::kWhole : Part::kContext,
@@ -228,8 +246,13 @@ class PairScorer {
     std::vector<const PairTokens*> wanting;  // the pair of each
     int64_t tokens = 0;
     int64_t free = free_pages();
+    // Continuations come first, and leave places for the contexts that fill a batch.
+    const int64_t sequences = runner_.batch_sequences();
+    const int64_t most_continuations = contexts_left_ > 0 ? sequences - sequences / 8 : sequences;
     for (Task& task : tasks_) {
-      if (std::ssize(rows) == runner_.batch_sequences()) break;
+      if (std::ssize(rows) == sequences) break;
+      const bool is_small = task.part == Part::kLastToken || task.part == Part::kContinuation;
+      if (is_small && std::ssize(rows) >= most_continuations) continue;
       const int64_t count = next_chunk(task.sequence.pending(), runner_.options().prefill_chunk);
       const int64_t pages = task.started ? 0 : pages_needed(task.sequence);
       const bool fits = tokens + count <= runner_.batch_tokens() && pages <= free &&

@@ -295,5 +295,47 @@ TYPED_TEST(Attention, OverALatentCacheEqualsTheReference) {
   EXPECT_EQ(0, std::memcmp(alone.data(), out.data() + 3 * heads * latent, alone.size() * sizeof(TypeParam)));
 }
 
+// Tokens of one sequence share tasks where the heads are few; each keeps the bits that it has alone, whatever comes
+// behind what it sees, also where entries are paired and their number is odd.
+TYPED_TEST(Attention, TokensOfASequenceOverALatentCacheKeepTheirBits) {
+  const int64_t latent = 32, rope = 8, page_size = 16, pages = 40, width = latent + rope;
+  for (const int64_t heads : {1, 4, 5, 16, 40}) {
+    // Three sequences; the second begins at the end of a chunk.
+    const std::vector<int32_t> table_row = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2};
+    std::vector<int32_t> visible = {30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 255, 256, 257, 258, 259, 600};
+    const auto tokens = std::ssize(visible);
+    const auto query = random_normal<TypeParam>(tokens * heads * width, 1);
+    const auto cache = random_normal<TypeParam>(pages * page_size * width, 2);
+    std::vector<int32_t> page_table(3 * pages);
+    for (int64_t i = 0; i < std::ssize(page_table); ++i) page_table[i] = static_cast<int32_t>((i * 7 + 3) % pages);
+    LatentAttentionInputs<TypeParam> in{.query = query.data(),
+                                        .cache = cache.data(),
+                                        .page_table = page_table.data(),
+                                        .page_table_stride = pages,
+                                        .page_size = page_size,
+                                        .table_row = table_row.data(),
+                                        .visible = visible.data(),
+                                        .tokens = tokens,
+                                        .most_visible = 600,
+                                        .heads = heads,
+                                        .latent_dim = latent,
+                                        .rope_dim = rope,
+                                        .scale = 0.2f};
+    std::vector<TypeParam> out(tokens * heads * latent);
+    std::vector<char> workspace(latent_attention_workspace(tokens, 600, heads, latent, rope));
+    latent_attention(out.data(), in, workspace.data());
+    in.tokens = 1;
+    for (int64_t t = 0; t < tokens; ++t) {
+      std::vector<TypeParam> alone(heads * latent);
+      latent_attention(alone.data(), in, workspace.data());
+      EXPECT_EQ(0, std::memcmp(alone.data(), out.data() + t * heads * latent, alone.size() * sizeof(TypeParam)))
+          << heads << " heads, token " << t;
+      in.query += heads * width;
+      ++in.table_row;
+      ++in.visible;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace deeptitan::cpu

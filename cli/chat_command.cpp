@@ -212,9 +212,7 @@ void add_chat_command(CLI::App& app) {
   whole_number(command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens of one answer")
                    ->capture_default_str(),
                "TOKENS", 0);
-  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else fp32")
-             ->capture_default_str(),
-         {"auto", "bf16", "fp32"});
+  add_dtype_option(*command, arguments->dtype);
   add_device_option(*command, arguments->device);
   add_template_options(*command, arguments->chat_variables);
   add_sampling_options(*command, arguments->sampling);

@@ -14,6 +14,12 @@ CLI::Option* add_device_option(CLI::App& command, std::string& word) {
   return device_word(option->capture_default_str());
 }
 
+CLI::Option* add_dtype_option(CLI::App& command, std::string& word) {
+  return one_of(
+      command.add_option("--dtype", word, "auto: bf16 where the chip multiplies it, else fp32")->capture_default_str(),
+      {"auto", "bf16", "fp32"});
+}
+
 void say_device([[maybe_unused]] const DeviceChoice& choice) {
 #ifdef DT_CUDA
   log_info(fmt::format("on {}", choice.description));

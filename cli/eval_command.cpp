@@ -28,6 +28,7 @@
 #include "device_option.h"
 #include "eval_json.h"
 #include "eval_request.h"
+#include "generate/encode_prompt.h"
 #include "generate/evaluate.h"
 #include "generate/model_files.h"
 #include "generate/text_generator.h"
@@ -329,9 +330,7 @@ void add_eval_command(CLI::App& app) {
               "that is less)")
           ->capture_default_str(),
       "TOKENS", 0);
-  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else fp32")
-             ->capture_default_str(),
-         {"auto", "bf16", "fp32"});
+  add_dtype_option(*command, arguments->dtype);
   add_device_option(*command, arguments->device);
   add_threads_option(*command);
   add_rank_options(*command, arguments->ranks);

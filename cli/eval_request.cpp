@@ -16,6 +16,7 @@
 #include "core/json_reader.h"
 #include "core/utf8.h"
 #include "eval_json.h"
+#include "generate/encode_prompt.h"
 #include "generate/evaluate.h"
 #include "generate/token_pair.h"
 #include "message_list.h"

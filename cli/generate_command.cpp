@@ -13,7 +13,6 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
-#include "chat/chat_template.h"
 #include "core/clock.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -28,6 +27,7 @@
 #include "message_list.h"
 #include "model_ranks.h"
 #include "option_checks.h"
+#include "prompt_encoder.h"
 #include "sampling_options.h"
 #include "standard_input.h"
 #include "standard_output.h"
@@ -94,36 +94,6 @@ void check_one_prompt(const GenerateArguments& arguments) {
   }
 }
 
-// Reads the chat template when it is first needed.
-class Encoders {
- public:
-  Encoders(const GenerateArguments& arguments, const Tokenizer& tokenizer)
-      : arguments_(arguments), tokenizer_(tokenizer), template_options_(arguments.chat_variables.options()) {}
-
-  // As it is, or as one question of a conversation.
-  std::vector<int32_t> text(const std::string& prompt) {
-    if (!arguments_.chat) return encode_prompt(tokenizer_, prompt);
-    std::vector<ChatMessage> messages;
-    if (!arguments_.system.empty()) messages.push_back({"system", arguments_.system});
-    messages.push_back({"user", prompt});
-    return encode_rendered(tokenizer_, chat_template().render(messages, template_options_));
-  }
-  std::vector<int32_t> messages(const jinja::Value& list) {
-    return encode_rendered(tokenizer_, chat_template().render_messages(list, template_options_));
-  }
-
- private:
-  const ChatTemplate& chat_template() {
-    if (!template_) template_ = ChatTemplate::load(arguments_.model, arguments_.chat_template);
-    return *template_;
-  }
-
-  const GenerateArguments& arguments_;
-  const Tokenizer& tokenizer_;
-  ChatRenderOptions template_options_;
-  std::optional<ChatTemplate> template_;
-};
-
 // What keeps the model from answering a prompt; empty: nothing.
 std::string why_not(const GenerateRequest& request, const ModelConfig& config) {
   const std::string where = request.where.empty() ? "" : request.where + ": ";
@@ -142,18 +112,21 @@ std::string why_not(const GenerateRequest& request, const ModelConfig& config) {
 // What the command line asks for, in its order: every prompt with each of its samples.
 std::vector<GenerateRequest> requested(const GenerateArguments& arguments, const ModelFiles& files,
                                        const GenerationOptions& options) {
-  Encoders encoders(arguments, files.tokenizer);
+  PromptEncoder encoder({.model = arguments.model,
+                         .chat_template = arguments.chat_template,
+                         .variables = arguments.chat_variables,
+                         .as_question = arguments.chat,
+                         .system = arguments.system},
+                        files.tokenizer);
   std::vector<GenerateRequest> prompts;
   if (arguments.input) {
     prompts = parse_requests(read_text(*arguments.input), *arguments.input == "-" ? "standard input" : *arguments.input,
-                             options,
-                             {.text = [&](const std::string& prompt) { return encoders.text(prompt); },
-                              .messages = [&](const jinja::Value& messages) { return encoders.messages(messages); }});
+                             options, encoder.encoders());
   } else if (arguments.messages) {
     const jinja::Value messages = parse_message_list(read_text(*arguments.messages), *arguments.messages);
-    prompts.push_back({.id = {}, .prompt = encoders.messages(messages), .options = options});
+    prompts.push_back({.id = {}, .prompt = encoder.messages(messages), .options = options});
   } else {
-    prompts.push_back({.id = {}, .prompt = encoders.text(prompt_text(arguments)), .options = options});
+    prompts.push_back({.id = {}, .prompt = encoder.text(prompt_text(arguments)), .options = options});
   }
   std::vector<GenerateRequest> requests;
   for (GenerateRequest& prompt : prompts) {
@@ -315,9 +288,7 @@ void add_generate_command(CLI::App& app) {
                    "Text that ends the answer, and is not printed; may hold \\n, \\t, \\\\, \\xHH, \\uHHHH and the "
                    "text of special tokens; may be repeated")
       ->allow_extra_args(false);
-  one_of(command->add_option("--dtype", arguments->dtype, "auto: bf16 where the chip multiplies it, else fp32")
-             ->capture_default_str(),
-         {"auto", "bf16", "fp32"});
+  add_dtype_option(*command, arguments->dtype);
   add_device_option(*command, arguments->device);
   add_sampling_options(*command, arguments->sampling);
   add_threads_option(*command);

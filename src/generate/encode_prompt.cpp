@@ -1,7 +1,8 @@
+#include "generate/encode_prompt.h"
+
 #include <algorithm>
 
 #include "core/error.h"
-#include "generate/text_generator.h"
 
 namespace deeptitan {
 

@@ -13,11 +13,6 @@
 
 namespace deeptitan {
 
-/// The tokens of a prompt: what the tokenizer's files put around a text stands there exactly once, also where the text
-/// spells it. An empty prompt becomes one bos (or eos, where there is no bos). Throws a usage error where that leaves
-/// nothing to start from.
-std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, std::string_view text);
-
 /// "12 tokens of prompt in 0.10 s (120 tok/s), 30 new in 1.00 s (29 tok/s)": one line of statistics.
 std::string describe_speed(const Generation& generation);
 

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/utf8.h"
+#include "generate/encode_prompt.h"
 #include "generate/text_generator.h"
 
 namespace deeptitan {

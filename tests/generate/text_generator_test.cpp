@@ -6,6 +6,7 @@
 #include <omp.h>
 
 #include "core/utf8.h"
+#include "generate/encode_prompt.h"
 #include "generate/model_fixture.h"
 #include "support/expect_error.h"
 

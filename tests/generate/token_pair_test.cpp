@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "generate/encode_prompt.h"
 #include "generate/model_fixture.h"
 #include "generate/text_generator.h"
 #include "support/expect_error.h"

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -17,6 +18,7 @@
 #include "cli/terminal_program.h"
 #include "cli/trained_model.h"
 #include "core/clock.h"
+#include "core/file.h"
 
 namespace deeptitan {
 namespace {
@@ -325,6 +327,30 @@ TEST_F(ModelRanks, WhatBefallsAllIsSaidOnce) {
   EXPECT_EQ(ranks.exit_code, alone.exit_code);
   EXPECT_NE(alone.exit_code, 0);
   EXPECT_TRUE(ranks.err.ends_with(alone.err)) << ranks.err << alone.err;
+}
+
+// A weight that is not finite is met by the rank alone that holds it.
+TEST_F(ModelRanks, WhatBefallsOneIsSaidByIt) {
+  const std::filesystem::path broken = sample_->run("one-broken");
+  std::filesystem::copy(model(), broken);
+  std::filesystem::remove(broken / "manifest.json");
+  const std::string name = "model.layers.1.mlp.experts.7.down_proj.weight";
+  std::string file = read_file(broken / "model.safetensors");
+  uint64_t header = 0;
+  std::memcpy(&header, file.data(), sizeof header);
+  const nlohmann::json entry = nlohmann::json::parse(file.substr(8, header)).at(name);
+  const uint64_t bytes = entry.at("dtype") == "BF16" ? 2 : 4;
+  // All bits set are a NaN.
+  const uint64_t first = 8 + header + entry.at("data_offsets")[0].get<uint64_t>();
+  std::fill_n(file.begin() + static_cast<std::ptrdiff_t>(first), bytes, '\xff');
+  std::ofstream(broken / "model.safetensors", std::ios::binary) << file;
+  const Words words = {"generate", "--model", broken.string(), "--prompt", "a"};
+  const std::string message = broken.string() + ": tensor " + name + " is not finite: ";
+  EXPECT_NE(run_program(words).err.find("deeptitan: " + message), std::string::npos);
+  const Outcome two = run_program(with(words, {"--ranks", "2"}));
+  EXPECT_EQ(two.exit_code, 1);
+  EXPECT_NE(two.err.find("deeptitan: rank 1: " + message), std::string::npos) << two.err;
+  EXPECT_TRUE(two.err.ends_with("\ndeeptitan: rank 1 has ended with exit code 1\n")) << two.err;
 }
 
 }  // namespace

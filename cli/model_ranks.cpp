@@ -2,16 +2,36 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
 #include "config/model_config_json.h"
 #include "core/error.h"
 #include "generate/batch_executor.h"
 #include "option_checks.h"
+#include "train/run_ranks.h"
+#include "version.h"
 
 namespace deeptitan {
+
+namespace {
+
+// "model.safetensors, 17093424 bytes", a line a file: what a rank will read.
+std::string weight_files(const std::filesystem::path& model) {
+  std::vector<std::string> lines;
+  for (const auto& entry : std::filesystem::directory_iterator(model)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    lines.push_back(fmt::format("{}, {} bytes", entry.path().filename().string(), entry.file_size()));
+  }
+  std::sort(lines.begin(), lines.end());
+  return fmt::format("{}", fmt::join(lines, "\n"));
+}
+
+}  // namespace
 
 void add_rank_options(CLI::App& command, RankArguments& arguments) {
   constexpr int64_t kMostRanks = 4096;
@@ -52,6 +72,13 @@ ModelRanks::ModelRanks(const RankArguments& arguments, std::filesystem::path mod
   session_.emplace(arguments.ranks, RankSession::Options{.start_here = true,
                                                          .threads_given = arguments.command->count("--threads") > 0});
   ranks_.emplace(*session_->transport(), mesh, arguments.deadline, session_->ranks_of_host());
+  if (!launch) return;
+  // They may be on many hosts; started here they are copies.
+  ranks_->wait_for_all();
+  check_alike(ranks_->host(), {{"the program", version_line()},
+                               {"the layout", mesh.describe()},
+                               {"the model's config.json", to_json(config_, "")},
+                               {"the list of the model's files", weight_files(model_)}});
 }
 
 // Whom a rank has waited for may itself have waited for another, which it then names.

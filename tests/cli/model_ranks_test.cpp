@@ -218,6 +218,31 @@ TEST_F(ModelRanks, ALauncherStartsThemToo) {
   }
 }
 
+TEST_F(ModelRanks, ThoseOfALauncherThatAreNotAlikeAreNamed) {
+  const std::filesystem::path other = sample_->run("other");
+  std::filesystem::copy(model(), other);
+  std::string config = read_file(other / "config.json");
+  const size_t eps = config.find("1e-06");
+  ASSERT_NE(eps, std::string::npos) << config;
+  std::ofstream(other / "config.json") << config.replace(eps, 5, "1e-05");
+  const auto started = [&](const Words& second) {
+    const Words words = with(with(on_model("generate", {"--prompt", "a"}), {":", "-np", "1", DT_PROGRAM}), second);
+    const Outcome outcome =
+        run_program(words, {.launcher = {"mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "1"}});
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    return outcome.err;
+  };
+  const std::string model_differs = started({"generate", "--model", other.string(), "--prompt", "a"});
+  EXPECT_NE(model_differs.find("deeptitan: all ranks of a run must be alike; the model's config.json of rank 1 is not "
+                               "that of rank 0: '  \"rms_norm_eps\": 1e-06"),
+            std::string::npos)
+      << model_differs;
+  const std::string layout_differs = started(on_model("generate", {"--prompt", "a", "--pipeline-parallel", "2"}));
+  EXPECT_NE(layout_differs.find("the layout of rank 1 is not that of rank 0: '2 ranks: pp 1 x ep 2"), std::string::npos)
+      << layout_differs;
+}
+
 TEST_F(ModelRanks, ChatAsOneProcess) {
   const std::string saved = sample_->run("saved.json").string();
   const Words words = on_model("chat", {"--chat-template", kTemplate, "--max-new-tokens", "12", "--seed", "2"});

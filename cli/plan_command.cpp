@@ -15,6 +15,7 @@
 #include "comm/mesh.h"
 #include "comm/planned_transport.h"
 #include "config/run_config_toml.h"
+#include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/terminal.h"
@@ -123,6 +124,10 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   const Mesh mesh = planned_mesh(read.parallelism, arguments.ranks);
   check_mesh(mesh, read, model);
   const RunConfig config = with_global_batch(read, mesh);
+  const PlannedDevice device = device_to_plan(config.training.device);
+  DT_CHECK_USAGE(device.problem.empty() || arguments.memory > 0,
+                 "training.device = {}: {}; a plan for one that is not here needs its memory, as in --memory 80GB",
+                 config.training.device, device.problem);
   print_pipeline(arguments, config, mesh);
   // Stages are not alike: the rank that takes most.
   std::unique_ptr<PlannedRank> most;
@@ -148,6 +153,9 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   }
   if (made) print_exchanges(engine, config.microbatches_per_step() / mesh.data_ranks());
   if (!note.empty()) fmt::print("{}\n", note);
+  if (!device.problem.empty()) {
+    fmt::print("{}: planned for a GPU of compute capability 9.0\n", device.problem);
+  }
   const char* who = made ? "a rank " : "";
   if (plan.total() <= memory) {
     fmt::print("{}fits into {} bytes ({})\n", who, memory, format_bytes(memory));

@@ -48,6 +48,10 @@ DeviceProperties device_properties(int device) {
   return {properties.name, properties.major, properties.minor, static_cast<int64_t>(properties.totalGlobalMem)};
 }
 
+int capability_major(int device) {
+  return device < count_devices().devices ? device_properties(device).major : 9;
+}
+
 const SharedLibrary& cublas_lt_library() {
   static const SharedLibrary library(fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR), DT_CUDA_LIBRARIES);
   return library;

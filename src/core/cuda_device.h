@@ -27,6 +27,9 @@ struct DeviceProperties {
 };
 DeviceProperties device_properties(int device);
 
+/// The major part of its compute capability; of a GPU that is not here and is planned for, 9.
+int capability_major(int device);
+
 /// cuBLASLt of this build's CUDA, which the program does not carry; last looked for where the build found CUDA.
 const SharedLibrary& cublas_lt_library();
 

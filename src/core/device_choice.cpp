@@ -29,6 +29,8 @@ std::string problem_of(int index) {
   return cuda::cublas_lt_library().problem();
 }
 
+constexpr bool kCanPlanForGpus = true;
+
 std::string describe(int index) {
   const cuda::DeviceProperties gpu = cuda::device_properties(index);
   return fmt::format("cuda:{}, {} with {:.1f} GB of memory, compute capability {}.{}", index, gpu.name,
@@ -38,6 +40,7 @@ std::string describe(int index) {
 std::string problem_of(int /*index*/) {
   return "this build of deeptitan has no CUDA; build with -DDT_CUDA=ON";
 }
+constexpr bool kCanPlanForGpus = false;
 std::string describe(int /*index*/) {
   return "";
 }
@@ -52,6 +55,13 @@ std::optional<int> gpu_index(std::string_view word) {
   if (!word.starts_with(kNumbered)) return std::nullopt;
   const auto [stop, error] = std::from_chars(word.data() + kNumbered.size(), end, index);
   return error == std::errc{} && stop == end && index >= 0 ? std::optional(index) : std::nullopt;
+}
+
+// The same where the word must be one of them.
+int gpu_number(std::string_view word) {
+  const std::optional<int> index = gpu_index(word);
+  DT_CHECK_USAGE(index, "device = {}; expected {}", word, kDeviceWords);
+  return *index;
 }
 
 }  // namespace
@@ -76,11 +86,16 @@ DeviceChoice choose_device(std::string_view word) {
     if (problem.empty()) return {{DeviceKind::kCuda, 0}, describe(0)};
     return {{}, "the CPU: " + problem};
   }
-  const std::optional<int> index = gpu_index(word);
-  DT_CHECK_USAGE(index, "device = {}; expected {}", word, kDeviceWords);
-  const std::string problem = problem_of(*index);
+  const int index = gpu_number(word);
+  const std::string problem = problem_of(index);
   DT_CHECK_USAGE(problem.empty(), "device = {}: {}; use cpu, or auto for a GPU where one is usable", word, problem);
-  return {{DeviceKind::kCuda, *index}, describe(*index)};
+  return {{DeviceKind::kCuda, index}, describe(index)};
+}
+
+PlannedDevice device_to_plan(std::string_view word) {
+  if (!kCanPlanForGpus || word == "cpu" || word == "auto") return {choose_device(word).device, ""};
+  const int index = gpu_number(word);
+  return {{DeviceKind::kCuda, index}, problem_of(index)};
 }
 
 }  // namespace deeptitan

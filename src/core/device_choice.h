@@ -25,6 +25,16 @@ bool is_device_word(std::string_view word);
 /// The words, for a message.
 inline constexpr std::string_view kDeviceWords = "cpu, cuda, cuda:N (a GPU by its number) or auto";
 
+/// The device that a word means to a plan, which touches none.
+struct PlannedDevice {
+  Device device;
+  std::string problem;  // why it cannot be used here; empty: it can
+};
+
+/// As choose_device, but in a build with CUDA a GPU that is named and cannot be used here is planned for all the same,
+/// as one of compute capability 9.0.
+PlannedDevice device_to_plan(std::string_view word);
+
 /// Makes a GPU the one that this thread's launches go to. Nothing to do on the CPU.
 void use_device(Device device);
 

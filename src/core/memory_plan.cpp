@@ -32,9 +32,13 @@ std::string MemoryPlan::largest() const {
   return text;
 }
 
-MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas) {
+MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas, Device device) {
   MemoryPlan plan;
   for (const auto& arena : arenas) plan.arenas.push_back({arena->name(), arena->peak()});
+  if (device.kind == DeviceKind::kCuda) {
+    plan.arenas.push_back({"CUDA context (estimate)", kCudaContextBytes});
+    plan.arenas.push_back({"CUDA code and graphs (estimate)", kCudaCodeBytes});
+  }
   std::stable_sort(plan.arenas.begin(), plan.arenas.end(),
                    [](const PlannedArena& a, const PlannedArena& b) { return a.bytes > b.bytes; });
   return plan;
@@ -43,7 +47,7 @@ MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas) {
 int64_t available_memory(Device device) {
   if (device.kind == DeviceKind::kCuda) {
 #ifdef DT_CUDA
-    return cuda::free_bytes(device.index);
+    return cuda::free_bytes(device.index) + kCudaContextBytes;
 #else
     fail_without_cuda("memory", device);
 #endif

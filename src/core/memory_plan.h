@@ -28,10 +28,16 @@ struct MemoryPlan {
   std::string largest() const;
 };
 
-/// The plan that arenas have counted: the peak of each.
-MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas);
+/// What a process takes of a GPU besides its arenas, by estimate (docs/kernels.md, Memory): the context, which is there
+/// as soon as the GPU is looked at, and what comes later: code as it is first used, and captured graphs.
+inline constexpr int64_t kCudaContextBytes = 530'000'000;
+inline constexpr int64_t kCudaCodeBytes = 150'000'000;
 
-/// Bytes of memory that can be taken now: of the host, available_host_memory; of a GPU, what it has free.
+/// The plan that arenas have counted: the peak of each; on a GPU with the estimates beside them.
+MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas, Device device);
+
+/// Bytes of memory that a plan may have now: of the host, available_host_memory; of a GPU, what it has free and the
+/// context that this process has already.
 int64_t available_memory(Device device = {});
 
 }  // namespace deeptitan

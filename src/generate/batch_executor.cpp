@@ -68,7 +68,7 @@ BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& opt
   forward(largest);
   forward_logprobs(largest, options_.batch_tokens);
   ctx_.planning = false;
-  plan_ = plan_of(arenas_);
+  plan_ = plan_of(arenas_, options_.device);
 }
 
 BatchExecutor::~BatchExecutor() = default;

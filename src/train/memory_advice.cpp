@@ -65,7 +65,7 @@ Schedule schedule_of_run(const RunConfig& config, const RankGroups& groups) {
 }
 
 TrainingEngineOptions engine_options(const RunConfig& config, bool native, const RankGroups& groups) {
-  const Device device = choose_device(config.training.device).device;
+  const Device device = device_to_plan(config.training.device).device;
   const bool bf16 = config.training.dtype == TrainingDtype::kBf16 ||
                     (config.training.dtype == TrainingDtype::kAuto && (native || device.kind == DeviceKind::kCuda));
   return {.device = device,

@@ -14,7 +14,7 @@ namespace deeptitan {
 Schedule schedule_of_run(const RunConfig& config, const RankGroups& groups);
 
 /// The engine's options that a run's configuration asks for, of one of the ranks of `groups`. `bfloat16_is_native`
-/// decides training.dtype = "auto".
+/// decides training.dtype = "auto". A GPU need not be here: whoever runs the engine asks choose_device before.
 TrainingEngineOptions engine_options(const RunConfig& config, bool bfloat16_is_native, const RankGroups& groups = {});
 
 /// A change of the configuration that would make a run fit.

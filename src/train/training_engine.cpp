@@ -79,7 +79,7 @@ TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOp
   gradient_shards_.cut_buckets();
   freeze_and_count(config);
   plan_step();
-  plan_ = plan_of(arenas_);
+  plan_ = plan_of(arenas_, options_.device);
   int64_t staging = 0;
   for (const Communicator* group : groups_of_ranks(options_.groups)) staging += group->planned_staging();
   plan_.add("exchange between ranks", staging);

@@ -71,6 +71,26 @@ TEST(PlanCommand, DrawsThePipeline) {
             "deeptitan: --timeline draws a pipeline, and parallelism.pipeline_parallel_degree = 1 makes none\n");
 }
 
+TEST(PlanCommand, PlansForAGpuThatIsNotHere) {
+  const std::vector<std::string> arguments = {"plan", "tiny-v3", "--training.device", "cuda:99"};
+  const Outcome without = run_program(arguments);
+  EXPECT_EQ(without.exit_code, 2);
+#ifdef DT_CUDA
+  EXPECT_TRUE(without.err.starts_with("deeptitan: training.device = cuda:99: ")) << without.err;
+  EXPECT_TRUE(without.err.ends_with("; a plan for one that is not here needs its memory, as in --memory 80GB\n"))
+      << without.err;
+  std::vector<std::string> with_memory = arguments;
+  with_memory.insert(with_memory.end(), {"--memory", "80GB"});
+  const Outcome planned = run_program(with_memory);
+  EXPECT_EQ(planned.exit_code, 0) << planned.err;
+  EXPECT_GT(bytes_of(planned.out, "CUDA context .estimate."), 0) << planned.out;
+  EXPECT_NE(planned.out.find(": planned for a GPU of compute capability 9.0\n"), std::string::npos) << planned.out;
+#else
+  EXPECT_TRUE(without.err.starts_with("deeptitan: device = cuda:99: this build of deeptitan has no CUDA"))
+      << without.err;
+#endif
+}
+
 TEST(PlanCommand, AnswersForTwoThousandRanksAtOnce) {
   const std::string file = std::string(DT_TEST_DATA_DIR) + "/../configs/deepseek_v3.toml";
   const Outcome outcome = run_program({"plan", "--ranks", "2048", file, "--memory", "100TB"});

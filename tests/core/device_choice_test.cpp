@@ -56,6 +56,20 @@ TEST(ChooseDevice, AGpuThatIsNotThereIsAUsageError) {
   }
 }
 
+TEST(DeviceToPlan, IsThatOfARunOrAGpuThatIsNotHere) {
+  EXPECT_EQ(device_to_plan("cpu").device, Device{});
+  EXPECT_EQ(device_to_plan("auto").device, choose_device("auto").device);
+#ifdef DT_CUDA
+  const PlannedDevice far = device_to_plan("cuda:99");
+  EXPECT_EQ(far.device, (Device{DeviceKind::kCuda, 99}));
+  EXPECT_NE(far.problem, "");
+  EXPECT_EQ(device_to_plan("cuda").problem.empty(), has_gpu());
+#else
+  EXPECT_THROW(device_to_plan("cuda"), Error);
+#endif
+  EXPECT_THROW(device_to_plan("cuda:x"), Error);
+}
+
 TEST(CopyTensor, MovesBytesBetweenAnyTwoMemories) {
   std::vector<Device> devices = {{}};
   if (has_gpu()) devices.push_back({DeviceKind::kCuda, 0});

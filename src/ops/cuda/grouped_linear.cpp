@@ -21,7 +21,7 @@ constexpr GroupedGemmStrategy kStrategy = GroupedGemmStrategy::kBf16;
 
 GroupedForm choose(const Tensor& out, const Tensor& x, int64_t outputs, int64_t inputs) {
   if (cuda::plain_kernels_wanted()) return {false, "DEEPTITAN_CUDA_KERNELS = plain"};
-  static const int major = cuda::device_properties(x.device().index).major;
+  static const int major = cuda::capability_major(x.device().index);
   if (major != 9) return {false, "needs compute capability 9.0"};
   if (x.dtype() != DType::kBF16) return {false, "operands are f32"};
   if (out.dtype() != DType::kBF16 && out.rank() == 2) return {false, "the result is f32"};

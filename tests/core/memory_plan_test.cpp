@@ -1,0 +1,34 @@
+#include "core/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+namespace deeptitan {
+namespace {
+
+std::vector<std::unique_ptr<Arena>> arenas_on(Device device) {
+  std::vector<std::unique_ptr<Arena>> arenas;
+  for (const int64_t elements : {1000, 300'000'000}) {
+    arenas.push_back(std::make_unique<Arena>("of " + std::to_string(elements), device));
+    arenas.back()->take(DType::kF32, {elements});
+  }
+  return arenas;
+}
+
+TEST(MemoryPlan, CountsArenasTheLargestFirst) {
+  const MemoryPlan plan = plan_of(arenas_on({}), {});
+  ASSERT_EQ(plan.arenas.size(), 2u);
+  EXPECT_EQ(plan.arenas[0].name, "of 300000000");
+  EXPECT_NEAR(static_cast<double>(plan.total()), 4.0 * 300'001'000, 128);
+}
+
+TEST(MemoryPlan, OnAGpuTheContextAndItsCodeCountToo) {
+  const Device gpu{DeviceKind::kCuda, 0};
+  const MemoryPlan plan = plan_of(arenas_on(gpu), gpu);
+  ASSERT_EQ(plan.arenas.size(), 4u);
+  EXPECT_EQ(plan.arenas[1].name, "CUDA context (estimate)");
+  EXPECT_EQ(plan.arenas[2].name, "CUDA code and graphs (estimate)");
+  EXPECT_EQ(plan.total(), plan.arenas[0].bytes + plan.arenas[3].bytes + kCudaContextBytes + kCudaCodeBytes);
+}
+
+}  // namespace
+}  // namespace deeptitan

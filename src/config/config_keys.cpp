@@ -181,7 +181,7 @@ const ConfigKey<RunConfig> kKeys[] = {
      "and with blocking, they wait. The bytes are the same."},
 
     {"activation_checkpoint.mode", DT_MEMBER(choice(c.activation_checkpoint.mode, kActivationCheckpointNames)), "",
-     kAny, kFixed,
+     kAny, kMayDiffer,
      "What backward computes again to save memory, with the same bits: none; cheap = norms, SwiGLU and the rows in the "
      "order of their experts, but no product; layer = the inside of each decoder layer."},
 

@@ -109,6 +109,17 @@ TEST(CheckResumable, StepsAndLearningRateMayChangeNothingElse) {
                      "change; use the saved values, or start a new run in another job.dump_folder");
 }
 
+TEST(CheckResumable, WhatMemoryIsTakenForMayChange) {
+  const RunConfig saved = smallest();
+  RunConfig current = saved;
+  current.activation_checkpoint.mode = ActivationCheckpointMode::kCheap;
+  current.optimizer.moments_dtype = MomentsDtype::kBf16;
+  const std::vector<ConfigDifference> changed = check_resumable(saved, current);
+  ASSERT_EQ(changed.size(), 2u);
+  EXPECT_EQ(changed[0].key + " " + changed[0].after, "optimizer.moments_dtype \"bf16\"");
+  EXPECT_EQ(changed[1].key + " " + changed[1].after, "activation_checkpoint.mode \"cheap\"");
+}
+
 TEST(CheckResumable, AMicrobatchMayChangeWhereTheStepStays) {
   RunConfig saved = smallest();
   saved.training.local_batch_size = 4;

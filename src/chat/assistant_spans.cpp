@@ -136,7 +136,8 @@ RenderedTurns ChatTemplate::render_turns(const std::vector<ChatMessage>& message
   check_options(options);
   std::vector<SourceText> sources;
   std::vector<jinja::Value> values;
-  for (size_t i = 0; i < messages.size(); ++i) values.push_back(traced(message_value(messages[i]), i, "", sources));
+  for (size_t i = 0; i < messages.size(); ++i)
+    values.push_back(traced(value_of(message_value(messages[i])), i, "", sources));
   const jinja::TracedText whole = render_values(values, options, false);
   const std::string_view text = whole.bytes();
   const std::vector<Place> places = places_of(whole, sources, messages.size());

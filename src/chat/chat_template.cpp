@@ -78,8 +78,39 @@ jinja::Dict special_tokens_of(const jinja::Dict& config) {
 
 ChatTemplate ChatTemplate::make(std::string_view source, std::string name, const std::string& tokenizer_config_json,
                                 std::string_view config_name) {
-  return {jinja::Template(source, std::move(name)),
-          special_tokens_of(parse_config(tokenizer_config_json, config_name))};
+  ChatTemplate made(jinja::Template(source, std::move(name)),
+                    special_tokens_of(parse_config(tokenizer_config_json, config_name)));
+  made.takes_parts_ = made.takes_parts();
+  return made;
+}
+
+// Tried with a question of each kind: whoever cannot read parts fails on them, leaves them out, or shows their Python.
+bool ChatTemplate::takes_parts() const {
+  constexpr std::string_view kWord = "deeptitan";
+  const auto shows = [&](const jinja::Value& content) {
+    jinja::Dict message;
+    message.set("role", "user");
+    message.set("content", content);
+    try {
+      const std::string text = render_values({jinja::Value::dict(std::move(message))}, {}, false).bytes();
+      return text.find(kWord) != std::string::npos && text.find("{'type'") == std::string::npos;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+  jinja::Dict part;
+  part.set("type", "text");
+  part.set("text", kWord);
+  return shows(jinja::Value::list({jinja::Value::dict(std::move(part))})) || !shows(kWord);
+}
+
+jinja::Value ChatTemplate::value_of(const jinja::Value& message) const {
+  const jinja::Dict* dict = message.as_dict();
+  const jinja::Value* content = dict == nullptr ? nullptr : dict->find("content");
+  if (takes_parts_ || content == nullptr || content->is_string() || content->as_sequence() == nullptr) return message;
+  jinja::Dict readable = *dict;
+  readable.set("content", text_of_content(*content));
+  return jinja::Value::dict(std::move(readable));
 }
 
 ChatTemplate ChatTemplate::load(const fs::path& directory, const fs::path& file, const std::string& name) {
@@ -155,14 +186,16 @@ std::string ChatTemplate::render(const std::vector<ChatMessage>& messages, const
   check_options(options);
   std::vector<jinja::Value> values;
   values.reserve(messages.size());
-  for (const ChatMessage& message : messages) values.push_back(message_value(message));
+  for (const ChatMessage& message : messages) values.push_back(value_of(message_value(message)));
   return render_values(std::move(values), options, options.add_generation_prompt).bytes();
 }
 
 std::string ChatTemplate::render_messages(const jinja::Value& messages, const ChatRenderOptions& options) const {
   DT_CHECK_USAGE(messages.as_sequence() != nullptr, "expected a list of messages, not a {}", messages.type_name());
   check_options(options);
-  return render_values(messages.as_sequence()->items, options, options.add_generation_prompt).bytes();
+  std::vector<jinja::Value> values;
+  for (const jinja::Value& message : messages.as_sequence()->items) values.push_back(value_of(message));
+  return render_values(std::move(values), options, options.add_generation_prompt).bytes();
 }
 
 void ChatTemplate::check_options(const ChatRenderOptions& options) const {

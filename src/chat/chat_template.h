@@ -51,8 +51,8 @@ struct EncodedTurns {
 
 /// A model's chat template: the Jinja program that turns messages into the text the model was trained on, with the
 /// variables that Hugging Face transformers gives it (messages, add_generation_prompt, tools and documents as none, and
-/// the special tokens that tokenizer_config.json names: bos_token, eos_token, ...). Const functions may be called from
-/// several threads at once.
+/// the special tokens that tokenizer_config.json names: bos_token, eos_token, ...). A template that joins contents as
+/// texts is given the text of a content of parts. Const functions may be called from several threads at once.
 class ChatTemplate {
  public:
   /// Reads the template of a Hugging Face directory. The first of these counts: `file`, if one is given; for the name
@@ -100,11 +100,15 @@ class ChatTemplate {
       : template_(std::move(parsed)), special_tokens_(std::move(special_tokens)) {}
   static ChatTemplate make(std::string_view source, std::string name, const std::string& tokenizer_config_json,
                            std::string_view config_name);
+  // The message as the template can read it: a content of parts is given as one text where it takes no parts.
+  jinja::Value value_of(const jinja::Value& message) const;
+  bool takes_parts() const;
   jinja::TracedText render_values(std::vector<jinja::Value> messages, const ChatRenderOptions& options,
                                   bool add_generation_prompt) const;
 
   jinja::Template template_;
   jinja::Dict special_tokens_;
+  bool takes_parts_ = true;
 };
 
 /// The tokens of a rendered conversation, with exactly one bos before it where the tokenizer adds one to texts, whether

@@ -78,6 +78,23 @@ ChatMessage message_from_value(const jinja::Value& value, const std::string& whe
   return message;
 }
 
+std::string text_of_content(const jinja::Value& content) {
+  if (content.is_string()) return content.as_string();
+  const jinja::Sequence* parts = content.as_sequence();
+  std::string text;
+  for (const jinja::Value& part : parts == nullptr ? std::vector<jinja::Value>() : parts->items) {
+    const jinja::Value* of_part = part.as_dict() == nullptr ? &part : part.as_dict()->find("text");
+    if (of_part == nullptr || !of_part->is_string()) continue;
+    text += (text.empty() ? "" : "\n") + of_part->as_string();
+  }
+  return text;
+}
+
+std::string text_of(const ChatMessage& message) {
+  const jinja::Value* content = message.fields.find("content");
+  return content == nullptr ? message.content : text_of_content(*content);
+}
+
 jinja::Value message_value(const ChatMessage& message) {
   jinja::Dict dict;
   dict.set("role", message.role);

@@ -25,6 +25,12 @@ struct Conversation {
   jinja::Dict variables = {};
 };
 
+/// The text of a message: its content, or the parts of it, one a line.
+std::string text_of(const ChatMessage& message);
+
+/// The same for a content: a text, a list of parts, or none.
+std::string text_of_content(const jinja::Value& content);
+
 /// The message that a template is given: a dict of role, content and the further fields.
 jinja::Value message_value(const ChatMessage& message);
 

@@ -151,6 +151,12 @@ std::vector<ChatMessage> messages_of(const Json& object, std::string_view field,
                    "give conversations, or name the list to learn with messages_field",
                    where, key);
   }
+  // An answer that is marked as bad would be learnt like a good one.
+  const auto label = object.find("label");
+  DT_CHECK_USAGE(label == object.end() || !label->is_boolean() || !object.contains("completion"),
+                 "{}: 'label' says whether an answer is wanted, for learning a preference, which there is no training "
+                 "for; keep the lines with true and remove their label",
+                 where);
   if (field == "messages" && object.contains("conversations")) {
     std::vector<ChatMessage> messages = parse_messages(object["conversations"], "conversations", where);
     const std::string system = text_or_none(object, "system", where);
@@ -164,8 +170,10 @@ std::vector<ChatMessage> messages_of(const Json& object, std::string_view field,
     return from_prompt_and_completion(object, where);
   }
   const std::vector<std::string> names = keys_of(object);
-  fail_usage("{}: no field '{}'{} (fields: {}); set messages_field of the source to the one that holds the messages",
-             where, field, did_you_mean(field, names), fmt::join(names, ", "));
+  fail_usage(
+      "{}: no field '{}'{} (fields: {}); expected a list of messages, which messages_field of the source names, or "
+      "conversations, instruction and output, or prompt and completion",
+      where, field, did_you_mean(field, names), fmt::join(names, ", "));
 }
 
 }  // namespace

@@ -59,6 +59,33 @@ TEST(ChatTemplate, FurtherVariablesAndMessagesOfAnyShapeReachTheTemplate) {
   EXPECT_EQ(ChatTemplate::from_texts("{{ messages[0].id }}", "").render_messages(messages), "7");
 }
 
+// A template that joins contents as texts gets the text of a content of parts; one that looks at parts gets the parts.
+TEST(ChatTemplate, PartsAreATextWhereTheTemplateTakesNone) {
+  const jinja::Value parts = jinja::value_from_json(
+      R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+          {"role": "assistant", "content": [{"type": "text", "text": "c"}]}])",
+      "x");
+  const std::vector<ChatMessage> messages = messages_from_value(parts, "x");
+  EXPECT_EQ(text_of(messages[0]), "a\nb");
+  const std::vector<ChatMessage> texts = {{"user", "a\nb"}, {"assistant", "c"}};
+  const std::string config = R"({"bos_token": "<s>", "eos_token": "</s>"})";
+  for (const char* name : {"deepseek_v2", "deepseek_v2_5", "deepseek_v3", "deepseek_v3_1", "deepseek_r1"}) {
+    const ChatTemplate joins = ChatTemplate::from_texts(template_text(name), config);
+    EXPECT_EQ(joins.render(messages), joins.render(texts)) << name;
+    EXPECT_EQ(joins.render_messages(parts), joins.render(texts)) << name;
+    const RenderedTurns turns = joins.render_turns(messages);
+    EXPECT_EQ(turns.text, joins.render_turns(texts).text) << name;
+    EXPECT_EQ(turns.assistant.size(), 1u) << name;
+  }
+  const ChatTemplate prints = ChatTemplate::from_texts("{% for m in messages %}{{ m.content }};{% endfor %}", "");
+  EXPECT_EQ(prints.render(messages), "a\nb;c;");
+  const ChatTemplate looks = ChatTemplate::from_texts(
+      "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+      "[{{ p.text }}]{% endfor %}{% endif %}{% endfor %}",
+      "");
+  EXPECT_EQ(looks.render(messages), "[a][b][c]");
+}
+
 TEST(ChatTemplate, ReadsADirectoryInTheOrderThatTransformersDoes) {
   const TemporaryFolder directory;
   const fs::path& path = directory.path();

@@ -31,10 +31,12 @@ TEST(ChatLine, RolesAndContentsInOrder) {
 TEST(ChatLine, TheFieldIsTheOneNamed) {
   const std::string line = R"({"conversation": [{"role": "assistant", "content": "a"}], "source": "x"})";
   EXPECT_EQ(parse_chat_line(line, "conversation", "a:1").messages.size(), 1u);
-  expect_refused(line,
-                 "no field 'conversations'; did you mean 'conversation'? (fields: conversation, source); set "
-                 "messages_field of the source to the one that holds the messages",
-                 "conversations");
+  expect_refused(
+      line,
+      "no field 'conversations'; did you mean 'conversation'? (fields: conversation, source); expected a list of "
+      "messages, which messages_field of the source names, or conversations, instruction and output, or "
+      "prompt and completion",
+      "conversations");
 }
 
 TEST(ChatLine, WhatIsNoConversationIsNamed) {
@@ -127,6 +129,9 @@ TEST(ChatLine, OtherShapesAreKnownByTheirKeys) {
   expect_refused(R"({"prompt": "a", "chosen": "b", "rejected": "c"})",
                  "'chosen' belongs to pairs of answers for learning a preference, which there is no training for; give "
                  "conversations, or name the list to learn with messages_field");
+  expect_refused(R"({"prompt": "a", "completion": "b", "label": false})",
+                 "'label' says whether an answer is wanted, for learning a preference, which there is no training for; "
+                 "keep the lines with true and remove their label");
   expect_refused(R"({"messages": [{"role": "assistant", "content": "a"}], "tools": 3})",
                  "'tools' is a number; expected a list of tools");
   expect_refused(R"({"messages": [{"role": "assistant", "content": "a"}], "chat_template_kwargs": [1]})",

@@ -18,7 +18,8 @@ class RankSession {
   /// Ranks behind the first print nothing from here on but their errors, and those that may run on the same cores of a
   /// host share them out.
   explicit RankSession(int64_t ranks, const Options& options = {.start_here = false, .threads_given = false});
-  /// Ends with all ranks, which come within `deadline` seconds. Where something is thrown, end_all_ranks takes its place.
+  /// Ends with all ranks, which come within `deadline` seconds. Where something is thrown, end_all_ranks takes its
+  /// place.
   void finish(double deadline);
   /// See HostRanks; a launcher ends its ranks itself.
   void let_others_speak();

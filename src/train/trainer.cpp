@@ -395,8 +395,12 @@ void Trainer::train_steps() {
     const bool waits = validates || samples || saves || stops;
     while (std::optional<StepResult> result = waits ? engine_->remaining_report() : engine_->due_report()) {
       StepMetrics metrics = metrics_of(std::move(*result));
-      if (validates && metrics.step == step)
-        validate(data_.validation, config_.training.local_batch_size, ranks_, *engine_, metrics);
+      if (validates && metrics.step == step) {
+        const auto end_saving = [&] {
+          if (saver_) saver_->wait();
+        };
+        validate(data_.validation, config_.training.local_batch_size, ranks_, *engine_, metrics, end_saving);
+      }
       mean_seconds =
           mean_seconds == 0 ? monotonic_seconds() - start : 0.95 * mean_seconds + 0.05 * (monotonic_seconds() - start);
       const bool logged = metrics.step == config_.training.steps || metrics.validation || metrics.skipped ||

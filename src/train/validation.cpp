@@ -40,7 +40,7 @@ PackedBatch without_targets(PackedBatch batch) {
 }  // namespace
 
 void validate(std::vector<ValidationBatches>& sources, int64_t sequences, const RunRanks& ranks, TrainingEngine& engine,
-              StepMetrics& metrics) {
+              StepMetrics& metrics, const std::function<void()>& before_stop) {
   PackedBatch mine, other;
   ValidationMetrics all{.name = "all"};
   double loss_sum = 0;
@@ -67,6 +67,7 @@ void validate(std::vector<ValidationBatches>& sources, int64_t sequences, const 
       if (round == 0) continue;
       source_loss = engine.evaluate(mine, source_loss);
       if (!std::isfinite(source_loss)) {
+        before_stop();
         stop_not_finite(batches.name(), mine, ranks, engine, metrics.step, source_loss);
       }
     }

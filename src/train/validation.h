@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "data/validation_batches.h"
@@ -11,8 +12,9 @@
 namespace deeptitan {
 
 /// The loss of every source's held-out text, and of all together, into `metrics`; nothing where no text is held out.
-/// The ranks call it together, and each takes its part of every round of batches of `sequences` sequences.
+/// The ranks call it together, and each takes its part of every round of batches of `sequences` sequences. A loss that
+/// is not finite throws Error on all of them, after `before_stop`, which may exchange something.
 void validate(std::vector<ValidationBatches>& sources, int64_t sequences, const RunRanks& ranks, TrainingEngine& engine,
-              StepMetrics& metrics);
+              StepMetrics& metrics, const std::function<void()>& before_stop);
 
 }  // namespace deeptitan

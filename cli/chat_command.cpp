@@ -211,7 +211,7 @@ void add_chat_command(CLI::App& app) {
       "TOKENS", 0);
   whole_number(command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens of one answer")
                    ->capture_default_str(),
-               "TOKENS", 0);
+               "TOKENS", 1);
   add_dtype_option(*command, arguments->dtype);
   add_device_option(*command, arguments->device);
   add_template_options(*command, arguments->chat_variables);

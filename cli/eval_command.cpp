@@ -159,12 +159,35 @@ void print_row(const std::string& name, const Total& total) {
                          total.bits_per_byte(), name));
 }
 
+// Of several texts, those with nothing to predict: a file of a directory that is empty, say.
+void leave_out_empty(std::vector<NamedTexts>& texts) {
+  const auto is_empty = [](const std::vector<int32_t>& ids) { return ids.size() < 2; };
+  size_t left_out = 0, kept = 0;
+  std::string first;
+  for (const NamedTexts& text : texts) {
+    for (const std::vector<int32_t>& ids : text.documents) {
+      kept += is_empty(ids) ? 0 : 1;
+      if (is_empty(ids) && ++left_out == 1) first = text.name;
+    }
+  }
+  if (left_out == 0 || kept == 0) return;
+  for (NamedTexts& text : texts) std::erase_if(text.documents, is_empty);
+  std::erase_if(texts, [](const NamedTexts& text) { return text.documents.empty(); });
+  log_warning(fmt::format("{} of {} texts have nothing to predict and are left out, the first in {}", left_out,
+                          left_out + kept, first));
+}
+
 void score_texts(const EvalArguments& arguments, const ModelFiles& files, const DeviceChoice& device,
                  InferenceOptions options, int64_t longest, std::vector<NamedTexts> texts) {
-  int64_t needed = 1;
   for (NamedTexts& text : texts) {
     for (std::vector<int32_t>& ids : text.documents) {
       if (arguments.prefix_token) add_prefix_token(files.tokenizer, ids);
+    }
+  }
+  leave_out_empty(texts);
+  int64_t needed = 1;
+  for (const NamedTexts& text : texts) {
+    for (const std::vector<int32_t>& ids : text.documents) {
       const auto count = static_cast<int64_t>(ids.size());
       DT_CHECK_USAGE(count >= 2, "{}: a text of {} tokens has nothing to predict; expected at least 2",
                      text.name == "-" ? "standard input" : text.name, count);

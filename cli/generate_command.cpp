@@ -282,7 +282,7 @@ void add_generate_command(CLI::App& app) {
   add_template_options(*command, arguments->chat_variables, "Of a conversation: ");
   whole_number(command->add_option("--max-new-tokens", arguments->max_new_tokens, "Most tokens to generate")
                    ->capture_default_str(),
-               "TOKENS", 0);
+               "TOKENS", 1);
   command
       ->add_option("--stop", arguments->stop,
                    "Text that ends the answer, and is not printed; may hold \\n, \\t, \\\\, \\xHH, \\uHHHH and the "

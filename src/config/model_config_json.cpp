@@ -331,7 +331,10 @@ ModelConfig load_model_config(const std::filesystem::path& path) {
   std::error_code error;
   const std::filesystem::path file = std::filesystem::is_directory(path, error) ? path / "config.json" : path;
   DT_CHECK_USAGE(std::filesystem::exists(file, error),
-                 "cannot read {}: expected a Hugging Face config.json, or a directory that holds one", file.string());
+                 "cannot read {}: expected a Hugging Face config.json, or a directory that holds one{}", file.string(),
+                 std::filesystem::exists(path / "model" / "config.json", error)
+                     ? fmt::format("; the run's model is {}", (path / "model").lexically_normal().string())
+                     : "");
   DT_CHECK_USAGE(!file.native().ends_with(".safetensors"),
                  "{} holds weights; expected the model's directory, or its config.json", file.string());
   for (const std::string_view ending : {".gguf", ".ggml", ".bin", ".pt", ".pth", ".ckpt", ".onnx"}) {

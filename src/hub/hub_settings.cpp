@@ -96,6 +96,13 @@ std::string repository_of(std::string_view model) {
   for (const KnownModel& known : kKnownModels) {
     if (model == known.short_name) return known.repository;
   }
+  // As a browser shows it.
+  for (const std::string_view site : {"https://huggingface.co/", "https://hf.co/", "huggingface.co/"}) {
+    if (!model.starts_with(site)) continue;
+    const std::string_view path = model.substr(site.size());
+    const size_t owner = std::min(path.find('/'), path.size());
+    return repository_of(path.substr(0, path.find('/', std::min(owner + 1, path.size()))));
+  }
   const size_t slash = model.find('/');
   if (slash != model.npos && is_repository_part(model.substr(0, slash)) &&
       is_repository_part(model.substr(slash + 1))) {

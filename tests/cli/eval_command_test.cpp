@@ -52,6 +52,19 @@ TEST_F(EvalCommand, SeveralTextsGiveARowEachAndOneOfAll) {
   EXPECT_NE(table.out.find("  all\n"), std::string::npos) << table.out;
 }
 
+TEST_F(EvalCommand, WhatHasNothingToPredictIsLeftOutBesideOthers) {
+  const std::string full = write("some/full.txt", "And the king saw the river.");
+  const std::string empty = write("some/empty.txt", "");
+  const std::string folder = std::filesystem::path(full).parent_path().string();
+  const Outcome outcome = run_on_model("eval", {"--text", folder}, "");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err.find("warning: 1 of 2 texts have nothing to predict and are left out, the first in " + empty),
+            0u)
+      << outcome.err;
+  EXPECT_EQ(outcome.out, run_on_model("eval", {"--text", full}, "").out);
+  EXPECT_EQ(run_on_model("eval", {"--text", empty}, "").exit_code, 2);
+}
+
 TEST_F(EvalCommand, PairsMayShareContextsAndBeTokenIds) {
   const std::vector<Json> ids = lines(eval({"--requests", "-"},
                                            "{\"encode\": \"And the king\"}\n{\"encode\": \" saw\", "

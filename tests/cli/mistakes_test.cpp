@@ -24,7 +24,7 @@ using testing::run_program;
 using Words = std::vector<std::string>;
 
 struct HelpOption {
-  std::string name;  // "--context", or a positional's, such as CONFIG
+  std::string name;   // "--context", or a positional's, such as CONFIG
   std::string takes;  // "TOKENS"; empty for a flag
 
   bool positional() const { return !name.starts_with("-"); }
@@ -84,7 +84,8 @@ class Mistakes : public testing::TrainedModelTest {
     write("messages.json", R"([{"role": "user", "content": "a"}])");
     std::string chats;
     for (int i = 0; i < 400; ++i) {
-      chats += R"({"messages": [{"role": "user", "content": "Who came?"}, {"role": "assistant", "content": "the king"}]})";
+      chats +=
+          R"({"messages": [{"role": "user", "content": "Who came?"}, {"role": "assistant", "content": "the king"}]})";
       chats += "\n";
     }
     write("chats.jsonl", chats);
@@ -92,11 +93,15 @@ class Mistakes : public testing::TrainedModelTest {
     std::filesystem::create_symlink("loop", sample_->run("bad/loop"));  // nothing opens it
     std::filesystem::create_directories(sample_->run("new"));
     write("template.jinja",
-          "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif "
+          "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token "
+          "}}{% endif "
           "%}{% endfor %}");
     write("tools.json", "[]");
     write("bad/empty", "");
-    write("bad/binary", std::string("\x7f" "ELF\x02\x01\0\xff\xfe\x00\x80\xc3(", 14) + std::string(64, '\xff'));
+    write("bad/binary", std::string("\x7f"
+                                    "ELF\x02\x01\0\xff\xfe\x00\x80\xc3(",
+                                    14) +
+                            std::string(64, '\xff'));
   }
 
   static std::string at(const std::string& name) { return sample_->run(name).string(); }
@@ -113,7 +118,9 @@ class Mistakes : public testing::TrainedModelTest {
             {"init pretrain", {{"DATA", text}, {"--out", at("new/init.toml")}}},
             {"init finetune", {{"DATA", text}, {"--model", model()}, {"--out", at("new/init.toml")}}},
             {"init chat",
-             {{"DATA", at("chats.jsonl")}, {"--model", model()}, {"--chat-template", at("template.jinja")},
+             {{"DATA", at("chats.jsonl")},
+              {"--model", model()},
+              {"--chat-template", at("template.jinja")},
               {"--out", at("new/init.toml")}}},
             {"generate", {{"--model", model()}, {"--prompt", "And"}, {"--max-new-tokens", "1"}}},
             {"chat", {{"--model", model()}, {"--chat-template", at("template.jinja")}}},
@@ -186,12 +193,13 @@ class Mistakes : public testing::TrainedModelTest {
       return outcome.err.find(name) != std::string::npos;
     });
     EXPECT_TRUE(named) << "none of " << joined(names) << " is named: " << what;
-    for (const char* foreign : {"filesystem error", "json.exception", "std::", "basic_string", "vector::", "stoi",
-                                "please report"}) {
+    for (const char* foreign :
+         {"filesystem error", "json.exception", "std::", "basic_string", "vector::", "stoi", "please report"}) {
       EXPECT_EQ(outcome.err.find(foreign), std::string::npos) << what;
     }
     static const std::regex kAdvice(
-        "expected|cannot|does not|is missing|no such|holds|is empty|not valid|damaged|there is no|is not a|has neither|give "
+        "expected|cannot|does not|is missing|no such|holds|is empty|not valid|damaged|there is no|is not a|has "
+        "neither|give "
         "|needs |set |save it");
     EXPECT_TRUE(std::regex_search(outcome.err, kAdvice)) << what;
   }
@@ -231,10 +239,10 @@ TEST_F(Mistakes, AFlagWithAValueIsNamed) {
 }
 
 TEST_F(Mistakes, AValueOfTheWrongKindIsNamed) {
-  static const std::set<std::string> kNumbers = {"TOKENS", "STEPS", "STEP",    "THREADS", "RANKS", "TIMES",
+  static const std::set<std::string> kNumbers = {"TOKENS", "STEPS",  "STEP",    "THREADS", "RANKS", "TIMES",
                                                  "FILES",  "NUMBER", "ANSWERS", "TEXTS",   "BYTES", "ID"};
-  static const std::set<std::string> kOther = {"TEXT", "FILE", "DIR", "MODEL", "PATH", "FILE|DIR", "FILE|MODEL", "PATTERN",
-                                               "NAME"};
+  static const std::set<std::string> kOther = {"TEXT",     "FILE",       "DIR",     "MODEL", "PATH",
+                                               "FILE|DIR", "FILE|MODEL", "PATTERN", "NAME"};
   for (const Words& command : commands_below({})) {
     for (const HelpOption& option : options_of(command)) {
       Words values;
@@ -266,7 +274,7 @@ TEST_F(Mistakes, AValueOfTheWrongKindIsNamed) {
 TEST_F(Mistakes, APathThatCannotBeReadIsNamed) {
   static const std::set<std::string> kWritten = {"--out", "OUT", "--profile", "--timeline", "--dir"};
   // Nothing is read, or what is no UTF-8 with a warning.
-  static const std::set<std::string> kMeant = {"generate --prompt-file empty", "generate --prompt-file binary",
+  static const std::set<std::string> kMeant = {"generate --prompt-file empty",  "generate --prompt-file binary",
                                                "tokenizer encode --file empty", "tokenizer encode --file binary",
                                                "tokenizer decode --file empty", "eval --requests empty"};
   for (const Words& command : commands_below({})) {
@@ -317,19 +325,21 @@ TEST_F(Mistakes, ABrokenLineIsNamedByItsNumber) {
       {{"generate", "--model", model(), "--max-new-tokens", "1", "--input"}, R"({"prompt": "And"})"},
       {{"tokenizer", "decode", "--model", model(), "--file"}, "[5, 6]"},
       {{"init", "pretrain", "--out", at("new/lines.toml")}, R"({"text": "And the king"})"},
-      {{"init", "chat", "--out", at("new/lines.toml"), "--model", model(), "--chat-template", at("template.jinja")}, chat},
-      {{"train", at("run.toml"), "--job.dump_folder", at("new/lines"), "--data.sources"}, R"({"text": "And the king"})"},
+      {{"init", "chat", "--out", at("new/lines.toml"), "--model", model(), "--chat-template", at("template.jinja")},
+       chat},
+      {{"train", at("run.toml"), "--job.dump_folder", at("new/lines"), "--data.sources"},
+       R"({"text": "And the king"})"},
       {{"train", at("run.toml"), "--job.dump_folder", at("new/lines"), "--model.chat_template", at("template.jinja"),
         "--data.sources"},
        chat}};
   for (const Format& format : formats) {
-    for (const std::string broken : {"{\"text\": ", "nonsense", "3", "{}", "{\"text\": \"a\", \"text\": \"b\"}", "{\"a\": 1} x",
-                                     "[\"a\"", "null", "\"\xff\""}) {
+    for (const std::string broken : {"{\"text\": ", "nonsense", "3", "{}", "{\"text\": \"a\", \"text\": \"b\"}",
+                                     "{\"a\": 1} x", "[\"a\"", "null", "\"\xff\""}) {
       // A text by itself is a document.
       if (broken.front() == '"' && format.whole.find("And the king") != std::string::npos) continue;
       const std::string blank = format.command[1] == "decode" ? "[]" : "";
-      const std::string path = write("lines.jsonl", format.whole + "\n" + blank + "\n" + format.whole + "\r\n" + broken +
-                                                        "\n" + format.whole + "\n");
+      const std::string path = write("lines.jsonl", format.whole + "\n" + blank + "\n" + format.whole + "\r\n" +
+                                                        broken + "\n" + format.whole + "\n");
       Words words = format.command;
       if (words.back() == "--data.sources") {
         const bool is_chat = format.whole == chat;

@@ -176,6 +176,16 @@ TEST(Usage, OptionsOfOtherProgramsAreAnsweredByThoseHere) {
                          "config.json and safetensors, such as deeptitan download fetches");
 }
 
+// A run's folder is not yet its model.
+TEST(Usage, AFolderOfARunNamesItsModel) {
+  const TemporaryFolder folder;
+  folder.write("run/model/config.json", "{}");
+  const std::string run = folder.path() / "run";
+  expect_usage_error({"generate", "--model", run, "--prompt", "a"},
+                     "cannot read " + run + "/config.json: expected a Hugging Face config.json, or a directory that " +
+                         "holds one; the run's model is " + run + "/model");
+}
+
 TEST(Usage, EverySpellingOfADtypeIsRead) {
   for (const char* word : {"fp32", "f32", "float32", "bf16", "bfloat16"}) {
     const Outcome outcome = run_program({"convert", "/no/model", "/no/out", "--dtype", word});

@@ -37,7 +37,8 @@ Values wrong_values(const ConfigMember& member, const NumberRange& range) {
   return values;
 }
 
-void expect_refused(const std::string& text, const std::string& beginning, const std::vector<ConfigOverride>& changes = {}) {
+void expect_refused(const std::string& text, const std::string& beginning,
+                    const std::vector<ConfigOverride>& changes = {}) {
   const std::string message = message_of([&] { parse_run_config(text, "run.toml", changes); });
   EXPECT_TRUE(message.starts_with(beginning)) << text << "\n" << message;
   EXPECT_NE(message.find("expected "), std::string::npos) << text << "\n" << message;
@@ -76,13 +77,18 @@ TEST(KeyMistakes, EveryFieldOfConfigJsonIsNamedWithWhatItTakes) {
     const auto good = nlohmann::ordered_json::parse(to_json(named_model_config(shape), "float32"));
     for (const auto& [name, value] : good.items()) {
       // What transformers alone reads.
-      if (name == "architectures" || name == "use_cache" || name == "torch_dtype" || name == "dtype" || name == "transformers_version") continue;
-      for (const char* wrong : {"\"perhaps\"", "[1, \"a\"]", "{\"a\": 1}", "-3", "1e300", "NaN", "1.5", "99999999999999999999"}) {
+      if (name == "architectures" || name == "use_cache" || name == "torch_dtype" || name == "dtype" ||
+          name == "transformers_version")
+        continue;
+      for (const char* wrong :
+           {"\"perhaps\"", "[1, \"a\"]", "{\"a\": 1}", "-3", "1e300", "NaN", "1.5", "99999999999999999999"}) {
         const std::string number = wrong;
-        if (value.is_number_float() && (number == "1.5" || number.starts_with("1e") || number.starts_with("9"))) continue;
+        if (value.is_number_float() && (number == "1.5" || number.starts_with("1e") || number.starts_with("9")))
+          continue;
         std::string text = "{";
         for (const auto& [field, usual] : good.items()) {
-          text += fmt::format("{}\"{}\": {}", text.size() == 1 ? "" : ", ", field, field == name ? wrong : usual.dump());
+          text +=
+              fmt::format("{}\"{}\": {}", text.size() == 1 ? "" : ", ", field, field == name ? wrong : usual.dump());
         }
         const std::string message = message_of([&] { parse_model_config(text + "}", "config.json"); });
         if (message == "no error") {

@@ -52,6 +52,11 @@ TEST(RepositoryOf, ShortNamesAndFullNames) {
   EXPECT_EQ(repository_of("v2-lite-chat"), "deepseek-ai/DeepSeek-V2-Lite-Chat");
   EXPECT_EQ(repository_of("v3-0324"), "deepseek-ai/DeepSeek-V3-0324");
   EXPECT_EQ(repository_of("moonshotai/Moonlight-16B-A3B"), "moonshotai/Moonlight-16B-A3B");
+  for (const std::string address :
+       {"https://huggingface.co/moonshotai/Moonlight-16B-A3B", "https://hf.co/moonshotai/Moonlight-16B-A3B/",
+        "huggingface.co/moonshotai/Moonlight-16B-A3B/tree/main"}) {
+    EXPECT_EQ(repository_of(address), "moonshotai/Moonlight-16B-A3B") << address;
+  }
   EXPECT_EQ(message_of([] { repository_of("v4"); }),
             "unknown model 'v4' (models: v2-lite-chat, v2-lite, v2, v3, v3-0324, moonlight, moonlight-chat, kimi-k2, "
             "gigachat3-10b; or OWNER/NAME on "

@@ -27,13 +27,13 @@ void print_nothing() {
 }
 
 // A launcher may have bound each rank to cores of its own; a container has bound all of them to the same.
-void share_cores(Transport& world) {
+void share_cores(Transport& world, bool threads_given) {
   constexpr int kCoresChannel = 65;  // behind those of HostGroups
   std::vector<int> all(world.size());
   std::iota(all.begin(), all.end(), 0);
   HostCommunicator ranks(world, "world", std::move(all), kCoresChannel);
   const int threads = threads_of_rank(gather_texts(ranks, host_and_cores()), world.rank(), omp_get_num_procs());
-  if (std::getenv("OMP_NUM_THREADS") == nullptr) omp_set_num_threads(threads);
+  if (!threads_given && std::getenv("OMP_NUM_THREADS") == nullptr) omp_set_num_threads(threads);
 }
 
 }  // namespace
@@ -46,7 +46,7 @@ RankSession::RankSession(int64_t ranks, const Options& options) {
   if (launch) world_.emplace(*launch);
   if (!launch && options.start_here && ranks > 1) host_.emplace(static_cast<int>(ranks));
   if (transport() == nullptr) return;
-  if (!options.threads_given) share_cores(*transport());
+  share_cores(*transport(), options.threads_given);
   if (transport()->rank() > 0) print_nothing();
 }
 

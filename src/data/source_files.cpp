@@ -271,6 +271,7 @@ JsonMember list_in_object(const TextSource& source, const fs::path& path, std::s
   if (lists.empty() || is_document(source, parse(bytes))) return {};
   if (lists.size() == 1) return lists.front();
   std::vector<std::string_view> names;
+  names.reserve(lists.size());
   for (const JsonMember& list : lists) names.push_back(list.name);
   fail_usage(
       "{} is one object with several lists that may be meant ({}); make a file of one: python3 -c \"import json; "

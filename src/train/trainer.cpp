@@ -442,7 +442,7 @@ TrainingOutcome Trainer::run() {
   }
   begin_report();
   train_steps();
-  const TrainingOutcome outcome = finish_run();
+  TrainingOutcome outcome = finish_run();
   ranks_.any(false, progress_.step);  // none leaves before all have ended, or the one that has not is named
   return outcome;
 }

@@ -15,6 +15,22 @@ namespace {
 
 using testing::drawn_engine;
 
+// Of what `work` runs on it.
+template <typename Runner, typename Work>
+double flops_of(Runner& runner, const Work& work) {
+  OpProfile profile;
+  runner.set_profile(&profile);
+  work();
+  runner.set_profile(nullptr);
+  double sum = 0;
+  for (const auto& [name, entry] : profile.entries) sum += entry.flops;
+  return sum;
+}
+
+double flops_of_pairs(ModelRunner& runner, std::span<const TokenPair> pairs) {
+  return flops_of(runner, [&] { score_pairs(runner, pairs); });
+}
+
 class EvaluateTest : public ::testing::Test {
  protected:
   ModelConfig config_ = testing::with_tokenizer(testing::tiny_v3());
@@ -101,18 +117,12 @@ TEST_F(EvaluateTest, AContextIsRunOnceForAllItsContinuations) {
     EXPECT_EQ(scores[i].is_greedy, expected.is_greedy) << i;
   }
   // Of the second pair the context's last token is run, and the continuation but its last.
-  const auto flops_of = [&](const TokenPair& pair) {
-    OpProfile profile;
-    alone->set_profile(&profile);
-    score_continuation(*alone, pair.context, pair.continuation);
-    alone->set_profile(nullptr);
-    double sum = 0;
-    for (const auto& [name, entry] : profile.entries) sum += entry.flops;
-    return sum;
+  const auto flops_of_pair = [&](const TokenPair& pair) {
+    return flops_of(*alone, [&] { score_continuation(*alone, pair.context, pair.continuation); });
   };
   alone->truncate(0);
-  const double whole = flops_of(pairs[0]);
-  EXPECT_LT(flops_of(pairs[2]), whole / 3);
+  const double whole = flops_of_pair(pairs[0]);
+  EXPECT_LT(flops_of_pair(pairs[2]), whole / 3);
 }
 
 // Contexts alone and shared, that begin alike in two ways or in none, on runners of much room and little.
@@ -183,16 +193,7 @@ TEST_F(EvaluateTest, WhatContextsBeginWithIsRunOnce) {
   ModelRunner runner(config_, scoring_options(config_, {}));
   runner.allocate();
   runner.initialize(3);
-  const auto flops_of = [&](std::span<const TokenPair> some) {
-    OpProfile profile;
-    runner.set_profile(&profile);
-    score_pairs(runner, some);
-    runner.set_profile(nullptr);
-    double sum = 0;
-    for (const auto& [name, entry] : profile.entries) sum += entry.flops;
-    return sum;
-  };
-  EXPECT_LT(flops_of(pairs), 2 * flops_of(std::span(pairs).first(1)));
+  EXPECT_LT(flops_of_pairs(runner, pairs), 2 * flops_of_pairs(runner, std::span(pairs).first(1)));
 }
 
 // Continuations of one token cost their share of the head alone; of longer ones the context's last token is run for
@@ -211,18 +212,9 @@ TEST_F(EvaluateTest, TheLastTokenOfAContextIsRunOnce) {
   ModelRunner runner(config_, scoring_options(config_, {}));
   runner.allocate();
   runner.initialize(3);
-  const auto flops_of = [&](std::span<const TokenPair> some) {
-    OpProfile profile;
-    runner.set_profile(&profile);
-    score_pairs(runner, some);
-    runner.set_profile(nullptr);
-    double sum = 0;
-    for (const auto& [name, entry] : profile.entries) sum += entry.flops;
-    return sum;
-  };
-  const double alone = flops_of(one);
-  EXPECT_LT(flops_of(letters), 1.1 * alone);
-  EXPECT_LT(flops_of(longer), 1.3 * alone);
+  const double alone = flops_of_pairs(runner, one);
+  EXPECT_LT(flops_of_pairs(runner, letters), 1.1 * alone);
+  EXPECT_LT(flops_of_pairs(runner, longer), 1.3 * alone);
 }
 
 TEST_F(EvaluateTest, ALongContextLosesItsFront) {

@@ -41,7 +41,14 @@ inline ModelConfig tiny_v3() {
   return c;
 }
 
-/// The same with a softmax router over groups, no query bottleneck, biases, a tied embedding and YaRN.
+/// The same with experts that 1, 2, 3, 4 and 6 ranks share out.
+inline ModelConfig twelve_experts() {
+  ModelConfig c = tiny_v3();
+  c.n_routed_experts = 12;
+  return c;
+}
+
+/// tiny_v3 with a softmax router over groups, no query bottleneck, biases, a tied embedding and YaRN.
 inline ModelConfig tiny_v2() {
   ModelConfig c = tiny_v3();
   c.architecture = Architecture::kDeepseekV2;

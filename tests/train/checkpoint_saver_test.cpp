@@ -26,14 +26,9 @@ namespace {
 namespace fs = std::filesystem;
 using testing::random_batch;
 using testing::run_on_mesh;
+using testing::twelve_experts;
 
 constexpr int64_t kSaverLength = 11;
-
-ModelConfig saver_config() {
-  ModelConfig config = testing::tiny_v3();
-  config.n_routed_experts = 12;
-  return config;
-}
 
 // An engine, and what saves its checkpoints beside its steps.
 struct SavedTraining {
@@ -45,7 +40,7 @@ struct SavedTraining {
     options.router_bias_update_speed = 0.01;
     options.groups = groups;
     if (groups.pipelined()) options.schedule = one_f_one_b_schedule(groups.pipeline->size(), 1);
-    engine = std::make_unique<TrainingEngine>(saver_config(), options);
+    engine = std::make_unique<TrainingEngine>(twelve_experts(), options);
     snapshot = std::make_unique<CheckpointSnapshot>(*engine);
     engine->allocate();
     snapshot->allocate();
@@ -57,7 +52,7 @@ struct SavedTraining {
     const int64_t targets = kSaverLength * ranks_in(engine->options().groups.data);
     engine->begin_step(step, 0.01, targets, 1);
     const auto seed = static_cast<uint64_t>(100 * step + rank_in(engine->options().groups.data));
-    engine->add_microbatch(random_batch(saver_config(), 1, kSaverLength, seed));
+    engine->add_microbatch(random_batch(twelve_experts(), 1, kSaverLength, seed));
     return engine->finish_step().gradient_norm;
   }
   void begin(const fs::path& folder, int64_t step) {

@@ -21,14 +21,9 @@ namespace {
 
 using testing::random_batch;
 using testing::run_on_mesh;
+using testing::twelve_experts;
 
 constexpr int64_t kSavedLength = 11;
-
-ModelConfig saved_config() {
-  ModelConfig config = testing::tiny_v3();
-  config.n_routed_experts = 12;
-  return config;
-}
 
 std::unique_ptr<TrainingEngine> saved_engine(const RankGroups& groups, MomentsDtype moments = MomentsDtype::kFp32) {
   TrainingEngineOptions options;
@@ -37,7 +32,7 @@ std::unique_ptr<TrainingEngine> saved_engine(const RankGroups& groups, MomentsDt
   options.groups = groups;
   options.optimizer.moments_dtype = moments;
   if (groups.pipelined()) options.schedule = one_f_one_b_schedule(groups.pipeline->size(), 1);
-  auto engine = std::make_unique<TrainingEngine>(saved_config(), options);
+  auto engine = std::make_unique<TrainingEngine>(twelve_experts(), options);
   engine->allocate();
   return engine;
 }
@@ -46,7 +41,7 @@ double train_one_step(TrainingEngine& engine, int64_t step) {
   const int rank = rank_in(engine.options().groups.data);
   const int64_t targets = kSavedLength * ranks_in(engine.options().groups.data);
   engine.begin_step(step, 0.01, targets, 1);
-  engine.add_microbatch(random_batch(saved_config(), 1, kSavedLength, static_cast<uint64_t>(100 * step + rank)));
+  engine.add_microbatch(random_batch(twelve_experts(), 1, kSavedLength, static_cast<uint64_t>(100 * step + rank)));
   return engine.finish_step().gradient_norm;
 }
 

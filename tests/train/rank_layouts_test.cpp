@@ -22,7 +22,7 @@ using testing::meshes_of;
 using testing::random_batch;
 using testing::relative_error;
 using testing::run_on_mesh;
-using testing::tiny_v3;
+using testing::twelve_experts;
 
 constexpr int64_t kRankLength = 13;
 constexpr int64_t kAllSequences = 12;  // of a microbatch of all ranks
@@ -32,12 +32,6 @@ constexpr int kIdleRankStep = 4;   // its tokens choose the first three experts 
 constexpr int kNotFiniteStep = 6;  // an element of the last rank's gradient is infinite
 constexpr int kNoTargetsStep = 3;  // the last quarter of the sequences bears no loss
 constexpr double kRankMaxNorm = 0.5;
-
-ModelConfig twelve_experts() {
-  ModelConfig config = tiny_v3();
-  config.n_routed_experts = 12;
-  return config;
-}
 
 // Sequences [first, first + count) of a microbatch.
 PackedBatch part_of_microbatch(const ModelConfig& config, int step, int microbatch, int64_t first, int64_t count) {

@@ -1,5 +1,6 @@
 #include "kernels/cuda/loss/cross_entropy.h"
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <limits>
@@ -144,29 +145,36 @@ TEST(AdamW, HasTheBitsOfTheCpu) {
   }
 }
 
-// Places that begin anywhere in a word of four, and arrays that end anywhere in a block's tile.
+// Places that begin anywhere in a word of four, arrays that begin and end anywhere in one: `lead` elements lie before
+// the array, so that with (lead, first) both 3 its fours are whole words although it begins within one.
 TEST(AdamW, RoundsMomentsWithTheBitsOfTheCpu) {
   DT_SKIP_WITHOUT_GPU();
+  const auto behind = [](int64_t lead, const auto& x) {
+    auto all = x;
+    all.insert(all.begin(), lead, {});
+    return all;
+  };
   for (const int64_t count : {int64_t{1}, int64_t{1023}, int64_t{1025}, int64_t{100'003}, int64_t{5'000'001}}) {
-    for (const int64_t first : {int64_t{0}, int64_t{3}, (int64_t{1} << 34) + 2}) {
+    for (const auto& [lead, first] : {std::pair<int64_t, int64_t>{0, 0}, {0, 3}, {3, 3}, {1, (int64_t{1} << 34) + 2}}) {
       const RoundingPlace place{rounding_key("model.embed_tokens.weight"), first};
       auto parameter = random_elements<float>(count, 44);
       std::vector<bfloat16> m(count), v(count);
-      DeviceBuffer<float> device_parameter(parameter);
-      DeviceBuffer<bfloat16> device_m(m), device_v(v);
+      DeviceBuffer<float> device_parameter(behind(lead, parameter));
+      DeviceBuffer<bfloat16> device_m(behind(lead, m)), device_v(behind(lead, v));
       for (const int64_t step : {1, 2, 123'456}) {
         auto gradient = random_elements<float>(count, 47 + step);
         if (step == 123'456) gradient.back() = std::numeric_limits<float>::infinity();
-        DeviceBuffer<float> device_gradient(gradient);
+        DeviceBuffer<float> device_gradient(behind(lead, gradient));
         DeviceBuffer<StepState> state = device_state(step, 0.37f);
         cpu::adamw_update(parameter.data(), m.data(), v.data(), gradient.data(), count, 3e-4, 0.1, 0.37f, step, {},
                           place);
-        adamw_update(device_parameter.get(), device_m.get(), device_v.get(), device_gradient.get(), count, 0.1, {},
-                     place, state.get(), nullptr);
-        EXPECT_TRUE(same_bytes(device_m.download(), m)) << count << " from " << first << ", step " << step;
-        EXPECT_TRUE(same_bytes(device_v.download(), v)) << count << " from " << first << ", step " << step;
+        adamw_update(device_parameter.get() + lead, device_m.get() + lead, device_v.get() + lead,
+                     device_gradient.get() + lead, count, 0.1, {}, place, state.get(), nullptr);
+        const std::string where = fmt::format("{} from {} behind {}, step {}", count, first, lead, step);
+        EXPECT_TRUE(same_bytes(device_m.download(), behind(lead, m))) << where;
+        EXPECT_TRUE(same_bytes(device_v.download(), behind(lead, v))) << where;
         if (step == 123'456) continue;  // infinity over infinity: which NaN it is, is the device's affair
-        EXPECT_TRUE(same_bytes(device_parameter.download(), parameter)) << count << " from " << first;
+        EXPECT_TRUE(same_bytes(device_parameter.download(), behind(lead, parameter))) << where;
       }
     }
   }

@@ -1,6 +1,8 @@
-#include "kernels/cuda/block.cuh"
+#include <type_traits>
+
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/optimizer/adamw.h"
+#include "kernels/cuda/vector.cuh"
 
 namespace deeptitan::cuda {
 namespace {
@@ -55,70 +57,107 @@ __device__ Moments update_element(float* parameter, float gradient, const Moment
   return {m, v};
 }
 
+__device__ void keep_moments(float* m, float* v, const Moments& x, uint32_t) {
+  *m = x.m;
+  *v = x.v;
+}
+__device__ void keep_moments(bfloat16* m, bfloat16* v, const Moments& x, uint32_t word) {
+  *m = round_randomly(x.m, static_cast<uint16_t>(word));
+  *v = round_randomly(x.v, static_cast<uint16_t>(word >> 16));
+}
+
+/// Four neighbours, as they were read.
+template <typename T>
+struct Chunk {
+  float4 parameter, gradient;
+  std::conditional_t<std::is_same_v<T, float>, float4, ushort4> m, v;
+};
+
+/// A thread takes elements 4k to 4k + 3 of the whole parameter at once, whose random words are one call's, and reads
+/// its next ones before it works on these. kVectors: such elements of this array begin at whole words.
+template <typename T, bool kVectors>
 __global__ void __launch_bounds__(kThreads)
-    adamw_update_kernel(float* parameter, float* m, float* v, const float* gradient, int64_t n, Options o,
+    adamw_update_kernel(float* parameter, T* m, T* v, const float* gradient, int64_t n, Options o, RoundingPlace place,
                         const StepState* state) {
   if (state->out.valid == 0) return;
+  using Pack = decltype(Chunk<T>::m);
+  const int64_t before = place.first % kVector;  // of the first four, this many lie before the array
+  const auto whole = [&](int64_t begin) { return kVectors && begin >= 0 && begin + kVector <= n; };
+  const auto load = [&](int64_t begin) {
+    Chunk<T> x{};
+    if (whole(begin)) {
+      x.parameter = *reinterpret_cast<const float4*>(parameter + begin);
+      x.m = *reinterpret_cast<const Pack*>(m + begin);
+      x.v = *reinterpret_cast<const Pack*>(v + begin);
+      x.gradient = *reinterpret_cast<const float4*>(gradient + begin);
+    }
+    return x;
+  };
+  const int64_t stride = element_stride() * kVector;
+  int64_t begin = first_element() * kVector - before;
+  Chunk<T> x = load(begin);
+
   __shared__ Factors shared;
   if (threadIdx.x == 0) shared = factors_of(*state, o);
   __syncthreads();
   const Factors f = shared;
-  for (int64_t i = first_element(); i < n; i += element_stride()) {
-    const Moments moments = update_element(parameter + i, gradient[i], {m[i], v[i]}, f, o);
-    m[i] = moments.m;
-    v[i] = moments.v;
+  const auto update = static_cast<uint64_t>(state->out.updates);
+  while (begin < n) {
+    const Chunk<T> next = load(begin + stride);
+    Philox4x32 words{};
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      words = rounding_words(place.key, static_cast<uint64_t>((place.first + begin) / kVector), update);
+    }
+    const auto change = [&](float* p, T* first, T* second, float g, uint32_t word) {
+      keep_moments(first, second, update_element(p, g, {to_float(*first), to_float(*second)}, f, o), word);
+    };
+    if (whole(begin)) {
+      auto* p = reinterpret_cast<float*>(&x.parameter);
+      auto *first = reinterpret_cast<T*>(&x.m), *second = reinterpret_cast<T*>(&x.v);
+      const auto* g = reinterpret_cast<const float*>(&x.gradient);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) change(p + j, first + j, second + j, g[j], words.word[j]);
+      *reinterpret_cast<float4*>(parameter + begin) = x.parameter;
+      *reinterpret_cast<Pack*>(m + begin) = x.m;
+      *reinterpret_cast<Pack*>(v + begin) = x.v;
+    } else {
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) {
+        const int64_t i = begin + j;
+        if (i >= 0 && i < n) change(parameter + i, m + i, v + i, gradient[i], words.word[j]);
+      }
+    }
+    begin += stride;
+    x = next;
   }
 }
 
-/// Elements whose random words a block makes at once, four a thread, before its threads take neighbouring elements.
-constexpr int kTile = 4 * kThreads;
-
-__global__ void __launch_bounds__(kThreads)
-    adamw_update_rounded_kernel(float* parameter, bfloat16* m, bfloat16* v, const float* gradient, int64_t n, Options o,
-                                RoundingPlace place, const StepState* state) {
-  if (state->out.valid == 0) return;
-  __shared__ Factors shared;
-  __shared__ Philox4x32 words[kThreads];
-  if (threadIdx.x == 0) shared = factors_of(*state, o);
-  __syncthreads();
-  const Factors f = shared;
-  // Tiles begin at multiples of four of the parameter's elements; the first may begin before this array does.
-  const int64_t before = place.first % 4;
-  for (int64_t tile = blockIdx.x; tile * kTile - before < n; tile += gridDim.x) {
-    const int64_t begin = tile * kTile - before;
-    __syncthreads();
-    words[threadIdx.x] = rounding_words(place.key, static_cast<uint64_t>((place.first + begin) / 4 + threadIdx.x),
-                                        static_cast<uint64_t>(state->out.updates));
-    __syncthreads();
-    for (int j = threadIdx.x; j < kTile; j += kThreads) {
-      const int64_t i = begin + j;
-      if (i < 0 || i >= n) continue;
-      const uint32_t word = words[j / 4].word[j % 4];
-      const Moments moments = update_element(parameter + i, gradient[i], {to_float(m[i]), to_float(v[i])}, f, o);
-      m[i] = round_randomly(moments.m, static_cast<uint16_t>(word));
-      v[i] = round_randomly(moments.v, static_cast<uint16_t>(word >> 16));
-    }
-  }
+template <typename T>
+void launch_adamw(float* parameter, T* m, T* v, const float* gradient, int64_t n, double weight_decay,
+                  const cpu::AdamWOptions& options, const RoundingPlace& place, const StepState* state,
+                  cudaStream_t stream) {
+  if (n <= 0) return;
+  const Options o{options.beta1, options.beta2, weight_decay, static_cast<float>(options.epsilon)};
+  const int64_t before = place.first % kVector;
+  const bool vectors = takes_vectors(parameter - before, 0) && takes_vectors(m - before, 0) &&
+                       takes_vectors(v - before, 0) && takes_vectors(gradient - before, 0);
+  const auto kernel = vectors ? adamw_update_kernel<T, true> : adamw_update_kernel<T, false>;
+  const unsigned blocks = blocks_for<kThreads>((n + before + kVector - 1) / kVector);
+  kernel<<<blocks, kThreads, 0, stream>>>(parameter, m, v, gradient, n, o, place, state);
+  check_launch("adamw_update_kernel");
 }
 
 }  // namespace
 
 void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double weight_decay,
                   const cpu::AdamWOptions& options, const StepState* state, cudaStream_t stream) {
-  if (n <= 0) return;
-  const Options o{options.beta1, options.beta2, weight_decay, static_cast<float>(options.epsilon)};
-  adamw_update_kernel<<<blocks_for<kThreads>(n), kThreads, 0, stream>>>(parameter, m, v, gradient, n, o, state);
-  check_launch("adamw_update_kernel");
+  launch_adamw(parameter, m, v, gradient, n, weight_decay, options, {}, state, stream);
 }
 
 void adamw_update(float* parameter, bfloat16* m, bfloat16* v, const float* gradient, int64_t n, double weight_decay,
                   const cpu::AdamWOptions& options, const RoundingPlace& place, const StepState* state,
                   cudaStream_t stream) {
-  if (n <= 0) return;
-  const Options o{options.beta1, options.beta2, weight_decay, static_cast<float>(options.epsilon)};
-  adamw_update_rounded_kernel<<<blocks_for<kTile>(n + place.first % 4), kThreads, 0, stream>>>(
-      parameter, m, v, gradient, n, o, place, state);
-  check_launch("adamw_update_rounded_kernel");
+  launch_adamw(parameter, m, v, gradient, n, weight_decay, options, place, state, stream);
 }
 
 }  // namespace deeptitan::cuda

@@ -1,6 +1,7 @@
 #include "bench_command.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <string>
@@ -21,7 +22,8 @@
 #include "data/synthetic_source.h"
 #include "device_option.h"
 #include "device_peaks.h"
-#include "generate/inference_engine.h"
+#include "generate/model_runner.h"
+#include "generate/sequence.h"
 #include "hub/cached_model.h"
 #include "model/model_cost.h"
 #include "option_checks.h"
@@ -43,6 +45,7 @@ struct BenchArguments {
   std::string target;
   int64_t steps = 20;
   int64_t tokens = 512;
+  int64_t batch = 1;
   std::string dtype = "auto";
   std::string device = "auto";
   std::string profile;
@@ -144,6 +147,23 @@ ModelConfig model_of(const std::string& target) {
   return load_model_config(model_directory_of(target));
 }
 
+// Of `batch` tokens: each weight that all meet once, and of each layer's experts those that an even choice hits.
+double decode_bytes(const ModelConfig& model, DType dtype, int64_t batch, int64_t cached) {
+  const int64_t active = count_parameters(model).active_parameters;
+  const int64_t expert = 3 * model.hidden_size * model.moe_intermediate_size;
+  int64_t layers = 0;
+  for (int64_t layer = 0; layer < model.num_hidden_layers; ++layer) layers += model.is_moe_layer(layer) ? 1 : 0;
+  double met = static_cast<double>(active);
+  if (model.n_routed_experts > 0) {
+    const auto chosen = static_cast<double>(model.num_experts_per_tok),
+               all = static_cast<double>(model.n_routed_experts);
+    const double hit = all * (1 - std::pow(1 - chosen / all, static_cast<double>(batch)));
+    met += (hit - chosen) * static_cast<double>(layers * expert);
+  }
+  return met * static_cast<double>(dtype_size(dtype)) +
+         static_cast<double>(batch * cached * cache_bytes_per_token(model, dtype));
+}
+
 // Weights are drawn, not read: what is measured does not depend on them.
 void bench_inference(const BenchArguments& a, bool decode) {
   ModelConfig model = model_of(a.target);
@@ -152,10 +172,12 @@ void bench_inference(const BenchArguments& a, bool decode) {
   const DeviceChoice choice = choose_device(a.device);
   const bool gpu = on_gpu(choice.device);
   const DType dtype = parse_compute_dtype(a.dtype, choice.device);
-  InferenceEngine engine(model, {.device = choice.device,
-                                 .compute = dtype,
-                                 .context_length = context,
-                                 .prefill_chunk = std::min<int64_t>(a.tokens, 1024)});
+  const int64_t batch = decode ? a.batch : 1;
+  ModelRunner runner(model, {.device = choice.device,
+                             .compute = dtype,
+                             .context_length = context,
+                             .sequences = batch,
+                             .prefill_chunk = std::min<int64_t>(a.tokens, 1024)});
   const auto peak = [&] {
     return decode ? measure_memory_peak(choice.device, 0.5) : measure_matrix_peak(choice.device, dtype, 0.5);
   };
@@ -163,38 +185,52 @@ void bench_inference(const BenchArguments& a, bool decode) {
   const DevicePeaks peaks =
       !gpu ? DevicePeaks()
            : DevicePeaks{measure_matrix_peak(choice.device, dtype, 0), measure_memory_peak(choice.device, 0)};
-  engine.allocate();
-  engine.initialize(1);
+  runner.allocate();
+  runner.initialize(1);
   const uint64_t key = random_key("bench/tokens", 1);
-  std::vector<int32_t> prompt;
-  for (int64_t i = 0; i < a.tokens; ++i) prompt.push_back(static_cast<int32_t>(random_bits(key, i) % model.vocab_size));
+  const auto token = [&](int64_t sequence, int64_t place) {
+    return static_cast<int32_t>(random_bits(key, sequence * context + place) % model.vocab_size);
+  };
+  std::vector<Sequence> sequences(batch);
+  const auto prefill = [&](int64_t i) {
+    Sequence& sequence = sequences[i];
+    for (int64_t t = 0; t < a.tokens; ++t) sequence.tokens.push_back(token(i, t));
+    while (sequence.pending() > 0) {
+      const ModelRunner::Rows rows{&sequence, next_chunk(sequence.pending(), runner.options().prefill_chunk)};
+      runner.run({&rows, 1});
+    }
+  };
   OpProfile profile;
   profile.keep_spans = !a.profile.empty();
   std::vector<double> seconds;
-  if (decode) engine.prefill(prompt);
-  const auto run_step = [&](int64_t step) {
-    if (!decode) engine.truncate(0);
+  for (int64_t i = 0; decode && i < batch; ++i) prefill(i);
+  std::vector<ModelRunner::Rows> rows;
+  for (Sequence& sequence : sequences) rows.push_back({&sequence, 1});
+  const auto run_step = [&] {
+    if (!decode) runner.release(sequences.front());
+    for (int64_t i = 0; decode && i < batch; ++i) sequences[i].tokens.push_back(token(i, sequences[i].length()));
+    if (!decode) sequences.front().tokens.clear();
     const double start = monotonic_seconds();
     if (decode) {
-      engine.decode(prompt[step % a.tokens]);
+      runner.run(rows);
     } else {
-      engine.prefill(prompt);
+      prefill(0);
     }
     return monotonic_seconds() - start;
   };
   for (int64_t step = 0; step < a.steps + kInferenceWarmUp; ++step) {
-    if (step == kInferenceWarmUp && !gpu) engine.set_profile(&profile);
-    const double time = run_step(step);
+    if (step == kInferenceWarmUp && !gpu) runner.set_profile(&profile);
+    const double time = run_step();
     if (step >= kInferenceWarmUp) seconds.push_back(time);
   }
   if (gpu) {
-    engine.set_profile(&profile);
-    run_step(a.steps + kInferenceWarmUp);
+    runner.set_profile(&profile);
+    run_step();
     profile.finish();
   }
   write_trace(a, profile);
   const double best_peak = gpu ? peak_before : std::max(peak_before, peak());
-  const double tokens_per_second = static_cast<double>(decode ? 1 : a.tokens) / median(seconds);
+  const double tokens_per_second = static_cast<double>(decode ? batch : a.tokens) / median(seconds);
   Json report;
   report["bench"] = decode ? "decode" : "prefill";
   report["config"] = a.target;
@@ -202,17 +238,16 @@ void bench_inference(const BenchArguments& a, bool decode) {
   report["dtype"] = dtype == DType::kBF16 ? "bf16" : "fp32";
   report["steps"] = a.steps;
   report[decode ? "cached_tokens" : "tokens"] = a.tokens;
+  if (decode) report["batch"] = batch;
   report["tokens_per_second"] = tokens_per_second;
   report_seconds(report, seconds);
   if (decode) {
-    // What a token must read: the weights it meets, and the cache.
-    const auto size = static_cast<int64_t>(dtype_size(dtype));
-    const auto bytes = static_cast<double>(count_parameters(model).active_parameters * size +
-                                           a.tokens * cache_bytes_per_token(model, dtype));
+    // What a step must read: the weights it meets, and the cache.
+    const double bytes = decode_bytes(model, dtype, batch, a.tokens) / median(seconds);
     report["gflops"] = tokens_per_second * decode_flops_per_token(model, a.tokens) / 1e9;
-    report["gigabytes_per_second"] = tokens_per_second * bytes / 1e9;
+    report["gigabytes_per_second"] = bytes / 1e9;
     report["memory_peak_gigabytes_per_second"] = best_peak / 1e9;
-    report["share_of_peak"] = tokens_per_second * bytes / best_peak;
+    report["share_of_peak"] = bytes / best_peak;
   } else {
     const double flops = flops_of(profile) / static_cast<double>(gpu ? 1 : a.steps) / median(seconds);
     report["gflops"] = flops / 1e9;
@@ -257,6 +292,11 @@ void add_bench_command(CLI::App& app) {
                             "auto: bf16 on a GPU and where the processor multiplies it, else fp32")
                ->capture_default_str(),
            {"auto", "bf16", "fp32"});
+    if (decode) {
+      whole_number(
+          mode->add_option("--batch", arguments->batch, "Sequences that are decoded at once")->capture_default_str(),
+          "SEQUENCES", 1);
+    }
     mode->callback([arguments, decode] { bench_inference(*arguments, decode); });
   };
   add_inference("decode", "Tokens generated one after another: tokens/s, share of the memory's bandwidth, time by op",

@@ -27,6 +27,8 @@ class LinearLayer {
   int64_t outputs() const { return weight_->outputs; }
   int64_t inputs() const { return weight_->inputs; }
   Parameter* parameter() const { return parameter_; }
+  /// As the products have it, for ops that take several layers at once.
+  const PreparedWeight& weight() const { return *weight_; }
 
   void forward(ExecutionContext& ctx, const Tensor& out /* [T, outputs] */, const Tensor& x /* [T, inputs] */) const;
   void backward_input(ExecutionContext& ctx, const Tensor& d_x /* [T, inputs] */,

@@ -23,6 +23,10 @@ class GatedMlp final : public Sublayer {
   void backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out, const Tensor& x,
                         Record& record) const override;
 
+  /// The weights, for ops that take several layers at once.
+  const PreparedWeight& gate_up() const { return gate_up_.weight(); }
+  const PreparedWeight& down() const { return down_.weight(); }
+
  private:
   struct Saved;
   int64_t width_;

@@ -18,6 +18,9 @@ class NormLayer {
                                     .direct = true})),
         epsilon_(epsilon) {}
 
+  const Tensor& weight() const { return weight_->value; }
+  double epsilon() const { return epsilon_; }
+
   void forward(ExecutionContext& ctx, const Tensor& out, const Tensor& rstd, const Tensor& x) const {
     rms_norm(ctx, out, rstd, x, weight_->value, epsilon_);
   }

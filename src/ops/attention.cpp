@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "ops/rms_norm.h"
 
 namespace deeptitan {
 namespace {
@@ -197,6 +198,35 @@ void write_latent_cache(ExecutionContext& ctx, const Tensor& cache, const Tensor
              {.bytes = 2.0 * static_cast<double>(latent.numel() + key_rope.numel()) *
                        static_cast<double>(dtype_size(cache.dtype()))});
   op.run(on_cpu::write_latent_cache, DT_ON_CUDA(write_latent_cache), cache, slot, latent, key_rope);
+}
+
+void enter_latents(ExecutionContext& ctx, const Tensor& cache, const Tensor& slot, const LatentEntries& e,
+                   const AttentionShape& s) {
+  const int64_t latent_dim = e.latent_normed.size(1);
+  const Tensor latent = e.kv_latent.columns(0, latent_dim);
+  const Tensor key_rope = e.kv_latent.columns(latent_dim, e.kv_latent.size(1));
+#ifdef DT_CUDA
+  if (ctx.device.kind == DeviceKind::kCuda && on_cuda::enter_latents_fits(e, s)) {
+    const int64_t tokens = e.kv_latent.size(0);
+    check_tensor(cache, "enter_latents: cache", e.kv_latent.dtype(), {-1, -1, e.kv_latent.size(1)});
+    check_tensor(slot, "enter_latents: slot", DType::kI32, {tokens});
+    check_tensor(e.query, "enter_latents: query", cache.dtype(), {tokens, s.heads * (s.nope_dim + s.rope_dim)});
+    check_tensor(e.norm_weight, "enter_latents: norm_weight", DType::kF32, {latent_dim});
+    check_tensor(e.positions, "enter_latents: positions", DType::kI32, {tokens});
+    check_contiguous("enter_latents", {cache});
+    OpScope op(
+        ctx, "enter_latents", {&e.query, &e.kv_latent}, {&cache, &slot, &e.norm_weight, &e.positions},
+        {.bytes = static_cast<double>(e.query.bytes()) +
+                  2 * static_cast<double>(e.kv_latent.numel() * static_cast<int64_t>(dtype_size(cache.dtype())))});
+    constexpr decltype(&on_cuda::enter_latents) kNoCpuForm = nullptr;  // the device is none
+    op.run(kNoCpuForm, on_cuda::enter_latents, cache, slot, e, s);
+    return;
+  }
+#endif
+  rms_norm(ctx, e.latent_normed, {}, latent, e.norm_weight, e.epsilon);
+  rope_rotate(ctx, e.query, s.heads, s.nope_dim, e.cos, e.sin, e.positions, e.halves, /*inverse=*/false);
+  rope_rotate(ctx, key_rope, 1, 0, e.cos, e.sin, e.positions, e.halves, /*inverse=*/false);
+  write_latent_cache(ctx, cache, slot, e.latent_normed, key_rope);
 }
 
 }  // namespace deeptitan

@@ -80,6 +80,27 @@ void write_latent_cache(ExecutionContext& ctx, const Tensor& cache /* [pages, pa
                         const Tensor& slot /* i32 [T] */, const Tensor& latent /* [T, L] */,
                         const Tensor& key_rope /* [T, Dr] */);
 
+/// What comes before attention through a cache: latent_normed = rms_norm(latent), queries and key_rope rotated in
+/// place, and the entries written. latent and key_rope are columns of kv_latent.
+struct LatentEntries {
+  Tensor query;          // [T, H * (Dn + Dr)]
+  Tensor kv_latent;      // [T, L + Dr]
+  Tensor latent_normed;  // [T, L]
+  Tensor norm_weight;    // f32 [L]
+  double epsilon = 0;
+  Tensor cos, sin;   // f32 [P, Dr / 2]
+  Tensor positions;  // i32 [T]
+  bool halves = false;
+};
+/// One op for few tokens where the device has it; else rms_norm, rope_rotate and write_latent_cache.
+void enter_latents(ExecutionContext& ctx, const Tensor& cache /* [pages, page_size, L + Dr] */,
+                   const Tensor& slot /* i32 [T] */, const LatentEntries& entries, const AttentionShape& shape);
+namespace on_cuda {
+bool enter_latents_fits(const LatentEntries& entries, const AttentionShape& shape);
+void enter_latents(ExecutionContext& ctx, const Tensor& cache, const Tensor& slot, const LatentEntries& entries,
+                   const AttentionShape& shape);
+}  // namespace on_cuda
+
 DT_OP_FORMS(rope_rotate);
 DT_OP_FORMS(attention);
 DT_OP_FORMS(attention_backward);

@@ -119,14 +119,14 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
     q_b_.forward(ctx, s.query, x);
   }
   kv_a_.forward(ctx, s.kv_latent, x);
-  const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
-  kv_norm_.forward(ctx, s.latent_normed, s.latent_rstd, s.latent(s.kv_latent, latent_dim_));
-  rotate(ctx, s.query, shape_.heads, shape_.nope_dim, batch.positions, /*inverse=*/false);
-  rotate(ctx, key_rope, 1, 0, batch.positions, /*inverse=*/false);
   DT_CHECK(batch.cached() || kv_b_, "attention without a cache needs a model for training");
   if (batch.cached()) {
-    attend_through_cache(ctx, forward, s.attended, s.query, s.latent_normed, key_rope);
+    attend_through_cache(ctx, forward, s);
   } else {
+    const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
+    kv_norm_.forward(ctx, s.latent_normed, s.latent_rstd, s.latent(s.kv_latent, latent_dim_));
+    rotate(ctx, s.query, shape_.heads, shape_.nope_dim, batch.positions, /*inverse=*/false);
+    rotate(ctx, key_rope, 1, 0, batch.positions, /*inverse=*/false);
     kv_b_->forward(ctx, s.key_value, s.latent_normed);
     attention(ctx, s.attended, record == nullptr ? Tensor() : s.log_sum_exp, s.query, s.key_value, key_rope,
               batch.documents(), shape_);
@@ -144,16 +144,26 @@ void MultiHeadLatentAttention::recompute(ExecutionContext& ctx, const ForwardCon
 // Each sequence takes the form that its number of rows asks for; the rows' own entries are read back from the cache, so
 // that both forms see what later tokens will see.
 void MultiHeadLatentAttention::attend_through_cache(ExecutionContext& ctx, const ForwardContext& forward,
-                                                    const Tensor& out, const Tensor& query, const Tensor& latent,
-                                                    const Tensor& key_rope) const {
+                                                    const Saved& s) const {
   const BatchLayout& batch = forward.batch;
   const Tensor& cache = forward.cache[layer_].front();
-  write_latent_cache(ctx, cache, batch.cache_slot, latent, key_rope);
+  const Tensor& out = s.attended;
+  enter_latents(ctx, cache, batch.cache_slot,
+                {.query = s.query,
+                 .kv_latent = s.kv_latent,
+                 .latent_normed = s.latent_normed,
+                 .norm_weight = kv_norm_.weight(),
+                 .epsilon = kv_norm_.epsilon(),
+                 .cos = rope_.cos(),
+                 .sin = rope_.sin(),
+                 .positions = batch.positions,
+                 .halves = rotate_halves_},
+                shape_);
   if (ctx.check_finite) fill_zero(ctx, out);  // each form looks at all rows, and writes its own
   if (batch.capacity.max_query >= kExpandedRows) {
-    expanded_attention(ctx, out, query, cache, batch.sequences(), *key_, *value_, shape_);
+    expanded_attention(ctx, out, s.query, cache, batch.sequences(), *key_, *value_, shape_);
   }
-  absorbed_attention(ctx, out, query, cache, batch.sequences(), *absorbed_key_, *value_, shape_);
+  absorbed_attention(ctx, out, s.query, cache, batch.sequences(), *absorbed_key_, *value_, shape_);
 }
 
 void MultiHeadLatentAttention::backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x,

@@ -33,8 +33,7 @@ class MultiHeadLatentAttention final : public Sublayer {
 
  private:
   struct Saved;
-  void attend_through_cache(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out,
-                            const Tensor& query, const Tensor& latent, const Tensor& key_rope) const;
+  void attend_through_cache(ExecutionContext& ctx, const ForwardContext& forward, const Saved& s) const;
   void rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first, const Tensor& positions,
               bool inverse) const;
 

@@ -50,6 +50,8 @@ class MixtureOfExperts final : public Sublayer {
   RowGroups groups_of(const ExpertRows& experts) const { return dispatcher_->groups(experts.routing, experts.route); }
   template <typename Body>
   void for_slices(ExecutionContext& ctx, const ExpertRows& whole, const Body& body) const;
+  bool forward_few(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
+                   const Routing& routing) const;
   void experts_forward(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& x) const;
   void experts_backward_input(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& d_rows,
                               const Tensor& d_weight, const Tensor& d_out) const;

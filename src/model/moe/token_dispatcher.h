@@ -33,6 +33,8 @@ class TokenDispatcher {
   virtual int64_t capacity(int64_t tokens) const { return most_rows(tokens); }
   /// Whether its work can be part of a captured graph: nothing is read back, and nothing waits for the host.
   virtual bool can_be_captured() const = 0;
+  /// Whether no token leaves its rank, so that the experts may take tokens where they lie.
+  virtual bool all_experts_here() const { return false; }
   /// For a dispatch of `tokens` tokens into `rows` rows.
   virtual Route make_route(Arena& arena, int64_t tokens, int64_t rows) const = 0;
 
@@ -73,6 +75,7 @@ class LocalDispatcher final : public TokenDispatcher {
 
   int64_t most_rows(int64_t tokens) const override;
   bool can_be_captured() const override { return true; }
+  bool all_experts_here() const override { return true; }
   RowGroups groups(const Routing& /*routing*/, const Route& route) const override {
     return {.offsets = route.order.group_offset,
             .sizes = route.order.group_size,

@@ -2,12 +2,12 @@
 
 #include <limits>
 
+#include "kernels/cuda/attention/few_latent.h"
 #include "kernels/cuda/attention/latent_tiles.h"
 #include "kernels/cuda/attention/tensor_core_attention.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/kernel_choice.h"
 #include "kernels/cuda/matmul/dense_product.h"
-#include "kernels/cuda/matmul/few_rows.h"
 #include "kernels/cuda/matmul/matmul.h"
 #include "kernels/cuda/rope/rope.h"
 #include "ops/attention_inputs.h"
@@ -27,26 +27,6 @@ void attend(bfloat16* out, const cuda::LatentRows<bfloat16>& rows, int64_t capac
     return cuda::latent_attention_by_tiles(out, rows, capacity, workspace, stream);
   }
   cuda::latent_attention(out, rows, stream);
-}
-
-/// result [T, H * Dv] = each head's latents [T, H * L] times W_value [H, Dv, L]^T where the rows are few.
-bool multiply_values(const Tensor& result, const Tensor& latents, const Tensor& value_rows, int64_t heads,
-                     cudaStream_t stream) {
-  if (cuda::plain_kernels_wanted() || result.dtype() != DType::kBF16) return false;
-  const int64_t latent_dim = latents.size(1) / heads;
-  const cuda::FewRowsProduct<bfloat16> product{.y = result.raw<bfloat16>(),
-                                               .ld_y = result.size(1),
-                                               .x = latents.raw<bfloat16>(),
-                                               .ld_x = latents.size(1),
-                                               .weight = value_rows.raw<bfloat16>(),
-                                               .rows = result.size(0),
-                                               .outputs = result.size(1),
-                                               .inputs = latent_dim,
-                                               .x_block = latent_dim,
-                                               .block_outputs = result.size(1) / heads};
-  if (!cuda::few_rows_fit(product)) return false;
-  cuda::multiply_few_rows(product, stream);
-  return true;
 }
 
 // The plain form of both: the rows of sequences with `least` to `most` rows attend over latents, with W_key [H, Dn, L]
@@ -77,6 +57,32 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
                                 .most = meant.most};
   for_activation_type(query, [&](auto* element) {
     using T = Element<decltype(element)>;
+    const cuda::LatentRows<T> latent_rows{.query = latent_query.raw<T>(),
+                                          .cache = cache.raw<T>(),
+                                          .rows = rows,
+                                          .cached_length = sequences.cached_length.raw<int32_t>(),
+                                          .page_table = sequences.page_table.raw<int32_t>(),
+                                          .page_table_stride = sequences.page_table.stride(),
+                                          .page_size = cache.size(1),
+                                          .tokens = tokens,
+                                          .heads = s.heads,
+                                          .latent_dim = latent_dim,
+                                          .rope_dim = s.rope_dim,
+                                          .scale = static_cast<float>(s.scale)};
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      const cuda::FewLatentTokens few{.out = out.raw<T>(),
+                                      .query = query.raw<T>(),
+                                      .ld_query = query.stride(),
+                                      .key_weight = key_rows.raw<T>(),
+                                      .value_weight = value_rows.raw<T>(),
+                                      .nope_dim = s.nope_dim,
+                                      .value_dim = s.value_dim,
+                                      .latent_query = latent_query.raw<T>(),
+                                      .entries = latent_rows};
+      if (!cuda::plain_kernels_wanted() && cuda::few_latent_fit(few)) {
+        return cuda::few_latent_attention(few, sequences.max_visible, splits.raw<float>(), stream_of(ctx));
+      }
+    }
     const cuda::DenseProduct queries{
         .output = latent_query.raw(),
         .output_stride = s.heads * width,
@@ -85,7 +91,7 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
         .right = {key_rows.raw(), s.nope_dim, latent_dim, latent_dim, false, s.nope_dim * latent_dim},
         .batches = s.heads,
         .output_batch = width};
-    if (by_library && tokens > cuda::kFewRows && cuda::dense_product_fits(queries)) {
+    if (by_library && tokens > cuda::kFewLatentTokens && cuda::dense_product_fits(queries)) {
       cuda::multiply_dense(queries, scratch, stream_of(ctx));
     } else {
       cuda::multiply_strided(cuda::StridedProduct<T, T>{.c = latent_query.raw<T>(),
@@ -107,18 +113,6 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
     }
     cuda::convert(latent_query.raw<T>() + latent_dim, width, query.raw<T>() + s.nope_dim, head, tokens * s.heads,
                   s.rope_dim, stream_of(ctx));
-    const cuda::LatentRows<T> latent_rows{.query = latent_query.raw<T>(),
-                                          .cache = cache.raw<T>(),
-                                          .rows = rows,
-                                          .cached_length = sequences.cached_length.raw<int32_t>(),
-                                          .page_table = sequences.page_table.raw<int32_t>(),
-                                          .page_table_stride = sequences.page_table.stride(),
-                                          .page_size = cache.size(1),
-                                          .tokens = tokens,
-                                          .heads = s.heads,
-                                          .latent_dim = latent_dim,
-                                          .rope_dim = s.rope_dim,
-                                          .scale = static_cast<float>(s.scale)};
     attend(latent_out.raw<T>(), latent_rows, sequences.max_visible, splits.raw<float>(), stream_of(ctx));
     const cuda::DenseProduct values{
         .output = result.raw(),
@@ -128,9 +122,9 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
         .right = {value_rows.raw(), s.value_dim, latent_dim, latent_dim, true, s.value_dim * latent_dim},
         .batches = s.heads,
         .output_batch = s.value_dim};
-    if (by_library && tokens > cuda::kFewRows && cuda::dense_product_fits(values)) {
+    if (by_library && tokens > cuda::kFewLatentTokens && cuda::dense_product_fits(values)) {
       cuda::multiply_dense(values, scratch, stream_of(ctx));
-    } else if (!multiply_values(result, latent_out, value_rows, s.heads, stream_of(ctx))) {
+    } else {
       cuda::multiply_strided(cuda::StridedProduct<T, T>{.c = result.raw<T>(),
                                                         .c_row = s.heads * s.value_dim,
                                                         .c_batch = s.value_dim,
@@ -236,6 +230,34 @@ void write_latent_cache(ExecutionContext& ctx, const Tensor& cache, const Tensor
                                 latent.stride(), latent.size(1), key_rope.raw<T>(), key_rope.stride(), key_rope.size(1),
                                 latent.size(0), stream_of(ctx));
   });
+}
+
+bool enter_latents_fits(const LatentEntries& e, const AttentionShape& /*shape*/) {
+  return !cuda::plain_kernels_wanted() && e.kv_latent.dtype() == DType::kBF16 &&
+         e.kv_latent.size(0) <= cuda::kFewLatentTokens && e.latent_normed.size(1) <= cuda::kMostEnteredLatents;
+}
+
+void enter_latents(ExecutionContext& ctx, const Tensor& cache, const Tensor& slot, const LatentEntries& e,
+                   const AttentionShape& s) {
+  cuda::enter_few_latents({.cache = cache.raw<bfloat16>(),
+                           .entries = cache.size(0) * cache.size(1),
+                           .slot = slot.raw<int32_t>(),
+                           .query = e.query.raw<bfloat16>(),
+                           .ld_query = e.query.stride(),
+                           .kv_latent = e.kv_latent.raw<bfloat16>(),
+                           .ld_latent = e.kv_latent.stride(),
+                           .norm_weight = e.norm_weight.raw<float>(),
+                           .epsilon = static_cast<float>(e.epsilon),
+                           .cos = e.cos.raw<float>(),
+                           .sin = e.sin.raw<float>(),
+                           .positions = e.positions.raw<int32_t>(),
+                           .halves = e.halves,
+                           .tokens = e.kv_latent.size(0),
+                           .heads = s.heads,
+                           .nope_dim = s.nope_dim,
+                           .rope_dim = s.rope_dim,
+                           .latent_dim = e.latent_normed.size(1)},
+                          stream_of(ctx));
 }
 
 }  // namespace deeptitan::on_cuda

@@ -17,8 +17,9 @@ RowMap row_map(const SlotOrder& order, int64_t tokens) {
           .top_k = tokens == 0 ? 1 : static_cast<int>(order.row_of_slot.size(0) / tokens)};
 }
 
-/// Workspace of the router, zero as it wants it.
-void* router_workspace(ExecutionContext& ctx, ArenaScope& workspace) {
+/// Workspace of the router, zero as it wants it; null where so few tokens need none.
+void* router_workspace(ExecutionContext& ctx, ArenaScope& workspace, int64_t tokens) {
+  if (cuda::route_in_one_block(tokens)) return nullptr;
   void* scratch = workspace.take_bytes(static_cast<int64_t>(cuda::kRouterWorkspaceBytes));
   if (!ctx.planning) DT_CUDA_CHECK(cudaMemsetAsync(scratch, 0, cuda::kRouterWorkspaceBytes, stream_of(ctx)));
   return scratch;
@@ -29,7 +30,7 @@ void* router_workspace(ExecutionContext& ctx, ArenaScope& workspace) {
 void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits, const Tensor& bias,
            const RouterOptions& options) {
   ArenaScope workspace(*ctx.workspace);
-  void* scratch = router_workspace(ctx, workspace);
+  void* scratch = router_workspace(ctx, workspace, logits.size(0));
   if (ctx.planning) return;
   cuda::route_tokens(routing.expert_index.raw<int32_t>(), routing.expert_weight.raw<float>(),
                      routing.scores.raw<float>(), routing.counts.raw<int32_t>(), logits.raw<float>(),
@@ -39,7 +40,7 @@ void route(ExecutionContext& ctx, const Routing& routing, const Tensor& logits, 
 void route_as_recorded(ExecutionContext& ctx, const Routing& routing, const Tensor& logits,
                        const RouterOptions& options) {
   ArenaScope workspace(*ctx.workspace);
-  void* scratch = router_workspace(ctx, workspace);
+  void* scratch = router_workspace(ctx, workspace, logits.size(0));
   if (ctx.planning) return;
   cuda::route_tokens_to_given_experts(
       routing.expert_weight.raw<float>(), routing.scores.raw<float>(), routing.counts.raw<int32_t>(),

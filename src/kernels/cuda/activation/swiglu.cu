@@ -1,3 +1,4 @@
+#include "kernels/cuda/activation/swiglu.cuh"
 #include "kernels/cuda/activation/swiglu.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/vector.cuh"
@@ -6,10 +7,6 @@ namespace deeptitan::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-__device__ float sigmoid(float x) {
-  return 1.0f / (1.0f + expf(-x));
-}
 
 template <int kCount, typename T>
 __device__ void swiglu_rows(T* out, const T* gate, const T* up, int64_t ld_gate_up, int64_t rows, int64_t width) {
@@ -20,7 +17,7 @@ __device__ void swiglu_rows(T* out, const T* gate, const T* up, int64_t ld_gate_
     const Floats<kCount> g = load_floats<kCount>(gate + at), u = load_floats<kCount>(up + at);
     Floats<kCount> result;
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) result.at[j] = g.at[j] * sigmoid(g.at[j]) * u.at[j];
+    for (int j = 0; j < kCount; ++j) result.at[j] = swiglu(g.at[j], u.at[j]);
     store_floats(out + i * kCount, result);
   }
 }

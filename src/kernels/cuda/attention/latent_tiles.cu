@@ -1,9 +1,9 @@
 #include <algorithm>
 
-#include "kernels/cuda/attention/find_document.cuh"
+#include "kernels/cuda/attention/latent_partials.cuh"
 #include "kernels/cuda/attention/latent_tiles.h"
 #include "kernels/cuda/block.cuh"
-#include "kernels/cuda/error.h"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace deeptitan::cuda {
@@ -21,14 +21,13 @@ constexpr int kWeightStride = kEntries + 8;
 constexpr int kEntryBytes = kEntries * kStride * 2;
 constexpr int kQueryBytes = kHeads * kStride * 2;
 constexpr int kSharedBytes = kEntryBytes + kQueryBytes + kHeads * kWeightStride * 2;
-constexpr int64_t kMostSplits = 64;
 constexpr float kLog2E = 1.4426950408889634f;
 
 /// Tiles that a block goes over: all where there are tokens enough, else so many that no cache makes more splits than
-/// kMostSplits.
+/// kMostLatentSplits.
 int64_t tiles_of_split(int64_t tokens, int64_t capacity) {
   const int64_t tiles = std::max<int64_t>(1, (capacity + kEntries - 1) / kEntries);
-  return tokens > kFewLatentTokens ? tiles : (tiles + kMostSplits - 1) / kMostSplits;
+  return tokens > kFewLatentTokens ? tiles : (tiles + kMostLatentSplits - 1) / kMostLatentSplits;
 }
 int64_t splits_of(int64_t tokens, int64_t capacity) {
   const int64_t of_split = tiles_of_split(tokens, capacity) * kEntries;
@@ -38,20 +37,8 @@ int64_t workspace_floats(int64_t tokens, int64_t heads, int64_t latent_dim, int6
   return tokens * splits_of(tokens, capacity) * heads * (latent_dim + 2);
 }
 
-/// What a split leaves of one head: the weighted sum of latents, and the largest score and sum of weights behind them.
-struct Partial {
-  float* latents;     // [tokens, splits, H, L]
-  float* statistics;  // [tokens, splits, H, 2]
-};
-
-__device__ int64_t visible_entries(const LatentRows<bfloat16>& in, int64_t token, int64_t& sequence) {
-  sequence = find_sequence(in.rows, token);
-  return sequence < 0 ? 0 : in.cached_length[sequence] + token - in.rows.query_offset[sequence] + 1;
-}
-
 /// Block (split, token, heads / 16).
-__global__ void __launch_bounds__(kThreads)
-    latent_tiles_kernel(Partial partial, LatentRows<bfloat16> in, int tiles_of_a_split) {
+__global__ void __launch_bounds__(kThreads) latent_tiles_kernel(LatentPartials partial, LatentRows<bfloat16> in) {
   extern __shared__ __align__(128) char shared[];
   __shared__ float part_max[kWarps][kHeads];
   __shared__ float part_sum[kWarps][kHeads];
@@ -60,15 +47,30 @@ __global__ void __launch_bounds__(kThreads)
   const int first_head = static_cast<int>(blockIdx.z) * kHeads;
   int64_t sequence = 0;
   const int64_t visible = visible_entries(in, token, sequence);
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * tiles_of_a_split * kEntries;
-  if (begin >= visible) return;  // the second kernel does not look here
-  const int64_t end = min(begin + static_cast<int64_t>(tiles_of_a_split) * kEntries, visible);
+  const int64_t begin = blockIdx.x * partial.entries_of_split;
+  let_next_launch_begin();
+  if (begin >= visible) {  // who adds up does not look here
+    wait_for_launch_before();
+    return;
+  }
+  const int64_t end = min(begin + partial.entries_of_split, visible);
   const uint32_t entries = shared_address(shared);
   const uint32_t queries = entries + kEntryBytes;
   const uint32_t weights = queries + kQueryBytes;
   const int32_t* pages = in.page_table + sequence * in.page_table_stride;
 
   constexpr int kChunks = kWidth / 8;
+  const auto fetch_entries = [&](int64_t first) {
+    for (int chunk = threadIdx.x; chunk < kEntries * kChunks; chunk += kThreads) {
+      const int row = chunk / kChunks, column = chunk % kChunks * 8;
+      const int64_t entry = first + row;
+      const bool inside = entry < end;
+      const int64_t at = inside ? pages[entry / in.page_size] * in.page_size + entry % in.page_size : 0;
+      copy_async(entries + 2 * (row * kStride + column), in.cache + at * kWidth + column, inside);
+    }
+  };
+  fetch_entries(begin);
+  wait_for_launch_before();
   for (int chunk = threadIdx.x; chunk < kHeads * kChunks; chunk += kThreads) {
     const int head = chunk / kChunks, column = chunk % kChunks * 8;
     const bool inside = first_head + head < in.heads;
@@ -79,13 +81,7 @@ __global__ void __launch_bounds__(kThreads)
   float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};  // of rows lane / 4 and 8 more, the same in all warps
   const float scale = in.scale * kLog2E;
   for (int64_t first = begin; first < end; first += kEntries) {
-    for (int chunk = threadIdx.x; chunk < kEntries * kChunks; chunk += kThreads) {
-      const int row = chunk / kChunks, column = chunk % kChunks * 8;
-      const int64_t entry = first + row;
-      const bool inside = entry < end;
-      const int64_t at = inside ? pages[entry / in.page_size] * in.page_size + entry % in.page_size : 0;
-      copy_async(entries + 2 * (row * kStride + column), in.cache + at * kWidth + column, inside);
-    }
+    if (first != begin) fetch_entries(first);
     copy_async_commit();
     copy_async_wait<0>();
     __syncthreads();
@@ -181,13 +177,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// Block (head, token): the splits in their order.
-__global__ void __launch_bounds__(kThreads) add_splits_kernel(bfloat16* out, Partial partial, LatentRows<bfloat16> in,
-                                                              int64_t entries_of_split, int64_t all_splits) {
+__global__ void __launch_bounds__(kThreads)
+    add_splits_kernel(bfloat16* out, LatentPartials partial, LatentRows<bfloat16> in) {
   const int64_t head = blockIdx.x, token = blockIdx.y;
   int64_t sequence = 0;
   const int64_t visible = visible_entries(in, token, sequence);
-  const int64_t splits = (visible + entries_of_split - 1) / entries_of_split;
-  const auto place = [&](int64_t split) { return (token * all_splits + split) * in.heads + head; };
+  const int64_t splits = (visible + partial.entries_of_split - 1) / partial.entries_of_split;
+  const auto place = [&](int64_t split) { return (token * partial.splits + split) * in.heads + head; };
   float max = -INFINITY;
   for (int64_t split = 0; split < splits; ++split) {
     const float of_split = partial.statistics[2 * place(split)];
@@ -228,20 +224,30 @@ int64_t latent_tiles_workspace(int64_t tokens, int64_t heads, int64_t latent_dim
                   workspace_floats(tokens, heads, latent_dim, capacity));
 }
 
+LatentPartials add_up_tiles(const LatentRows<bfloat16>& in, int64_t capacity, float* workspace, cudaStream_t stream) {
+  const int64_t splits = splits_of(in.tokens, capacity);
+  const LatentPartials partial{.latents = workspace,
+                               .statistics = workspace + in.tokens * splits * in.heads * kLatent,
+                               .splits = splits,
+                               .entries_of_split = tiles_of_split(in.tokens, capacity) * kEntries};
+  DT_CUDA_CHECK(cudaFuncSetAttribute(latent_tiles_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
+  const dim3 grid(static_cast<unsigned>(splits), static_cast<unsigned>(in.tokens),
+                  static_cast<unsigned>((in.heads + kHeads - 1) / kHeads));
+  if (in.tokens <= kFewLatentTokens) {
+    launch_dependent(latent_tiles_kernel, "latent_tiles_kernel", grid, kThreads, kSharedBytes, stream, partial, in);
+  } else {
+    latent_tiles_kernel<<<grid, kThreads, kSharedBytes, stream>>>(partial, in);
+    check_launch("latent_tiles_kernel");
+  }
+  return partial;
+}
+
 void latent_attention_by_tiles(bfloat16* out, const LatentRows<bfloat16>& in, int64_t capacity, float* workspace,
                                cudaStream_t stream) {
   if (in.tokens <= 0 || in.heads <= 0) return;
-  const int64_t splits = splits_of(in.tokens, capacity);
-  const auto tiles = static_cast<int>(tiles_of_split(in.tokens, capacity));
-  const Partial partial{workspace, workspace + in.tokens * splits * in.heads * kLatent};
-  DT_CUDA_CHECK(cudaFuncSetAttribute(latent_tiles_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
-  const auto tokens = static_cast<unsigned>(in.tokens);
-  latent_tiles_kernel<<<dim3(static_cast<unsigned>(splits), tokens,
-                             static_cast<unsigned>((in.heads + kHeads - 1) / kHeads)),
-                        kThreads, kSharedBytes, stream>>>(partial, in, tiles);
-  check_launch("latent_tiles_kernel");
-  add_splits_kernel<<<dim3(static_cast<unsigned>(in.heads), tokens), kThreads, 0, stream>>>(
-      out, partial, in, static_cast<int64_t>(tiles) * kEntries, splits);
+  const LatentPartials partial = add_up_tiles(in, capacity, workspace, stream);
+  const dim3 grid(static_cast<unsigned>(in.heads), static_cast<unsigned>(in.tokens));
+  add_splits_kernel<<<grid, kThreads, 0, stream>>>(out, partial, in);
   check_launch("add_splits_kernel");
 }
 

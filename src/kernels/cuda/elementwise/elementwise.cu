@@ -1,7 +1,7 @@
 #include <type_traits>
 
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/elementwise/elementwise.h"
-#include "kernels/cuda/error.h"
 #include "kernels/cuda/vector.cuh"
 
 namespace deeptitan::cuda {
@@ -11,6 +11,8 @@ constexpr int kThreads = 256;
 
 template <int kCount, typename T>
 __global__ void __launch_bounds__(kThreads) add_kernel(T* out, const T* a, const T* b, int64_t n) {
+  let_next_launch_begin();
+  wait_for_launch_before();
   for (int64_t i = first_element() * kCount; i < n; i += element_stride() * kCount) {
     Floats<kCount> x = load_floats<kCount>(a + i);
     const Floats<kCount> y = load_floats<kCount>(b + i);
@@ -25,8 +27,8 @@ void launch_add(T* out, const T* a, const T* b, int64_t n, cudaStream_t stream) 
   if (n <= 0) return;
   const bool vectors = takes_vectors(out, n) && takes_vectors(a, n) && takes_vectors(b, n);
   const auto kernel = vectors ? add_kernel<kVector, T> : add_kernel<1, T>;
-  kernel<<<blocks_for<kThreads>(vectors ? n / kVector : n), kThreads, 0, stream>>>(out, a, b, n);
-  check_launch("add_kernel");
+  launch_dependent(kernel, "add_kernel", dim3(blocks_for<kThreads>(vectors ? n / kVector : n)), kThreads, 0, stream,
+                   out, a, b, n);
 }
 
 __global__ void __launch_bounds__(kThreads)

@@ -1,8 +1,9 @@
 #include <algorithm>
+#include <initializer_list>
 
-#include "kernels/cuda/block.cuh"
-#include "kernels/cuda/error.h"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/norm/rms_norm.h"
+#include "kernels/cuda/vector.cuh"
 
 namespace deeptitan::cuda {
 namespace {
@@ -38,10 +39,85 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+constexpr int kEach = 8;       // neighbours of a thread
+constexpr int kMostParts = 4;  // of such neighbours
+
+/// Whether a block's registers hold a row, which is read and written 16 bytes (bf16) or twice as many at a time.
+template <typename T>
+bool row_is_held(std::initializer_list<const T*> rows, std::initializer_list<int64_t> strides, const float* weight,
+                 int64_t dim) {
+  const auto whole = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
+  return dim % kEach == 0 && dim <= kEach * kMostParts * kThreads && whole(weight) &&
+         std::all_of(rows.begin(), rows.end(), whole) &&
+         std::all_of(strides.begin(), strides.end(), [](int64_t stride) { return stride % kEach == 0; });
+}
+
+/// The same for rows that a block's registers hold: each is read once.
+template <typename T, bool kAdd, int kParts>
+__global__ void __launch_bounds__(kThreads)
+    held_rms_norm_kernel(T* out, int64_t ld_out, T* sum_out, float* rstd, const T* a, int64_t ld_a, const T* b,
+                         const float* weight, int64_t dim, float epsilon) {
+  __shared__ float shared[kWarps];
+  let_next_launch_begin();
+  const int64_t row = blockIdx.x;
+  using Eight = Floats<kVector>[kEach / kVector];
+  Eight scale[kParts], x[kParts];
+  const auto for_parts = [&](const auto& body) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const int64_t column = (static_cast<int64_t>(part) * kThreads + threadIdx.x) * kEach;
+      if (column < dim) {
+#pragma unroll
+        for (int i = 0; i < kEach / kVector; ++i) body(part, i, column + i * kVector);
+      }
+    }
+  };
+  for_parts([&](int part, int i, int64_t column) { scale[part][i] = load_floats<kVector>(weight + column); });
+  wait_for_launch_before();
+  for_parts([&](int part, int i, int64_t column) { x[part][i] = load_floats<kVector>(a + row * ld_a + column); });
+  float squares = 0;
+  for_parts([&](int part, int i, int64_t column) {
+    if constexpr (kAdd) {
+      const Floats<kVector> other = load_floats<kVector>(b + row * dim + column);
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) {
+        T sum;
+        store_rounded(&sum, x[part][i].at[j] + other.at[j]);
+        x[part][i].at[j] = to_float(sum);
+      }
+      store_floats(sum_out + row * dim + column, x[part][i]);
+    }
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) squares += x[part][i].at[j] * x[part][i].at[j];
+  });
+  const float row_rstd = reciprocal_rms(block_sum<kThreads>(squares, shared), dim, epsilon);
+  if (rstd != nullptr && threadIdx.x == 0) rstd[row] = row_rstd;
+  for_parts([&](int part, int i, int64_t column) {
+    Floats<kVector> normed;
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) normed.at[j] = x[part][i].at[j] * row_rstd * scale[part][i].at[j];
+    store_floats(out + row * ld_out + column, normed);
+  });
+}
+
+template <bool kAdd, typename T>
+void launch_held(T* out, int64_t ld_out, T* sum_out, float* rstd, const T* a, int64_t ld_a, const T* b,
+                 const float* weight, int64_t rows, int64_t dim, float epsilon, cudaStream_t stream) {
+  const int64_t parts = (dim + kEach * kThreads - 1) / (kEach * kThreads);
+  const auto kernel = parts == 1   ? held_rms_norm_kernel<T, kAdd, 1>
+                      : parts == 2 ? held_rms_norm_kernel<T, kAdd, 2>
+                                   : held_rms_norm_kernel<T, kAdd, kMostParts>;
+  launch_dependent(kernel, "held_rms_norm_kernel", dim3(static_cast<unsigned>(rows)), kThreads, 0, stream, out, ld_out,
+                   sum_out, rstd, a, ld_a, b, weight, dim, epsilon);
+}
+
 template <typename T>
 void launch_rms_norm(T* out, int64_t ld_out, float* rstd, const T* x, int64_t ld_x, const float* weight, int64_t rows,
                      int64_t dim, float epsilon, cudaStream_t stream) {
   if (rows <= 0 || dim <= 0) return;
+  if (row_is_held<T>({out, x}, {ld_out, ld_x}, weight, dim)) {
+    return launch_held<false, T>(out, ld_out, nullptr, rstd, x, ld_x, nullptr, weight, rows, dim, epsilon, stream);
+  }
   rms_norm_kernel<T, false><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(out, ld_out, nullptr, rstd, x, ld_x,
                                                                                   nullptr, weight, dim, epsilon);
   check_launch("rms_norm_kernel");
@@ -51,6 +127,9 @@ template <typename T>
 void launch_add_rms_norm(T* sum_out, T* normed_out, float* rstd, const T* a, const T* b, const float* weight,
                          int64_t rows, int64_t dim, float epsilon, cudaStream_t stream) {
   if (rows <= 0 || dim <= 0) return;
+  if (row_is_held<T>({normed_out, sum_out, a, b}, {dim}, weight, dim)) {
+    return launch_held<true, T>(normed_out, dim, sum_out, rstd, a, dim, b, weight, rows, dim, epsilon, stream);
+  }
   rms_norm_kernel<T, true><<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(normed_out, dim, sum_out, rstd, a, dim,
                                                                                  b, weight, dim, epsilon);
   check_launch("rms_norm_kernel");

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "kernels/cuda/error.h"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/kernel_choice.h"
 #include "kernels/cuda/router/block_counts.cuh"
 #include "kernels/cuda/router/router.h"
@@ -27,6 +27,8 @@ template <int kPerLane, int kCandidates, RouterScoring kScoring, bool kTwoBest, 
 __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArguments a) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ int32_t counts_of_block[kMaxExperts];
+  let_next_launch_begin();
+  wait_for_launch_before();
   constexpr int kWarps = kThreads / kWarp;
   const int lane = threadIdx.x % kWarp;
   auto& [score_of_token, scratch] = reinterpret_cast<WarpScratch<kPerLane, kCandidates>*>(shared)[threadIdx.x / kWarp];
@@ -119,8 +121,7 @@ void launch(RouterArguments a, int multiprocessors, cudaStream_t stream) {
   DT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   const int64_t wanted = (a.tokens + kThreads / kWarp - 1) / (kThreads / kWarp);
   const auto blocks = static_cast<unsigned>(std::clamp<int64_t>(wanted, 1, multiprocessors));
-  kernel<<<blocks, kThreads, kSharedBytes, stream>>>(a);
-  check_launch("route_tokens_kernel");
+  launch_dependent(kernel, "route_tokens_kernel", dim3(blocks), kThreads, kSharedBytes, stream, a);
 }
 
 template <RouterScoring kScoring, bool kTwoBest>
@@ -151,7 +152,7 @@ void launch_route_tokens(RouterArguments a, const RouterOptions& options, cudaSt
   DT_CUDA_CHECK(cudaGetDevice(&device));
   DT_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   const bool as_in_v3 = options.scoring == RouterScoring::kSigmoid && two_best;
-  if (!plain_kernels_wanted() && sm90::can_filter_experts(a, as_in_v3, device)) {
+  if (!route_in_one_block(a.tokens) && !plain_kernels_wanted() && sm90::can_filter_experts(a, as_in_v3, device)) {
     return sm90::route_tokens_filtered(a, multiprocessors, stream);
   }
   with_scoring(options.scoring, [&]<RouterScoring kScoring>() {

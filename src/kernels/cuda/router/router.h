@@ -17,6 +17,11 @@ namespace deeptitan::cuda {
 /// every launch leaves it zero again. Launches that may run at the same time need one each.
 inline constexpr size_t kRouterWorkspaceBytes = kMaxExperts * sizeof(uint64_t);
 
+/// Whether so many tokens are routed by one block, which needs no workspace: it may be null.
+inline bool route_in_one_block(int64_t tokens) {
+  return tokens <= 16;
+}
+
 /// As cpu::route_tokens. scores may be null (inference): half of the traffic is theirs.
 void route_tokens(int32_t* expert_index, float* expert_weight, float* scores, int32_t* counts, const float* logits,
                   const float* bias, int64_t tokens, const RouterOptions& options, void* workspace,

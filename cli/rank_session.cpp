@@ -55,9 +55,9 @@ Transport* RankSession::transport() {
   return world_ ? &world_->transport() : nullptr;
 }
 
-int RankSession::ranks_of_host() const {
-  if (host_) return host_->size();
-  return world_ ? world_->local_size() : 1;
+HostPlace RankSession::host_place() {
+  if (host_) return {host_->transport().rank(), host_->size()};
+  return world_ ? HostPlace{world_->local_rank(), world_->local_size()} : HostPlace{};
 }
 
 void RankSession::finish(double deadline) {

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "comm/mpi/mpi_world.h"
+#include "core/device_choice.h"
 #include "host_ranks.h"
 
 namespace deeptitan {
@@ -26,7 +27,8 @@ class RankSession {
 
   /// nullptr: alone.
   Transport* transport();
-  int ranks_of_host() const;
+  int ranks_of_host() { return host_place().ranks; }
+  HostPlace host_place();
 
  private:
   std::optional<MpiWorld> world_;

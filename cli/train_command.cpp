@@ -111,17 +111,20 @@ void run_train(const TrainArguments& arguments, const std::vector<std::string>& 
   RankSession ranks(arguments.ranks);
   RunConfig config = load_run_file(arguments.config, parse_overrides(overrides));
   if (!arguments.device.empty()) config.training.device = arguments.device;
-  choose_device(config.training.device);  // one that cannot be used is refused before data is read
   if (arguments.threads > 0) config.training.threads = arguments.threads;
   TrainerOptions options = trainer_options(arguments);
   if (arguments.ranks > 1 && ranks.transport() == nullptr) {
-    mesh_of_run(config, static_cast<int>(arguments.ranks));  // what is wrong is said once, before any starts
+    const int all = static_cast<int>(arguments.ranks);
+    choose_device(config.training.device, {.rank = 0, .ranks = all});
+    mesh_of_run(config, all);  // what is wrong is said once, before any starts
     throw CLI::RuntimeError(start_ranks(arguments.ranks));
   }
+  // One that cannot be used is refused before data is read.
+  choose_device(config.training.device, ranks.host_place());
   if (config.training.threads > 0) omp_set_num_threads(static_cast<int>(config.training.threads));
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) heed(signal);
   options.ranks = ranks.transport();
-  options.ranks_of_host = ranks.ranks_of_host();
+  options.host_place = ranks.host_place();
   if (options.ranks != nullptr) options.program = version_line();  // names the library, which it opens
   options.sample = [&config](TrainingEngine& engine, const Tokenizer& tokenizer, int64_t step) {
     print_sample(engine, tokenizer, config, step);

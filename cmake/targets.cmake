@@ -67,3 +67,17 @@ function(dt_add_test name)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 NO_PRETTY_VALUES
     PROPERTIES LABELS "${ARG_LABELS}" ENVIRONMENT "OMP_WAIT_POLICY=passive" TIMEOUT 300)
 endfunction()
+
+# A program of tests that mpirun starts as one process a GPU: with two ranks and with four. They are skipped, and say
+# why, where there are fewer GPUs.
+function(dt_add_gpu_ranks_test program name)
+  target_include_directories(${program} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_options(${program} PRIVATE -O1)
+  add_dependencies(${program} deeptitan_mpi)
+  foreach(ranks 2 4)
+    add_test(NAME ${name}.Ranks${ranks}
+      COMMAND mpirun --allow-run-as-root --oversubscribe -np ${ranks} $<TARGET_FILE:${program}>)
+    set_tests_properties(${name}.Ranks${ranks} PROPERTIES LABELS multi_gpu TIMEOUT 300
+      ENVIRONMENT "OMP_WAIT_POLICY=passive;OMP_NUM_THREADS=2" SKIP_REGULAR_EXPRESSION "SKIPPED")
+  endforeach()
+endfunction()

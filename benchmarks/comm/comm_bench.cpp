@@ -66,7 +66,7 @@ class Replay {
 /// Every rank copies from (or to) its neighbour at the same time.
 void bench_link(int rank, RankBoard& board) {
   constexpr int64_t kBytes = 128ll << 20;
-  const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+  const NcclHandle communicator(board.id, board.n_ranks, rank);
   const SymmetricWindow window(communicator, 2 * kBytes);
   cudaStream_t stream = nullptr;
   DT_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -98,7 +98,7 @@ void bench_link(int rank, RankBoard& board) {
 
 void bench_barrier(int rank, RankBoard& board) {
   constexpr int kBarriers = 200;
-  const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+  const NcclHandle communicator(board.id, board.n_ranks, rank);
   const SymmetricWindow window(communicator, 1 << 20);
   const SignalState state;
   cudaStream_t stream = nullptr;
@@ -141,7 +141,7 @@ constexpr ExchangeWay kExchangeWays[] = {
 /// One rank's end of a repeated exchange.
 class Exchange {
  public:
-  Exchange(int rank, RankBoard& board, const NcclCommunicator& communicator, const ExchangeShape& shape,
+  Exchange(int rank, RankBoard& board, const NcclHandle& communicator, const ExchangeShape& shape,
            int64_t mailbox)
       : n_ranks_(board.n_ranks) {
     const int64_t rows = shape.bytes / shape.row_bytes;
@@ -204,7 +204,7 @@ class Exchange {
 };
 
 void bench_exchange(int rank, RankBoard& board, bool large) {
-  const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+  const NcclHandle communicator(board.id, board.n_ranks, rank);
   constexpr int64_t kWideRow = 14336;  // 7168 bf16
   std::vector<ExchangeShape> shapes;
   for (const bool all_to_peer : {false, true}) {

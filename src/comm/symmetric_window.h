@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
-#include "comm/nccl_communicator.h"
+#include "comm/communicator.h"
+#include "comm/nccl_handle.h"
 #include "kernels/cuda/barrier/peer_window.h"
 
 namespace deeptitan {
@@ -14,8 +16,9 @@ class SymmetricWindow {
  public:
   /// Collective over the communicator's ranks, all with the same `bytes`; waits for them. The memory is zero on every
   /// rank once any rank returns, so that signal pads may be used at once. Throws Error if the ranks do not share one
-  /// NVLink domain, if the loaded NCCL is not the release that this was compiled against, or if NCCL refuses.
-  SymmetricWindow(const NcclCommunicator& communicator, size_t bytes);
+  /// NVLink domain, if the loaded NCCL is not the release that this was compiled against, if NCCL refuses, or where the
+  /// others do not come within `deadline` seconds.
+  SymmetricWindow(const NcclHandle& communicator, size_t bytes, double deadline = 300);
   SymmetricWindow(const SymmetricWindow&) = delete;
   SymmetricWindow& operator=(const SymmetricWindow&) = delete;
   /// Collective too: no rank may still be reading another's memory.
@@ -37,5 +40,9 @@ class SymmetricWindow {
   ncclWindow_t window_ = nullptr;
   cuda::PeerWindow peers_{};
 };
+
+/// One of a group of GPU ranks (see DeviceGroups), which its ranks make together, once for what uses it. Throws as
+/// SymmetricWindow does, and where the group is not one of GPUs.
+std::unique_ptr<SymmetricWindow> make_symmetric_window(const Communicator& group, size_t bytes);
 
 }  // namespace deeptitan

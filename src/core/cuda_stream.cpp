@@ -3,6 +3,15 @@
 #include "core/cuda_check.h"
 
 namespace deeptitan::cuda {
+namespace {
+
+// What failed is found by whoever waits for it. What is said here is not to be found again by the next launch.
+bool is_over(cudaError_t status) {
+  if (status != cudaSuccess) cudaGetLastError();
+  return status != cudaErrorNotReady;
+}
+
+}  // namespace
 
 std::shared_ptr<void> make_stream(int device) {
   const CurrentDevice current(device);
@@ -13,6 +22,16 @@ std::shared_ptr<void> make_stream(int device) {
 
 void synchronize_stream(void* stream) {
   check_cuda(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "waiting for a stream");
+}
+
+bool stream_done(void* stream) {
+  return is_over(cudaStreamQuery(static_cast<cudaStream_t>(stream)));
+}
+
+bool stream_captures(void* stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status), "looking at a stream");
+  return status != cudaStreamCaptureStatusNone;
 }
 
 bool stream_failed(void* stream) {
@@ -40,6 +59,10 @@ void record_event(void* event, void* stream) {
 void make_wait(void* event, void* stream) {
   check_cuda(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event), 0),
              "waiting for an event in a stream");
+}
+
+bool event_done(void* event) {
+  return is_over(cudaEventQuery(static_cast<cudaEvent_t>(event)));
 }
 
 void synchronize_event(void* event) {

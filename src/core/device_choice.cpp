@@ -29,6 +29,10 @@ std::string problem_of(int index) {
   return cuda::cublas_lt_library().problem();
 }
 
+int gpus_here() {
+  return cuda::count_devices().devices;
+}
+
 constexpr bool kCanPlanForGpus = true;
 
 std::string describe(int index) {
@@ -40,11 +44,28 @@ std::string describe(int index) {
 std::string problem_of(int /*index*/) {
   return "this build of deeptitan has no CUDA; build with -DDT_CUDA=ON";
 }
+int gpus_here() {
+  return 0;
+}
 constexpr bool kCanPlanForGpus = false;
 std::string describe(int /*index*/) {
   return "";
 }
 #endif
+
+// A launcher that shows a process one GPU means that one.
+int index_of_place(const HostPlace& place) {
+  return place.ranks > 1 && gpus_here() > 1 ? place.rank : 0;
+}
+
+// Why a process of this host has no GPU; empty where it has.
+std::string problem_of_place(const HostPlace& place) {
+  const int gpus = gpus_here();
+  if (gpus > 1 && place.ranks > gpus) {
+    return fmt::format("this host has {} GPUs for {} ranks, each of which needs one", gpus, place.ranks);
+  }
+  return problem_of(index_of_place(place));
+}
 
 // Of cuda and cuda:N.
 std::optional<int> gpu_index(std::string_view word) {
@@ -79,15 +100,21 @@ bool is_device_word(std::string_view word) {
   return word == "cpu" || word == "auto" || gpu_index(word);
 }
 
-DeviceChoice choose_device(std::string_view word) {
+DeviceChoice choose_device(std::string_view word, const HostPlace& place) {
   if (word == "cpu") return {{}, "the CPU"};
   if (word == "auto") {
-    const std::string problem = problem_of(0);
-    if (problem.empty()) return {{DeviceKind::kCuda, 0}, describe(0)};
+    const std::string problem = problem_of_place(place);
+    const int index = index_of_place(place);
+    if (problem.empty()) return {{DeviceKind::kCuda, index}, describe(index)};
     return {{}, "the CPU: " + problem};
   }
-  const int index = gpu_number(word);
-  const std::string problem = problem_of(index);
+  int index = gpu_number(word);
+  DT_CHECK_USAGE(place.ranks == 1 || word == "cuda",
+                 "device = {} is one GPU, and {} ranks of this host need one each; use cuda, and CUDA_VISIBLE_DEVICES "
+                 "for which they are",
+                 word, place.ranks);
+  if (place.ranks > 1) index = index_of_place(place);
+  const std::string problem = place.ranks > 1 ? problem_of_place(place) : problem_of(index);
   DT_CHECK_USAGE(problem.empty(), "device = {}: {}; use cpu, or auto for a GPU where one is usable", word, problem);
   return {{DeviceKind::kCuda, index}, describe(index)};
 }

@@ -18,6 +18,7 @@ struct ExecutionContext {
   Stream communication;          // what goes to other ranks, beside it
   Arena* workspace = nullptr;    // a stack: an op gives back what it took
   StepState* state = nullptr;    // on the device: forms of ops read and write it, nobody else
+  int64_t step = 0;              // the one that is queued, for messages; 0: before the first
   OpProfile* profile = nullptr;  // nullptr: nothing is counted or timed
   bool planning = false;         // ops check and count workspace, but launch nothing
   bool check_finite = false;     // ops look at every output and throw, naming the op, at the first that is not finite

@@ -1,6 +1,9 @@
 #include "core/stream.h"
 
+#include <chrono>
 #include <cstring>
+#include <thread>
+#include <utility>
 
 #include "core/clock.h"
 #ifdef DT_CUDA
@@ -14,7 +17,33 @@ bool is_cpu(Device device) {
   return device.kind == DeviceKind::kCpu;
 }
 
+thread_local std::function<void(double)> wait_watch;
+
+#ifdef DT_CUDA
+// Where somebody watches, waits until `done` says so.
+template <typename Done>
+void wait_watched(const Done& done) {
+  if (!wait_watch) return;
+  constexpr double kBusySeconds = 0.005;
+  double begin = 0;
+  while (!done()) {
+    const double now = monotonic_seconds();
+    if (begin == 0) begin = now;
+    wait_watch(now - begin);
+    if (now - begin > kBusySeconds) {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+#endif
+
 }  // namespace
+
+void set_wait_watch(std::function<void(double)> watch) {
+  wait_watch = std::move(watch);
+}
 
 #ifdef DT_CUDA
 
@@ -26,11 +55,17 @@ void Stream::copy(void* to, const void* from, int64_t bytes) const {
 }
 
 void Stream::synchronize() const {
-  if (native_ != nullptr) cuda::synchronize_stream(native());
+  if (native_ == nullptr) return;
+  wait_watched([&] { return cuda::stream_done(native()); });
+  cuda::synchronize_stream(native());
 }
 
 bool Stream::failed() const {
   return native_ != nullptr && cuda::stream_failed(native());
+}
+
+bool Stream::capturing() const {
+  return native_ != nullptr && cuda::stream_captures(native());
 }
 
 Event::Event(Device device) : device_(device), native_(is_cpu(device) ? nullptr : cuda::make_event(device.index)) {}
@@ -44,8 +79,14 @@ void Event::make_wait(const Stream& stream) const {
   if (native_ != nullptr) cuda::make_wait(native_.get(), stream.native());
 }
 
+bool Event::done() const {
+  return native_ == nullptr || cuda::event_done(native_.get());
+}
+
 void Event::synchronize() const {
-  if (native_ != nullptr) cuda::synchronize_event(native_.get());
+  if (native_ == nullptr) return;
+  wait_watched([&] { return done(); });
+  cuda::synchronize_event(native_.get());
 }
 
 double Event::seconds_since(const Event& earlier) const {
@@ -69,6 +110,10 @@ bool Stream::failed() const {
   return false;
 }
 
+bool Stream::capturing() const {
+  return false;
+}
+
 Event::Event(Device device) : device_(device) {
   if (!is_cpu(device)) fail_without_cuda("an event", device);
 }
@@ -78,6 +123,10 @@ void Event::record(const Stream& /*stream*/) {
 }
 
 void Event::make_wait(const Stream& /*stream*/) const {}
+
+bool Event::done() const {
+  return true;
+}
 
 void Event::synchronize() const {}
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "core/device.h"
@@ -25,6 +26,8 @@ class Stream {
   void synchronize() const;
   /// Whether something that was queued has failed: nothing runs on the device any more. Waits for nothing.
   bool failed() const;
+  /// Whether what is queued goes into a graph rather than to the device.
+  bool capturing() const;
 
  private:
   Device device_;
@@ -43,6 +46,8 @@ class Event {
   void record(const Stream& stream);
   /// What is queued in `stream` from now on waits for this event.
   void make_wait(const Stream& stream) const;
+  /// Whether it is over, or never will be because something has failed. Waits for nothing.
+  bool done() const;
   /// The host waits for it.
   void synchronize() const;
   /// Seconds from an earlier event, both recorded and done.
@@ -53,5 +58,9 @@ class Event {
   std::shared_ptr<void> native_;
   double time_ = 0;
 };
+
+/// Looks at this thread's waits for a GPU (of streams and events) from now on: it is called again and again with the
+/// seconds that a wait has taken so far, and may end it by throwing. An empty function ends it.
+void set_wait_watch(std::function<void(double)> watch);
 
 }  // namespace deeptitan

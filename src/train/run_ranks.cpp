@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 
 #include "comm/rank_texts.h"
-#include "core/device_choice.h"
 #include "core/error.h"
 #include "parallel/schedule.h"
 
@@ -36,8 +35,6 @@ Mesh mesh_of_run(const RunConfig& config, int ranks) {
     const int64_t microbatches = with_global_batch(config, mesh).microbatches_per_step() / mesh.data_ranks();
     make_schedule(config.parallelism, mesh.pp, static_cast<int>(microbatches));
   }
-  DT_CHECK_USAGE(choose_device(config.training.device).device.kind == DeviceKind::kCpu,
-                 "{} ranks on GPUs are not here yet; use --device cpu, or one rank", ranks);
   return mesh;
 }
 
@@ -53,6 +50,16 @@ RunRanks::RunRanks(const RunConfig& config, Transport* transport)
   if (transport != nullptr) {
     groups_ = std::make_unique<HostGroups>(*transport, mesh_, config.parallelism.deadline_seconds);
   }
+}
+
+void RunRanks::connect(Device device) {
+  if (groups_ && device.kind != DeviceKind::kCpu) {
+    device_groups_ = std::make_unique<DeviceGroups>(*groups_, mesh_, device, host()->deadline());
+  }
+}
+
+void RunRanks::abandon() noexcept {
+  if (device_groups_) device_groups_->abandon();
 }
 
 void RunRanks::add_up(std::span<double> numbers, int64_t step) const {

@@ -13,6 +13,7 @@
 #include "comm/mesh.h"
 #include "comm/transport.h"
 #include "config/run_config.h"
+#include "parallel/device_groups.h"
 #include "parallel/host_groups.h"
 #include "parallel/rank_groups.h"
 
@@ -32,8 +33,15 @@ class RunRanks {
   RunRanks(const RunConfig& config, Transport* transport);
 
   const Mesh& mesh() const { return mesh_; }
+  /// Connects the ranks' devices, on all of them at once; the CPU needs nothing of it.
+  void connect(Device device);
+  /// Where this rank has failed: no other is waited for any more, so that memory can be given back.
+  void abandon() noexcept;
   /// What the training engine exchanges over.
-  RankGroups groups() const { return groups_ ? groups_->groups() : RankGroups(); }
+  RankGroups groups() const {
+    if (device_groups_) return device_groups_->groups();
+    return groups_ ? groups_->groups() : RankGroups();
+  }
   /// All ranks, for what lies in the host's memory; nullptr: alone.
   Communicator* host() const { return groups().host; }
   bool alone() const { return groups_ == nullptr; }
@@ -65,6 +73,7 @@ class RunRanks {
 
   Mesh mesh_;
   std::unique_ptr<HostGroups> groups_;
+  std::unique_ptr<DeviceGroups> device_groups_;
 };
 
 /// Something that all ranks must have alike before the first step.

@@ -58,6 +58,7 @@ class Trainer {
       : config_(config),
         options_(options),
         folder_(config.job.dump_folder),
+        device_(choose_device(config.training.device, options.host_place)),
         schedule_(config),
         ranks_(config, options.ranks),
         exported_{.dtype = config.checkpoint.export_dtype == ExportDtype::kFloat32 ? DType::kF32 : DType::kBF16} {}
@@ -65,7 +66,9 @@ class Trainer {
   TrainingOutcome run();
 
  private:
+  TrainingOutcome run_all();
   void join_ranks();
+  std::string device_kind() const;
   void build_engine();
   void plan_snapshot(int64_t room);
   void replay();
@@ -98,6 +101,7 @@ class Trainer {
   RunConfig config_;
   TrainerOptions options_;
   RunFolder folder_;
+  DeviceChoice device_;
   LearningRateSchedule schedule_;
   RunRanks ranks_;
   ModelConfig model_config_;
@@ -122,21 +126,30 @@ void Trainer::join_ranks() {
   check_alike(*ranks_.host(),
               {{"the version", options_.program},
                {"the configuration", to_toml(config_)},
-               {"the device", device_name(choose_device(config_.training.device).device)},
+               {"the device", device_kind()},
                {"the arithmetic of the chip", bfloat16_is_native() ? "native bf16" : "no native bf16"}});
+  ranks_.connect(device_.device);
+}
+
+// What all ranks need alike: of GPUs the model, not the number.
+std::string Trainer::device_kind() const {
+  if (device_.device.kind == DeviceKind::kCpu) return "cpu";
+  return device_.description.substr(device_.description.find(", ") + 2);
 }
 
 void Trainer::build_engine() {
   TrainingEngineOptions options = engine_options(config_, bfloat16_is_native(), ranks_.groups());
+  options.device = device_.device;
   options.report_lag = options_.report_lag.value_or(report_lag_of(options.device));
   options.halt_not_finite = config_.training.loss_not_finite == LossNotFinite::kStop;
   engine_ = std::make_unique<TrainingEngine>(model_config_, options);
-  const int64_t memory = available_memory(engine_->options().device) / options_.ranks_of_host;
+  const bool on_cpu = device_.device.kind == DeviceKind::kCpu;
+  const int64_t memory = available_memory(device_.device) / (on_cpu ? options_.host_place.ranks : 1);
   // All look before any takes.
   ranks_.any(false, 0);
   check_fits(config_, model_config_, engine_->plan(), memory, ranks_.groups());
 #ifdef DT_CUDA
-  log_info(fmt::format("on {}", choose_device(config_.training.device).description));
+  log_info(fmt::format("on {}", device_.description));
 #endif
   if (!options_.replay_step && wants_snapshot(config_)) plan_snapshot(memory);
   engine_->allocate();
@@ -172,7 +185,7 @@ void Trainer::build_engine() {
 void Trainer::plan_snapshot(int64_t memory) {
   auto planned = std::make_unique<CheckpointSnapshot>(*engine_);
   const bool on_cpu = engine_->options().device.kind == DeviceKind::kCpu;
-  const int64_t room = on_cpu ? memory - engine_->plan().total() : available_memory(Device{}) / options_.ranks_of_host;
+  const int64_t room = on_cpu ? memory - engine_->plan().total() : available_memory(Device{}) / options_.host_place.ranks;
   if (ranks_.any(planned->bytes() > room, 0)) {
     log_info(fmt::format(
         "checkpoint.saving: to write beside training takes {} of memory more and {} are available; training "
@@ -422,7 +435,17 @@ void Trainer::train_steps() {
   if (report_) report_->finish();
 }
 
+// What has failed here leaves others' messages behind, for which the device would wait as its memory is given back.
 TrainingOutcome Trainer::run() {
+  try {
+    return run_all();
+  } catch (...) {
+    ranks_.abandon();
+    throw;
+  }
+}
+
+TrainingOutcome Trainer::run_all() {
   join_ranks();
   start_ = find_start_of_all(config_, options_, folder_, ranks_);
   model_config_ = model_to_train(config_);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "comm/transport.h"
+#include "core/device_choice.h"
 #include "tokenizer/tokenizer.h"
 
 namespace deeptitan {
@@ -32,7 +33,7 @@ struct TrainerOptions {
   std::optional<int> report_lag;
   /// The ranks that train together, which all call train() with the same configuration; nullptr: this process alone.
   Transport* ranks = nullptr;
-  int ranks_of_host = 1;  // that share this host's memory
+  HostPlace host_place = {};  // among those that share this host's memory and GPUs
   std::string program;    // the version, which all ranks must have alike
   /// Called for the steps that metrics.sample_freq asks for, on all ranks; prints what the model would write.
   std::function<void(TrainingEngine&, const Tokenizer&, int64_t step)> sample;

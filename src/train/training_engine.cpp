@@ -290,6 +290,7 @@ void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t targ
 }
 
 void TrainingEngine::start_step() {
+  ctx_.step = input_.in.step;
   naming_step(input_.in.step, [&] {
     if (ctx_.planning) return;
     uploads_.begin();

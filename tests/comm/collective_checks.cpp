@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -9,6 +11,8 @@
 #include <gtest/gtest.h>
 
 #include "comm/host_communicator.h"
+#include "core/device_memory.h"
+#include "core/transfer.h"
 
 namespace deeptitan {
 namespace {
@@ -50,13 +54,46 @@ std::vector<int> shuffled_ranks(int size, Drawn& drawn) {
   return ranks;
 }
 
-HostCommunicator make_group(Transport& transport, Drawn& drawn, int channel) {
-  return {transport, "test", shuffled_ranks(transport.size(), drawn), channel, 60};
+std::unique_ptr<Communicator> make_group(Transport& transport, Drawn& drawn, int channel) {
+  return std::make_unique<HostCommunicator>(transport, "test", shuffled_ranks(transport.size(), drawn), channel, 60);
 }
 
+// Numbers where the group exchanges them.
 template <typename T>
-Tensor as_tensor(std::vector<T>& values) {
-  return {values.data(), DTypeOf<T>::value, {static_cast<int64_t>(values.size())}};
+class Placed {
+ public:
+  Placed(const std::vector<T>& values, Device device)
+      : memory_("test", device, MemoryKind::kDevice, static_cast<int64_t>(std::max<size_t>(1, values.size()) * sizeof(T))),
+        tensor_(memory_.data(), DTypeOf<T>::value, {std::ssize(values)}, device) {
+    set(values);
+  }
+  const Tensor& tensor() const { return tensor_; }
+  Tensor matrix(int64_t width) const {
+    const int64_t rows = tensor_.numel() / width;
+    return tensor_.rows(0, rows * width).reshape({rows, width});
+  }
+  void set(const std::vector<T>& values) { copy_tensor(tensor_, of(values)); }
+  std::vector<T> values() const {
+    std::vector<T> result(static_cast<size_t>(tensor_.numel()));
+    copy_tensor(of(result), tensor_);
+    return result;
+  }
+
+ private:
+  static Tensor of(const std::vector<T>& values) {
+    return {const_cast<T*>(values.data()), DTypeOf<T>::value, {std::ssize(values)}};
+  }
+
+  MemoryBlock memory_;
+  Tensor tensor_;
+};
+
+ExecutionContext context_on(Device device) {
+  ExecutionContext ctx;
+  ctx.device = device;
+  ctx.compute = Stream(device);
+  ctx.communication = Stream(device);
+  return ctx;
 }
 
 template <typename T>
@@ -80,51 +117,47 @@ int64_t total(const std::vector<int64_t>& counts) {
 }
 
 template <typename T>
-void check_sum(HostCommunicator& group, int64_t count, Drawn& drawn) {
-  ExecutionContext ctx;
-  auto of_ranks = values_of_ranks<T>(group.size(), count, drawn);
-  const std::vector<T> expected = sum_in_order(of_ranks);
-  std::vector<T>& mine = of_ranks[group.rank()];
-  group.all_reduce(ctx, as_tensor(mine));
-  EXPECT_EQ(mine, expected) << "rank " << group.rank() << " of " << group.size();
+void check_sum(Communicator& group, Device device, int64_t count, Drawn& drawn) {
+  ExecutionContext ctx = context_on(device);
+  const auto of_ranks = values_of_ranks<T>(group.size(), count, drawn);
+  const Placed<T> mine(of_ranks[group.rank()], device);
+  group.all_reduce(ctx, mine.tensor());
+  ctx.communication.synchronize();
+  EXPECT_EQ(mine.values(), sum_in_order(of_ranks)) << "rank " << group.rank() << " of " << group.size();
 }
 
-}  // namespace
-
-void check_all_reduce(Transport& transport, uint64_t seed) {
-  Drawn drawn(seed);
-  HostCommunicator group = make_group(transport, drawn, 0);
+void check_all_reduce_in(Communicator& group, Device device, Drawn& drawn) {
   for (const int64_t count : {int64_t{1}, drawn.below(50), 500 + drawn.below(5000), int64_t{3}}) {
-    check_sum<float>(group, count, drawn);
-    check_sum<double>(group, count, drawn);
-    check_sum<int32_t>(group, count, drawn);
+    check_sum<float>(group, device, count, drawn);
+    check_sum<double>(group, device, count, drawn);
+    check_sum<int32_t>(group, device, count, drawn);
   }
 }
 
-void check_reduce_scatter_and_all_gather(Transport& transport, uint64_t seed) {
-  Drawn drawn(seed);
-  HostCommunicator group = make_group(transport, drawn, 0);
-  ExecutionContext ctx;
+void check_parts_in(Communicator& group, Device device, Drawn& drawn) {
+  ExecutionContext ctx = context_on(device);
   for (const int64_t limit : {2, 40, 3000}) {
     const std::vector<int64_t> parts = drawn.counts(group.size(), limit);
-    auto of_ranks = values_of_ranks<float>(group.size(), total(parts), drawn);
+    const auto of_ranks = values_of_ranks<float>(group.size(), total(parts), drawn);
     const std::vector<float> expected = sum_in_order(of_ranks);
-    std::vector<float>& mine = of_ranks[group.rank()];
-    group.reduce_scatter(ctx, as_tensor(mine), parts);
+    Placed<float> x(of_ranks[group.rank()], device);
+    group.reduce_scatter(ctx, x.tensor(), parts);
+    ctx.communication.synchronize();
+    std::vector<float> mine = x.values();
     const int64_t begin = std::accumulate(parts.begin(), parts.begin() + group.rank(), int64_t{0});
     for (int64_t i = begin; i < begin + parts[group.rank()]; ++i) EXPECT_EQ(mine[i], expected[i]);
     for (int64_t i = 0; i < total(parts); ++i) {
       if (i < begin || i >= begin + parts[group.rank()]) mine[i] = -1;
     }
-    group.all_gather(ctx, as_tensor(mine), parts);
-    EXPECT_EQ(mine, expected);
+    x.set(mine);
+    group.all_gather(ctx, x.tensor(), parts);
+    ctx.communication.synchronize();
+    EXPECT_EQ(x.values(), expected);
   }
 }
 
-void check_all_to_all(Transport& transport, uint64_t seed) {
-  Drawn drawn(seed);
-  HostCommunicator group = make_group(transport, drawn, 0);
-  ExecutionContext ctx;
+void check_all_to_all_in(Communicator& group, Device device, Drawn& drawn) {
+  ExecutionContext ctx = context_on(device);
   for (int round = 0; round < 3; ++round) {
     const int64_t width = 1 + drawn.below(9);
     std::vector<std::vector<int64_t>> rows;  // [from][to]
@@ -145,57 +178,100 @@ void check_all_to_all(Transport& transport, uint64_t seed) {
     }
     const int64_t spare = drawn.below(3);  // rows that are left alone
     expected.resize(expected.size() + spare * width, -7);
-    std::vector<int32_t> received(expected.size() + 1, -7);
-    sent.resize(sent.size() + spare * width + 1, -9);
-    const auto matrix = [&](std::vector<int32_t>& values) {
-      return Tensor(values.data(), DType::kI32, {static_cast<int64_t>(values.size() - 1) / width, width});
-    };
-    group.all_to_all(ctx, matrix(received), received_rows, matrix(sent), rows[group.rank()]);
-    received.pop_back();
-    EXPECT_EQ(received, expected);
+    sent.resize(sent.size() + spare * width, -9);
+    const Placed<int32_t> received(std::vector<int32_t>(expected.size(), -7), device);
+    const Placed<int32_t> source(sent, device);
+    group.all_to_all(ctx, received.matrix(width), received_rows, source.matrix(width), rows[group.rank()]);
+    ctx.communication.synchronize();
+    EXPECT_EQ(received.values(), expected);
   }
+}
+
+void check_sends_in(Communicator& group, Communicator& beside, Device device, Drawn& drawn) {
+  if (group.size() == 1) return;
+  ExecutionContext ctx = context_on(device);
+  // Everybody sends to both neighbours before anybody receives, in two groups at once.
+  const int64_t count = 1 + drawn.below(2000);
+  const auto alike = [&](int value) { return std::vector<float>(count, static_cast<float>(value)); };
+  std::deque<Placed<float>> kept;
+  for (Communicator* g : {&group, &beside}) {
+    for (const int step : {1, g->size() - 1}) {
+      kept.emplace_back(alike(100 * g->rank() + step), device);
+      g->send(ctx, kept.back().tensor(), (g->rank() + step) % g->size());
+    }
+  }
+  for (Communicator* g : {&beside, &group}) {
+    for (const int step : {1, g->size() - 1}) {
+      const Placed<float> x(alike(0), device);
+      const int from = (g->rank() + g->size() - step) % g->size();
+      g->receive(ctx, x.tensor(), from);
+      ctx.communication.synchronize();
+      EXPECT_EQ(x.values(), alike(100 * from + step));
+    }
+  }
+  group.finish_send(ctx, kept.front().tensor());
+  ctx.compute.synchronize();
+  kept.front().set(alike(-1));
+  group.finish_sends(ctx);
+  beside.finish_sends(ctx);
+  ctx.compute.synchronize();
+}
+
+void check_broadcast_in(Communicator& group, Device device, Drawn& drawn) {
+  ExecutionContext ctx = context_on(device);
+  for (int root = 0; root < group.size(); ++root) {
+    const std::vector<double> expected = drawn.values<double>(drawn.below(1000));
+    const Placed<double> x(group.rank() == root ? expected : std::vector<double>(expected.size()), device);
+    group.broadcast(ctx, x.tensor(), root);
+    ctx.communication.synchronize();
+    EXPECT_EQ(x.values(), expected);
+    group.barrier(ctx);
+  }
+}
+
+}  // namespace
+
+void check_all_reduce(Transport& transport, uint64_t seed) {
+  Drawn drawn(seed);
+  check_all_reduce_in(*make_group(transport, drawn, 0), {}, drawn);
+}
+
+void check_reduce_scatter_and_all_gather(Transport& transport, uint64_t seed) {
+  Drawn drawn(seed);
+  check_parts_in(*make_group(transport, drawn, 0), {}, drawn);
+}
+
+void check_all_to_all(Transport& transport, uint64_t seed) {
+  Drawn drawn(seed);
+  check_all_to_all_in(*make_group(transport, drawn, 0), {}, drawn);
 }
 
 void check_send_and_receive(Transport& transport, uint64_t seed) {
   Drawn drawn(seed);
-  HostCommunicator group = make_group(transport, drawn, 0);
-  HostCommunicator beside(transport, "beside", shuffled_ranks(transport.size(), drawn), 1, 60);
-  if (group.size() == 1) return;
-  ExecutionContext ctx;
-  // Everybody sends to both neighbours before anybody receives, in two groups at once.
-  const int64_t count = 1 + drawn.below(2000);
-  std::vector<std::vector<float>> kept;
-  for (HostCommunicator* g : {&group, &beside}) {
-    for (const int step : {1, g->size() - 1}) {
-      kept.emplace_back(count, static_cast<float>(100 * g->rank() + step));
-      g->send(ctx, as_tensor(kept.back()), (g->rank() + step) % g->size());
-    }
-  }
-  for (HostCommunicator* g : {&beside, &group}) {
-    for (const int step : {1, g->size() - 1}) {
-      std::vector<float> x(count);
-      const int from = (g->rank() + g->size() - step) % g->size();
-      g->receive(ctx, as_tensor(x), from);
-      EXPECT_EQ(x, std::vector<float>(count, static_cast<float>(100 * from + step)));
-    }
-  }
-  group.finish_send(ctx, as_tensor(kept.front()));
-  kept.front().assign(count, -1);
-  group.finish_sends(ctx);
-  beside.finish_sends(ctx);
+  const auto group = make_group(transport, drawn, 0);
+  const auto beside = make_group(transport, drawn, 1);
+  check_sends_in(*group, *beside, {}, drawn);
 }
 
 void check_broadcast_and_barrier(Transport& transport, uint64_t seed) {
   Drawn drawn(seed);
-  HostCommunicator group = make_group(transport, drawn, 0);
-  ExecutionContext ctx;
-  for (int root = 0; root < group.size(); ++root) {
-    const std::vector<double> expected = drawn.values<double>(drawn.below(1000));
-    std::vector<double> x = group.rank() == root ? expected : std::vector<double>(expected.size());
-    group.broadcast(ctx, as_tensor(x), root);
-    EXPECT_EQ(x, expected);
-    group.barrier(ctx);
-  }
+  check_broadcast_in(*make_group(transport, drawn, 0), {}, drawn);
+}
+
+void check_every_operation(Communicator& group, Communicator& one_by_one, Communicator& beside, Device device,
+                           uint64_t seed) {
+  Drawn drawn(seed);
+  check_all_reduce_in(group, device, drawn);
+  check_parts_in(group, device, drawn);
+  check_all_to_all_in(group, device, drawn);
+  check_sends_in(one_by_one, beside, device, drawn);
+  check_broadcast_in(group, device, drawn);
+}
+
+void check_large_sums(Communicator& group, Device device) {
+  Drawn drawn(77);
+  check_sum<float>(group, device, (int64_t{1} << 20) + 77, drawn);
+  check_sum<double>(group, device, 300'001, drawn);
 }
 
 }  // namespace deeptitan

@@ -33,7 +33,7 @@ using cuda::SourceReuse;
 /// One rank's end of exchanges with at most max_rows rows sent and received.
 class Endpoint {
  public:
-  Endpoint(const NcclCommunicator& communicator, int n_groups, int64_t mailbox_bytes, std::vector<int64_t> row_bytes,
+  Endpoint(const NcclHandle& communicator, int n_groups, int64_t mailbox_bytes, std::vector<int64_t> row_bytes,
            int64_t max_rows)
       : rank_(communicator.rank()),
         splits_(static_cast<size_t>(communicator.n_ranks() * n_groups)),
@@ -104,7 +104,7 @@ TEST(AllToAllOverNvlink, EqualsCpuTwinInEveryWay) {
   DT_SKIP_WITHOUT_TWO_GPUS();
   const int n_ranks = count_devices_in_child();
   const auto body = [](int rank, RankBoard& board) {
-    const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+    const NcclHandle communicator(board.id, board.n_ranks, rank);
     for (const int64_t mailbox_bytes : {0, 4096, 1 << 18}) {
       for (const SourceReuse reuse : {SourceReuse::kAfterExchange, SourceReuse::kAfterNextExchange}) {
         Endpoint end(communicator, 3, mailbox_bytes, {2048, 64}, 2000);
@@ -136,7 +136,7 @@ TEST(AllToAllOverNvlink, BackwardRestoresTheRows) {
     backward.output_splits = forward.splits;
     backward.rows = forward.outputs;
     backward.outputs = forward.rows;
-    const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+    const NcclHandle communicator(board.id, board.n_ranks, rank);
     Endpoint end(communicator, 4, 8192, {1024}, std::max(forward.most_sent(), forward.most_received()));
     end.upload(forward);
     end.exchange();
@@ -153,7 +153,7 @@ TEST(AllToAllOverNvlink, ReplayedGraphExchangesWhatLiesInTheBuffers) {
   DT_SKIP_WITHOUT_TWO_GPUS();
   const int n_ranks = count_devices_in_child();
   const auto body = [](int rank, RankBoard& board) {
-    const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+    const NcclHandle communicator(board.id, board.n_ranks, rank);
     Endpoint end(communicator, 1, 4096, {512}, 4000);
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
@@ -182,7 +182,7 @@ TEST(AllToAllOverNvlink, OverflowOfOneRankIsSaidOnAll) {
   DT_SKIP_WITHOUT_TWO_GPUS();
   const auto body = [](int rank, RankBoard& board) {
     const ExchangeCase c = cuda::make_case({{3, 50}, {4, 60}}, 1, {256}, 9);
-    const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+    const NcclHandle communicator(board.id, board.n_ranks, rank);
     Endpoint end(communicator, 1, 1024, {256}, 110);
     if (rank == 1) end.arguments().capacity_rows = 109;
     end.upload(c);
@@ -205,7 +205,7 @@ TEST(AllToAllOverNvlink, RankThatNeverComesEndsTheWait) {
   DT_SKIP_WITHOUT_TWO_GPUS();
   const auto body = [](int rank, RankBoard& board) {
     const ExchangeCase c = cuda::make_case({{3, 50}, {4, 60}}, 1, {256}, 9);
-    const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+    const NcclHandle communicator(board.id, board.n_ranks, rank);
     Endpoint end(communicator, 1, 0, {256}, 110);
     end.upload(c);
     if (rank == 1) {

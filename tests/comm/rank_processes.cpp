@@ -12,7 +12,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "comm/nccl_communicator.h"
+#include "comm/nccl_handle.h"
 #include "core/error.h"
 #include "kernels/cuda/error.h"
 
@@ -29,7 +29,7 @@ void run_child(int rank, int n_ranks, SharedPages& shared, const std::function<v
   try {
     DT_CUDA_CHECK(cudaSetDevice(rank));
     if (rank == 0) {
-      shared.board.id = NcclCommunicator::make_unique_id();
+      shared.board.id = NcclHandle::make_unique_id();
       shared.board.id_written = 1;
     }
     while (shared.board.id_written == 0) sched_yield();

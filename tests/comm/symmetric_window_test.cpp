@@ -27,7 +27,7 @@ TEST(SymmetricWindow, IsZeroAndEveryRankSeesEveryRanksMemory) {
       run_rank_processes(
           n_ranks,
           [](int rank, RankBoard& board) {
-            const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+            const NcclHandle communicator(board.id, board.n_ranks, rank);
             const SymmetricWindow window(communicator, 3 << 20);
             DT_CHECK(window.peers().rank == rank && window.peers().n_ranks == board.n_ranks, "wrong rank");
             std::vector<int> words(window.bytes() / 4);
@@ -53,7 +53,7 @@ TEST(SymmetricWindow, IsZeroAndEveryRankSeesEveryRanksMemory) {
 TEST(SymmetricWindow, SeveralLiveSideBySideAndOneRankNeedsNoPeer) {
   DT_SKIP_WITHOUT_TWO_GPUS();
   const auto body = [](int rank, RankBoard& board) {
-    const NcclCommunicator communicator(board.id, 1, rank);
+    const NcclHandle communicator(board.id, 1, rank);
     const SymmetricWindow first(communicator, 100);
     const SymmetricWindow second(communicator, 1 << 20);
     DT_CHECK(first.data() != second.data(), "two windows share memory");
@@ -68,7 +68,7 @@ TEST(SymmetricWindow, SeveralLiveSideBySideAndOneRankNeedsNoPeer) {
 TEST(SymmetricWindow, NoBytesAreAnError) {
   DT_SKIP_WITHOUT_TWO_GPUS();
   const auto body = [](int rank, RankBoard& board) {
-    const NcclCommunicator communicator(board.id, 1, rank);
+    const NcclHandle communicator(board.id, 1, rank);
     const SymmetricWindow window(communicator, 0);
   };
   EXPECT_EQ(run_rank_processes(1, body), "rank 0 of 1: symmetric window: 0 bytes asked for");
@@ -78,7 +78,7 @@ TEST(BarrierOverNvlink, WritesBeforeItAreSeenAfterIt) {
   DT_SKIP_WITHOUT_TWO_GPUS();
   const int n_ranks = count_devices_in_child();
   const auto body = [](int rank, RankBoard& board) {
-    const NcclCommunicator communicator(board.id, board.n_ranks, rank);
+    const NcclHandle communicator(board.id, board.n_ranks, rank);
     const SymmetricWindow window(communicator, 1 << 20);
     const SignalState state;
     const int64_t pad = cuda::barrier_pad_bytes(board.n_ranks);
@@ -116,7 +116,7 @@ TEST(BarrierOverNvlink, RankThatNeverComesEndsTheWait) {
       run_rank_processes(
           2,
           [](int rank, RankBoard& board) {
-            const NcclCommunicator communicator(board.id, 2, rank);
+            const NcclHandle communicator(board.id, 2, rank);
             const SymmetricWindow window(communicator, 1 << 20);
             const SignalState state;
             const cuda::BarrierArguments barrier{window.peers(), 0, state.barrier_epoch(), state.error(), 50'000'000};

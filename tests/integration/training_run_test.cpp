@@ -143,7 +143,7 @@ TEST(TrainingRun, WhereMemoryForTheCopyIsShortTrainingWaitsAndSaysSo) {
   const TrainingEngine engine(model, engine_options(config, false));
   const CheckpointSnapshot snapshot(engine);
   TrainerOptions options;
-  options.ranks_of_host = static_cast<int>(available_memory() / (engine.plan().total() + snapshot.bytes() / 2));
+  options.host_place.ranks = static_cast<int>(available_memory() / (engine.plan().total() + snapshot.bytes() / 2));
   set_log_quiet(false);
   ::testing::internal::CaptureStderr();
   train_quietly(config, options);

@@ -1,0 +1,186 @@
+#include "parallel/device_groups.h"
+
+#include "core/error.h"
+#ifdef DT_CUDA
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <set>
+#include <string>
+
+#include "comm/nccl_communicator.h"
+#include "comm/rank_texts.h"
+#include "core/device_choice.h"
+#include "core/stream.h"
+#endif
+
+namespace deeptitan {
+
+#ifdef DT_CUDA
+
+namespace {
+
+std::string to_text(const ncclUniqueId& id) {
+  return {id.internal, sizeof id.internal};
+}
+
+ncclUniqueId to_id(std::string_view text) {
+  ncclUniqueId id;
+  DT_CHECK(text.size() == sizeof id.internal, "an NCCL id has {} bytes; another rank sent {}", sizeof id.internal,
+           text.size());
+  std::memcpy(id.internal, text.data(), sizeof id.internal);
+  return id;
+}
+
+}  // namespace
+
+/// The communicators of GPUs. Groups of the same ranks share one of NCCL's: all that they do is queued in one stream.
+class DeviceGroups::Nccl {
+ public:
+  Nccl(const HostGroups& host, const Mesh& mesh, Device device, double deadline)
+      : host_(*host.groups().host), mesh_(mesh), device_(device), deadline_(deadline), rank_(host_.rank()) {
+    // A kernel that waits for another rank must not hold up one of another stream: each has a queue of its own.
+    ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+    use_device(device);
+    staging_ = std::make_shared<NcclStaging>(device);
+    operations_ = std::make_shared<NcclOperations>();
+  }
+
+  RankGroups make() {
+    RankGroups groups;
+    groups.host = &host_;
+    groups.world = add(MeshGroup::kWorld);
+    groups.data = add(MeshGroup::kData);
+    groups.ep = add(MeshGroup::kExpert);
+    if (mesh_.pp > 1) {
+      groups.pipeline = add(MeshGroup::kPipeline, /*links=*/true);
+      groups.pipeline_backward = add(MeshGroup::kPipeline, /*links=*/true);
+    }
+    Communicator* replicate = add(MeshGroup::kReplicate);
+    groups.dense = {.shard = add(MeshGroup::kDenseShard), .replicate = replicate};
+    groups.experts = {.shard = add(MeshGroup::kExpertShard), .replicate = replicate};
+    for (const auto& communicator : communicators_) connect(*communicator);
+    set_wait_watch([this](double waited) { watch(waited); });
+    return groups;
+  }
+
+  void abandon() noexcept {
+    for (const std::shared_ptr<NcclHandle>& handle : handles_) handle->abort();
+  }
+
+ private:
+  // The handle of a group's ranks; nullptr: there is one.
+  std::shared_ptr<NcclHandle> handle_of(const std::vector<int>& ranks) {
+    if (ranks.size() == 1) return nullptr;
+    std::shared_ptr<NcclHandle>& handle = by_ranks_[ranks];
+    if (handle != nullptr) return handle;
+    // Of each group the first rank makes the id; all groups of one kind are introduced at once.
+    const bool first = ranks.front() == rank_;
+    const std::vector<std::string> ids =
+        gather_texts(host_, first ? to_text(NcclHandle::make_unique_id()) : std::string());
+    const auto place = std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin();
+    handle = std::make_shared<NcclHandle>(to_id(ids[ranks.front()]), static_cast<int>(ranks.size()),
+                                          static_cast<int>(place), deadline_);
+    handles_.push_back(handle);
+    return handle;
+  }
+
+  Communicator* add(MeshGroup group, bool links = false) {
+    NcclCommunicator::Parts parts;
+    parts.name = group_name(group);
+    parts.ranks = mesh_.group(group, rank_);
+    parts.rank = static_cast<int>(std::find(parts.ranks.begin(), parts.ranks.end(), rank_) - parts.ranks.begin());
+    parts.device = device_;
+    parts.handle = handle_of(parts.ranks);
+    parts.staging = staging_;
+    parts.operations = operations_;
+    parts.deadline = deadline_;
+    if (links) add_links(parts);
+    communicators_.push_back(std::make_unique<NcclCommunicator>(std::move(parts)));
+    return communicators_.back().get();
+  }
+
+  // Both directions between neighbours of a ring. All ranks go through them in one order, so that none waits for a rank
+  // that waits for it.
+  void add_links(NcclCommunicator::Parts& parts) {
+    const int size = static_cast<int>(parts.ranks.size());
+    std::set<std::pair<int, int>> pairs;
+    for (int r = 0; r < size; ++r) {
+      pairs.emplace(r, (r + 1) % size);
+      pairs.emplace((r + 1) % size, r);
+    }
+    for (const auto& [from, to] : pairs) {
+      const bool sends = from == parts.rank;
+      const std::vector<std::string> ids =
+          gather_texts(host_, sends ? to_text(NcclHandle::make_unique_id()) : std::string());
+      if (!sends && to != parts.rank) continue;
+      NcclCommunicator::Link link{
+          std::make_shared<NcclHandle>(to_id(ids[parts.ranks[from]]), 2, sends ? 0 : 1, deadline_), Stream(device_)};
+      handles_.push_back(link.handle);
+      (sends ? parts.to : parts.from).emplace(sends ? to : from, std::move(link));
+    }
+  }
+
+  // NCCL connects two ranks, and takes memory for that, when they first exchange something: before memory is planned.
+  void connect(NcclCommunicator& group) {
+    if (group.size() == 1) return;
+    ExecutionContext ctx;
+    ctx.device = device_;
+    ctx.compute = ctx.communication = Stream(device_);
+    group.barrier(ctx);
+  }
+
+  void watch(double waited) {
+    if (waited < deadline_) return;
+    const std::string operation = operations_->oldest();
+    if (operation.empty()) return;  // it is this rank's own work that takes long
+    abandon();
+    fail(
+        "rank {} has waited {:g} s in {}: it has stopped, hangs, or has more to do than parallelism.deadline_seconds "
+        "(--deadline) allows",
+        rank_, waited, operation);
+  }
+
+  Communicator& host_;
+  Mesh mesh_;
+  Device device_;
+  double deadline_;
+  int rank_;
+  std::shared_ptr<NcclStaging> staging_;
+  std::shared_ptr<NcclOperations> operations_;
+  std::map<std::vector<int>, std::shared_ptr<NcclHandle>> by_ranks_;
+  std::vector<std::shared_ptr<NcclHandle>> handles_;
+  std::vector<std::unique_ptr<NcclCommunicator>> communicators_;
+};
+
+DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline)
+    : groups_(host.groups()) {
+  if (device.kind == DeviceKind::kCpu || mesh.world() == 1) return;
+  nccl_ = std::make_unique<Nccl>(host, mesh, device, deadline);
+  groups_ = nccl_->make();
+}
+
+DeviceGroups::~DeviceGroups() {
+  if (nccl_ != nullptr) set_wait_watch({});
+}
+
+void DeviceGroups::abandon() noexcept {
+  if (nccl_ != nullptr) nccl_->abandon();
+}
+
+#else
+
+class DeviceGroups::Nccl {};
+
+DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& /*mesh*/, Device device, double /*deadline*/)
+    : groups_(host.groups()) {
+  if (device.kind != DeviceKind::kCpu) fail_without_cuda("ranks", device);
+}
+
+DeviceGroups::~DeviceGroups() = default;
+
+void DeviceGroups::abandon() noexcept {}
+
+#endif
+
+}  // namespace deeptitan

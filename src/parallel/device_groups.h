@@ -1,0 +1,37 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/host_communicator.h"
+#include "comm/mesh.h"
+#include "core/device.h"
+#include "parallel/host_groups.h"
+#include "parallel/rank_groups.h"
+
+namespace deeptitan {
+
+/// A rank's communicators of a mesh, for what lies on its device: the host's own on the CPU, NCCL's on a GPU, which the
+/// host's introduce to each other. While it lives, this thread's waits for the GPU have the deadline of the groups.
+class DeviceGroups {
+ public:
+  /// Every rank of the mesh makes one. The host's groups outlive it. Throws where NCCL is not there, and where a rank
+  /// does not come within the deadline.
+  DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline = kDefaultDeadline);
+  ~DeviceGroups();
+  DeviceGroups(const DeviceGroups&) = delete;
+  DeviceGroups& operator=(const DeviceGroups&) = delete;
+
+  const RankGroups& groups() const { return groups_; }
+  /// Where something has failed: ends what others would still be waited for by this rank's GPU.
+  void abandon() noexcept;
+
+ private:
+  class Nccl;
+  RankGroups groups_;
+  std::unique_ptr<Nccl> nccl_;
+};
+
+}  // namespace deeptitan

@@ -1,0 +1,150 @@
+// Training over GPUs, one process each, against one GPU: the same comparisons as between threads of the CPU. Every
+// process runs all tests, and the reference of each on its own GPU.
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "parallel/every_schedule.h"
+#include "support/compare.h"
+#include "support/gpu_ranks.h"
+#include "support/rank_layout.h"
+#include "support/tiny_model.h"
+#include "train/layout_run.h"
+#include "train/pipeline_run.h"
+
+namespace deeptitan {
+namespace {
+
+using namespace testing;  // NOLINT: what the comparisons are made of
+
+using NamedValues = std::map<std::string, std::vector<float>>;
+
+int ranks_here() {
+  return gpu_rank().transport().size();
+}
+
+// What is not a number here is another rank's: all then have everything.
+void put_together(Communicator& host, NamedValues& values) {
+  ExecutionContext ctx;
+  for (auto& [name, mine] : values) {
+    const std::vector<float> here = mine;
+    for (int r = 0; r < host.size(); ++r) {
+      std::vector<float> theirs = here;
+      host.broadcast(ctx, Tensor(theirs.data(), DType::kF32, {std::ssize(theirs)}), r);
+      for (size_t i = 0; i < mine.size(); ++i) mine[i] = std::isnan(mine[i]) ? theirs[i] : mine[i];
+    }
+  }
+}
+
+TrainedRanks train_gpus(const Mesh& layout, Choices* choices, RankRun run = {}) {
+  TrainedRanks result;
+  result.gradients = result.values = empty_tensors(twelve_experts());
+  run.device = gpu_rank().device();
+  if (layout.world() == 1) {
+    train_rank(layout, {}, choices, run, true, result);
+    return result;
+  }
+  const GpuMesh mesh(layout);
+  train_rank(layout, mesh.groups(), choices, run, true, result);
+  put_together(*mesh.groups().host, result.gradients);
+  put_together(*mesh.groups().host, result.values);
+  return result;
+}
+
+struct Expected {
+  Choices choices = empty_choices();
+  TrainedRanks run = train_gpus({}, &choices, {.replay = false});
+};
+Expected& expected() {
+  static Expected one_rank;
+  return one_rank;
+}
+
+TEST(GpuRanks, GradientsAndLossesAreThoseOfOneRank) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  for (const Mesh& layout : meshes_of({ranks_here()})) {
+    SCOPED_TRACE(layout.describe());
+    expect_those_of_one_rank(train_gpus(layout, &expected().choices), expected().run);
+  }
+}
+
+TEST(GpuRanks, GradientsInPartsAreThoseOfOneRank) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  for (const Mesh& layout : meshes_of({ranks_here()})) {
+    SCOPED_TRACE(layout.describe());
+    expect_those_of_one_rank(train_gpus(layout, &expected().choices, {.zero_stage = 2, .bucket_elements = 640}),
+                             expected().run);
+  }
+}
+
+TEST(GpuRanks, RunToRunTheSameBits) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  for (const Mesh& layout : meshes_of({ranks_here()})) {
+    SCOPED_TRACE(layout.describe());
+    const TrainedRanks first = train_gpus(layout, &expected().choices, {.steps = 5, .zero_stage = 2});
+    const TrainedRanks second = train_gpus(layout, &expected().choices, {.steps = 5, .zero_stage = 2});
+    EXPECT_EQ(first.losses, second.losses);
+    EXPECT_EQ(first.norms, second.norms);
+    EXPECT_EQ(first.values, second.values);
+    EXPECT_EQ(first.validation, second.validation);
+  }
+}
+
+TrainingEngineOptions on_gpu(const Schedule& schedule, DType compute) {
+  TrainingEngineOptions options = pipeline_options(schedule);
+  options.device = gpu_rank().device();
+  options.compute = compute;
+  return options;
+}
+
+TEST(GpuRanks, PipelinesHaveTheBitsOfOneStage) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  const int ranks = ranks_here();
+  const ModelConfig config = with_layers(tiny_v3(), 9, 0);  // not evenly divided
+  const GpuMesh mesh({.pp = ranks});
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    const PipelineRun one = run_steps(config, on_gpu(one_f_one_b_schedule(1, 1), compute));
+    for (const Schedule& schedule : every_schedule(ranks, kPipelineMicrobatches)) {
+      if (schedule.stages > config.num_hidden_layers) continue;
+      SCOPED_TRACE(fmt::format("{} in {}", schedule.name, dtype_name(compute)));
+      TrainingEngineOptions options = on_gpu(schedule, compute);
+      options.groups = mesh.groups();
+      const PipelineRun found = run_steps(config, options);
+      EXPECT_EQ(found.reports, one.reports);
+      EXPECT_EQ(found.evaluations, one.evaluations);
+      EXPECT_EQ(found.logits, one.logits);
+      for (const auto& [name, values] : found.values) EXPECT_TRUE(values == one.values.at(name)) << name;
+      EXPECT_LT(found.planned_parameters, one.planned_parameters) << "a rank has memory for its own stages alone";
+    }
+  }
+}
+
+// The first stage and the last both add to the embedding's gradient: the sum has another order.
+TEST(GpuRanks, PipelinesAddUpASharedTable) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  const GpuMesh mesh({.pp = ranks_here()});
+  for (const ModelConfig& config : {with_layers(tiny_v2(), 4, 0), with_layers(tiny_v3(), 4, 1)}) {
+    const PipelineRun one = run_steps(config, on_gpu(one_f_one_b_schedule(1, 1), DType::kF32));
+    TrainingEngineOptions options = on_gpu(one_f_one_b_schedule(ranks_here(), kPipelineMicrobatches), DType::kF32);
+    options.groups = mesh.groups();
+    const PipelineRun found = run_steps(config, options);
+    for (size_t i = 0; i < one.reports.size(); ++i) {
+      EXPECT_NEAR(found.reports[i], one.reports[i], 1e-5 * std::abs(one.reports[i])) << i;
+    }
+    for (const auto& [name, values] : found.values) {
+      EXPECT_LT(relative_error(values, to_double(one.values.at(name))), 1e-4) << name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace deeptitan
+
+int main(int argc, char** argv) {
+  return deeptitan::testing::run_gpu_ranks(argc, argv);
+}

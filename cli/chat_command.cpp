@@ -186,10 +186,9 @@ void chat_on(RunnerRanks* ranks, const DeviceChoice& device, const ChatArguments
 }
 
 void run_chat(const ChatArguments& arguments) {
-  const DeviceChoice device = choose_device(arguments.device);
-  ModelRanks ranks(arguments.ranks, arguments.model, device.device);
+  ModelRanks ranks(arguments.ranks, arguments.model, arguments.device);
   if (ranks.follow()) return;
-  chat_on(ranks.get(), device, arguments);
+  chat_on(ranks.get(), ranks.device(), arguments);
   ranks.finish();
 }
 

@@ -303,10 +303,9 @@ void eval_on(RunnerRanks* ranks, const DeviceChoice& device, const EvalArguments
 }
 
 void run_eval(const EvalArguments& arguments) {
-  const DeviceChoice device = choose_device(arguments.device);
-  ModelRanks ranks(arguments.ranks, arguments.model, device.device);
+  ModelRanks ranks(arguments.ranks, arguments.model, arguments.device);
   if (ranks.follow()) return;
-  eval_on(ranks.get(), device, arguments);
+  eval_on(ranks.get(), ranks.device(), arguments);
   ranks.finish();
 }
 

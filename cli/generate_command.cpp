@@ -226,10 +226,9 @@ void generate_on(RunnerRanks* ranks, const DeviceChoice& device, const GenerateA
 }
 
 void run_generate(const GenerateArguments& arguments) {
-  const DeviceChoice device = choose_device(arguments.device);
-  ModelRanks ranks(arguments.ranks, arguments.model, device.device);
+  ModelRanks ranks(arguments.ranks, arguments.model, arguments.device);
   if (ranks.follow()) return;
-  generate_on(ranks.get(), device, arguments);
+  generate_on(ranks.get(), ranks.device(), arguments);
   ranks.finish();
 }
 

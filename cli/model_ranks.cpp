@@ -55,28 +55,36 @@ void add_rank_options(CLI::App& command, RankArguments& arguments) {
             0, std::numeric_limits<double>::infinity(), LowerBound::kAbove);
 }
 
-ModelRanks::ModelRanks(const RankArguments& arguments, std::filesystem::path model, Device device)
+ModelRanks::ModelRanks(const RankArguments& arguments, std::filesystem::path model, const std::string& device)
     : model_(std::move(model)), deadline_(arguments.deadline) {
   const std::optional<Launch> launch = find_launch();
   const int64_t asked = launch ? launch->size : std::max<int64_t>(1, arguments.ranks);
   const bool laid_out = arguments.expert_parallel > 1 || arguments.pipeline_parallel > 1;
-  if (asked == 1 && !laid_out) return;
+  if (asked == 1 && !laid_out) {
+    device_ = choose_device(device);
+    return;
+  }
   DT_CHECK_USAGE(asked > 1,
                  "--expert-parallel and --pipeline-parallel lay out many ranks, and this is one process; give --ranks "
                  "too, or start it by mpirun or srun");
   config_ = load_model_config(model_);
   const Mesh mesh =
       lay_out_ranks(config_, static_cast<int>(asked), arguments.pipeline_parallel, arguments.expert_parallel);
-  DT_CHECK_USAGE(device.kind == DeviceKind::kCpu, "{} ranks on GPUs are not here yet; use --device cpu, or one rank",
-                 asked);
   session_.emplace(arguments.ranks, RankSession::Options{.start_here = true,
                                                          .threads_given = arguments.command->count("--threads") > 0});
+  // Not before there are as many processes: a copy of one that has looked at its GPUs cannot use them.
+  device_ = choose_device(device, session_->host_place());
   ranks_.emplace(*session_->transport(), mesh, arguments.deadline, session_->ranks_of_host());
-  if (!launch) return;
   // They may be on many hosts; started here they are copies.
+  if (launch) check_ranks_alike(mesh);
+  ranks_->connect(device_.device);
+}
+
+void ModelRanks::check_ranks_alike(const Mesh& mesh) {
   ranks_->wait_for_all();
   check_alike(ranks_->host(), {{"the program", version_line()},
                                {"the layout", mesh.describe()},
+                               {"the device", device_.kind()},
                                {"the model's config.json", to_json(config_, "")},
                                {"the list of the model's files", weight_files(model_)}});
 }

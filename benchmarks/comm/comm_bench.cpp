@@ -141,8 +141,7 @@ constexpr ExchangeWay kExchangeWays[] = {
 /// One rank's end of a repeated exchange.
 class Exchange {
  public:
-  Exchange(int rank, RankBoard& board, const NcclHandle& communicator, const ExchangeShape& shape,
-           int64_t mailbox)
+  Exchange(int rank, RankBoard& board, const NcclHandle& communicator, const ExchangeShape& shape, int64_t mailbox)
       : n_ranks_(board.n_ranks) {
     const int64_t rows = shape.bytes / shape.row_bytes;
     std::vector<int32_t> splits(static_cast<size_t>(n_ranks_), 0);

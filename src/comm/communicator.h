@@ -57,6 +57,8 @@ class Communicator {
   void broadcast(ExecutionContext& ctx, const Tensor& x, int root);
   /// Returns when all ranks have called it.
   void barrier(ExecutionContext& ctx);
+  /// To be called when a graph was queued in which ranks exchange something: where it does not end, that is named.
+  virtual void queued_graph(ExecutionContext& /*ctx*/) {}
 
  private:
   // Called with arguments that were checked, never while planning, never with nothing to exchange but for run_barrier.

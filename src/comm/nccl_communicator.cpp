@@ -88,6 +88,10 @@ NcclHandle& NcclCommunicator::handle() const {
   return *parts_.handle;
 }
 
+void NcclCommunicator::queued_graph(ExecutionContext& ctx) {
+  parts_.operations->add(ctx, ctx.compute, "a graph with exchanges", name(), parts_.ranks);
+}
+
 const NcclCommunicator::Link& NcclCommunicator::link(const std::map<int, Link>& links, int rank) const {
   const auto found = links.find(rank);
   DT_CHECK(found != links.end(), "group {}: rank {} and rank {} are no neighbours, which alone send and receive",
@@ -239,7 +243,6 @@ void NcclCommunicator::run_finish_sends(ExecutionContext& ctx, const Tensor& x) 
   std::erase_if(sent_, [&](const Sent& sent) {
     if (x.defined() && sent.data != x.raw()) return false;
     sent.over.make_wait(ctx.compute);
-    sent.over.make_wait(ctx.communication);
     return true;
   });
 }

@@ -71,6 +71,8 @@ class NcclCommunicator final : public Communicator {
   double deadline() const override { return parts_.deadline; }
   void set_deadline(double seconds) override { parts_.deadline = seconds; }
 
+  void queued_graph(ExecutionContext& ctx) override;
+
   /// NCCL's own, of all ranks of the group: for symmetric windows. There is none where the group has one rank.
   NcclHandle& handle() const;
 

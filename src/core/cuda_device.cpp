@@ -1,7 +1,10 @@
 #include "core/cuda_device.h"
 
+#include <cstdlib>
+
 #include <cublas_api.h>
 #include <cuda_runtime.h>
+#include <unistd.h>
 
 #include "core/error.h"
 
@@ -46,6 +49,18 @@ DeviceProperties device_properties(int device) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
   return {properties.name, properties.major, properties.minor, static_cast<int64_t>(properties.totalGlobalMem)};
+}
+
+void prepare_to_wait_for_others() {
+  ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);  // queues, which else several streams share
+  ::setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
+}
+
+std::string device_address(int device) {
+  char bus[64] = "", host[256] = "";
+  check(cudaDeviceGetPCIBusId(bus, sizeof bus, device), "cudaDeviceGetPCIBusId");
+  ::gethostname(host, sizeof host - 1);
+  return fmt::format("{}, {}", host, bus);
 }
 
 int capability_major(int device) {

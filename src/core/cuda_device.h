@@ -27,6 +27,14 @@ struct DeviceProperties {
 };
 DeviceProperties device_properties(int device);
 
+/// To be called before anything else of CUDA by a process whose GPU will run kernels that wait for those of other
+/// processes: such a kernel must hold up no other stream, and none that is loaded later. What the environment says
+/// already stays.
+void prepare_to_wait_for_others();
+
+/// Which GPU it is, of all hosts: "host-7, 0000:18:00.0".
+std::string device_address(int device);
+
 /// The major part of its compute capability; of a GPU that is not here and is planned for, 9.
 int capability_major(int device);
 

@@ -29,6 +29,8 @@ std::string problem_of(int index) {
   return cuda::cublas_lt_library().problem();
 }
 
+using cuda::prepare_to_wait_for_others;
+
 int gpus_here() {
   return cuda::count_devices().devices;
 }
@@ -44,6 +46,7 @@ std::string describe(int index) {
 std::string problem_of(int /*index*/) {
   return "this build of deeptitan has no CUDA; build with -DDT_CUDA=ON";
 }
+void prepare_to_wait_for_others() {}
 int gpus_here() {
   return 0;
 }
@@ -96,12 +99,17 @@ void use_device(Device device) {
 #endif
 }
 
+std::string DeviceChoice::kind() const {
+  return device.kind == DeviceKind::kCpu ? "cpu" : description.substr(description.find(", ") + 2);
+}
+
 bool is_device_word(std::string_view word) {
   return word == "cpu" || word == "auto" || gpu_index(word);
 }
 
 DeviceChoice choose_device(std::string_view word, const HostPlace& place) {
   if (word == "cpu") return {{}, "the CPU"};
+  if (place.ranks > 1) prepare_to_wait_for_others();
   if (word == "auto") {
     const std::string problem = problem_of_place(place);
     const int index = index_of_place(place);

@@ -11,6 +11,9 @@ namespace deeptitan {
 struct DeviceChoice {
   Device device;
   std::string description;  // "cuda:0, NVIDIA H100 80GB HBM3, driver 580.159.04 ..."; "the CPU: no NVIDIA driver ..."
+
+  /// What ranks need alike: "cpu", or the description without the number.
+  std::string kind() const;
 };
 
 /// A process's place among those of this host that run together.
@@ -23,8 +26,9 @@ struct HostPlace {
 /// The device that "cpu", "cuda" (the first GPU), "cuda:N" or "auto" (the first usable GPU, else the CPU) means. A GPU
 /// is usable with compute capability 8.0 or newer and a driver for this build's CUDA. Throws a usage error for other
 /// words, and where the GPU asked for by name cannot be used: no CUDA in this build, no driver, too old a driver, no
-/// GPU, no GPU of that number, too old a GPU, no cuBLASLt. Of several processes of a host each has a GPU of its own: the
-/// r-th takes cuda:r, or the one that it sees where a launcher shows it no other; a GPU by its number is then refused.
+/// GPU, no GPU of that number, too old a GPU, no cuBLASLt. Of several processes of a host each has a GPU of its own:
+/// the r-th takes cuda:r, or the one that it sees where a launcher shows it no other; a GPU by its number is then
+/// refused.
 DeviceChoice choose_device(std::string_view word, const HostPlace& place = {});
 
 /// Whether choose_device knows the word, wherever it runs.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "checkpoint/model_directory.h"
+#include "comm/exchange_scope.h"
 #include "core/device_choice.h"
 #include "core/error.h"
 #include "core/transfer.h"
@@ -55,7 +56,7 @@ BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& opt
   ctx_.device = options_.device;
   ctx_.workspace = workspace_;
   // What ranks say of one that does not come names the batch.
-  if (options_.ranks != nullptr) ctx_.state = &options_.ranks->state();
+  if (options_.ranks != nullptr && options_.device.kind == DeviceKind::kCpu) ctx_.state = &options_.ranks->state();
 
   ctx_.planning = true;
   take_memory();
@@ -71,7 +72,10 @@ BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& opt
   plan_ = plan_of(arenas_, options_.device);
 }
 
-BatchExecutor::~BatchExecutor() = default;
+// Of a batch that has failed others' messages are left, for which the device would wait as its memory is given back.
+BatchExecutor::~BatchExecutor() {
+  if (options_.ranks != nullptr && options_.ranks->lost()) options_.ranks->abandon();
+}
 
 void BatchExecutor::take_memory() {
   ParameterList& list = model_.parameters();
@@ -102,6 +106,7 @@ void BatchExecutor::take_memory() {
 void BatchExecutor::allocate() {
   use_device(options_.device);
   ctx_.compute = Stream(options_.device);
+  ctx_.communication = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
   const int64_t tables = (4 * options_.batch_tokens + 3 * options_.sequences + page_table_.numel() + 1) * 4;
@@ -181,11 +186,13 @@ Tensor BatchExecutor::forward_hidden(const BatchLayout& batch) {
   if (!stage_.embedding) {
     before = take();
     Communicator& pipeline = *options_.ranks->pipeline();
+    const ExchangeScope exchange(ctx_);
     pipeline.receive(ctx_, before, pipeline.rank() - 1);
   }
   model_.forward_stage(ctx_, ForwardContext{.batch = batch, .cache = layer_cache_}, stage_, hidden, before);
   if (!stage_.head) {
     Communicator& pipeline = *options_.ranks->pipeline();
+    const ExchangeScope exchange(ctx_);
     pipeline.send(ctx_, hidden, pipeline.rank() + 1);
     pipeline.finish_send(ctx_, hidden);
   }
@@ -196,6 +203,7 @@ Tensor BatchExecutor::forward_hidden(const BatchLayout& batch) {
 void BatchExecutor::hand_over(const Tensor& result) {
   Communicator* const pipeline = options_.ranks == nullptr ? nullptr : options_.ranks->pipeline();
   if (pipeline == nullptr) return;
+  const ExchangeScope exchange(ctx_);
   if (gives_results()) {
     pipeline->send(ctx_, result, 0);
     pipeline->finish_send(ctx_, result);
@@ -252,6 +260,7 @@ void BatchExecutor::run_batch(const BatchLayout& batch) {
 
 void BatchExecutor::run(const BatchTables& tables) {
   RunnerRanks* const ranks = options_.ranks;
+  if (ranks != nullptr) ctx_.step = ranks->state().in.step;
   ctx_.check_finite = tables.check_finite;
   // A rank that stopped in the midst of a batch would let the others wait.
   if (ranks != nullptr && tables.check_finite) ctx_.not_finite = &(not_finite_ = {});

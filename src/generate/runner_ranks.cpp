@@ -61,6 +61,11 @@ RunnerRanks::RunnerRanks(Transport& transport, const Mesh& mesh, double deadline
       commands_(transport, "commands", mesh.group(MeshGroup::kWorld, rank_), kCommandChannel,
                 rank_ == 0 ? deadline : kNoDeadline) {}
 
+void RunnerRanks::connect(Device device) {
+  device_ = device;
+  if (device.kind != DeviceKind::kCpu) device_groups_.emplace(groups_, mesh_, device, host().deadline());
+}
+
 Stage RunnerRanks::stage(int64_t layers) const {
   return split_into_stages(layers, mesh_.pp)[mesh_.place(rank_).pp];
 }
@@ -101,7 +106,8 @@ void RunnerRanks::wait_for_all() {
 }
 
 RankMemory memory_of(const MemoryPlan& plan, const RunnerRanks& ranks, Device device) {
-  return {plan.total(), available_memory(device), ranks.ranks_of_host(), plan.largest()};
+  const int sharing = device.kind == DeviceKind::kCpu ? ranks.ranks_of_host() : 1;
+  return {plan.total(), available_memory(device), sharing, plan.largest()};
 }
 
 std::vector<RankMemory> gather_memory(RunnerRanks& ranks, const RankMemory& mine) {
@@ -167,7 +173,8 @@ std::vector<int32_t> to_words(const RunnerOptions& o) {
 
 RunnerOptions options_from_words(std::span<const int32_t> words, RunnerRanks* ranks) {
   DT_CHECK(words.size() == 7, "what is to be planned has 7 numbers; another rank sent {}", words.size());
-  return {.compute = static_cast<DType>(words[0]),
+  return {.device = ranks->device(),
+          .compute = static_cast<DType>(words[0]),
           .context_length = words[1],
           .sequences = words[2],
           .prefill_chunk = words[3],

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "core/memory_plan.h"
 #include "generate/runner_options.h"
 #include "model/stage.h"
+#include "parallel/device_groups.h"
 #include "parallel/host_groups.h"
 
 namespace deeptitan {
@@ -28,22 +30,30 @@ Mesh lay_out_ranks(const ModelConfig& config, int ranks, int64_t pp = 0, int64_t
 /// sequences run, which token comes next) and tells the others what to run.
 class RunnerRanks {
  public:
-  /// `ranks_of_host` of them share this host's memory. The transport outlives it.
+  /// `ranks_of_host` of them share this host's memory; on GPUs each has one of its own. The transport outlives it.
   RunnerRanks(Transport& transport, const Mesh& mesh, double deadline = kDefaultDeadline, int ranks_of_host = 1);
+  /// Connects the GPUs of all ranks; to be called by all, before anything is planned. Without it they are CPUs.
+  void connect(Device device);
 
   const Mesh& mesh() const { return mesh_; }
   int size() const { return mesh_.world(); }
   int rank() const { return rank_; }
   bool first() const { return rank_ == 0; }
   int ranks_of_host() const { return ranks_of_host_; }
+  /// Where this rank computes.
+  Device device() const { return device_; }
   /// The layers that lie here.
   Stage stage(int64_t layers) const;
   /// Those that share out the experts of these layers; nullptr: they all lie here.
-  Communicator* ep() const { return mesh_.ep > 1 ? groups_.groups().ep : nullptr; }
+  Communicator* ep() const { return mesh_.ep > 1 ? exchanged().ep : nullptr; }
   /// One of each stage; nullptr: there is one.
-  Communicator* pipeline() const { return groups_.groups().pipeline; }
-  /// All.
+  Communicator* pipeline() const { return exchanged().pipeline; }
+  /// All, for what lies in the host's memory.
   Communicator& host() const { return *groups_.groups().host; }
+  /// Where this rank has failed: see DeviceGroups.
+  void abandon() noexcept {
+    if (device_groups_) device_groups_->abandon();
+  }
   /// Whether the results of a batch are worked out here: they are the same on all ranks of the last stage.
   bool gives_results() const;
 
@@ -74,10 +84,14 @@ class RunnerRanks {
   void wait_for_all();
 
  private:
+  const RankGroups& exchanged() const { return device_groups_ ? device_groups_->groups() : groups_.groups(); }
+
   Mesh mesh_;
   int rank_;
   int ranks_of_host_;
+  Device device_;
   HostGroups groups_;
+  std::optional<DeviceGroups> device_groups_;
   HostCommunicator commands_;
   StepState state_ = {};
   bool in_batch_ = false;
@@ -102,7 +116,7 @@ int rank_without_memory(const std::vector<RankMemory>& memory);
 /// "2 ranks: pp 1 x ep 2; memory of each: 1.2 GB", or of all where they differ.
 std::string describe_ranks(const Mesh& mesh, const std::vector<RankMemory>& memory);
 
-/// How ranks tell each other what to plan (all but `ranks`), and a seed.
+/// How ranks tell each other what to plan (all but `ranks` and the device, of which each has its own), and a seed.
 std::vector<int32_t> to_words(const RunnerOptions& options);
 RunnerOptions options_from_words(std::span<const int32_t> words, RunnerRanks* ranks);
 std::vector<int32_t> seed_to_words(uint64_t seed);

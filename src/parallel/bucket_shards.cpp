@@ -52,26 +52,28 @@ bool BucketShards::is_shared_out(const ParameterBucket& bucket) const {
   return ranks_in(copies(bucket.placement).shard) > 1;
 }
 
-void BucketShards::reduce_scatter(ExecutionContext& ctx, const ParameterBucket& bucket) const {
-  if (!is_shared_out(bucket)) return;
-  ExchangeScope exchange(ctx);
+bool BucketShards::reduce_scatter(ExecutionContext& ctx, const ParameterBucket& bucket) const {
+  if (!is_shared_out(bucket)) return false;
+  begin_exchange(ctx);
   Communicator* shard = copies(bucket.placement).shard;
   shard->reduce_scatter(ctx, bucket.gradient, parts_of(bucket, shard));
+  return true;
 }
 
-void BucketShards::add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const {
+bool BucketShards::add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const {
   Communicator* replicate = copies(bucket.placement).replicate;
-  if (ranks_in(replicate) == 1) return;
-  ExchangeScope exchange(ctx);
+  if (ranks_in(replicate) == 1) return false;
+  begin_exchange(ctx);
   replicate->all_reduce(ctx, bucket.kept);
+  return true;
 }
 
-void BucketShards::gather_values(ExecutionContext& ctx, const ParameterList& parameters) const {
-  ExchangeScope exchange(ctx);
-  for (const ParameterBucket& bucket : parameters.buckets()) {
-    Communicator* shard = copies(bucket.placement).shard;
-    if (ranks_in(shard) > 1) shard->all_gather(ctx, bucket.value, parts_of(bucket, shard));
-  }
+bool BucketShards::gather_values(ExecutionContext& ctx, const ParameterBucket& bucket) const {
+  if (!is_shared_out(bucket)) return false;
+  begin_exchange(ctx);
+  Communicator* shard = copies(bucket.placement).shard;
+  shard->all_gather(ctx, bucket.value, parts_of(bucket, shard));
+  return true;
 }
 
 void BucketShards::square_sums(ExecutionContext& ctx, const Tensor& sums, const ParameterList& parameters,

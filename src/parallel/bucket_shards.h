@@ -30,11 +30,13 @@ class BucketShards {
   /// Whether several ranks keep parts of the bucket.
   bool is_shared_out(const ParameterBucket& bucket) const;
   /// Each part's gradient = the sum over the ranks that keep parts. The rest of the gradient is undefined afterwards.
-  void reduce_scatter(ExecutionContext& ctx, const ParameterBucket& bucket) const;
+  /// This and the two below go on beside what is computed: they come after all that was queued before, and what needs
+  /// them waits by end_exchange. They return whether there is something to wait for.
+  bool reduce_scatter(ExecutionContext& ctx, const ParameterBucket& bucket) const;
   /// What is kept = the sum over the ranks that keep the same.
-  void add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const;
+  bool add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const;
   /// All values = those of the ranks that have updated them.
-  void gather_values(ExecutionContext& ctx, const ParameterList& parameters) const;
+  bool gather_values(ExecutionContext& ctx, const ParameterBucket& bucket) const;
 
   /// Row p = the partial sums of squares of the whole model's p-th trained parameter's gradient, in blocks of its
   /// elements' places in the whole: on all ranks the same bits, whoever keeps which elements. `rows` are those of the

@@ -2,14 +2,18 @@
 
 #include "core/error.h"
 #ifdef DT_CUDA
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "comm/nccl_communicator.h"
 #include "comm/rank_texts.h"
+#include "core/cuda_device.h"
 #include "core/device_choice.h"
 #include "core/stream.h"
 #endif
@@ -39,8 +43,9 @@ class DeviceGroups::Nccl {
  public:
   Nccl(const HostGroups& host, const Mesh& mesh, Device device, double deadline)
       : host_(*host.groups().host), mesh_(mesh), device_(device), deadline_(deadline), rank_(host_.rank()) {
-    // A kernel that waits for another rank must not hold up one of another stream: each has a queue of its own.
-    ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+    // What graphs send is not registered with NCCL: sends of registered memory were seen to hang (NCCL 2.28.9).
+    ::setenv("NCCL_GRAPH_REGISTER", "0", /*overwrite=*/0);
+    check_own_gpu();
     use_device(device);
     staging_ = std::make_shared<NcclStaging>(device);
     operations_ = std::make_shared<NcclOperations>();
@@ -69,6 +74,17 @@ class DeviceGroups::Nccl {
   }
 
  private:
+  void check_own_gpu() {
+    const std::vector<std::string> gpus = gather_texts(host_, cuda::device_address(device_.index));
+    for (size_t r = 1; r < gpus.size(); ++r) {
+      const auto other = std::find(gpus.begin(), gpus.begin() + static_cast<std::ptrdiff_t>(r), gpus[r]);
+      DT_CHECK_USAGE(other == gpus.begin() + static_cast<std::ptrdiff_t>(r),
+                     "ranks {} and {} have one GPU ({}), and each needs one of its own; start fewer ranks, show each "
+                     "its own (CUDA_VISIBLE_DEVICES), or use --device cpu",
+                     other - gpus.begin(), r, gpus[r]);
+    }
+  }
+
   // The handle of a group's ranks; nullptr: there is one.
   std::shared_ptr<NcclHandle> handle_of(const std::vector<int>& ranks) {
     if (ranks.size() == 1) return nullptr;
@@ -97,6 +113,7 @@ class DeviceGroups::Nccl {
     parts.deadline = deadline_;
     if (links) add_links(parts);
     communicators_.push_back(std::make_unique<NcclCommunicator>(std::move(parts)));
+    if (links) groups_with_links_[groups_with_links_[0] != nullptr] = communicators_.back().get();
     return communicators_.back().get();
   }
 
@@ -128,6 +145,14 @@ class DeviceGroups::Nccl {
     ctx.device = device_;
     ctx.compute = ctx.communication = Stream(device_);
     group.barrier(ctx);
+    if (&group != groups_with_links_[0] && &group != groups_with_links_[1]) return;
+    const std::set<int> neighbours = {(group.rank() + 1) % group.size(),
+                                      (group.rank() + group.size() - 1) % group.size()};
+    char* const memory = staging_->memory.data();
+    for (const int r : neighbours) group.send(ctx, Tensor(memory, DType::kU8, {1}, device_), r);
+    for (const int r : neighbours) group.receive(ctx, Tensor(memory + 256, DType::kU8, {1}, device_), r);
+    group.finish_sends(ctx);
+    ctx.compute.synchronize();
   }
 
   void watch(double waited) {
@@ -151,6 +176,7 @@ class DeviceGroups::Nccl {
   std::map<std::vector<int>, std::shared_ptr<NcclHandle>> by_ranks_;
   std::vector<std::shared_ptr<NcclHandle>> handles_;
   std::vector<std::unique_ptr<NcclCommunicator>> communicators_;
+  std::array<NcclCommunicator*, 2> groups_with_links_ = {};
 };
 
 DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline)

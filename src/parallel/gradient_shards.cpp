@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "comm/exchange_scope.h"
 #include "ops/elementwise.h"
 #include "ops/moe.h"
 #include "parallel/shared_pieces.h"
@@ -41,6 +42,7 @@ void GradientShards::plan(Arena& arena) {
   complete_.assign(buckets.size(), 0);
   begun_.assign(buckets.size(), 0);
   left_.assign(buckets.size(), 0);
+  added_up_.assign(buckets.size(), 0);
   std::vector<TimedPiece> pieces;
   for (size_t b = 0; b < buckets.size(); ++b) {
     TimedPiece piece{shared(buckets[b]) ? buckets[b].numel : 0,
@@ -52,6 +54,7 @@ void GradientShards::plan(Arena& arena) {
       piece.last = std::max(piece.last, time.complete);
     }
     complete_[b] = piece.last;
+    if (beside()) ++piece.last;
     pieces.push_back(piece);
   }
   const SharedPieces places = share_memory(pieces, kBucketAlignment);
@@ -70,9 +73,11 @@ void GradientShards::plan(Arena& arena) {
 
 void GradientShards::begin_step() {
   std::fill(begun_.begin(), begun_.end(), 0);
+  std::fill(added_up_.begin(), added_up_.end(), 0);
 }
 
-void GradientShards::begin_microbatches(ExecutionContext& ctx) {
+void GradientShards::begin_microbatches(ExecutionContext& ctx, bool last) {
+  last_ = last;
   const std::vector<ParameterBucket>& buckets = model_.parameters().buckets();
   for (size_t b = 0; b < buckets.size(); ++b) {
     if (!shared(buckets[b])) continue;
@@ -93,36 +98,67 @@ void GradientShards::begin_bucket(ExecutionContext& ctx, const ParameterBucket& 
 }
 
 void GradientShards::completed(ExecutionContext& ctx, int64_t time) {
+  wait_for_sums(ctx);  // of what was completed before, while this was computed
   const std::vector<ParameterBucket>& buckets = model_.parameters().buckets();
   for (size_t b = 0; b < buckets.size(); ++b) {
-    if (!shared(buckets[b]) || complete_[b] != time) continue;
+    const bool in_parts = shared(buckets[b]);
+    if ((!in_parts && !(last_ && beside())) || complete_[b] != time) continue;
     for (const ParameterBucket::Member& member : buckets[b].members) {
       model_.end_gradient(ctx, model_.parameters().all()[member.parameter]);
     }
-    shards_.reduce_scatter(ctx, buckets[b]);
+    on_its_way_ |= shards_.reduce_scatter(ctx, buckets[b]);
+    if (!in_parts) {
+      on_its_way_ |= shards_.add_up_replicas(ctx, buckets[b]);
+      added_up_[b] = 1;
+      continue;
+    }
     add_to_kept(ctx, b);
+    if (!beside()) wait_for_sums(ctx);
     if (--left_[b] > 0) begin_bucket(ctx, buckets[b]);
   }
 }
 
+void GradientShards::end_microbatches(ExecutionContext& ctx) {
+  wait_for_sums(ctx);
+}
+
+void GradientShards::wait_for_sums(ExecutionContext& ctx) {
+  if (std::exchange(on_its_way_, false)) end_exchange(ctx);
+}
+
+void GradientShards::replayed_microbatches(bool last) {
+  const std::vector<ParameterBucket>& buckets = model_.parameters().buckets();
+  for (size_t b = 0; b < buckets.size(); ++b) {
+    const bool in_parts = shared(buckets[b]);
+    if (in_parts) begun_[b] = 1;
+    if (!in_parts && last && beside()) added_up_[b] = 1;
+  }
+}
+
+// Behind the bucket's sum, where that is made.
 void GradientShards::add_to_kept(ExecutionContext& ctx, size_t b) {
   const ParameterBucket& bucket = model_.parameters().buckets()[b];
   const auto [begin, end] = shards_.part(bucket);
   if (begin == end) return;
+  ExecutionContext behind = ctx;
+  behind.compute = ctx.communication;
   const Tensor part = bucket.gradient.rows(begin, end);
   if (begun_[b] == 0) {
-    copy(ctx, bucket.kept, part);
+    copy(behind, bucket.kept, part);
   } else {
-    add(ctx, bucket.kept, bucket.kept, part);
+    add(behind, bucket.kept, bucket.kept, part);
   }
   begun_[b] = 1;
 }
 
 void GradientShards::end_step(ExecutionContext& ctx) {
-  for (const ParameterBucket& bucket : model_.parameters().buckets()) {
-    if (!shared(bucket)) shards_.reduce_scatter(ctx, bucket);
-    shards_.add_up_replicas(ctx, bucket);
+  const std::vector<ParameterBucket>& buckets = model_.parameters().buckets();
+  for (size_t b = 0; b < buckets.size(); ++b) {
+    if (added_up_[b] != 0) continue;
+    if (!shared(buckets[b])) on_its_way_ |= shards_.reduce_scatter(ctx, buckets[b]);
+    on_its_way_ |= shards_.add_up_replicas(ctx, buckets[b]);
   }
+  wait_for_sums(ctx);
 }
 
 }  // namespace deeptitan

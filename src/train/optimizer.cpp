@@ -59,24 +59,27 @@ void OptimizerState::plan(const ParameterList& parameters, const BucketShards& s
   }
 }
 
-void OptimizerState::update(ExecutionContext& ctx, const ParameterList& parameters) const {
+void OptimizerState::update(ExecutionContext& ctx, const ParameterList& parameters,
+                            const std::function<void(const ParameterBucket&)>& updated) const {
   for (size_t b = 0; b < slots_.size(); ++b) {
-    const ParameterBucket& bucket = parameters.buckets()[b];
-    const auto [begin, end] = parts_[b];
-    if (begin == end) continue;
-    const OptimizerPiece part{
-        bucket.value.rows(begin, end), bucket.kept, slots_[b], bucket.weight_decay ? weight_decay_ : 0.0, {}};
-    switch (optimizer_->unit()) {
-      case Optimizer::Unit::kRange:
-        optimizer_->update(ctx, part);
-        break;
-      case Optimizer::Unit::kParameterRange:
-        update_parameters(ctx, parameters, b, part);
-        break;
-      case Optimizer::Unit::kMatrix:
-        update_matrices(ctx, parameters, bucket, part);
-        break;
-    }
+    if (parts_[b].begin < parts_[b].end) update_bucket(ctx, parameters, b);
+    updated(parameters.buckets()[b]);
+  }
+}
+
+// What this rank keeps of it.
+void OptimizerState::update_bucket(ExecutionContext& ctx, const ParameterList& parameters, size_t b) const {
+  const ParameterBucket& bucket = parameters.buckets()[b];
+  const auto [begin, end] = parts_[b];
+  const OptimizerPiece part{
+      bucket.value.rows(begin, end), bucket.kept, slots_[b], bucket.weight_decay ? weight_decay_ : 0.0, {}};
+  switch (optimizer_->unit()) {
+    case Optimizer::Unit::kRange:
+      return optimizer_->update(ctx, part);
+    case Optimizer::Unit::kParameterRange:
+      return update_parameters(ctx, parameters, b, part);
+    case Optimizer::Unit::kMatrix:
+      return update_matrices(ctx, parameters, bucket, part);
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -77,11 +78,15 @@ class OptimizerState {
   const Optimizer& optimizer() const { return *optimizer_; }
   /// Takes the slots' memory, for this rank's parts of the list's buckets.
   void plan(const ParameterList& parameters, const BucketShards& shards, Arena& arena);
-  void update(ExecutionContext& ctx, const ParameterList& parameters) const;
+  /// Calls `updated` after each bucket.
+  void update(
+      ExecutionContext& ctx, const ParameterList& parameters,
+      const std::function<void(const ParameterBucket&)>& updated = [](const ParameterBucket&) {}) const;
   /// What of a parameter's slot lies here. Throws for a name that the optimizer has not.
   SlotPart slot(const ParameterList& parameters, const Parameter& parameter, std::string_view name) const;
 
  private:
+  void update_bucket(ExecutionContext& ctx, const ParameterList& parameters, size_t bucket) const;
   void update_parameters(ExecutionContext& ctx, const ParameterList& parameters, size_t bucket,
                          const OptimizerPiece& part) const;
   void update_matrices(ExecutionContext& ctx, const ParameterList& parameters, const ParameterBucket& bucket,

@@ -68,7 +68,6 @@ class Trainer {
  private:
   TrainingOutcome run_all();
   void join_ranks();
-  std::string device_kind() const;
   void build_engine();
   void plan_snapshot(int64_t room);
   void replay();
@@ -126,15 +125,9 @@ void Trainer::join_ranks() {
   check_alike(*ranks_.host(),
               {{"the version", options_.program},
                {"the configuration", to_toml(config_)},
-               {"the device", device_kind()},
+               {"the device", device_.kind()},
                {"the arithmetic of the chip", bfloat16_is_native() ? "native bf16" : "no native bf16"}});
   ranks_.connect(device_.device);
-}
-
-// What all ranks need alike: of GPUs the model, not the number.
-std::string Trainer::device_kind() const {
-  if (device_.device.kind == DeviceKind::kCpu) return "cpu";
-  return device_.description.substr(device_.description.find(", ") + 2);
 }
 
 void Trainer::build_engine() {
@@ -185,7 +178,8 @@ void Trainer::build_engine() {
 void Trainer::plan_snapshot(int64_t memory) {
   auto planned = std::make_unique<CheckpointSnapshot>(*engine_);
   const bool on_cpu = engine_->options().device.kind == DeviceKind::kCpu;
-  const int64_t room = on_cpu ? memory - engine_->plan().total() : available_memory(Device{}) / options_.host_place.ranks;
+  const int64_t room =
+      on_cpu ? memory - engine_->plan().total() : available_memory(Device{}) / options_.host_place.ranks;
   if (ranks_.any(planned->bytes() > room, 0)) {
     log_info(fmt::format(
         "checkpoint.saving: to write beside training takes {} of memory more and {} are available; training "

@@ -34,7 +34,7 @@ struct TrainerOptions {
   /// The ranks that train together, which all call train() with the same configuration; nullptr: this process alone.
   Transport* ranks = nullptr;
   HostPlace host_place = {};  // among those that share this host's memory and GPUs
-  std::string program;    // the version, which all ranks must have alike
+  std::string program;        // the version, which all ranks must have alike
   /// Called for the steps that metrics.sample_freq asks for, on all ranks; prints what the model would write.
   std::function<void(TrainingEngine&, const Tokenizer&, int64_t step)> sample;
 };

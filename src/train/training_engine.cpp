@@ -285,7 +285,8 @@ void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t targ
   in.token_scale = 1.0 / step_tokens_;
   const int64_t modules = model_.next_token_modules();
   in.mtp_scale = modules == 0 ? 0.0 : in.target_scale * options_.mtp_weight / static_cast<double>(modules);
-  if (may_overflow_) queued_.push_back({in, step_tokens_, {}, {}});
+  step_runs_ = microbatches / waiting;
+  if (may_overflow_) queued_.push_back({in, step_tokens_, step_runs_, {}, {}});
   start_step();
 }
 
@@ -299,7 +300,7 @@ void TrainingEngine::start_step() {
   });
   run_part(kBegin);
   gradient_shards_.begin_step();
-  microbatch_part_ = kFirstMicrobatch;
+  microbatch_runs_ = 0;
 }
 
 // The first time a part runs op by op: what is made once (tables, libraries, machine code) is made then. The second
@@ -311,8 +312,7 @@ void TrainingEngine::run_part(StepPart part) {
 void TrainingEngine::run_or_replay(StepPart part) {
   CapturedPart& captured = parts_[part];
   const bool by_ops = ctx_.device.kind == DeviceKind::kCpu || ctx_.planning || ctx_.check_finite ||
-                      ctx_.profile != nullptr || routes_ != nullptr || !options_.graphs || !model_.can_be_captured() ||
-                      ranks_in(options_.groups.world) > 1;  // what goes between ranks is not captured
+                      ctx_.profile != nullptr || routes_ != nullptr || !options_.graphs || !model_.can_be_captured();
   if (by_ops || !std::exchange(captured.run_before, true)) return run_ops(part, /*experts_in_slices=*/false);
   std::deque<Parameter>& parameters = model_.parameters().all();
   if (captured.graph == nullptr) {
@@ -320,10 +320,12 @@ void TrainingEngine::run_or_replay(StepPart part) {
     graph->run();
     captured.graph = std::move(graph);
     for (const Parameter& p : parameters) captured.gradients_written.push_back(p.gradient_written);
-    return;
+  } else {
+    captured.graph->run();
+    for (size_t i = 0; i < parameters.size(); ++i) parameters[i].gradient_written = captured.gradients_written[i];
+    if (part != kBegin && part != kEnd) gradient_shards_.replayed_microbatches(is_last(part));
   }
-  captured.graph->run();
-  for (size_t i = 0; i < parameters.size(); ++i) parameters[i].gradient_written = captured.gradients_written[i];
+  if (ranks_in(options_.groups.world) > 1) options_.groups.world->queued_graph(ctx_);
 }
 
 void TrainingEngine::run_ops(StepPart part, bool experts_in_slices) {
@@ -335,9 +337,10 @@ void TrainingEngine::run_ops(StepPart part, bool experts_in_slices) {
     case kEnd:
       return apply_step();
     default:
-      gradient_shards_.begin_microbatches(ctx_);
-      return runner_.run(ctx_, std::span(microbatches_).first(runner_.schedule().microbatches), &statistics_, routes_,
-                         experts_in_slices, &gradient_shards_);
+      gradient_shards_.begin_microbatches(ctx_, is_last(part));
+      runner_.run(ctx_, std::span(microbatches_).first(runner_.schedule().microbatches), &statistics_, routes_,
+                  experts_in_slices, &gradient_shards_);
+      return gradient_shards_.end_microbatches(ctx_);
   }
 }
 
@@ -350,12 +353,20 @@ void TrainingEngine::add_microbatch(const PackedBatch& batch) {
   run_microbatches(/*experts_in_slices=*/false);
 }
 
+// Which one the next is. Where ranks add gradients up beside the last one's backward, that is one by itself.
+TrainingEngine::StepPart TrainingEngine::microbatch_part() const {
+  const bool last = microbatch_runs_ + 1 == step_runs_ && ranks_in(options_.groups.data) > 1 && !ctx_.planning;
+  if (microbatch_runs_ == 0) return last ? kOnlyMicrobatch : kFirstMicrobatch;
+  return last ? kLastMicrobatch : kLaterMicrobatch;
+}
+
 // As soon as the schedule has all that it is over.
 void TrainingEngine::run_microbatches(bool experts_in_slices) {
   const auto wanted = static_cast<size_t>(runner_.schedule().microbatches);
   if (microbatches_loaded_ < wanted) return;
   microbatches_loaded_ = 0;
-  const StepPart part = std::exchange(microbatch_part_, kLaterMicrobatch);
+  const StepPart part = microbatch_part();
+  ++microbatch_runs_;
   if (!experts_in_slices) return run_part(part);
   naming_step(input_.in.step, [&] { run_ops(part, true); });  // as many slices as the rows make: not captured
 }
@@ -374,6 +385,7 @@ void TrainingEngine::run_again() {
   for (const QueuedStep& step : queued_) {
     input_.in = step.in;
     step_tokens_ = step.tokens;
+    step_runs_ = step.runs;
     start_step();
     for (size_t i = 0; i < step.batches.size(); ++i) {
       routes_ = step.routes[i];
@@ -396,8 +408,11 @@ void TrainingEngine::apply_step() {
   if (shared_table_ != nullptr) runner_.add_up_shared(ctx_, shared_table_->gradient);
   gradient_shards_.end_step(ctx_);
   decide_step();
-  optimizer_.update(ctx_, list);
-  shards_.gather_values(ctx_, list);
+  // A bucket's new values are brought to all ranks beside the update of the next ones.
+  bool on_their_way = false;
+  optimizer_.update(ctx_, list,
+                    [&](const ParameterBucket& bucket) { on_their_way |= shards_.gather_values(ctx_, bucket); });
+  if (on_their_way) end_exchange(ctx_);
   for (const auto& [layer, experts] : model_.expert_layers()) {
     const Parameter* bias = experts->router_bias();
     if (bias != nullptr && !bias->frozen) {

@@ -149,7 +149,17 @@ class TrainingEngine {
  private:
   // What is captured and replayed as a whole. What differs from step to step lies in memory, and gradients are
   // overwritten by the first microbatch of a step and added to by the later ones.
-  enum StepPart : size_t { kBegin, kFirstMicrobatch, kLaterMicrobatch, kEnd, kStepParts };
+  enum StepPart : size_t {
+    kBegin,
+    kFirstMicrobatch,
+    kLaterMicrobatch,
+    kLastMicrobatch,
+    kOnlyMicrobatch,  // the first and the last
+    kEnd,
+    kStepParts
+  };
+  static bool is_last(StepPart part) { return part == kLastMicrobatch || part == kOnlyMicrobatch; }
+  StepPart microbatch_part() const;
   struct CapturedPart {
     std::unique_ptr<CapturedGraph> graph;
     std::vector<bool> gradients_written;  // behind it, by parameter: what its launches leave to the parts behind it
@@ -166,6 +176,7 @@ class TrainingEngine {
   struct QueuedStep {
     StepInput in;
     double tokens = 0;
+    int64_t runs = 1;
     std::vector<PackedBatch> batches;
     std::vector<RouteRecord*> routes;  // of each batch
   };
@@ -205,8 +216,9 @@ class TrainingEngine {
   ExecutionContext ctx_;
   UploadRing uploads_;
   std::array<CapturedPart, kStepParts> parts_;
-  StepPart microbatch_part_ = kFirstMicrobatch;  // that the next one is
-  StepState input_;                              // `in` as it is copied to the device
+  int64_t microbatch_runs_ = 0;  // of the schedule, in this step
+  int64_t step_runs_ = 1;        // that this step has
+  StepState input_;              // `in` as it is copied to the device
   double step_tokens_ = 1;
   Tensor state_;                                     // the StepState there
   Tensor loss_sums_;                                 // f64 [ranks with sequences], of a validation batch each

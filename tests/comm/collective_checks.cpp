@@ -63,7 +63,8 @@ template <typename T>
 class Placed {
  public:
   Placed(const std::vector<T>& values, Device device)
-      : memory_("test", device, MemoryKind::kDevice, static_cast<int64_t>(std::max<size_t>(1, values.size()) * sizeof(T))),
+      : memory_("test", device, MemoryKind::kDevice,
+                static_cast<int64_t>(std::max<size_t>(1, values.size()) * sizeof(T))),
         tensor_(memory_.data(), DTypeOf<T>::value, {std::ssize(values)}, device) {
     set(values);
   }

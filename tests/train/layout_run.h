@@ -30,7 +30,8 @@ constexpr int kNoTargetsStep = 3;  // the last quarter of the sequences bears no
 constexpr double kRankMaxNorm = 0.5;
 
 // Sequences [first, first + count) of a microbatch.
-inline PackedBatch part_of_microbatch(const ModelConfig& config, int step, int microbatch, int64_t first, int64_t count) {
+inline PackedBatch part_of_microbatch(const ModelConfig& config, int step, int microbatch, int64_t first,
+                                      int64_t count) {
   PackedBatch batch;
   batch.sequences = count;
   batch.sequence_length = kRankLength;
@@ -70,7 +71,7 @@ struct TrainedRanks {
 
 // Puts what lies at `memory`, elements [begin, end) of the parameter as it lies here, where it belongs.
 inline void put(std::map<std::string, std::vector<float>>& all, const Parameter& p, const float* memory, int64_t begin,
-         int64_t end) {
+                int64_t end) {
   for (const FileTensor& tensor : p.file_tensors()) {
     const int64_t from = std::max(begin, tensor.offset), to = std::min(end, tensor.offset + tensor.numel());
     for (int64_t i = from; i < to; ++i) all.at(tensor.name)[i - tensor.offset] = memory[i - begin];
@@ -183,16 +184,17 @@ inline void train_rank(const Mesh& layout, const RankGroups& groups, Choices* ch
     engine.begin_step(step, 0.01, targets, kRankMicrobatches);
     std::deque<PlacedChoices> of_microbatch;  // until the step is over, which may run again
     for (int m = 0; m < kRankMicrobatches; ++m) {
+      // Before the last one, with which ranks begin to add up.
+      if (step == kNotFiniteStep && m + 1 == kRankMicrobatches && rank == layout.world() - 1) {
+        kept_gradients(engine, [](const Parameter&, const Tensor& memory, int64_t /*begin*/) {
+          upload<float>(memory.rows(0, 1), std::vector<float>{INFINITY});
+        });
+      }
       of_microbatch.emplace_back(engine, (*choices)[step - 1][m], rank * local * kRankLength, local * kRankLength,
                                  run.replay || step == kIdleRankStep);
       engine.set_routes(&of_microbatch.back().routes());
       engine.add_microbatch(part_of_microbatch(config, step, m, rank * local, local));
       engine.set_routes(nullptr);
-    }
-    if (step == kNotFiniteStep && rank == layout.world() - 1) {
-      kept_gradients(engine, [](const Parameter&, const Tensor& memory, int64_t /*begin*/) {
-        upload<float>(memory.rows(0, 1), std::vector<float>{INFINITY});
-      });
     }
     const StepResult report = engine.finish_step();
     if (!run.replay) {

@@ -15,8 +15,6 @@ namespace deeptitan {
 namespace {
 
 using testing::Choices;
-using testing::RankRun;
-using testing::TrainedRanks;
 using testing::empty_choices;
 using testing::empty_tensors;
 using testing::kIdleRankStep;
@@ -25,8 +23,10 @@ using testing::kRankLength;
 using testing::kRankMaxNorm;
 using testing::kRankSteps;
 using testing::meshes_of;
+using testing::RankRun;
 using testing::run_on_mesh;
 using testing::train_rank;
+using testing::TrainedRanks;
 using testing::twelve_experts;
 
 TrainedRanks train_ranks(const Mesh& layout, Choices* choices, const RankRun& run = {}) {
@@ -120,7 +120,7 @@ TEST(RankLayouts, GradientsInPartsTakeLessMemory) {
       options.bucket_elements = 600;
       options.groups = groups;
       ModelConfig config = twelve_experts();
-      config.num_hidden_layers = 10;
+      config.num_hidden_layers = 20;
       const TrainingEngine engine(config, options);
       for (const PlannedArena& arena : engine.plan().arenas) {
         if (arena.name == "gradients") return arena.bytes;

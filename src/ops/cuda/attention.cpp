@@ -1,9 +1,11 @@
 #include "kernels/cuda/attention/attention.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "kernels/cuda/attention/few_latent.h"
 #include "kernels/cuda/attention/latent_tiles.h"
+#include "kernels/cuda/attention/sm90_attention_backward.h"
 #include "kernels/cuda/attention/tensor_core_attention.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/kernel_choice.h"
@@ -182,12 +184,19 @@ void attention_backward(ExecutionContext& ctx, const Tensor& d_query, const Tens
                         const Tensor& query, const Tensor& key_value, const Tensor& key_rope,
                         const Documents& documents, const AttentionShape& shape) {
   ArenaScope workspace(*ctx.workspace);
-  void* scratch = workspace.take_bytes(cuda::attention_backward_workspace(query.size(0), shape.heads, shape.rope_dim));
+  const bool by_tiles = query.dtype() == DType::kBF16 && !cuda::plain_kernels_wanted();
+  int64_t scratch_bytes = cuda::attention_backward_workspace(query.size(0), shape.heads, shape.rope_dim);
+  if (by_tiles && cuda::sm90_attention_backward_takes(shape.nope_dim, shape.rope_dim, shape.value_dim)) {
+    scratch_bytes = std::max(scratch_bytes, cuda::sm90_attention_backward_workspace(query.size(0), shape.heads));
+  }
+  void* scratch = workspace.take_bytes(scratch_bytes);
   if (ctx.planning) return;
-  if (query.dtype() == DType::kBF16 && !cuda::plain_kernels_wanted()) {
+  if (by_tiles) {
     const auto inputs = attention_inputs<bfloat16>(query, key_value, key_rope, documents, shape);
-    if (cuda::tensor_core_attention_fits(inputs)) {
-      return cuda::tensor_core_attention_backward(
+    const bool hopper = cuda::sm90_attention_backward_fits(inputs);
+    if (hopper || cuda::tensor_core_attention_fits(inputs)) {
+      const auto backward = hopper ? cuda::sm90_attention_backward : cuda::tensor_core_attention_backward;
+      return backward(
           {d_query.raw<bfloat16>(), d_key_value.raw<bfloat16>(), d_key_rope.raw<bfloat16>(), d_key_rope.stride()},
           d_out.raw<bfloat16>(), out.raw<bfloat16>(), log_sum_exp.raw<float>(), inputs, query.size(0), scratch,
           stream_of(ctx));

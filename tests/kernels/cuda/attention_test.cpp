@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "kernels/cuda/attention/latent_tiles.h"
+#include "kernels/cuda/attention/sm90_attention_backward.h"
 #include "kernels/cuda/attention/tensor_core_attention.h"
 #include "kernels/cuda/typed_elements.h"
 
@@ -77,7 +78,8 @@ void expect_the_cpus(const Case& c, const Forward& forward, const Backward& back
   DeviceBuffer<T> device_d_key_rope(std::vector<T>(key_rope.size(), T{}));
   DeviceBuffer<float> device_statistics(statistics.size());
   DeviceBuffer<int32_t> offset(c.offset);
-  DeviceBuffer<char> workspace(attention_backward_workspace(tokens, c.heads, c.rope));
+  DeviceBuffer<char> workspace(std::max(attention_backward_workspace(tokens, c.heads, c.rope),
+                                        sm90_attention_backward_workspace(tokens, c.heads)));
   const auto device_in =
       inputs_of<T>(c, device_query.get(), device_key_value.get(), device_key_rope.get(), offset.get());
   forward(device_out.get(), device_statistics.get(), device_in, tokens, nullptr);
@@ -140,6 +142,127 @@ TEST(TensorCoreAttention, TwoRunsHaveTheSameBits) {
   for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(same_bytes(results[i], results[i + 4])) << i;
   for (int64_t i = 400 * 2 * 128; i < kTokens * 2 * 128; ++i) EXPECT_EQ(results[0][i].bits, 0) << i;
   for (int64_t i = 400 * 2 * 192; i < kTokens * 2 * 192; ++i) EXPECT_EQ(results[1][i].bits & 0x7fff, 0) << i;
+}
+
+// Gradients of random rows under documents, everything on the GPU.
+struct BackwardRun {
+  std::vector<bfloat16> d_query, d_key_value, d_key_rope;
+};
+struct BackwardInputs {
+  std::vector<bfloat16> query, key_value, key_rope, d_out;
+  BackwardInputs(int64_t tokens, int64_t heads)
+      : query(random_elements<bfloat16>(tokens * heads * 192, 60)),
+        key_value(random_elements<bfloat16>(tokens * heads * 256, 61)),
+        key_rope(random_elements<bfloat16>(tokens * 72, 62)),
+        d_out(random_elements<bfloat16>(tokens * heads * 128, 63)) {}
+  BackwardInputs(const BackwardInputs& of, int64_t heads, int64_t first, int64_t end) {
+    const auto cut = [&](const std::vector<bfloat16>& rows, int64_t width) {
+      return std::vector<bfloat16>(rows.begin() + first * width, rows.begin() + end * width);
+    };
+    query = cut(of.query, heads * 192), key_value = cut(of.key_value, heads * 256);
+    key_rope = cut(of.key_rope, 72), d_out = cut(of.d_out, heads * 128);
+  }
+  int64_t tokens() const { return static_cast<int64_t>(key_rope.size()) / 72; }
+};
+
+/// By the Hopper kernel or by the plain one, after the plain forward.
+BackwardRun run_backward(const BackwardInputs& inputs, const std::vector<int32_t>& documents, int64_t heads,
+                         bool hopper) {
+  const int64_t tokens = inputs.tokens();
+  const Case c{documents, heads, 128, 64, 128};
+  DeviceBuffer<bfloat16> query(inputs.query), key_value(inputs.key_value), key_rope(inputs.key_rope);
+  DeviceBuffer<bfloat16> d_out(inputs.d_out), out(d_out.size());
+  DeviceBuffer<bfloat16> d_query(query.size()), d_key_value(key_value.size());
+  DeviceBuffer<bfloat16> d_key_rope(std::vector<bfloat16>(key_rope.size(), bfloat16{}));
+  DeviceBuffer<float> statistics(tokens * heads);
+  DeviceBuffer<int32_t> offset(c.offset);
+  DeviceBuffer<char> workspace(
+      std::max(attention_backward_workspace(tokens, heads, 64), sm90_attention_backward_workspace(tokens, heads)));
+  const auto in = inputs_of<bfloat16>(c, query.get(), key_value.get(), key_rope.get(), offset.get());
+  attention_forward(out.get(), statistics.get(), in, tokens, nullptr);  // a document's rows do not depend on the others
+  const cpu::AttentionGradients<bfloat16> gradients{d_query.get(), d_key_value.get(), d_key_rope.get(), 72};
+  if (hopper) {
+    sm90_attention_backward(gradients, d_out.get(), out.get(), statistics.get(), in, tokens, workspace.get(), nullptr);
+  } else {
+    attention_backward(gradients, d_out.get(), out.get(), statistics.get(), in, tokens, workspace.get(), nullptr);
+  }
+  return {d_query.download(), d_key_value.download(), d_key_rope.download()};
+}
+
+bool hopper_backward_fits() {
+  return sm90_attention_backward_fits(
+      inputs_of<bfloat16>({{0, 1}, 1, 128, 64, 128}, nullptr, nullptr, nullptr, nullptr));
+}
+
+// Documents that end inside tiles of 64 and 128 and at their ends, empty ones, and one alone.
+TEST(Sm90AttentionBackward, IsTheCpus) {
+  DT_SKIP_WITHOUT_GPU();
+  if (!hopper_backward_fits()) GTEST_SKIP() << "no Hopper";
+  for (const Case& c : {Case{{0, 1}, 1, 128, 64, 128}, Case{{0, 5, 6, 6, 71, 300, 300}, 3, 128, 64, 128},
+                        Case{{0, 128, 192, 511}, 2, 128, 64, 128}, Case{{0, 63, 128, 449}, 2, 128, 64, 128},
+                        Case{{0, 64, 192, 385}, 1, 128, 64, 128}, Case{{0, 700}, 2, 128, 64, 128}}) {
+    expect_the_cpus<bfloat16>(c, cuda::tensor_core_attention_forward, cuda::sm90_attention_backward);
+  }
+}
+
+// Long and short documents beside each other, as many heads as share a tile and more, against the plain kernel.
+TEST(Sm90AttentionBackward, IsThePlainKernels) {
+  DT_SKIP_WITHOUT_GPU();
+  if (!hopper_backward_fits()) GTEST_SKIP() << "no Hopper";
+  std::vector<int32_t> ragged = {0};
+  for (int d = 0; ragged.back() < 2500; ++d)
+    ragged.push_back(ragged.back() + static_cast<int32_t>(random_bits(90, d) % 400));
+  std::vector<int32_t> tiny = {0};
+  for (int d = 0; d < 2100; ++d) tiny.push_back(tiny.back() + 1 + static_cast<int32_t>(random_bits(91, d) % 2));
+  for (const auto& [documents, heads] :
+       {std::pair<std::vector<int32_t>, int64_t>{{0, 2048}, 3}, {ragged, 5}, {tiny, 16}}) {
+    const BackwardInputs inputs(documents.back(), heads);
+    const BackwardRun found = run_backward(inputs, documents, heads, true);
+    const BackwardRun expected = run_backward(inputs, documents, heads, false);
+    SCOPED_TRACE(testing::Message() << documents.size() - 1 << " documents, " << heads << " heads");
+    EXPECT_LT(relative_difference(found.d_query, expected.d_query), 3 * kTolerance<bfloat16>);
+    EXPECT_LT(relative_difference(found.d_key_value, expected.d_key_value), 3 * kTolerance<bfloat16>);
+    EXPECT_LT(relative_difference(found.d_key_rope, expected.d_key_rope), 3 * kTolerance<bfloat16>);
+  }
+}
+
+TEST(Sm90AttentionBackward, TwoRunsHaveTheSameBits) {
+  DT_SKIP_WITHOUT_GPU();
+  if (!hopper_backward_fits()) GTEST_SKIP() << "no Hopper";
+  const BackwardInputs inputs(4103, 16);  // seven rows of no document
+  const std::vector<int32_t> documents = {0, 2048, 2100, 4096};
+  const BackwardRun first = run_backward(inputs, documents, 16, true);
+  for (int run = 0; run < 3; ++run) {
+    const BackwardRun again = run_backward(inputs, documents, 16, true);
+    EXPECT_TRUE(same_bytes(first.d_query, again.d_query));
+    EXPECT_TRUE(same_bytes(first.d_key_value, again.d_key_value));
+    EXPECT_TRUE(same_bytes(first.d_key_rope, again.d_key_rope));
+  }
+  for (int64_t i = 4096 * 16 * 192; i < 4103 * 16 * 192; ++i) ASSERT_EQ(first.d_query[i].bits, 0) << i;
+  for (int64_t i = 4096 * 16 * 256; i < 4103 * 16 * 256; ++i) ASSERT_EQ(first.d_key_value[i].bits, 0) << i;
+  for (int64_t i = 4096 * 72; i < 4103 * 72; ++i) ASSERT_EQ(first.d_key_rope[i].bits & 0x7fff, 0) << i;
+}
+
+TEST(Sm90AttentionBackward, ADocumentsBitsAreItsOwn) {
+  DT_SKIP_WITHOUT_GPU();
+  if (!hopper_backward_fits()) GTEST_SKIP() << "no Hopper";
+  constexpr int64_t kHeads = 6;
+  const std::vector<int32_t> documents = {0, 77, 77, 590, 650, 1500, 1501};
+  const BackwardInputs inputs(1501, kHeads);
+  const BackwardRun packed = run_backward(inputs, documents, kHeads, true);
+  for (size_t d = 0; d + 1 < documents.size(); ++d) {
+    const int64_t first = documents[d], end = documents[d + 1];
+    if (first == end) continue;
+    const BackwardRun alone =
+        run_backward(BackwardInputs(inputs, kHeads, first, end), {0, static_cast<int32_t>(end - first)}, kHeads, true);
+    const auto same = [&](const std::vector<bfloat16>& own, const std::vector<bfloat16>& of, int64_t width) {
+      return std::equal(own.begin(), own.end(), of.begin() + first * width,
+                        [](bfloat16 a, bfloat16 b) { return a.bits == b.bits; });
+    };
+    EXPECT_TRUE(same(alone.d_query, packed.d_query, kHeads * 192)) << d;
+    EXPECT_TRUE(same(alone.d_key_value, packed.d_key_value, kHeads * 256)) << d;
+    EXPECT_TRUE(same(alone.d_key_rope, packed.d_key_rope, 72)) << d;
+  }
 }
 
 TYPED_TEST(PlainAttention, RowsOfNoDocumentAreZeros) {

@@ -24,6 +24,11 @@ EncodeTiled find_encoder() {
   return reinterpret_cast<EncodeTiled>(function);
 }
 
+CUtensorMapSwizzle swizzle_of(const TensorMapShape& shape) {
+  if (!shape.swizzled) return CU_TENSOR_MAP_SWIZZLE_NONE;
+  return shape.box_width * shape.element_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+}
+
 }  // namespace
 
 CUtensorMap make_tensor_map(const void* data, const TensorMapShape& shape) {
@@ -46,8 +51,7 @@ CUtensorMap make_tensor_map(const void* data, const TensorMapShape& shape) {
   CUtensorMap map;
   const CUresult status =
       encode(&map, shape.type, static_cast<cuuint32_t>(sizes.size()), const_cast<void*>(data), sizes.data(),
-             strides.data(), box.data(), element_strides.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
-             shape.swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+             strides.data(), box.data(), element_strides.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle_of(shape),
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   DT_CHECK(
       status == CUDA_SUCCESS,

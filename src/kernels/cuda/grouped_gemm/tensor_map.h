@@ -16,7 +16,7 @@ struct TensorMapShape {
   int64_t row_stride;            // elements between rows, a multiple of 16 bytes
   int box_width, box_height;     // elements; boxes are one deep
   int box_blocks = 1;
-  bool swizzled;  // rows of a box are 128 bytes and are permuted in shared memory by 16-byte chunks
+  bool swizzled;  // rows of a box are 128 or 64 bytes and are permuted in shared memory by 16-byte chunks
 };
 
 /// Describes `data` to the TMA: encoded on the host, passed to kernels by value. Throws Error if the driver refuses it.

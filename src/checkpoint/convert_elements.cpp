@@ -71,7 +71,7 @@ void copy_bytes(const std::byte* source, std::byte* destination, int64_t bytes) 
 template <typename From, typename To>
 void convert_loop(const std::byte* source, std::byte* destination, int64_t count) {
   [[maybe_unused]] const float* table = float8_table().data();
-#pragma omp parallel for schedule(static) if (count > (1 << 16))
+#pragma omp parallel for simd schedule(static) if (parallel : count > (1 << 16))
   for (int64_t i = 0; i < count; ++i) {
     From x;
     std::memcpy(&x, source + i * static_cast<int64_t>(sizeof x), sizeof x);
@@ -114,6 +114,7 @@ void dequantize(const std::byte* values, const std::byte* scale_inv, int64_t row
       float scale;
       std::memcpy(&scale, scale_inv + (row / kFloat8BlockSize * column_blocks + block) * 4, sizeof scale);
       const int64_t end = std::min(columns, (block + 1) * kFloat8BlockSize);
+#pragma omp simd
       for (int64_t column = block * kFloat8BlockSize; column < end; ++column) {
         const int64_t i = row * columns + column;
         To y;
@@ -181,9 +182,10 @@ int64_t first_with_exponent(const std::byte* elements, Bits exponent, int64_t co
       return (bits & exponent) == exponent;
     };
     // Without an early exit, so that the loop vectorises; the place is looked for where there is one.
-    bool any = false;
-    for (int64_t i = begin; i < end; ++i) any |= is_set(i);
-    for (int64_t i = begin; any && i < end; ++i) {
+    Bits any = 0;
+#pragma omp simd reduction(| : any)
+    for (int64_t i = begin; i < end; ++i) any |= is_set(i) ? Bits{1} : Bits{0};
+    for (int64_t i = begin; any != 0 && i < end; ++i) {
       if (!is_set(i)) continue;
       first = std::min(first, i);
       break;

@@ -156,6 +156,10 @@ const TensorEntry& ModelDirectory::at(std::string_view name) const {
   return *tensor;
 }
 
+void ModelDirectory::read(const TensorEntry& tensor, size_t first, size_t bytes, void* destination) const {
+  open_shard(*shard_of(tensor.name)).read(tensor, first, bytes, destination);
+}
+
 void ModelDirectory::prefetch(const TensorEntry& tensor) const {
   open_shard(*shard_of(tensor.name)).prefetch(tensor);
 }

@@ -35,6 +35,8 @@ class ModelDirectory {
   /// Bytes of all its tensor files.
   uint64_t file_bytes() const;
 
+  /// As SafetensorsFile::read, of a tensor of this directory.
+  void read(const TensorEntry& tensor, size_t first, size_t bytes, void* destination) const;
   /// As SafetensorsFile::prefetch and release, for a tensor of this directory.
   void prefetch(const TensorEntry& tensor) const;
   void release(const TensorEntry& tensor) const;

@@ -108,10 +108,15 @@ void SlotReader::read(const SlotSlice& wanted, void* values) const {
       if (piece.end <= at || piece.begin > at) continue;
       const int64_t count = std::min(piece.end, wanted.end) - at;
       if (count <= 0) break;
-      convert_elements(piece.entry->data + (at - piece.begin) * dtype_size(piece.entry->dtype), piece.entry->dtype,
-                       static_cast<std::byte*>(values) + (at - wanted.begin) * dtype_size(wanted.dtype), wanted.dtype,
-                       count);
-      piece.file->release(*piece.entry);
+      const DType stored = piece.entry->dtype;
+      const size_t first = static_cast<size_t>(at - piece.begin) * dtype_size(stored);
+      std::byte* to = static_cast<std::byte*>(values) + (at - wanted.begin) * dtype_size(wanted.dtype);
+      if (stored == wanted.dtype) {
+        piece.file->read(*piece.entry, first, static_cast<size_t>(count) * dtype_size(stored), to);
+      } else {
+        convert_elements(piece.entry->data + first, stored, to, wanted.dtype, count);
+        piece.file->release(*piece.entry);
+      }
       at += count;
     }
   }

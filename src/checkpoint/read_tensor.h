@@ -16,6 +16,12 @@ namespace deeptitan {
 void read_tensor(const ModelDirectory& model, std::string_view name, const std::vector<int64_t>& shape, DType to,
                  void* destination);
 
+/// The same for rows [first, first + rows) of it (of a vector: elements), on the calling thread and beside others that
+/// read other rows; the bytes come from the file and not through its mapping. Of an e4m3 matrix with block scales
+/// `first` is a multiple of 128.
+void read_tensor_rows(const ModelDirectory& model, std::string_view name, const std::vector<int64_t>& shape,
+                      int64_t first, int64_t rows, DType to, void* destination);
+
 /// Whether `name` is the scales of another tensor of the directory ("<weight>_scale_inv" beside "<weight>").
 bool is_float8_scale(const ModelDirectory& model, std::string_view name);
 

@@ -14,11 +14,11 @@
 
 namespace deeptitan {
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path, Names names) : path_(path) {
-  const File file = File::open(path);
-  const uint64_t file_bytes = file.size();
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path, Names names)
+    : path_(path), file_(File::open(path)) {
+  const uint64_t file_bytes = file_.size();
   if (file_bytes > 0) {
-    void* mapped = ::mmap(nullptr, file_bytes, PROT_READ, MAP_SHARED, file.descriptor(), 0);
+    void* mapped = ::mmap(nullptr, file_bytes, PROT_READ, MAP_SHARED, file_.descriptor(), 0);
     if (mapped == MAP_FAILED) fail_file("map", path, errno);
     mapping_ = static_cast<std::byte*>(mapped);
     mapping_bytes_ = file_bytes;
@@ -73,6 +73,10 @@ SafetensorsFile::~SafetensorsFile() {
 const TensorEntry* SafetensorsFile::find(std::string_view name) const {
   const auto found = index_.find(name);
   return found == index_.end() ? nullptr : &tensors_[found->second];
+}
+
+void SafetensorsFile::read(const TensorEntry& tensor, size_t first, size_t bytes, void* destination) const {
+  file_.read_at(destination, bytes, static_cast<uint64_t>(tensor.data - mapping_) + first);
 }
 
 void SafetensorsFile::prefetch(const TensorEntry& tensor) const {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "checkpoint/tensor_entry.h"
+#include "core/file.h"
 #include "core/mapping_guard.h"
 
 namespace deeptitan {
@@ -38,6 +39,10 @@ class SafetensorsFile {
   /// The header's __metadata__, empty if it has none.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
+  /// Reads `bytes` bytes of the tensor, from its byte `first` on, from the file: many threads do so side by side, where
+  /// they would wait for each other's page faults in the mapping.
+  void read(const TensorEntry& tensor, size_t first, size_t bytes, void* destination) const;
+
   /// Asks the kernel to read the tensor's pages ahead (madvise WILLNEED).
   void prefetch(const TensorEntry& tensor) const;
   /// Gives the pages that lie wholly inside the tensor back to the kernel (madvise DONTNEED), so that loading a file
@@ -48,6 +53,7 @@ class SafetensorsFile {
   void add(TensorEntry tensor, Names names);
 
   std::filesystem::path path_;
+  File file_;
   std::byte* mapping_ = nullptr;
   size_t mapping_bytes_ = 0;
   MappingGuard guard_;

@@ -6,12 +6,24 @@
 #include "checkpoint/model_directory.h"
 #include "checkpoint/read_tensor.h"
 #include "config/model_config_json.h"
+#include "core/clock.h"
 #include "core/dtype_word.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "model/model_cost.h"
 
 namespace deeptitan {
+namespace {
+
+// What a person has waited for: a small model says nothing.
+void say_time(uint64_t bytes, double seconds) {
+  constexpr double kWorthSaying = 0.5;
+  if (seconds < kWorthSaying) return;
+  log_info(fmt::format("loaded {} in {:.2f} s, {:.1f} GB/s", format_bytes(bytes), seconds,
+                       1e-9 * static_cast<double>(bytes) / seconds));
+}
+
+}  // namespace
 
 ModelFiles open_model_files(const std::filesystem::path& directory) {
   const ModelConfig config = load_model_config(directory);
@@ -33,7 +45,9 @@ void load_into(ModelRunner& runner, const ModelFiles& files) {
   }
   if (ranks != nullptr) log_info(describe_ranks(ranks->mesh(), runner.memory()));
   runner.allocate();
+  const double start = monotonic_seconds();
   runner.load(weights);
+  if (ranks == nullptr) say_time(weights.file_bytes(), monotonic_seconds() - start);
 }
 
 std::unique_ptr<InferenceEngine> load_engine(const ModelFiles& files, const InferenceOptions& options) {

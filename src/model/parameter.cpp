@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "core/transfer.h"
+#include "model/upload_parameters.h"
 
 namespace deeptitan {
 namespace {
@@ -115,26 +116,42 @@ Tensor ParameterSource::view(const Parameter& /*parameter*/, const FileTensor& /
 
 void ParameterSource::release(const Parameter& /*parameter*/, const FileTensor& /*tensor*/) const {}
 
+void ParameterSource::read_rows(const Parameter& parameter, const FileTensor& tensor, int64_t /*first*/,
+                                int64_t /*rows*/, DType /*dtype*/, void* /*values*/) const {
+  fail("rows of tensor {} of {} cannot be read from this source", tensor.name, parameter.spec.name);
+}
+
 void DrawnValues::read(const Parameter& parameter, const FileTensor& tensor, DType dtype, void* values) const {
+  draw(parameter, tensor, 0, tensor.numel(), dtype, values);
+}
+
+void DrawnValues::read_rows(const Parameter& parameter, const FileTensor& tensor, int64_t first, int64_t rows,
+                            DType dtype, void* values) const {
+  const int64_t columns = tensor.numel() / tensor.shape[0];
+  draw(parameter, tensor, first * columns, rows * columns, dtype, values);
+}
+
+void DrawnValues::draw(const Parameter& parameter, const FileTensor& tensor, int64_t first, int64_t count, DType dtype,
+                       void* values) const {
   std::vector<float> rounded;
   float* drawn = static_cast<float*>(values);
   if (dtype != DType::kF32) {
-    rounded.resize(tensor.numel());
+    rounded.resize(count);
     drawn = rounded.data();
   }
   switch (parameter.spec.initialization) {
     case Initialization::kNormal:
-      fill_normal(drawn, tensor.numel(), random_key(tensor.stream, seed_), static_cast<float>(range_),
-                  static_cast<uint64_t>(tensor.first_index));
+      fill_normal(drawn, count, random_key(tensor.stream, seed_), static_cast<float>(range_),
+                  static_cast<uint64_t>(tensor.first_index + first));
       break;
     case Initialization::kOnes:
-      std::fill_n(drawn, tensor.numel(), 1.0f);
+      std::fill_n(drawn, count, 1.0f);
       break;
     case Initialization::kZeros:
-      std::fill_n(drawn, tensor.numel(), 0.0f);
+      std::fill_n(drawn, count, 0.0f);
       break;
   }
-  if (dtype != DType::kF32) convert_elements(drawn, DType::kF32, values, dtype, tensor.numel());
+  if (dtype != DType::kF32) convert_elements(drawn, DType::kF32, values, dtype, count);
 }
 
 Parameter* ParameterList::declare(ParameterSpec spec) {
@@ -295,24 +312,60 @@ void ParameterList::prepare_from_source(ExecutionContext& ctx, const Parameter& 
   for (const FileTensor& tensor : tensors) source.release(parameter, tensor);
 }
 
+// Straight to where they lie on a device; false where they lie on the host, where the source has no rows, or where a
+// weight is not prepared as its rows.
+bool ParameterList::upload(ExecutionContext& ctx, const ParameterSource& source) {
+  if (ctx.device.kind == DeviceKind::kCpu || !source.reads_rows()) return false;
+  std::vector<ParameterUpload> uploads;
+  const auto add = [&](const Parameter& parameter, const Tensor& to, const HeadRows& heads) {
+    for (FileTensor& tensor : parameter.file_tensors()) {
+      void* place = element_at(to, tensor.offset);
+      uploads.push_back({&parameter, std::move(tensor), to.dtype(), static_cast<std::byte*>(place), heads});
+    }
+  };
+  for (const Parameter& parameter : parameters_) {
+    if (parameter.value.defined()) add(parameter, parameter.value, {});
+  }
+  for (const Prepared& p : prepared_) {
+    if (p.parameter->value.defined()) continue;
+    if (!is_rows(p.weight.format)) return false;
+    DT_CHECK(p.rows.heads == 0 || p.parameter->spec.pieces.size() == 1,
+             "{}: heads are prepared from one tensor, found {}", p.parameter->spec.name,
+             p.parameter->spec.pieces.size());
+    add(*p.parameter, p.weight.forward.defined() ? p.weight.forward : p.weight.backward_input, p.rows);
+  }
+  upload_parameters(ctx.device, source, uploads);
+  for (Prepared& p : prepared_) {
+    if (p.parameter->value.defined()) prepare_from_value(ctx, p);
+  }
+  return true;
+}
+
 void ParameterList::load(ExecutionContext& ctx, std::shared_ptr<const ParameterSource> source) {
-  bool complete = true;  // everything lies in memory in fp32
+  // Whether everything lies in memory in fp32.
+  const bool complete = std::all_of(parameters_.begin(), parameters_.end(), [](const Parameter& parameter) {
+    return parameter.value.defined() && parameter.value.dtype() == DType::kF32;
+  });
+  if (!upload(ctx, *source)) load_one_by_one(ctx, *source);
+  source_ = training_ && !complete ? std::move(source) : nullptr;
+}
+
+void ParameterList::load_one_by_one(ExecutionContext& ctx, const ParameterSource& source) {
   std::vector<std::byte> staged;
   for (Parameter& parameter : parameters_) {
-    complete = complete && parameter.value.defined() && parameter.value.dtype() == DType::kF32;
     if (!parameter.value.defined()) {
-      prepare_from_source(ctx, parameter, *source);
+      prepare_from_source(ctx, parameter, source);
       continue;
     }
     for (const FileTensor& tensor : parameter.file_tensors()) {
       const DType dtype = parameter.value.dtype();
       void* place = element_at(parameter.value, tensor.offset);
       if (parameter.value.device().kind == DeviceKind::kCpu) {
-        source->read(parameter, tensor, dtype, place);
+        source.read(parameter, tensor, dtype, place);
         continue;
       }
       staged.resize(static_cast<size_t>(tensor.numel()) * dtype_size(dtype));
-      source->read(parameter, tensor, dtype, staged.data());
+      source.read(parameter, tensor, dtype, staged.data());
       copy_tensor(Tensor(place, dtype, {tensor.numel()}, parameter.value.device()),
                   Tensor(staged.data(), dtype, {tensor.numel()}));
     }
@@ -320,7 +373,6 @@ void ParameterList::load(ExecutionContext& ctx, std::shared_ptr<const ParameterS
       if (p.parameter == &parameter) prepare_from_value(ctx, p);
     }
   }
-  source_ = training_ && !complete ? std::move(source) : nullptr;
 }
 
 void ParameterList::refresh(ExecutionContext& ctx) {

@@ -104,6 +104,11 @@ class ParameterSource {
   /// The tensor where it lies, f32 or bf16 and contiguous, if it lies in memory so; else undefined. release() follows.
   virtual Tensor view(const Parameter& parameter, const FileTensor& tensor) const;
   virtual void release(const Parameter& parameter, const FileTensor& tensor) const;
+  /// Whether it has read_rows: rows [first, first + rows) of the tensor (of a vector: elements), on the calling thread
+  /// and beside others. `first` is a multiple of 128.
+  virtual bool reads_rows() const { return false; }
+  virtual void read_rows(const Parameter& parameter, const FileTensor& tensor, int64_t first, int64_t rows, DType dtype,
+                         void* values) const;
 };
 
 /// The values of a new model: element i of a file tensor depends on the seed, the tensor's name and i alone.
@@ -111,8 +116,14 @@ class DrawnValues final : public ParameterSource {
  public:
   DrawnValues(uint64_t seed, double range) : seed_(seed), range_(range) {}
   void read(const Parameter& parameter, const FileTensor& tensor, DType dtype, void* values) const override;
+  bool reads_rows() const override { return true; }
+  void read_rows(const Parameter& parameter, const FileTensor& tensor, int64_t first, int64_t rows, DType dtype,
+                 void* values) const override;
 
  private:
+  void draw(const Parameter& parameter, const FileTensor& tensor, int64_t first, int64_t count, DType dtype,
+            void* values) const;
+
   uint64_t seed_;
   double range_;
 };
@@ -190,6 +201,8 @@ class ParameterList {
   void prepare_group(ExecutionContext& ctx, const Parameter& parameter, int64_t group,
                      std::span<const Tensor> matrices);
   void prepare_from_source(ExecutionContext& ctx, const Parameter& parameter, const ParameterSource& source);
+  bool upload(ExecutionContext& ctx, const ParameterSource& source);
+  void load_one_by_one(ExecutionContext& ctx, const ParameterSource& source);
 
   bool training_;
   DType compute_;

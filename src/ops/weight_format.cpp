@@ -51,6 +51,10 @@ DeviceKind device_of(WeightFormat format) {
   return entry_of(format).device;
 }
 
+bool is_rows(WeightFormat format) {
+  return format == WeightFormat::kRowsF32 || format == WeightFormat::kRowsBf16;
+}
+
 std::span<const WeightProduct> weight_products() {
   return kProducts;
 }

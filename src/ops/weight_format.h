@@ -22,6 +22,9 @@ const char* name_of(WeightFormat format);
 /// Whose products take it.
 DeviceKind device_of(WeightFormat format);
 
+/// Whether it is the weight's rows in a type of elements, one after another.
+bool is_rows(WeightFormat format);
+
 /// A product that exists: activations x (x or d_y) times a weight, into y (y or d_x).
 struct WeightProduct {
   WeightFormat format;

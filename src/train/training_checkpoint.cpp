@@ -1,7 +1,9 @@
 #include "train/training_checkpoint.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -19,6 +21,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "core/transfer.h"
+#include "core/upload_in_pieces.h"
 #include "model/deepseek/checkpoint.h"
 
 namespace deeptitan {
@@ -61,6 +64,33 @@ std::map<std::string, FileDigest> write_slots(const std::filesystem::path& state
     writer.write(slice.slice, host.raw());
   }
   return {{fmt::format("{}/{}", kTrainingStateDirectory, writer.file_name()), writer.finish()}};
+}
+
+// Through pinned memory, in pieces that threads read side by side.
+void upload_slots(const SlotReader& reader, const std::vector<OptimizerSlice>& slices, Device device) {
+  constexpr int64_t kElements = 1 << 20;
+  struct Piece {
+    SlotSlice slice;
+    char* to;
+    int64_t bytes;
+  };
+  std::vector<Piece> pieces;
+  for (const OptimizerSlice& all : slices) {
+    const auto size = static_cast<int64_t>(dtype_size(all.slice.dtype));
+    for (int64_t begin = all.slice.begin; begin < all.slice.end; begin += kElements) {
+      SlotSlice part = all.slice;
+      part.begin = begin;
+      part.end = std::min(begin + kElements, all.slice.end);
+      char* to = static_cast<char*>(all.memory.raw()) + (begin - all.slice.begin) * size;
+      pieces.push_back({part, to, (part.end - begin) * size});
+    }
+  }
+  constexpr int64_t kMostBytes = kElements * static_cast<int64_t>(sizeof(float));
+  upload_in_pieces(device, std::ssize(pieces), kMostBytes, [&](int64_t i, const UploadRoom& room) {
+    const Piece& piece = pieces[static_cast<size_t>(i)];
+    reader.read(piece.slice, room.memory());
+    room.copy(piece.to, 0, piece.bytes);
+  });
 }
 
 // Those of all ranks.
@@ -262,11 +292,10 @@ std::shared_ptr<const ModelDirectory> load_checkpoint(const std::filesystem::pat
   const SlotReader reader(checkpoint / kTrainingStateDirectory);
   const std::vector<OptimizerSlice> slices = optimizer_slices(engine);
   reader.check(all_slots(engine));
-  std::vector<std::byte> staged;
-  for (const OptimizerSlice& slice : slices) {
-    const Tensor host = host_form(slice.memory, staged);
-    reader.read(slice.slice, host.raw());
-    if (host.raw() != slice.memory.raw()) copy_tensor(slice.memory, host);
+  if (engine.options().device.kind == DeviceKind::kCpu) {
+    for (const OptimizerSlice& slice : slices) reader.read(slice.slice, slice.memory.raw());
+  } else {
+    upload_slots(reader, slices, engine.options().device);
   }
   engine.set_updates(read_training_state(checkpoint / kTrainingStateDirectory).integer("updates"));
   auto model = std::make_shared<const ModelDirectory>(checkpoint);

@@ -1,7 +1,11 @@
 #include "checkpoint/model_directory.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
+#include <random>
 #include <thread>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -249,6 +253,53 @@ TEST(ReadTensor, ConvertsAndDequantises) {
       }),
       path +
           ": tensor bad.weight_scale_inv is fp32 [2, 1]; the 128x128 blocks of bad.weight [2, 130] need fp32 [1, 2]");
+}
+
+// Rows in any pieces are those of the whole, for every type that a file may have.
+TEST(ReadTensor, RowsAreThoseOfTheWhole) {
+  struct Case {
+    const char* name;
+    DType dtype;
+    std::vector<int64_t> shape;
+  };
+  const std::vector<Case> cases = {{"f64", DType::kF64, {300, 7}},         {"f32", DType::kF32, {257, 130}},
+                                   {"f16", DType::kF16, {140, 3}},         {"bf16", DType::kBF16, {300, 257}},
+                                   {"blocks", DType::kF8E4M3, {300, 257}}, {"e4m3", DType::kF8E4M3, {129, 5}},
+                                   {"vector", DType::kBF16, {401}}};
+  const TemporaryFolder directory;
+  std::vector<TensorDeclaration> declared;
+  for (const Case& c : cases) declared.push_back({c.name, c.dtype, c.shape});
+  declared.push_back({"blocks_scale_inv", DType::kF32, {3, 3}});
+  ShardedSafetensorsWriter writer(directory.path(), declared, 1 << 18);
+  std::mt19937 random(3);
+  for (const TensorDeclaration& tensor : declared) {
+    std::vector<uint8_t> bytes(static_cast<size_t>(element_count(tensor.shape)) * dtype_size(tensor.dtype));
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random() % 0x70);  // all finite
+    writer.write(tensor.name, bytes.data(), bytes.size());
+  }
+  writer.finish();
+  const ModelDirectory model(directory.path());
+  for (const Case& c : cases) {
+    for (const DType to : {DType::kF32, DType::kBF16}) {
+      const size_t row = static_cast<size_t>(element_count(c.shape) / c.shape[0]) * dtype_size(to);
+      std::vector<std::byte> whole(static_cast<size_t>(c.shape[0]) * row), rows(whole.size());
+      read_tensor(model, c.name, c.shape, to, whole.data());
+      for (int64_t first = 0; first < c.shape[0]; first += 128) {
+        const int64_t count = std::min<int64_t>(128, c.shape[0] - first);
+        read_tensor_rows(model, c.name, c.shape, first, count, to, rows.data() + static_cast<size_t>(first) * row);
+      }
+      EXPECT_TRUE(rows == whole) << c.name;
+    }
+  }
+  float values[4];
+  const std::string path = model.path().string();
+  expect_runtime_error([&] { read_tensor_rows(model, "vector", {401}, 400, 2, DType::kF32, values); },
+                       path + ": rows 400 to 401 of tensor vector were asked for, which has 401");
+  expect_runtime_error(
+      [&] {
+        read_tensor_rows(model, "blocks", {300, 257}, 1, 2, DType::kF32, values);
+      },
+      path + ": rows 1 to 2 of tensor blocks were asked for, which has 300 in blocks of 128");
 }
 
 }  // namespace

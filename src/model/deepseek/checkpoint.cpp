@@ -62,13 +62,15 @@ void check_names(const ModelDirectory& directory, const DeepseekModel& model) {
            directory.path().string(), shown(unknown.front()), unknown.size());
 }
 
-// One NaN or infinity makes every answer a wrong one, or only those that meet its row or expert.
-void check_finite(const ModelDirectory& directory, const std::string& name, const Tensor& value) {
+// One NaN or infinity makes every answer a wrong one, or only those that meet its row or expert. `first_row` is the
+// row of the tensor (of a vector: the place) that the value begins with.
+void check_finite(const ModelDirectory& directory, const std::string& name, const Tensor& value,
+                  int64_t first_row = 0) {
   const int64_t place = first_not_finite(value.raw(), value.dtype(), value.numel());
   if (place < 0) return;
-  const std::string where = value.rank() == 2
-                                ? fmt::format("row {}, column {}", place / value.size(1), place % value.size(1))
-                                : fmt::format("place {}", place);
+  const std::string where =
+      value.rank() == 2 ? fmt::format("row {}, column {}", first_row + place / value.size(1), place % value.size(1))
+                        : fmt::format("place {}", first_row + place);
   const double found = value.dtype() == DType::kF32 ? value.host<float>()[place]
                                                     : static_cast<double>(to_float(value.host<bfloat16>()[place]));
   fail(
@@ -126,6 +128,14 @@ class DirectoryValues final : public ParameterSource {
   void read(const Parameter& /*parameter*/, const FileTensor& tensor, DType dtype, void* values) const override {
     read_tensor(*directory_, tensor.name, tensor.shape, dtype, values);
     check_finite(*directory_, tensor.name, as_tensor(values, dtype, tensor.shape));
+  }
+  bool reads_rows() const override { return true; }
+  void read_rows(const Parameter& /*parameter*/, const FileTensor& tensor, int64_t first, int64_t rows, DType dtype,
+                 void* values) const override {
+    read_tensor_rows(*directory_, tensor.name, tensor.shape, first, rows, dtype, values);
+    std::vector<int64_t> shape = tensor.shape;
+    shape[0] = rows;
+    check_finite(*directory_, tensor.name, as_tensor(values, dtype, shape), first);
   }
   Tensor view(const Parameter& /*parameter*/, const FileTensor& tensor) const override {
     const TensorEntry& entry = directory_->at(tensor.name);

@@ -43,6 +43,9 @@ ModelOptions model_options(const ModelConfig& config, const TrainingEngineOption
 // Sets of uploads that can be on their way: those of a step while the next one's are made.
 constexpr int kUploadsOnTheirWay = 16;
 
+// Of StepPart: each is a graph where graphs are captured.
+constexpr std::array kPartNames = {"its begin", "its first microbatch", "a later microbatch", "its end"};
+
 }  // namespace
 
 TrainingEngine::TrainingEngine(const ModelConfig& config, const TrainingEngineOptions& options)
@@ -189,6 +192,7 @@ void TrainingEngine::allocate() {
   // Five tables of a batch, its documents, and what each is aligned by.
   const int64_t table = (tokens_per_microbatch() + 1) * static_cast<int64_t>(sizeof(int32_t)) + 64;
   uploads_ = UploadRing(options_.device, 6 * table + static_cast<int64_t>(sizeof(StepInput)), kUploadsOnTheirWay);
+  begun_ = BegunParts(options_.device, kStepParts);
   for (int i = 0; i <= options_.report_lag; ++i) {
     spare_reports_.push_back(std::make_unique<StepReport>(ctx_.device, statistics_.layers()));
   }
@@ -260,16 +264,20 @@ void TrainingEngine::set_updates(int64_t updates) {
   ctx_.compute.synchronize();
 }
 
-// A kernel's fault shows where the host next asks the device for something.
+// A kernel's fault shows where the host next asks the device for something: by then it may be at another part, or step.
 template <typename Body>
 void TrainingEngine::naming_step(int64_t step, const Body& body) const {
   try {
     body();
   } catch (const Error& error) {
     if (!ctx_.compute.failed()) throw;
-    const std::string found = fmt::format("step {} failed on {}: {}", step, device_name(ctx_.device), error.what());
+    const auto [begun, part] = begun_.last();
+    const int64_t failed = begun > 0 ? begun : step;
+    const std::string where = begun > 0 ? fmt::format(", in {}", kPartNames[part]) : "";
+    const std::string found =
+        fmt::format("step {} failed on {}{}: {}", failed, device_name(ctx_.device), where, error.what());
     if (ctx_.check_finite) fail("{}", found);
-    fail("{}; the same command with --replay-step {} repeats the step op by op, and names the op", found, step);
+    fail("{}; the same command with --replay-step {} repeats the step op by op, and names the op", found, failed);
   }
 }
 
@@ -329,6 +337,7 @@ void TrainingEngine::run_or_replay(StepPart part) {
 }
 
 void TrainingEngine::run_ops(StepPart part, bool experts_in_slices) {
+  if (!ctx_.planning) begun_.begin(ctx_.compute, part, &ctx_.state->in.step);
   switch (part) {
     case kBegin:
       begin_step_output(ctx_);

@@ -23,6 +23,7 @@
 #include "parallel/gradient_shards.h"
 #include "parallel/rank_groups.h"
 #include "parallel/schedule.h"
+#include "train/begun_parts.h"
 #include "train/optimizer.h"
 #include "train/stage_runner.h"
 #include "train/step_report.h"
@@ -215,6 +216,7 @@ class TrainingEngine {
 
   ExecutionContext ctx_;
   UploadRing uploads_;
+  BegunParts begun_;
   std::array<CapturedPart, kStepParts> parts_;
   int64_t microbatch_runs_ = 0;  // of the schedule, in this step
   int64_t step_runs_ = 1;        // that this step has

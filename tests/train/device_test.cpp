@@ -18,7 +18,6 @@
 #include "core/file.h"
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
-#include "ops/elementwise.h"
 #include "support/compare.h"
 #include "support/tiny_model.h"
 #include "train/drawn_engine.h"
@@ -83,15 +82,20 @@ TEST_F(TrainingOnGpu, StepsAreTheCpus) {
       const auto gpu = drawn_engine(config, gpu_, compute);
       EXPECT_EQ(all_values(*cpu), all_values(*gpu)) << "drawn";
       const double tolerance = compute == DType::kF32 ? 2e-5 : 1e-2;
-      for (int64_t step = 1; step <= 3; ++step) {
+      // After the first step a load may differ by two choices between near ties, and a bias by two changes.
+      const double one_choice = static_cast<double>(config.n_routed_experts) / (4 * 24.0 * config.num_experts_per_tok);
+      for (int64_t step = 1; step <= 5; ++step) {
         const StepResult expected = run_step(*cpu, config, step);
         const StepResult found = run_step(*gpu, config, step);
         EXPECT_NEAR(found.loss, expected.loss, tolerance * expected.loss) << step;
         EXPECT_NEAR(found.gradient_norm, expected.gradient_norm, 10 * tolerance * expected.gradient_norm) << step;
         ASSERT_EQ(found.moe_layers.size(), expected.moe_layers.size());
-        for (size_t i = 0; i < found.moe_layers.size() && compute == DType::kF32 && step == 1; ++i) {
-          EXPECT_EQ(found.moe_layers[i].load_max_over_mean, expected.moe_layers[i].load_max_over_mean);
-          EXPECT_NEAR(found.moe_layers[i].aux_loss, expected.moe_layers[i].aux_loss, 1e-5);
+        for (size_t i = 0; i < found.moe_layers.size() && compute == DType::kF32; ++i) {
+          const auto& [gpu_layer, cpu_layer] = std::tie(found.moe_layers[i], expected.moe_layers[i]);
+          EXPECT_NEAR(gpu_layer.load_max_over_mean, cpu_layer.load_max_over_mean, step == 1 ? 0 : 2 * one_choice)
+              << step;
+          EXPECT_NEAR(gpu_layer.bias_range, cpu_layer.bias_range, step == 1 ? 1e-6 : 2.1e-3) << step;
+          EXPECT_NEAR(gpu_layer.aux_loss, cpu_layer.aux_loss, step == 1 ? 1e-5 : 1e-2) << step;
         }
       }
       if (compute == DType::kF32) {
@@ -199,15 +203,11 @@ TEST_F(TrainingOnGpu, GraphsHaveTheBitsOfTheirOps) {
   }
 }
 
-/// Lets a kernel write where nothing is: the GPU does nothing for this process afterwards.
-void fault(Device gpu, bool look_at_ops) {
-  ExecutionContext ctx;
-  ctx.device = gpu;
-  ctx.compute = Stream(gpu);
-  ctx.check_finite = look_at_ops;
-  const Tensor nowhere(reinterpret_cast<void*>(uintptr_t{1} << 20), DType::kF32, {64, 64}, gpu);
-  convert(ctx, nowhere, nowhere);
-  ctx.compute.synchronize();
+/// Lets the next microbatch's kernels read where nothing is: the GPU does nothing for this process afterwards.
+void break_final_norm(TrainingEngine& engine) {
+  Parameter* norm = engine.model().parameters().find("model.norm.weight");
+  norm->value =
+      Tensor(reinterpret_cast<void*>(uintptr_t{1} << 20), DType::kF32, {norm->numel()}, engine.options().device);
 }
 
 /// Ends the process with what `body` throws: 1, and the message on stderr.
@@ -230,17 +230,20 @@ TEST_F(TrainingOnGpuDeathTest, AFaultNamesTheStepAndHowToFindTheOp) {
   const auto engine = drawn_engine(config, gpu_, DType::kBF16);
   EXPECT_EXIT(end_with_error_of([&] {
                 run_step(*engine, config, 1);
-                try {
-                  fault(gpu_, false);
-                } catch (const Error&) {
-                }
+                break_final_norm(*engine);
+                // Its kernels are queued before one of them fails: the host is told of it later.
                 run_step(*engine, config, 2);
               }),
               ::testing::ExitedWithCode(1),
-              "step 2 failed on cuda:0: .*illegal memory access.*; the same command with --replay-step 2 repeats the "
-              "step op by op, and names the op");
-  EXPECT_EXIT(end_with_error_of([&] { fault(gpu_, true); }), ::testing::ExitedWithCode(1),
-              "convert failed on cuda:0: .*illegal memory access");
+              "step 2 failed on cuda:0, in its first microbatch: .*illegal memory access.*; the same command with "
+              "--replay-step 2 repeats the step op by op, and names the op");
+  EXPECT_EXIT(end_with_error_of([&] {
+                break_final_norm(*engine);
+                engine->set_check_finite(true);
+                run_step(*engine, config, 1);
+              }),
+              ::testing::ExitedWithCode(1),
+              "step 1 failed on cuda:0, in its first microbatch: .*rms_norm failed on cuda:0: .*illegal memory access");
 }
 
 // What a run leaves on one device goes on on the other: the same values, moments and bytes.

@@ -82,7 +82,7 @@ void bench_train(const BenchArguments& a, const std::vector<std::string>& overri
   const bool gpu = on_gpu(options.device);
   options.report_lag = gpu ? 1 : 0;
   TrainingEngine engine(model, options);
-  check_fits(config, model, engine.plan(), available_memory(options.device));
+  check_fits(config, model, engine, available_memory(options.device));
   const double peak_before = measure_matrix_peak(options.device, options.compute, 0.5);
   engine.allocate();
   engine.initialize(config.training.seed);

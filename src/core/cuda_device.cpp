@@ -67,6 +67,14 @@ int capability_major(int device) {
   return device < count_devices().devices ? device_properties(device).major : 9;
 }
 
+int64_t resident_threads(int device) {
+  if (device >= count_devices().devices) return 0;
+  int multiprocessors = 0, threads = 0;
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&threads, cudaDevAttrMaxThreadsPerMultiProcessor, device), "cudaDeviceGetAttribute");
+  return static_cast<int64_t>(multiprocessors) * threads;
+}
+
 const SharedLibrary& cublas_lt_library() {
   static const SharedLibrary library(fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR), DT_CUDA_LIBRARIES);
   return library;

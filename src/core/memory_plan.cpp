@@ -32,12 +32,25 @@ std::string MemoryPlan::largest() const {
   return text;
 }
 
+int64_t cuda_context_bytes(Device device) {
+  constexpr int64_t kWithoutStacks = 275'600'000;
+  constexpr int64_t kStack = 1024;  // of each thread that can be resident
+  constexpr int64_t kThreadsOfH100 = 132 * 2048;
+#ifdef DT_CUDA
+  const int64_t threads = cuda::resident_threads(device.index);
+#else
+  static_cast<void>(device);
+  const int64_t threads = 0;
+#endif
+  return kWithoutStacks + kStack * (threads > 0 ? threads : kThreadsOfH100);
+}
+
 MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas, Device device) {
   MemoryPlan plan;
   for (const auto& arena : arenas) plan.arenas.push_back({arena->name(), arena->peak()});
   if (device.kind == DeviceKind::kCuda) {
-    plan.arenas.push_back({"CUDA context (estimate)", kCudaContextBytes});
-    plan.arenas.push_back({"CUDA code and graphs (estimate)", kCudaCodeBytes});
+    plan.arenas.push_back({"CUDA context", cuda_context_bytes(device)});
+    plan.arenas.push_back({"CUDA code and graphs", kCudaCodeBytes});
   }
   std::stable_sort(plan.arenas.begin(), plan.arenas.end(),
                    [](const PlannedArena& a, const PlannedArena& b) { return a.bytes > b.bytes; });
@@ -47,12 +60,26 @@ MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas, Device device
 int64_t available_memory(Device device) {
   if (device.kind == DeviceKind::kCuda) {
 #ifdef DT_CUDA
-    return cuda::free_bytes(device.index) + kCudaContextBytes;
+    return cuda::free_bytes(device.index) + cuda_context_bytes(device);
 #else
     fail_without_cuda("memory", device);
 #endif
   }
   return available_host_memory();
+}
+
+std::string held_by_others(Device device) {
+  if (device.kind == DeviceKind::kCpu) return "";
+#ifdef DT_CUDA
+  constexpr int64_t kWorthSaying = 1'000'000'000;
+  const int64_t all = cuda::device_properties(device.index).bytes;
+  const int64_t others = all - available_memory(device);
+  if (others < kWorthSaying) return "";
+  return fmt::format("; other processes hold {} of {}'s {} (nvidia-smi lists them)", format_bytes(others),
+                     device_name(device), format_bytes(all));
+#else
+  fail_without_cuda("memory", device);
+#endif
 }
 
 }  // namespace deeptitan

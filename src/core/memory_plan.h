@@ -28,16 +28,21 @@ struct MemoryPlan {
   std::string largest() const;
 };
 
-/// What a process takes of a GPU besides its arenas, by estimate (docs/kernels.md, Memory): the context, which is there
-/// as soon as the GPU is looked at, and what comes later: code as it is first used, and captured graphs.
-inline constexpr int64_t kCudaContextBytes = 530'000'000;
-inline constexpr int64_t kCudaCodeBytes = 150'000'000;
+/// What a process takes of a GPU besides its arenas, as it was measured (docs/kernels.md, Memory): the context, which
+/// is there as soon as the GPU is looked at, and what comes later: code as it is first used, captured graphs, and the
+/// rounding of arenas to whole pages. Of a GPU that is not here, those of an H100.
+int64_t cuda_context_bytes(Device device);
+inline constexpr int64_t kCudaCodeBytes = 24'000'000;
 
-/// The plan that arenas have counted: the peak of each; on a GPU with the estimates beside them.
+/// The plan that arenas have counted: the peak of each; on a GPU with what the process takes beside them.
 MemoryPlan plan_of(std::span<const std::unique_ptr<Arena>> arenas, Device device);
 
 /// Bytes of memory that a plan may have now: of the host, available_host_memory; of a GPU, what it has free and the
 /// context that this process has already.
 int64_t available_memory(Device device = {});
+
+/// What other processes hold of a GPU, as the end of a message that says how little is available: "; other processes
+/// hold 70.1 GB of cuda:0's 85.0 GB (nvidia-smi lists them)". Empty where that is less than 1 GB, and on the CPU.
+std::string held_by_others(Device device);
 
 }  // namespace deeptitan

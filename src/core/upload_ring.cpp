@@ -22,7 +22,8 @@ void UploadRing::begin() {
   if (rooms_.empty()) return;
   current_ = (current_ + 1) % rooms_.size();
   filled_ = 0;
-  if (rooms_[current_].used) rooms_[current_].arrived.synchronize();
+  const Room& room = rooms_[current_];
+  if (room.used && !room.arrived.done()) room.arrived.synchronize();
 }
 
 void UploadRing::add_bytes(const Stream& stream, const Tensor& to, const Tensor& from) {

@@ -33,12 +33,12 @@ void ModelRunner::allocate() {
   if (const int rank = rank_without_memory(memory_); rank >= 0) {
     const RankMemory& memory = memory_[rank];
     fail_usage(
-        "the model needs {} of memory{} and {} are available{}; its largest arenas are {}; a shorter context or bf16 "
+        "the model needs {} of memory{} and {} are available{}{}; its largest arenas are {}; a shorter context or bf16 "
         "needs less",
         format_bytes(memory.planned), memory_.size() > 1 ? fmt::format(" on rank {}", rank) : "",
         format_bytes(memory.available),
         memory.ranks_of_host > 1 ? fmt::format(" on its host, for {} ranks", memory.ranks_of_host) : "",
-        memory.largest);
+        memory_.size() > 1 ? "" : held_by_others(options().device), memory.largest);
   }
   executor_.allocate();
 }

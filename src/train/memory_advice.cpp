@@ -148,11 +148,13 @@ std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelCo
   return advice;
 }
 
-void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes,
+void check_fits(const RunConfig& config, const ModelConfig& model, const TrainingEngine& engine, int64_t bytes,
                 const RankGroups& groups) {
+  const MemoryPlan& plan = engine.plan();
   if (plan.total() <= bytes) return;
-  std::string message = fmt::format("the run needs {} of memory and {} are available; its largest arenas are {}",
-                                    format_bytes(plan.total()), format_bytes(bytes), plan.largest());
+  std::string message = fmt::format("the run needs {} of memory and {} are available{}; its largest arenas are {}",
+                                    format_bytes(plan.total()), format_bytes(bytes),
+                                    held_by_others(engine.options().device), plan.largest());
   const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, bytes, groups);
   if (advice.empty())
     message += "; no smaller microbatch, sequence length or optimizer fits: the model itself is too large";

@@ -33,8 +33,9 @@ std::vector<MemoryAdvice> configurations_that_fit(const RunConfig& config, const
 std::vector<MemoryAdvice> what_would_save(const RunConfig& config, const ModelConfig& model, int64_t bytes,
                                           const RankGroups& groups = {});
 
-/// Throws a usage error with the largest arenas and the advice where the plan is larger than `bytes`.
-void check_fits(const RunConfig& config, const ModelConfig& model, const MemoryPlan& plan, int64_t bytes,
+/// Throws a usage error with the largest arenas and the advice where the engine's plan is larger than `bytes`, what its
+/// device has available.
+void check_fits(const RunConfig& config, const ModelConfig& model, const TrainingEngine& engine, int64_t bytes,
                 const RankGroups& groups = {});
 
 }  // namespace deeptitan

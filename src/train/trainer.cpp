@@ -140,7 +140,7 @@ void Trainer::build_engine() {
   const int64_t memory = available_memory(device_.device) / (on_cpu ? options_.host_place.ranks : 1);
   // All look before any takes.
   ranks_.any(false, 0);
-  check_fits(config_, model_config_, engine_->plan(), memory, ranks_.groups());
+  check_fits(config_, model_config_, *engine_, memory, ranks_.groups());
 #ifdef DT_CUDA
   log_info(fmt::format("on {}", device_.description));
 #endif

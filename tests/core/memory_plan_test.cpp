@@ -27,9 +27,9 @@ TEST(MemoryPlan, OnAGpuTheContextAndItsCodeCountToo) {
   const Device gpu{DeviceKind::kCuda, 0};
   const MemoryPlan plan = plan_of(arenas_on(gpu), gpu);
   ASSERT_EQ(plan.arenas.size(), 4u);
-  EXPECT_EQ(plan.arenas[1].name, "CUDA context (estimate)");
-  EXPECT_EQ(plan.arenas[2].name, "CUDA code and graphs (estimate)");
-  EXPECT_EQ(plan.total(), plan.arenas[0].bytes + plan.arenas[3].bytes + kCudaContextBytes + kCudaCodeBytes);
+  EXPECT_EQ(plan.arenas[1].name, "CUDA context");
+  EXPECT_EQ(plan.arenas[2].name, "CUDA code and graphs");
+  EXPECT_EQ(plan.total(), plan.arenas[0].bytes + plan.arenas[3].bytes + cuda_context_bytes(gpu) + kCudaCodeBytes);
 }
 
 }  // namespace

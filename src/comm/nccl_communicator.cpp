@@ -89,7 +89,9 @@ NcclHandle& NcclCommunicator::handle() const {
 }
 
 void NcclCommunicator::queued_graph(ExecutionContext& ctx) {
-  parts_.operations->add(ctx, ctx.compute, "a graph with exchanges", name(), parts_.ranks);
+  std::vector<int> others = parts_.ranks;
+  others.erase(others.begin() + rank());
+  parts_.operations->add(ctx, ctx.compute, "a graph with exchanges", name(), others);
 }
 
 const NcclCommunicator::Link& NcclCommunicator::link(const std::map<int, Link>& links, int rank) const {

@@ -55,6 +55,8 @@ NcclHandle::~NcclHandle() {
 
 void NcclHandle::finish(ncclResult_t status, const char* call, const std::function<void(double)>& late) const {
   double begin = 0;
+  // Some calls say that all is well before it is.
+  if (status == ncclSuccess) status = ncclInProgress;
   while (status == ncclInProgress) {
     DT_NCCL_CHECK(nccl().comm_get_async_error(communicator_, &status));
     if (status != ncclInProgress) break;

@@ -3,7 +3,6 @@
 #include "core/error.h"
 #ifdef DT_CUDA
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -12,6 +11,7 @@
 #include <utility>
 
 #include "comm/nccl_communicator.h"
+#include "comm/nccl_library.h"
 #include "comm/rank_texts.h"
 #include "core/cuda_device.h"
 #include "core/device_choice.h"
@@ -113,7 +113,6 @@ class DeviceGroups::Nccl {
     parts.deadline = deadline_;
     if (links) add_links(parts);
     communicators_.push_back(std::make_unique<NcclCommunicator>(std::move(parts)));
-    if (links) groups_with_links_[groups_with_links_[0] != nullptr] = communicators_.back().get();
     return communicators_.back().get();
   }
 
@@ -134,25 +133,35 @@ class DeviceGroups::Nccl {
       NcclCommunicator::Link link{
           std::make_shared<NcclHandle>(to_id(ids[parts.ranks[from]]), 2, sends ? 0 : 1, deadline_), Stream(device_)};
       handles_.push_back(link.handle);
+      connect(link, sends);
       (sends ? parts.to : parts.from).emplace(sends ? to : from, std::move(link));
     }
   }
 
-  // NCCL connects two ranks, and takes memory for that, when they first exchange something: before memory is planned.
+  // NCCL connects two ranks, and takes memory for that, when they first exchange something, for which the host waits
+  // then: here, where both do it, and before memory is planned.
+  void connect(const NcclCommunicator::Link& link, bool sends) {
+    char* const memory = staging_->memory.data();
+    auto* const stream = static_cast<cudaStream_t>(link.stream.native());
+    link.handle->run_group(
+        [&] {
+          const ncclResult_t status = sends ? nccl().send(memory, 1, ncclUint8, 1, link.handle->get(), stream)
+                                            : nccl().recv(memory + 256, 1, ncclUint8, 0, link.handle->get(), stream);
+          if (status != ncclInProgress) DT_NCCL_CHECK(status);
+        },
+        [&](double waited) {
+          DT_CHECK(waited < deadline_,
+                   "rank {} has waited {:g} s for NCCL to connect it with its neighbour in the pipeline", rank_,
+                   deadline_);
+        });
+    link.stream.synchronize();
+  }
   void connect(NcclCommunicator& group) {
     if (group.size() == 1) return;
     ExecutionContext ctx;
     ctx.device = device_;
     ctx.compute = ctx.communication = Stream(device_);
     group.barrier(ctx);
-    if (&group != groups_with_links_[0] && &group != groups_with_links_[1]) return;
-    const std::set<int> neighbours = {(group.rank() + 1) % group.size(),
-                                      (group.rank() + group.size() - 1) % group.size()};
-    char* const memory = staging_->memory.data();
-    for (const int r : neighbours) group.send(ctx, Tensor(memory, DType::kU8, {1}, device_), r);
-    for (const int r : neighbours) group.receive(ctx, Tensor(memory + 256, DType::kU8, {1}, device_), r);
-    group.finish_sends(ctx);
-    ctx.compute.synchronize();
   }
 
   void watch(double waited) {
@@ -176,7 +185,6 @@ class DeviceGroups::Nccl {
   std::map<std::vector<int>, std::shared_ptr<NcclHandle>> by_ranks_;
   std::vector<std::shared_ptr<NcclHandle>> handles_;
   std::vector<std::unique_ptr<NcclCommunicator>> communicators_;
-  std::array<NcclCommunicator*, 2> groups_with_links_ = {};
 };
 
 DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline)

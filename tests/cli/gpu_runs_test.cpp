@@ -44,7 +44,9 @@ class GpuRuns : public ::testing::Test {
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
-  static void run(const std::string& name, const Words& more) {
+  // What hangs is to say so.
+  static void run(const std::string& name, Words more) {
+    more.insert(more.end(), {"--parallelism.deadline_seconds", "20"});
     const Outcome outcome = run_program(train(name, more));
     ASSERT_EQ(outcome.exit_code, 0) << name << ": " << outcome.err;
   }

@@ -65,26 +65,37 @@ Expected& expected() {
   return one_rank;
 }
 
-TEST(GpuRanks, GradientsAndLossesAreThoseOfOneRank) {
-  DT_SKIP_WITHOUT_GPU_RANKS();
-  for (const Mesh& layout : meshes_of({ranks_here()})) {
-    SCOPED_TRACE(layout.describe());
-    expect_those_of_one_rank(train_gpus(layout, &expected().choices), expected().run);
+// Without experts that are shared out, or with.
+std::vector<Mesh> layouts(bool experts) {
+  std::vector<Mesh> result;
+  for (const Mesh& mesh : meshes_of({ranks_here()})) {
+    if ((mesh.ep > 1) == experts) result.push_back(mesh);
+  }
+  return result;
+}
+
+void expect_gradients_and_losses(const std::vector<Mesh>& layouts) {
+  for (const Mesh& layout : layouts) {
+    for (const RankRun& run : {RankRun{}, RankRun{.zero_stage = 2, .bucket_elements = 640}}) {
+      SCOPED_TRACE(fmt::format("{}, ZeRO-{}", layout.describe(), run.zero_stage));
+      expect_those_of_one_rank(train_gpus(layout, &expected().choices, run), expected().run);
+    }
   }
 }
 
-TEST(GpuRanks, GradientsInPartsAreThoseOfOneRank) {
+TEST(GpuRanks, DataSplitsHaveTheGradientsAndLossesOfOneRank) {
   DT_SKIP_WITHOUT_GPU_RANKS();
-  for (const Mesh& layout : meshes_of({ranks_here()})) {
-    SCOPED_TRACE(layout.describe());
-    expect_those_of_one_rank(train_gpus(layout, &expected().choices, {.zero_stage = 2, .bucket_elements = 640}),
-                             expected().run);
-  }
+  expect_gradients_and_losses(layouts(/*experts=*/false));
+}
+
+TEST(GpuRanks, ExpertSplitsHaveTheGradientsAndLossesOfOneRank) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  expect_gradients_and_losses(layouts(/*experts=*/true));
 }
 
 TEST(GpuRanks, RunToRunTheSameBits) {
   DT_SKIP_WITHOUT_GPU_RANKS();
-  for (const Mesh& layout : meshes_of({ranks_here()})) {
+  for (const Mesh& layout : layouts(/*experts=*/false)) {
     SCOPED_TRACE(layout.describe());
     const TrainedRanks first = train_gpus(layout, &expected().choices, {.steps = 5, .zero_stage = 2});
     const TrainedRanks second = train_gpus(layout, &expected().choices, {.steps = 5, .zero_stage = 2});
@@ -92,6 +103,27 @@ TEST(GpuRanks, RunToRunTheSameBits) {
     EXPECT_EQ(first.norms, second.norms);
     EXPECT_EQ(first.values, second.values);
     EXPECT_EQ(first.validation, second.validation);
+  }
+}
+
+// The steps of a data split, captured from the second on, and not.
+TEST(GpuRanks, GraphsWithExchangesHaveTheBitsOfTheirOps) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  const ModelConfig config = with_layers(tiny_v3(), 4, 1);
+  const GpuMesh mesh({.dp_shard = ranks_here()});
+  for (const int zero_stage : {1, 2}) {
+    SCOPED_TRACE(zero_stage);
+    TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(1, 1));
+    options.device = gpu_rank().device();
+    options.zero_stage = zero_stage;
+    options.bucket_elements = 640;
+    options.groups = mesh.groups();
+    const PipelineRun captured = run_steps(config, options);
+    options.graphs = false;
+    const PipelineRun by_ops = run_steps(config, options);
+    EXPECT_EQ(captured.reports, by_ops.reports);
+    EXPECT_EQ(captured.evaluations, by_ops.evaluations);
+    EXPECT_TRUE(captured.values == by_ops.values);
   }
 }
 

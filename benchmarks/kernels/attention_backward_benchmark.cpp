@@ -1,6 +1,6 @@
 // Times the backward of attention in training on the current device: heads of 192 and 128, 16 of them, causal over
 // documents packed behind one another. TFLOP/s count the five products that the gradients need. An argument is part of
-// the names to run. attention_backward_cudnn.py times cuDNN's on the shapes that it takes.
+// the names to run. attention_cudnn.py times cuDNN's on such shapes.
 
 #include <cmath>
 #include <random>

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/cuda_device.h"
 #include "kernels/cuda/attention/few_latent.h"
 #include "kernels/cuda/attention/latent_tiles.h"
 #include "kernels/cuda/attention/sm90_attention_backward.h"
+#include "kernels/cuda/attention/sm90_attention_forward.h"
+#include "kernels/cuda/attention/sm90_expanded_attention.h"
 #include "kernels/cuda/attention/tensor_core_attention.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/kernel_choice.h"
@@ -18,6 +21,10 @@
 
 namespace deeptitan::on_cuda {
 namespace {
+
+bool takes_hopper_kernels(const Tensor& x) {
+  return x.dtype() == DType::kBF16 && !cuda::plain_kernels_wanted() && cuda::capability_major(x.device().index) == 9;
+}
 
 void attend(float* out, const cuda::LatentRows<float>& rows, int64_t /*capacity*/, float* /*workspace*/,
             cudaStream_t stream) {
@@ -148,6 +155,32 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
   });
 }
 
+/// Pointers only where not planning.
+cuda::ExpandedAttention expanded_on_hopper(const Tensor& query, const Tensor& cache, const CachedSequences& sequences,
+                                           const Tensor& key_rows, const Tensor& value_rows, const AttentionShape& s,
+                                           bool planning) {
+  cuda::ExpandedAttention expanded{.rows = {.sequences = sequences.cached_length.size(0), .least = kExpandedRows},
+                                   .page_table_stride = sequences.page_table.stride(),
+                                   .page_size = cache.size(1),
+                                   .most_visible = sequences.max_visible,
+                                   .tokens = query.size(0),
+                                   .heads = s.heads,
+                                   .nope_dim = s.nope_dim,
+                                   .rope_dim = s.rope_dim,
+                                   .value_dim = s.value_dim,
+                                   .latent_dim = cache.size(2) - s.rope_dim,
+                                   .scale = static_cast<float>(s.scale)};
+  if (planning || query.dtype() != DType::kBF16) return expanded;
+  expanded.query = query.raw<bfloat16>();
+  expanded.cache = cache.raw<bfloat16>();
+  expanded.key_weight = key_rows.raw<bfloat16>();
+  expanded.value_weight = value_rows.raw<bfloat16>();
+  expanded.rows.query_offset = sequences.query_offset.raw<int32_t>();
+  expanded.cached_length = sequences.cached_length.raw<int32_t>();
+  expanded.page_table = sequences.page_table.raw<int32_t>();
+  return expanded;
+}
+
 }  // namespace
 
 void rope_rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first, const Tensor& cos,
@@ -163,9 +196,17 @@ void rope_rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t 
 void attention(ExecutionContext& ctx, const Tensor& out, const Tensor& log_sum_exp, const Tensor& query,
                const Tensor& key_value, const Tensor& key_rope, const Documents& documents,
                const AttentionShape& shape) {
+  ArenaScope workspace(*ctx.workspace);
+  const bool by_warpgroups = takes_hopper_kernels(query);
+  void* scratch = workspace.take_bytes(
+      by_warpgroups ? cuda::sm90_attention_forward_workspace(query.size(0), documents.offset.size(0) - 1) : 0);
   if (ctx.planning) return;
   if (query.dtype() == DType::kBF16 && !cuda::plain_kernels_wanted()) {
     const auto inputs = attention_inputs<bfloat16>(query, key_value, key_rope, documents, shape);
+    if (by_warpgroups && cuda::sm90_attention_fits(inputs)) {
+      return cuda::sm90_attention_forward(out.raw<bfloat16>(), raw_or_null<float>(log_sum_exp), inputs, query.size(0),
+                                          scratch, stream_of(ctx));
+    }
     if (cuda::tensor_core_attention_fits(inputs)) {
       return cuda::tensor_core_attention_forward(out.raw<bfloat16>(), raw_or_null<float>(log_sum_exp), inputs,
                                                  query.size(0), stream_of(ctx));
@@ -215,6 +256,14 @@ void expanded_attention(ExecutionContext& ctx, const Tensor& out, const Tensor& 
                         const CachedSequences& sequences, const PreparedWeight& key_weight,
                         const PreparedWeight& value_weight, const AttentionShape& shape) {
   if (sequences.max_query < kExpandedRows) return;  // nobody's rows; absorbed_attention clears the padding
+  const cuda::ExpandedAttention expanded =
+      expanded_on_hopper(query, cache, sequences, key_weight.forward, value_weight.forward, shape, ctx.planning);
+  if (takes_hopper_kernels(query) && cuda::sm90_expanded_attention_fits(expanded)) {
+    ArenaScope workspace(*ctx.workspace);
+    void* scratch = workspace.take_bytes(cuda::sm90_expanded_attention_workspace(expanded));
+    if (!ctx.planning) cuda::sm90_expanded_attention(out.raw<bfloat16>(), expanded, scratch, stream_of(ctx));
+    return;
+  }
   attend_in_latent_space(ctx, out, query, cache, sequences, key_weight.forward, value_weight.forward, shape,
                          {.least = kExpandedRows, .most = std::numeric_limits<int32_t>::max()});
 }

@@ -6,8 +6,8 @@
 //
 // Two warpgroups take 64 keys each and half of the columns of dQ; a third one loads, and adds dQ to the sums in
 // workspace. The tiles of keys that a tile of queries sees add in their order, oldest first, each waiting for the one
-// before it; the last one, on the diagonal, does not add but reads the sum and writes the gradient. Tiles are handed out
-// by a counter, oldest first: whom a block waits for has begun before it, and whoever began earlier is ahead on the
+// before it; the last one, on the diagonal, does not add but reads the sum and writes the gradient. Tiles are handed
+// out by a counter, oldest first: whom a block waits for has begun before it, and whoever began earlier is ahead on the
 // same path from the youngest queries on.
 
 #include "kernels/cuda/attention/attention_parts.h"
@@ -120,8 +120,7 @@ bool sm90_attention_backward_fits(const cpu::AttentionInputs<bfloat16>& in) {
   static const bool hopper =
       attribute(cudaDevAttrComputeCapabilityMajor) == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
   return hopper && sm90_attention_backward_takes(in.nope_dim, in.rope_dim, in.value_dim) &&
-         whole_16_bytes(in.query, 8) && whole_16_bytes(in.key_value, 8) &&
-         whole_16_bytes(in.key_rope, in.ld_key_rope);
+         whole_16_bytes(in.query, 8) && whole_16_bytes(in.key_value, 8) && whole_16_bytes(in.key_rope, in.ld_key_rope);
 }
 
 int64_t sm90_attention_backward_workspace(int64_t tokens, int64_t heads) {

@@ -26,8 +26,8 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return result;
 }
 
-/// What a thread of the consumers is: it holds, of each accumulator, rows `row` and row + 8 of its warpgroup's 64, and of
-/// every eight columns `column` and the next one.
+/// What a thread of the consumers is: it holds, of each accumulator, rows `row` and row + 8 of its warpgroup's 64, and
+/// of every eight columns `column` and the next one.
 struct Consumer {
   int warpgroup, warp, lane;
   __device__ int row() const { return warp * 16 + lane / 4; }
@@ -41,8 +41,8 @@ __device__ __forceinline__ void store_query_gradient(const AttentionBackwardPara
     const int64_t slot = work.slot(tile, p.heads);
     if (me.lane == 0) wait_for_count(p.added + slot, work.tile);
     __syncwarp();
-    const float4* sum = reinterpret_cast<const float4*>(p.sums + slot * kSumFloats) + me.warpgroup * 12 * 128 +
-                        me.warp * 32 + me.lane;
+    const float4* sum =
+        reinterpret_cast<const float4*>(p.sums + slot * kSumFloats) + me.warpgroup * 12 * 128 + me.warp * 32 + me.lane;
     constexpr int kAtOnce = 4;  // more would not find registers
 #pragma unroll
     for (int first = 0; first < 12; first += kAtOnce) {

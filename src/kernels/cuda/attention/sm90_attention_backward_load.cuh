@@ -43,7 +43,8 @@ __device__ __forceinline__ void load_tiles(const AttentionBackwardParameters& p,
 }
 
 /// Loads the statistics of each stage's queries; those behind the document get probabilities of zero. A warp.
-__device__ __forceinline__ void load_statistics(const AttentionBackwardParameters& p, const AttentionShared& shared, int lane) {
+__device__ __forceinline__ void load_statistics(const AttentionBackwardParameters& p, const AttentionShared& shared,
+                                                int lane) {
   StageCursor stage;
   for_each_unit(shared, lane, [&](const AttentionWork& work) {
     const float2* rows = p.statistics + static_cast<int64_t>(work.head) * p.tokens + work.first;

@@ -13,8 +13,8 @@ namespace deeptitan::cuda::sm90::attention_backward {
 
 struct DocumentTiles;
 
-/// Lists the documents' tiles of keys, cut at each document's own start, and counts them: an entry a tile, at most one a
-/// token. One launch.
+/// Lists the documents' tiles of keys, cut at each document's own start, and counts them: an entry a tile, at most one
+/// a token. One launch.
 void list_attention_tiles(DocumentTiles* tiles, int* tile_count, const int32_t* document_offset, int64_t documents,
                           cudaStream_t stream);
 

@@ -143,7 +143,8 @@ struct Case {
   Kind kind;
   std::vector<int32_t> sizes;
   int k, n;           // input and output width of the projection
-  bool memory_bound;  // judged by the weights' bytes against a copy, not by FLOPs against cuBLAS
+  bool memory_bound;  // judged by the bytes of weights or their gradients against a copy, not by FLOPs against cuBLAS
+  bool accumulate = true;  // of a weight gradient
 };
 
 /// `groups` sizes that follow a Zipf law (size of rank r ~ 1 / r), shuffled, the last tenth empty; they sum to `rows`.
@@ -187,6 +188,23 @@ std::vector<Case> all_cases() {
   shapes("bf16 weight gradient", Strategy::kBf16, Kind::kWeightGradient);
   cases.push_back(
       {"bf16 weight gradient 64xZipf", Strategy::kBf16, Kind::kWeightGradient, zipf_medium, 2048, 1408, false});
+  // Experts with few rows each: bound by the gradients' bytes, 8 a weight where they are added to and 4 where not.
+  for (const bool accumulate : {true, false}) {
+    const std::string what = std::string("bf16 weight gradient ") + (accumulate ? "added" : "set");
+    const auto few = [&](int rows, int k, int n) {
+      cases.push_back({what + " 64x" + std::to_string(rows), Strategy::kBf16, Kind::kWeightGradient,
+                       std::vector<int32_t>(64, rows), k, n, true, accumulate});
+    };
+    few(384, 2048, 2816);
+    few(512, 1536, 1280);
+    few(1024, 2048, 2816);
+    few(1536, 2048, 2816);
+    few(1536, 1408, 2048);
+  }
+  cases.push_back(
+      {"bf16 prefill 64x48", Strategy::kBf16, Kind::kForward, std::vector<int32_t>(64, 48), 2048, 2816, true});
+  cases.push_back(
+      {"bf16 prefill 64x48", Strategy::kBf16, Kind::kForward, std::vector<int32_t>(64, 48), 1408, 2048, true});
   shapes("fp8_blockwise forward", Strategy::kFp8Blockwise, Kind::kForward);
   cases.push_back(
       {"fp8_blockwise forward 32xZipf", Strategy::kFp8Blockwise, Kind::kForward, zipf_large, 7168, 2048, false});
@@ -239,7 +257,7 @@ void run_case(const Case& c, const Timer& timer, const CublasPeak& peak, const D
   const auto launch = [&] {
     if (weight_gradient) {
       cuda::grouped_gemm_weight_gradient(c.strategy, output.as<float>(), second.as<bfloat16>(), x.as<bfloat16>(), shape,
-                                         {}, workspace.as<void>(), nullptr);
+                                         {.accumulate = c.accumulate}, workspace.as<void>(), nullptr);
       return;
     }
     const auto product = c.kind == Kind::kForward ? cuda::grouped_gemm_forward : cuda::grouped_gemm_input_gradient;
@@ -264,10 +282,11 @@ void run_case(const Case& c, const Timer& timer, const CublasPeak& peak, const D
   const double flops = 2.0 * rows * c.n * c.k;
   double used_weights = 0.0;
   for (const int32_t size : c.sizes) used_weights += size > 0 ? static_cast<double>(c.n) * c.k : 0.0;
-  const double bytes = weight_gradient ? rows * (c.n + c.k) * 2.0 + used_weights * 8
+  const double bytes = weight_gradient ? rows * (c.n + c.k) * 2.0 + used_weights * (c.accumulate ? 8 : 4)
                                        : x_count * element + used_weights * element +
                                              rows * (c.kind == Kind::kInputGradient ? c.k : c.n) * 2.0;
-  const double rate = c.memory_bound ? used_weights * element / time * 1e-9 : flops / time * 1e-9;
+  const double bound_bytes = weight_gradient ? bytes : used_weights * element;
+  const double rate = c.memory_bound ? bound_bytes / time * 1e-9 : flops / time * 1e-9;
   const double peer_rate = c.memory_bound ? 2.0 * copy_bytes / peer_time * 1e-9 : CublasPeak::kFlops / peer_time * 1e-9;
   std::printf("%-32s %4d->%-4d | %8.4f ms (%.4f-%.4f) | %7.2f TFLOP/s %6.3f TB/s | %7.2f %s of %7.2f: %5.1f %%\n",
               c.name.c_str(), c.k, c.n, time, *fastest, *slowest, flops / time * 1e-9, bytes / time * 1e-9, rate,

@@ -34,6 +34,7 @@ struct GroupedGemmOptions {
   /// Upper limit on the multiprocessors used, so that communication can run beside; 0: all. The kernels run in pairs
   /// of multiprocessors, so an odd limit is rounded down, and 1 is refused. kLoop passes it on to cuBLASLt.
   int max_multiprocessors = 0;
+  bool accumulate = true;  // of a weight gradient: added to what is there, or in its place
 };
 
 }  // namespace deeptitan

@@ -1,6 +1,7 @@
 #include "model/head.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "ops/loss.h"
 
@@ -17,8 +18,10 @@ int64_t chunk_bytes(const ExecutionContext& ctx) {
 }  // namespace
 
 int64_t LanguageModelHead::chunk_rows(const ExecutionContext& ctx, int64_t tokens) const {
-  const int64_t rows = chunk_bytes(ctx) / static_cast<int64_t>(sizeof(float)) / vocab() / 64 * 64;
-  return std::min(tokens, std::max<int64_t>(64, rows));
+  int64_t rows = std::max<int64_t>(64, chunk_bytes(ctx) / static_cast<int64_t>(sizeof(float)) / vocab() / 64 * 64);
+  // The tiles of a power of two rows leave fewer of a GPU's multiprocessors without one in the last round.
+  if (ctx.device.kind != DeviceKind::kCpu) rows = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(rows)));
+  return std::min(tokens, rows);
 }
 
 void LanguageModelHead::logits(ExecutionContext& ctx, const Tensor& out, const Tensor& hidden) const {

@@ -133,8 +133,10 @@ TEST(DenseProduct, ARowIsItsOwn) {
     return found;
   };
   EXPECT_TRUE(same_bytes(first_rows(17), first_rows(256)));
-  EXPECT_TRUE(same_bytes(first_rows(257), first_rows(4096)));
-  EXPECT_TRUE(same_bytes(first_rows(1000), first_rows(9000)));
+  EXPECT_TRUE(same_bytes(first_rows(257), first_rows(512)));
+  EXPECT_TRUE(same_bytes(first_rows(513), first_rows(1024)));
+  EXPECT_TRUE(same_bytes(first_rows(1025), first_rows(2048)));
+  EXPECT_TRUE(same_bytes(first_rows(2049), first_rows(9000)));
 }
 
 TEST(FewRows, AreTheProductAndEachItsOwn) {

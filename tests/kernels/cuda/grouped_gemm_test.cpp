@@ -324,11 +324,13 @@ class GroupedGemmWeightGradient : public testing::TestWithParam<Strategy> {
     DeviceBuffer<int32_t> offsets(groups.offsets), sizes(groups.sizes);
     DeviceBuffer<float> gradient(before);
     const GroupedGemmShape shape{offsets.get(), sizes.get(), count, groups.rows, n, k};
+    const auto launch = [&](const GroupedGemmOptions& how) {
+      grouped_gemm_weight_gradient(GetParam(), gradient.get(), reinterpret_cast<bfloat16*>(dy_bytes.get()),
+                                   reinterpret_cast<bfloat16*>(x_bytes.get()), shape, how, workspace.get(), nullptr);
+    };
     const auto run = [&] {
       gradient.upload(before);
-      grouped_gemm_weight_gradient(GetParam(), gradient.get(), reinterpret_cast<bfloat16*>(dy_bytes.get()),
-                                   reinterpret_cast<bfloat16*>(x_bytes.get()), shape, options, workspace.get(),
-                                   nullptr);
+      launch(options);
       return gradient.download();
     };
     const std::vector<float> after = run();
@@ -341,6 +343,14 @@ class GroupedGemmWeightGradient : public testing::TestWithParam<Strategy> {
       EXPECT_EQ(memcmp(&after[first], &before[first], sizeof(float) * n * k), 0) << "empty group " << g;
     }
     EXPECT_TRUE(same_bytes(after, run())) << "two runs differ";
+
+    GroupedGemmOptions in_its_place = options;
+    in_its_place.accumulate = false;
+    DT_CUDA_CHECK(cudaMemset(gradient.get(), 0xff, gradient.bytes()));
+    launch(in_its_place);
+    std::vector<double> product(before.size(), 0.0);
+    reference_weight_gradient(groups, dy.values, x.values, n, k, &product);
+    EXPECT_LT(relative_error(gradient.download(), product), 1e-5) << "in place of what was there";
   }
 };
 

@@ -225,7 +225,11 @@ void grouped_gemm_weight_gradient(GroupedGemmStrategy strategy, float* weight_gr
                                   const GroupedGemmOptions& options, void* workspace, cudaStream_t stream) {
   DT_CHECK(!is_fp8(strategy), "grouped GEMM strategy {} has no weight gradient; use one of: loop, bf16",
            grouped_gemm_strategy_name(strategy));
-  if (!check_product(strategy, shape, options, workspace)) return;
+  if (!check_product(strategy, shape, options, workspace)) {
+    const auto elements = static_cast<size_t>(shape.groups) * shape.n * shape.k;
+    if (!options.accumulate) DT_CUDA_CHECK(cudaMemsetAsync(weight_gradient, 0, sizeof(float) * elements, stream));
+    return;
+  }
   check_pointer("output_gradient", output_gradient, 16);
   check_pointer("activations", activations, 16);
   check_pointer("weight_gradient", weight_gradient, 16);
@@ -242,6 +246,7 @@ void grouped_gemm_weight_gradient(GroupedGemmStrategy strategy, float* weight_gr
   parameters.output =
       swizzled_map(weight_gradient, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, shape.k, shape.n, shape.groups, 64);
   parameters.output_rows = weight_gradient;
+  parameters.accumulate = options.accumulate;
   sm90::launch_bf16_weight_gradient(parameters, multiprocessors(options), stream);
 }
 

@@ -68,7 +68,8 @@ void grouped_gemm_input_gradient(GroupedGemmStrategy strategy, bfloat16* input_g
                                  cudaStream_t stream);
 
 /// weight_gradient[g] [E, n, k] (fp32) += output_gradient[rows of g]^T [n, T] x activations[rows of g] [T, k], both
-/// bf16; an empty group's gradient is left as it is. kLoop and kBf16 only. Errors as grouped_gemm_forward.
+/// bf16; an empty group's gradient is left as it is. Without options.accumulate it is overwritten, an empty group's by
+/// zeros. kLoop and kBf16 only. Errors as grouped_gemm_forward.
 void grouped_gemm_weight_gradient(GroupedGemmStrategy strategy, float* weight_gradient, const bfloat16* output_gradient,
                                   const bfloat16* activations, const GroupedGemmShape& shape,
                                   const GroupedGemmOptions& options, void* workspace, cudaStream_t stream);

@@ -89,9 +89,13 @@ void loop_weight_gradient(float* weight_gradient, const bfloat16* output_gradien
   const int64_t n = shape.n, k = shape.k;
   for (int g = 0; g < shape.groups; ++g) {
     const int64_t first = groups.offsets[g], size = groups.sizes[g];
-    if (size == 0) continue;
-    multiply(weight_gradient + g * n * k, true, {output_gradient + first * n, size, n, true},
-             {activations + first * k, size, k, false}, true, options.max_multiprocessors, workspace, stream);
+    float* gradient = weight_gradient + g * n * k;
+    if (size > 0) {
+      multiply(gradient, true, {output_gradient + first * n, size, n, true}, {activations + first * k, size, k, false},
+               options.accumulate, options.max_multiprocessors, workspace, stream);
+    } else if (!options.accumulate) {
+      DT_CUDA_CHECK(cudaMemsetAsync(gradient, 0, sizeof(float) * n * k, stream));
+    }
   }
 }
 

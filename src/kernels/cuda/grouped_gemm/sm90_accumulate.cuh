@@ -40,6 +40,7 @@ __device__ __forceinline__ void accumulate_bf16(float* accumulators, const Rings
   constexpr int kBoxBytes = 64 * 128;
   constexpr uint32_t kStepA = (Shape::kTransposeA ? 16 * 128 : 32) >> 4;
   constexpr uint32_t kStepB = (Shape::kTransposeB ? 16 * 128 : 32) >> 4;
+  if (Shape::kGroupsAlongK && k_size == 0) return;
   int previous = 0;
   for (int k = 0; k < k_size; k += Shape::kTileK) {
     mbarrier_wait(rings.full(stage.index), stage.lap);

@@ -37,7 +37,6 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
   const int warpgroup = warp / 4;
   RingCursor<Shape::kStages> stage;
   RingCursor<Shape::kTileSlots> slot;
-  float accumulators[128];
   while (true) {
     const auto [group, m, m_valid, n, n_valid, k_size] = next_tile(rings, slot, lane);
     if (group < 0) break;
@@ -49,6 +48,11 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
         stage.advance();
       }
       continue;
+    }
+    float accumulators[128];
+    if constexpr (Shape::kGroupsAlongK) {  // what a group without rows has
+#pragma unroll
+      for (float& sum : accumulators) sum = 0.0f;
     }
     const int computing_threads = m_valid > 64 ? Shape::kConsumerThreads : Shape::kConsumerThreads / 2;
     if constexpr (Shape::kFp8) {

@@ -22,6 +22,7 @@ struct GroupedGemmParameters {
   const float* a_scales;  // row-wise fp8: fp32 [rows]
   const float* b_scales;  // block-wise fp8: fp32 [groups, ceil(n / 128), ceil(k / 128)]; row-wise: fp32 [groups, n]
   void* output_rows;      // the output again, for what goes past the TMA
+  bool accumulate;        // weight gradient: added to what is there, else it takes its place
   bool whole_blocks;      // operands whose rows run along the contraction are loaded 128 columns a box, else 64
   int groups;
   int rows;
@@ -34,7 +35,7 @@ struct GroupedGemmParameters {
 void launch_bf16_forward(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
 /// C = A x B, B [groups, k, n].
 void launch_bf16_input_gradient(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
-/// W[g] += A^T x B over the group's rows, A [rows, m], B [rows, n], W fp32 [groups, m, n].
+/// W[g] += (or =) A^T x B over the group's rows, A [rows, m], B [rows, n], W fp32 [groups, m, n].
 void launch_bf16_weight_gradient(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
 /// C = diag(a_scales) A x B^T diag(b_scales), e4m3, B [groups, n, k].
 void launch_fp8_rowwise(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);

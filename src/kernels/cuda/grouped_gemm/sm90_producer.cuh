@@ -80,7 +80,7 @@ __device__ __forceinline__ void produce(const GroupedGemmParameters& p, const Ri
   const int rank = static_cast<int>(cluster_rank());
   const int clusters = gridDim.x / 2;
   TileWalker<Shape::kGroupsAlongK, Shape::kBandPairs> walker({p.offsets, p.sizes, p.groups, p.rows}, p.m, p.n, p.k,
-                                                             lane);
+                                                             Shape::kGroupsAlongK && !p.accumulate, lane);
   RingCursor<Shape::kStages> stage;
   RingCursor<Shape::kTileSlots> slot;
   Tile tile;
@@ -120,7 +120,7 @@ __device__ __forceinline__ void prefetch_output(const GroupedGemmParameters& p, 
     const int column = lane % 8 * 32;  // a line of 128 bytes a lane, four rows at a time
     const float* lines = static_cast<const float*>(p.output_rows) +
                          (static_cast<int64_t>(tile.group) * p.m + tile.m) * p.n + tile.n + column;
-    const int rows = column < tile.n_valid ? tile.m_valid : 0;
+    const int rows = p.accumulate && column < tile.n_valid ? tile.m_valid : 0;
     const int slices = (tile.k_size + Shape::kTileK - 1) / Shape::kTileK;
     int row = lane / 8;
     for (int slice = 0; slice < slices; ++slice) {

@@ -72,9 +72,9 @@ __device__ __forceinline__ void stage_fp32(const float* d, uint32_t rows, int la
   }
 }
 
-/// Writes the warpgroup's 64 rows of the tile as bf16, or adds them to the weight gradient in fp32: 128 bytes of each
-/// row at a time, registers to shared memory and from there one TMA box. Bounds cut the tails of a width and of the
-/// weight gradient.
+/// Writes the warpgroup's 64 rows of the tile as bf16, or as (or added to) the weight gradient in fp32: 128 bytes of
+/// each row at a time, registers to shared memory and from there one TMA box. Bounds cut the tails of a width and of
+/// the weight gradient.
 template <typename Shape>
 __device__ __forceinline__ void store_boxes(const float* accumulators, const GroupedGemmParameters& p, uint32_t staging,
                                             int group, int m, int n, int n_valid, int thread) {
@@ -98,10 +98,10 @@ __device__ __forceinline__ void store_boxes(const float* accumulators, const Gro
       fence_async_shared();
       named_barrier_sync(barrier, 128);
       if (elected) {
-        if constexpr (Shape::kGroupsAlongK) {
+        if (Shape::kGroupsAlongK && p.accumulate) {
           tma_reduce_add(&p.output, buffer, n + kColumns * chunk, m, group);
         } else {
-          tma_store(&p.output, buffer, n + kColumns * chunk, m, 0);
+          tma_store(&p.output, buffer, n + kColumns * chunk, m, Shape::kGroupsAlongK ? group : 0);
         }
       }
     }

@@ -41,11 +41,12 @@ struct GroupTable {
 
 /// Walks the units in increasing order; all 32 lanes of a warp together. kGroupsAlongK: the groups cut the contraction
 /// (weight gradient, output [groups, m, n]), else the output's rows. A band is kBandPairs pairs of tile rows.
+/// empty_too: groups without rows have their tiles too, of zeros.
 template <bool kGroupsAlongK, int kBandPairs>
 class TileWalker {
  public:
-  __device__ TileWalker(const GroupTable& table, int m, int n, int k, int lane)
-      : table_(table), m_(m), n_(n), k_(k), lane_(lane), n_tiles_((n + kTileN - 1) / kTileN) {
+  __device__ TileWalker(const GroupTable& table, int m, int n, int k, bool empty_too, int lane)
+      : table_(table), m_(m), n_(n), k_(k), empty_too_(empty_too), lane_(lane), n_tiles_((n + kTileN - 1) / kTileN) {
     fetch_window();
     enter_window();
   }
@@ -86,7 +87,8 @@ class TileWalker {
     size_ = max(0, min(next_size_, table_.rows - begin_));
     fetch_window();
     const int m_tiles = ((kGroupsAlongK ? m_ : size_) + kTileM - 1) / kTileM;
-    units_ = size_ == 0 ? 0 : (m_tiles / 2) * n_tiles_ + (m_tiles % 2) * ((n_tiles_ + 1) / 2);
+    const bool counts = window_ + lane_ < table_.groups && (size_ > 0 || empty_too_);
+    units_ = !counts ? 0 : (m_tiles / 2) * n_tiles_ + (m_tiles % 2) * ((n_tiles_ + 1) / 2);
     end_ = units_;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
@@ -122,6 +124,7 @@ class TileWalker {
 
   GroupTable table_;
   int m_, n_, k_;
+  bool empty_too_;
   int lane_;
   int n_tiles_;
   int window_ = 0;  // first group of the window

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -50,10 +51,11 @@ Sizes sizes_of(const DenseProduct& p) {
           p.left.transposed ? p.left.rows : p.left.columns};
 }
 
-/// The count of rows that stands for all of a class.
+/// The count of rows that stands for all of a class: of 512, 1024 and 2048 rows at most, the most.
 int64_t representative(int64_t rows) {
   constexpr int64_t kOfBulk = 4096;
-  return rows <= kBatchRows ? kBatchRows / 2 : kOfBulk;
+  if (rows <= kBatchRows) return kBatchRows / 2;
+  return std::min(kOfBulk, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows))));
 }
 
 /// A row-major matrix. cuBLASLt counts in columns: the same memory is its transpose there.

@@ -4,8 +4,8 @@
 // device pointers. Deterministic; nothing is allocated, waited for or read back, so that a stream may be captured.
 //
 // A product of rows with a weight is never split along K, and its algorithm is chosen for a class of row counts (at
-// most kFewRows is kernels/cuda/matmul/few_rows.h; at most kBatchRows; more), not for the count: a row's result does
-// not depend on how many rows stand beside it within a class.
+// most kFewRows is kernels/cuda/matmul/few_rows.h; at most kBatchRows; 512; 1024; 2048; more), not for the count: a
+// row's result does not depend on how many rows stand beside it within a class.
 
 #include <cuda_runtime_api.h>
 

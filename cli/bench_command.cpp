@@ -47,6 +47,7 @@ struct BenchArguments {
   int64_t tokens = 512;
   int64_t batch = 1;
   std::string dtype = "auto";
+  std::string experts = "auto";
   std::string device = "auto";
   std::string profile;
   bool json = false;
@@ -177,7 +178,8 @@ void bench_inference(const BenchArguments& a, bool decode) {
                              .compute = dtype,
                              .context_length = context,
                              .sequences = batch,
-                             .prefill_chunk = std::min<int64_t>(a.tokens, 1024)});
+                             .prefill_chunk = std::min<int64_t>(a.tokens, 1024),
+                             .experts = parse_expert_products(a.experts)});
   const auto peak = [&] {
     return decode ? measure_memory_peak(choice.device, 0.5) : measure_matrix_peak(choice.device, dtype, 0.5);
   };
@@ -297,6 +299,7 @@ void add_bench_command(CLI::App& app) {
           mode->add_option("--batch", arguments->batch, "Sequences that are decoded at once")->capture_default_str(),
           "SEQUENCES", 1);
     }
+    add_experts_option(*mode, arguments->experts);
     mode->callback([arguments, decode] { bench_inference(*arguments, decode); });
   };
   add_inference("decode", "Tokens generated one after another: tokens/s, share of the memory's bandwidth, time by op",

@@ -38,6 +38,7 @@ struct ChatArguments {
   std::string chat_template;
   std::string system;
   std::string dtype = "auto";
+  std::string experts = "auto";
   std::string device = "auto";
   int64_t context = 0;
   int64_t max_new_tokens = 2048;
@@ -142,6 +143,7 @@ void chat_on(RunnerRanks* ranks, const DeviceChoice& device, const ChatArguments
   const auto engine = load_engine(files, {.device = device.device,
                                           .compute = parse_compute_dtype(arguments.dtype, device.device),
                                           .context_length = context,
+                                          .experts = parse_expert_products(arguments.experts),
                                           .ranks = ranks});
   if (!arguments.quiet) say_device(device);
   ChatSession session(*engine, files.tokenizer, std::move(chat_template), files.generation.end_ids);
@@ -212,6 +214,7 @@ void add_chat_command(CLI::App& app) {
                    ->capture_default_str(),
                "TOKENS", 1);
   add_dtype_option(*command, arguments->dtype);
+  add_experts_option(*command, arguments->experts);
   add_device_option(*command, arguments->device);
   add_template_options(*command, arguments->chat_variables);
   add_sampling_options(*command, arguments->sampling);

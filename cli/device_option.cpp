@@ -20,6 +20,13 @@ CLI::Option* add_dtype_option(CLI::App& command, std::string& word) {
       {"auto", "bf16", "fp32"});
 }
 
+CLI::Option* add_experts_option(CLI::App& command, std::string& word) {
+  return one_of(
+      command.add_option("--experts", word, "How a GPU multiplies experts, on Hopper also in fp8; auto: in bf16")
+          ->capture_default_str(),
+      {"auto", "bf16", "fp8_blockwise", "fp8_rowwise", "loop"});
+}
+
 void say_device([[maybe_unused]] const DeviceChoice& choice) {
 #ifdef DT_CUDA
   log_info(fmt::format("on {}", choice.description));

@@ -55,6 +55,7 @@ struct EvalArguments {
   std::string pairs;
   std::string requests;
   std::string dtype = "auto";
+  std::string experts = "auto";
   std::string device = "auto";
   int64_t context = 0;
   bool prefix_token = false;
@@ -263,6 +264,7 @@ void eval_on(RunnerRanks* ranks, const DeviceChoice& device, const EvalArguments
   InferenceOptions options{.device = device.device,
                            .compute = parse_compute_dtype(arguments.dtype, device.device),
                            .context_length = arguments.context,
+                           .experts = parse_expert_products(arguments.experts),
                            .ranks = ranks};
   DT_CHECK_USAGE(arguments.context <= files.config.max_position_embeddings,
                  "eval: --context = {} is more than the model's max_position_embeddings = {}; use at most that many "
@@ -353,6 +355,7 @@ void add_eval_command(CLI::App& app) {
           ->capture_default_str(),
       "TOKENS", 0);
   add_dtype_option(*command, arguments->dtype);
+  add_experts_option(*command, arguments->experts);
   add_device_option(*command, arguments->device);
   add_threads_option(*command);
   add_rank_options(*command, arguments->ranks);

@@ -48,6 +48,7 @@ struct GenerateArguments {
   std::string system;
   std::string chat_template;
   std::string dtype = "auto";
+  std::string experts = "auto";
   std::string device = "auto";
   int64_t max_new_tokens = GenerationOptions().max_new_tokens;
   int64_t samples = 1;
@@ -211,8 +212,10 @@ void generate_on(RunnerRanks* ranks, const DeviceChoice& device, const GenerateA
   // What has but one prompt, or none that can be answered, is wrong as a whole.
   if (run.empty()) fail_usage("{}", requests.front().error);
   const int64_t without = warn_of_errors(requests);
-  const RunnerOptions runner_options{
-      .device = device.device, .compute = parse_compute_dtype(arguments.dtype, device.device), .ranks = ranks};
+  const RunnerOptions runner_options{.device = device.device,
+                                     .compute = parse_compute_dtype(arguments.dtype, device.device),
+                                     .experts = parse_expert_products(arguments.experts),
+                                     .ranks = ranks};
   const auto runner = runner_for(files, runner_options, run, arguments.samples, arguments.sequences);
   say_device(device);
   BatchGenerator generator(*runner, files.tokenizer, files.generation.end_ids);
@@ -288,6 +291,7 @@ void add_generate_command(CLI::App& app) {
                    "text of special tokens; may be repeated")
       ->allow_extra_args(false);
   add_dtype_option(*command, arguments->dtype);
+  add_experts_option(*command, arguments->experts);
   add_device_option(*command, arguments->device);
   add_sampling_options(*command, arguments->sampling);
   add_threads_option(*command);

@@ -24,6 +24,7 @@ Stage stage_here(const ModelConfig& config, const RunnerOptions& o) {
 
 ModelOptions model_options(const ModelConfig& config, const RunnerOptions& o, const Stage& stage) {
   ModelOptions options = {.training = false, .compute = o.compute, .max_positions = o.context_length};
+  options.expert_products = o.experts;
   if (o.ranks == nullptr) return options;
   if (o.ranks->pipeline() != nullptr) options.stages = {stage};
   if (Communicator* ep = o.ranks->ep()) {
@@ -68,6 +69,7 @@ BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& opt
                                       options_.context_length);
   forward(largest);
   forward_logprobs(largest, options_.batch_tokens);
+  model_.parameters().plan_preparing(ctx_);
   ctx_.planning = false;
   plan_ = plan_of(arenas_, options_.device);
 }
@@ -243,7 +245,8 @@ void BatchExecutor::forward_logprobs(const BatchLayout& batch, int64_t scored) {
 void BatchExecutor::run_batch(const BatchLayout& batch) {
   const bool by_ops = options_.device.kind == DeviceKind::kCpu || !options_.graphs || batch.capacity.max_query > 1 ||
                       ctx_.check_finite || ctx_.profile != nullptr || config().rope.kind == RopeKind::kDynamic ||
-                      options_.ranks != nullptr || !model_.can_be_captured();
+                      options_.ranks != nullptr || !model_.can_be_captured() ||
+                      !grouped_gemm_can_be_captured(options_.experts.value_or(GroupedGemmStrategy::kBf16));
   if (by_ops) return forward(batch);
   const auto found = std::find_if(decode_graphs_.begin(), decode_graphs_.end(),
                                   [&](const DecodeGraph& known) { return known.capacity == batch.capacity; });

@@ -16,7 +16,8 @@ struct InferenceOptions {
   int64_t sequences = 1;         // that runner() runs in one batch
   int64_t batch_tokens = 0;      // that runner() runs in one batch; 0: as RunnerOptions says
   int64_t pages = 0;             // of the cache; 0: as many as `sequences` sequences of the context's length need
-  RunnerRanks* ranks = nullptr;  // see RunnerOptions
+  std::optional<GroupedGemmStrategy> experts = {};  // see RunnerOptions
+  RunnerRanks* ranks = nullptr;                     // see RunnerOptions
 };
 
 /// A model that is run on one sequence: prefill, then decode through the latent cache. Which tokens the cache holds is
@@ -34,6 +35,7 @@ class InferenceEngine {
                          .batch_tokens = options.batch_tokens,
                          .page_size = options.page_size,
                          .pages = options.pages,
+                         .experts = options.experts,
                          .ranks = options.ranks}) {}
 
   const ModelConfig& config() const { return runner_.config(); }

@@ -38,10 +38,14 @@ void load_into(ModelRunner& runner, const ModelFiles& files) {
   const RunnerRanks* const ranks = runner.options().ranks;
   if (holds_float8(weights)) {
     const auto parameters = static_cast<uint64_t>(count_parameters(files.config).parameters);
-    log_info(fmt::format("the fp8 weights of {} ({}) are widened to {}: {} of memory{}", files.directory.string(),
-                         format_bytes(weights.file_bytes()), dtype_word(compute),
-                         format_bytes(parameters * dtype_size(compute)),
-                         ranks == nullptr ? "" : ", which the ranks share out"));
+    const auto experts = runner.options().experts;
+    const bool narrow = experts == GroupedGemmStrategy::kFp8Blockwise || experts == GroupedGemmStrategy::kFp8Rowwise;
+    log_info(narrow ? fmt::format("the experts of {} stay in fp8, its other fp8 weights are widened to {}",
+                                  files.directory.string(), dtype_word(compute))
+                    : fmt::format("the fp8 weights of {} ({}) are widened to {}: {} of memory{}",
+                                  files.directory.string(), format_bytes(weights.file_bytes()), dtype_word(compute),
+                                  format_bytes(parameters * dtype_size(compute)),
+                                  ranks == nullptr ? "" : ", which the ranks share out"));
   }
   if (ranks != nullptr) log_info(describe_ranks(ranks->mesh(), runner.memory()));
   runner.allocate();

@@ -15,6 +15,9 @@ RunnerOptions complete_options(RunnerOptions options, const ModelConfig& config)
                  options.context_length, config.max_position_embeddings);
   DT_CHECK_USAGE(options.page_size > 0, "page_size = {}: a cache page holds at least one token", options.page_size);
   DT_CHECK_USAGE(options.sequences > 0, "sequences = {}: a batch holds at least one sequence", options.sequences);
+  DT_CHECK_USAGE(!options.experts || config.n_routed_experts > 0,
+                 "experts' products by {} were asked for, and the model has no experts; leave it at auto",
+                 grouped_gemm_strategy_name(*options.experts));
   if (config.rope.kind == RopeKind::kDynamic) options.sequences = 1;
   options.prefill_chunk = std::clamp<int64_t>(options.prefill_chunk, 1, options.context_length);
   options.batch_tokens = std::max(options.batch_tokens, options.prefill_chunk + options.sequences - 1);
@@ -32,6 +35,11 @@ DType parse_compute_dtype(std::string_view word, Device device) {
   if (usual == "bf16") return DType::kBF16;
   if (usual == "fp32") return DType::kF32;
   fail_usage("dtype = {}: use auto, bf16 or fp32", word);
+}
+
+std::optional<GroupedGemmStrategy> parse_expert_products(std::string_view word) {
+  if (word == "auto") return std::nullopt;
+  return parse_grouped_gemm_strategy(word);
 }
 
 }  // namespace deeptitan

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "config/model_config.h"
 #include "core/device.h"
 #include "core/dtype.h"
+#include "kernels/grouped_gemm_options.h"
 
 namespace deeptitan {
 
@@ -22,6 +24,8 @@ struct RunnerOptions {
   int64_t page_size = 64;        // tokens of a cache page
   bool graphs = true;            // on a GPU a batch of one token a sequence is captured when it runs a second time
   int64_t pages = 0;             // of the cache; 0: as many as `sequences` sequences of the context's length need
+  /// How a GPU multiplies experts; left out: in bf16, by what there is for the model's widths.
+  std::optional<GroupedGemmStrategy> experts = {};
   /// The ranks that hold the model together, of which this is the first: it alone makes calls, and the others run what
   /// it tells them (follow_first_rank). nullptr: all is here. They outlive the runner.
   RunnerRanks* ranks = nullptr;
@@ -33,5 +37,8 @@ RunnerOptions complete_options(RunnerOptions options, const ModelConfig& config)
 /// "bf16", "fp32" (in any spelling), or "auto" (bf16 on a GPU and where this processor multiplies it natively, else
 /// fp32) as a dtype. Throws a usage error for any other word.
 DType parse_compute_dtype(std::string_view word, Device device = {});
+
+/// A strategy's name, or "auto": none is asked for. Throws a usage error for any other word.
+std::optional<GroupedGemmStrategy> parse_expert_products(std::string_view word);
 
 }  // namespace deeptitan

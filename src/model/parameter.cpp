@@ -114,6 +114,10 @@ Tensor ParameterSource::view(const Parameter& /*parameter*/, const FileTensor& /
   return {};
 }
 
+BlockQuantized ParameterSource::quantized(const Parameter& /*parameter*/, const FileTensor& /*tensor*/) const {
+  return {};
+}
+
 void ParameterSource::release(const Parameter& /*parameter*/, const FileTensor& /*tensor*/) const {}
 
 void ParameterSource::read_rows(const Parameter& parameter, const FileTensor& tensor, int64_t /*first*/,
@@ -191,6 +195,7 @@ PreparedWeight* ParameterList::prepare(const Parameter* parameter, DType activat
   weight.outputs = shape[shape.size() - 2];
   weight.inputs = shape.back();
   weight.activations = activations;
+  if (parameter->spec.placement == ParameterPlacement::kExpert) weight.strategy = expert_products_;
   prepared_.push_back({parameter, {}, weight});
   return &prepared_.back().weight;
 }
@@ -253,6 +258,10 @@ void ParameterList::plan_prepared(Arena& arena) {
   }
 }
 
+void ParameterList::plan_preparing(ExecutionContext& ctx) const {
+  for (const Prepared& p : prepared_) deeptitan::plan_preparing(ctx, p.weight);
+}
+
 void ParameterList::prepare_from_value(ExecutionContext& ctx, Prepared& p) const {
   const Tensor& value = p.parameter->value;
   if (p.rows.heads > 0) {
@@ -281,11 +290,35 @@ void ParameterList::prepare_group(ExecutionContext& ctx, const Parameter& parame
   }
 }
 
+// Group by group, where a file has the very words that the format holds; whether it has.
+bool ParameterList::prepare_as_stored(ExecutionContext& ctx, const Parameter& parameter, const ParameterSource& source,
+                                      const std::vector<FileTensor>& tensors) {
+  const auto is_of = [&](const Prepared& p) { return p.parameter == &parameter; };
+  const auto found = std::find_if(prepared_.begin(), prepared_.end(), is_of);
+  if (found == prepared_.end() || std::count_if(prepared_.begin(), prepared_.end(), is_of) != 1) return false;
+  std::vector<BlockQuantized> matrices;
+  matrices.reserve(tensors.size());
+  for (const FileTensor& tensor : tensors) matrices.push_back(source.quantized(parameter, tensor));
+  const size_t pieces = parameter.spec.pieces.size();
+  const auto group = [&](size_t first) { return std::span<const BlockQuantized>(matrices).subspan(first, pieces); };
+  for (size_t first = 0; first < tensors.size(); first += pieces) {
+    if (!takes_as_stored(found->weight, group(first))) return false;
+  }
+  for (size_t first = 0; first < tensors.size(); first += pieces) {
+    prepare_weight_as_stored(ctx, found->weight, static_cast<int64_t>(first / pieces), group(first));
+  }
+  return true;
+}
+
 // Straight from where the values lie, such as a mapped file; what does not lie there as f32 or bf16 goes through the
 // memory of one expert.
 void ParameterList::prepare_from_source(ExecutionContext& ctx, const Parameter& parameter,
                                         const ParameterSource& source) {
   const std::vector<FileTensor> tensors = parameter.file_tensors();
+  if (prepare_as_stored(ctx, parameter, source, tensors)) {
+    for (const FileTensor& tensor : tensors) source.release(parameter, tensor);
+    return;
+  }
   std::vector<Tensor> views;
   views.reserve(tensors.size());
   for (const FileTensor& tensor : tensors) views.push_back(source.view(parameter, tensor));

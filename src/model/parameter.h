@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -103,6 +104,8 @@ class ParameterSource {
   virtual void read(const Parameter& parameter, const FileTensor& tensor, DType dtype, void* values) const = 0;
   /// The tensor where it lies, f32 or bf16 and contiguous, if it lies in memory so; else undefined. release() follows.
   virtual Tensor view(const Parameter& parameter, const FileTensor& tensor) const;
+  /// The tensor where it lies in e4m3 with block scales, if it does; else undefined. release() follows.
+  virtual BlockQuantized quantized(const Parameter& parameter, const FileTensor& tensor) const;
   virtual void release(const Parameter& parameter, const FileTensor& tensor) const;
   /// Whether it has read_rows: rows [first, first + rows) of the tensor (of a vector: elements), on the calling thread
   /// and beside others. `first` is a multiple of 128.
@@ -153,6 +156,9 @@ class ParameterList {
   /// From now on the parameter is not trained. Before anything is planned.
   void freeze(Parameter& parameter);
 
+  /// By which strategy a GPU multiplies experts in a model that only runs. Before anything is declared.
+  void set_expert_products(std::optional<GroupedGemmStrategy> strategy) { expert_products_ = strategy; }
+
   /// Asks for a weight to be prepared for activations of this type: each matrix of the parameter for its own product.
   PreparedWeight* prepare(const Parameter* parameter, DType activations);
   /// The same for a band of rows of each head.
@@ -170,6 +176,8 @@ class ParameterList {
   void set_bucket_windows(std::vector<int64_t> windows) { bucket_windows_ = std::move(windows); }
   /// Takes the prepared weights' memory.
   void plan_prepared(Arena& arena);
+  /// Takes from the workspace what filling them takes there, while planning.
+  void plan_preparing(ExecutionContext& ctx) const;
 
   /// Fills all values and what is prepared from them, one expert at a time where there is no master. The source is
   /// kept where something is not in memory as it is in the source.
@@ -203,10 +211,13 @@ class ParameterList {
   void prepare_from_source(ExecutionContext& ctx, const Parameter& parameter, const ParameterSource& source);
   bool upload(ExecutionContext& ctx, const ParameterSource& source);
   void load_one_by_one(ExecutionContext& ctx, const ParameterSource& source);
+  bool prepare_as_stored(ExecutionContext& ctx, const Parameter& parameter, const ParameterSource& source,
+                         const std::vector<FileTensor>& tensors);
 
   bool training_;
   DType compute_;
   ExpertRange experts_;
+  std::optional<GroupedGemmStrategy> expert_products_;
   int64_t bucket_elements_ = 1 << 24;  // enough to be reduced or updated at once: 64 MB in fp32
   std::vector<int64_t> bucket_windows_;
   std::deque<Parameter> parameters_;

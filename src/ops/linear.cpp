@@ -1,5 +1,6 @@
 #include "ops/linear.h"
 
+#include <algorithm>
 #include <string_view>
 
 #include "core/error.h"
@@ -25,6 +26,27 @@ constexpr ProductNames kGrouped{"grouped_linear", "grouped_linear: out", "groupe
 constexpr ProductNames kGroupedBackward{"grouped_linear_backward_input", "grouped_linear_backward_input: d_x",
                                         "grouped_linear_backward_input: d_out"};
 
+std::string text_of(Device device) {
+  return device.kind == DeviceKind::kCuda ? fmt::format("cuda:{}", device.index) : "the CPU";
+}
+
+void check_strategy(const PreparedWeight& weight, Device device) {
+  const GroupedGemmStrategy strategy = *weight.strategy;
+  const std::string_view name = grouped_gemm_strategy_name(strategy);
+  const std::vector<GroupedGemmStrategy> available = expert_strategies(device);
+  DT_CHECK_USAGE(std::find(available.begin(), available.end(), strategy) != available.end(),
+                 "experts' products by {} cannot run on {}; use {}{}", name, text_of(device),
+                 available.empty() ? "auto" : "auto or one of: ", grouped_gemm_strategy_names(available));
+  DT_CHECK_USAGE(weight.activations == DType::kBF16,
+                 "experts' products by {} take activations in bf16, not {}; use dtype bf16, or auto for the experts",
+                 name, dtype_name(weight.activations));
+  const int64_t multiple = is_fp8(weight_format(device, weight.activations, strategy)) ? 16 : 8;
+  DT_CHECK_USAGE(weight.outputs % multiple == 0 && weight.inputs % multiple == 0,
+                 "experts' products by {} need widths that are multiples of {}, and the model's weights are [{}, {}]; "
+                 "use auto",
+                 name, multiple, weight.outputs, weight.inputs);
+}
+
 // A product with a weight that has been prepared for it, whole or by groups of rows.
 void run_product(ExecutionContext& ctx, const ProductNames& names, const Tensor& out, const Tensor& x,
                  const PreparedWeight& weight, bool backward, const RowGroups& groups, bool accumulate) {
@@ -32,6 +54,8 @@ void run_product(ExecutionContext& ctx, const ProductNames& names, const Tensor&
   check_weight_product(names.op, weight.format, x, out);
   check_tensor(x, names.x, x.dtype(), {rows, backward ? weight.outputs : weight.inputs});
   check_tensor(out, names.out, out.dtype(), {rows, backward ? weight.inputs : weight.outputs});
+  DT_CHECK(!is_fp8(weight.format) || (groups.defined() && !backward),
+           "{}: a weight as {} takes part in experts' forward products alone", names.op, name_of(weight.format));
   const bool from_forward = !backward || weight.backward_layout == BackwardLayout::kDerived;
   const Tensor& packed = from_forward ? weight.forward : weight.backward_input;
   DT_CHECK(packed.defined() && (groups.defined() || weight.groups == 1),
@@ -50,13 +74,57 @@ bool bfloat16_is_native() {
   return std::string_view(cpu::panel_isa().name) == "avx512_bf16";
 }
 
+std::vector<GroupedGemmStrategy> expert_strategies(Device device) {
+  if (device.kind == DeviceKind::kCpu) return {};
+#ifdef DT_CUDA
+  return on_cuda::expert_strategies(device);
+#else
+  fail_without_cuda("a strategy of experts' products", device);
+#endif
+}
+
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
-  weight.format = weight_format(arena.device(), weight.activations);
+  if (weight.strategy) check_strategy(weight, arena.device());
+  weight.format =
+      weight_format(arena.device(), weight.activations, weight.strategy.value_or(GroupedGemmStrategy::kBf16));
   if (arena.device().kind == DeviceKind::kCpu) return on_cpu::plan_prepared_weight(weight, arena);
 #ifdef DT_CUDA
   on_cuda::plan_prepared_weight(weight, arena);
 #else
   fail_without_cuda("a prepared weight", arena.device());
+#endif
+}
+
+void plan_preparing([[maybe_unused]] ExecutionContext& ctx, const PreparedWeight& weight) {
+  if (!is_fp8(weight.format)) return;
+#ifdef DT_CUDA
+  on_cuda::plan_preparing(ctx, weight);
+#endif
+}
+
+bool takes_as_stored(const PreparedWeight& weight, std::span<const BlockQuantized> group) {
+  if (weight.format != WeightFormat::kRowsFp8Block128) return false;
+  int64_t rows = 0;
+  for (const BlockQuantized& matrix : group) {
+    if (!matrix.elements.defined() || rows % 128 != 0) return false;  // its blocks are not the group's
+    rows += matrix.elements.size(0);
+  }
+  return rows == weight.outputs;
+}
+
+void prepare_weight_as_stored([[maybe_unused]] ExecutionContext& ctx, PreparedWeight& weight, int64_t first_group,
+                              std::span<const BlockQuantized> rows) {
+  for (const BlockQuantized& matrix : rows) {
+    const int64_t height = matrix.elements.size(0);
+    check_tensor(matrix.elements, "prepare_weight_as_stored: elements", DType::kF8E4M3, {height, weight.inputs});
+    check_tensor(matrix.scales, "prepare_weight_as_stored: scales", DType::kF32,
+                 {(height + 127) / 128, (weight.inputs + 127) / 128});
+  }
+  DT_CHECK(takes_as_stored(weight, rows) && first_group < weight.groups,
+           "prepare_weight_as_stored: group {} of a weight [{}, {}, {}] in {} is not made of {} such matrices",
+           first_group, weight.groups, weight.outputs, weight.inputs, name_of(weight.format), rows.size());
+#ifdef DT_CUDA
+  on_cuda::prepare_weight_as_stored(ctx, weight, first_group, rows);
 #endif
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
@@ -28,21 +30,45 @@ struct PreparedWeight {
   DType activations = DType::kF32;  // that it multiplies: what the format is chosen by, for the arena's device
   bool for_forward = true;          // y = x W^T is wanted
   BackwardLayout backward_layout = BackwardLayout::kNone;
+  /// Of experts: how a GPU is to multiply them; without one, by what there is for their operands.
+  std::optional<GroupedGemmStrategy> strategy = {};
   WeightFormat format = WeightFormat::kPanelsF32;
   Tensor forward;         // what the format makes of it for y = x W^T
+  Tensor scales;          // f32, of fp8: [G, blocks of N, blocks of K] or [G, N]
   Tensor backward_input;  // the same for d_x = d_y W, where it is kept; of formats that serve both, the same memory
 };
 
 /// Whether this processor multiplies bf16 natively: what a compute dtype "auto" follows.
 bool bfloat16_is_native();
 
-/// Chooses the format, and takes the memory of `weight.forward` and `weight.backward_input` from the arena.
+/// The strategies by which a device can multiply experts: none on the CPU, which has one way.
+std::vector<GroupedGemmStrategy> expert_strategies(Device device);
+
+/// Chooses the format, and takes the memory of `weight.forward` and `weight.backward_input` from the arena. Throws a
+/// usage error, which lists what there is, where weight.strategy is not to be had on the device or for these sizes.
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena);
+
+/// Takes from the workspace, while planning, what prepare_weight takes there.
+void plan_preparing(ExecutionContext& ctx, const PreparedWeight& weight);
 
 /// Fills groups of them, from `first_group` on: once after loading, and after each optimizer step where there is a
 /// master. `rows` are matrices of K columns, fp32 or bf16, that may lie anywhere; as many of them under one another
 /// make a group as have N rows.
 void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first_group, std::span<const Tensor> rows);
+
+/// An e4m3 matrix [n, K] with an fp32 scale for each of its 128 x 128 blocks, as checkpoints have it, in the host's
+/// memory.
+struct BlockQuantized {
+  Tensor elements;  // f8_e4m3 [n, K]
+  Tensor scales;    // f32 [ceil(n / 128), ceil(K / 128)]
+};
+
+/// Whether such matrices, as many as make one group, are what the format holds: they need no other words.
+bool takes_as_stored(const PreparedWeight& weight, std::span<const BlockQuantized> group);
+
+/// As prepare_weight, of matrices that takes_as_stored.
+void prepare_weight_as_stored(ExecutionContext& ctx, PreparedWeight& weight, int64_t first_group,
+                              std::span<const BlockQuantized> rows);
 
 /// out[M, N] = x W^T, or out += x W^T. The format says which types of x and out exist.
 void linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,
@@ -83,6 +109,9 @@ decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;
 namespace on_cuda {
 ProductForm product;
 decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;
+decltype(deeptitan::plan_preparing) plan_preparing;
+decltype(deeptitan::expert_strategies) expert_strategies;
+decltype(deeptitan::prepare_weight_as_stored) prepare_weight_as_stored;
 }  // namespace on_cuda
 DT_OP_FORMS(prepare_weight);
 DT_OP_FORMS(linear_backward_weight);

@@ -12,17 +12,27 @@ struct FormatOfDevice {
   const char* name;
   DeviceKind device;
   DType activations;
+  GroupedGemmStrategy strategy = GroupedGemmStrategy::kBf16;  // of experts; what multiplies as kBf16 has its formats
 };
 constexpr FormatOfDevice kFormats[] = {{WeightFormat::kPanelsF32, "panels_f32", DeviceKind::kCpu, DType::kF32},
                                        {WeightFormat::kPanelsBf16, "panels_bf16", DeviceKind::kCpu, DType::kBF16},
                                        {WeightFormat::kRowsF32, "rows_f32", DeviceKind::kCuda, DType::kF32},
-                                       {WeightFormat::kRowsBf16, "rows_bf16", DeviceKind::kCuda, DType::kBF16}};
+                                       {WeightFormat::kRowsBf16, "rows_bf16", DeviceKind::kCuda, DType::kBF16},
+                                       {WeightFormat::kRowsFp8Block128, "rows_fp8_block128", DeviceKind::kCuda,
+                                        DType::kBF16, GroupedGemmStrategy::kFp8Blockwise},
+                                       {WeightFormat::kRowsFp8Rowwise, "rows_fp8_rowwise", DeviceKind::kCuda,
+                                        DType::kBF16, GroupedGemmStrategy::kFp8Rowwise}};
 
-constexpr WeightProduct kProducts[] = {
-    {WeightFormat::kPanelsF32, DType::kF32, DType::kF32},    {WeightFormat::kPanelsF32, DType::kF32, DType::kBF16},
-    {WeightFormat::kPanelsBf16, DType::kBF16, DType::kBF16}, {WeightFormat::kPanelsBf16, DType::kBF16, DType::kF32},
-    {WeightFormat::kRowsF32, DType::kF32, DType::kF32},      {WeightFormat::kRowsF32, DType::kF32, DType::kBF16},
-    {WeightFormat::kRowsBf16, DType::kBF16, DType::kBF16},   {WeightFormat::kRowsBf16, DType::kBF16, DType::kF32}};
+constexpr WeightProduct kProducts[] = {{WeightFormat::kPanelsF32, DType::kF32, DType::kF32},
+                                       {WeightFormat::kPanelsF32, DType::kF32, DType::kBF16},
+                                       {WeightFormat::kPanelsBf16, DType::kBF16, DType::kBF16},
+                                       {WeightFormat::kPanelsBf16, DType::kBF16, DType::kF32},
+                                       {WeightFormat::kRowsF32, DType::kF32, DType::kF32},
+                                       {WeightFormat::kRowsF32, DType::kF32, DType::kBF16},
+                                       {WeightFormat::kRowsBf16, DType::kBF16, DType::kBF16},
+                                       {WeightFormat::kRowsBf16, DType::kBF16, DType::kF32},
+                                       {WeightFormat::kRowsFp8Block128, DType::kBF16, DType::kBF16},
+                                       {WeightFormat::kRowsFp8Rowwise, DType::kBF16, DType::kBF16}};
 
 const FormatOfDevice& entry_of(WeightFormat format) {
   for (const FormatOfDevice& entry : kFormats) {
@@ -59,10 +69,11 @@ std::span<const WeightProduct> weight_products() {
   return kProducts;
 }
 
-WeightFormat weight_format(Device device, DType activations) {
+WeightFormat weight_format(Device device, DType activations, GroupedGemmStrategy strategy) {
+  if (strategy == GroupedGemmStrategy::kLoop) strategy = GroupedGemmStrategy::kBf16;
   std::string those;
   for (const FormatOfDevice& entry : kFormats) {
-    if (entry.device != device.kind) continue;
+    if (entry.device != device.kind || entry.strategy != strategy) continue;
     if (entry.activations == activations) return entry.format;
     those += fmt::format("{}{}", those.empty() ? "" : ", ", dtype_name(entry.activations));
   }

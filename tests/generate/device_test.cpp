@@ -2,19 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "checkpoint/convert_directory.h"
 #include "checkpoint/model_directory.h"
 #include "config/model_config_json.h"
 #include "core/device_choice.h"
 #include "generate/inference_engine.h"
 #include "generate/model_fixture.h"
 #include "generate/model_runner.h"
+#include "model/deepseek/checkpoint.h"
 #include "support/compare.h"
 #include "support/data_folder.h"
+#include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
@@ -131,6 +136,86 @@ INSTANTIATE_TEST_SUITE_P(Cases, InferenceOnGpu,
                          ::testing::Values("v2_lite", "v2_grouped", "v2_dynamic", "v3_grouped", "v3_halves",
                                            "v3_tied_with_biases"),
                          [](const auto& parameter) { return parameter.param; });
+
+// Experts 256 x 144 wide: of the fp8 directory gate and up, of 128 rows each, are taken as they are stored.
+class ExpertsOnGpu : public ::testing::TestWithParam<GroupedGemmStrategy> {
+ protected:
+  void SetUp() override {
+    const DeviceChoice choice = choose_device("auto");
+    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
+    gpu_ = choice.device;
+    const std::vector<GroupedGemmStrategy> available = expert_strategies(gpu_);
+    if (std::find(available.begin(), available.end(), GetParam()) == available.end()) {
+      GTEST_SKIP() << "this GPU has " << grouped_gemm_strategy_names(available);
+    }
+    config_ = testing::tiny_v3();
+    config_.hidden_size = 144;
+    config_.moe_intermediate_size = 128;
+    const testing::DrawnModel drawn(config_);
+    std::filesystem::create_directories(folder_.path() / "bf16");
+    save_model(folder_.path() / "bf16", drawn.model, DType::kBF16);
+    convert("bf16", "fp8", DType::kF8E4M3);
+    convert("fp8", "widened", DType::kBF16);
+  }
+  void convert(const char* from, const char* to, DType dtype) const {
+    ConvertOptions options;
+    options.dtype = dtype;
+    convert_directory(folder_.path() / from, folder_.path() / to, options);
+  }
+
+  // Of a prompt of 40 tokens and of eight that follow, of which all but the first two run as a graph where one can be.
+  std::vector<float> logits(const char* directory, std::optional<GroupedGemmStrategy> experts) const {
+    InferenceEngine engine(config_, {.device = gpu_, .compute = DType::kBF16, .experts = experts});
+    engine.allocate();
+    engine.load(ModelDirectory(folder_.path() / directory));
+    const std::vector<int32_t> tokens = testing::random_tokens(config_, 48, 5);
+    std::vector<float> all;
+    std::span<const float> found = engine.prefill(std::span(tokens).first(40));
+    all.insert(all.end(), found.begin(), found.end());
+    for (int64_t i = 40; i < 48; ++i) {
+      found = engine.decode(tokens[i]);
+      all.insert(all.end(), found.begin(), found.end());
+    }
+    return all;
+  }
+
+  Device gpu_;
+  ModelConfig config_;
+  TemporaryFolder folder_;
+};
+
+TEST_P(ExpertsOnGpu, GiveTheLogitsOfTheirWeights) {
+  const bool fp8 = GetParam() == GroupedGemmStrategy::kFp8Blockwise || GetParam() == GroupedGemmStrategy::kFp8Rowwise;
+  // bf16 rounds to 2^-9 in another place; e4m3 to 2^-4, weights and activations, and a router may choose another
+  // expert.
+  const double tolerance = fp8 ? 0.15 : 5e-2;
+  for (const char* directory : {"bf16", "fp8"}) {
+    const std::vector<float> reference = logits(directory[0] == 'f' ? "widened" : directory, std::nullopt);
+    const std::vector<float> found = logits(directory, GetParam());
+    const double distance = testing::relative_error(found, reference);
+    EXPECT_LT(distance, tolerance) << directory;
+    EXPECT_TRUE(!fp8 || distance > 2e-3) << directory << ": nothing was rounded to fp8, " << distance;
+    EXPECT_EQ(found, logits(directory, GetParam())) << "two runs differ";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(AllStrategies, ExpertsOnGpu,
+                         ::testing::Values(GroupedGemmStrategy::kLoop, GroupedGemmStrategy::kBf16,
+                                           GroupedGemmStrategy::kFp8Rowwise, GroupedGemmStrategy::kFp8Blockwise),
+                         [](const auto& parameter) {
+                           return std::string(grouped_gemm_strategy_name(parameter.param));
+                         });
+
+TEST(Experts, AStrategyNeedsAGpuAndExperts) {
+  ModelConfig config = testing::tiny_v3();
+  const InferenceOptions options{.experts = GroupedGemmStrategy::kFp8Blockwise};
+  expect_usage_error([&] { InferenceEngine(config, options); },
+                     "experts' products by fp8_blockwise cannot run on the CPU; use auto");
+  config.n_routed_experts = 0;
+  expect_usage_error(
+      [&] { InferenceEngine(config, options); },
+      "experts' products by fp8_blockwise were asked for, and the model has no experts; leave it at auto");
+}
 
 }  // namespace
 }  // namespace deeptitan

@@ -18,6 +18,7 @@
 #include "core/dtype_word.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/float8.h"
 #include "core/shown_text.h"
 
 namespace deeptitan {
@@ -77,6 +78,17 @@ void check_finite(const ModelDirectory& directory, const std::string& name, cons
       "{}: tensor {} is not finite: {} at {}, as {}; the model was damaged or its training diverged, use an earlier "
       "checkpoint or download it again",
       directory.path().string(), name, found, where, dtype_word(value.dtype()));
+}
+
+void check_finite_float8(const ModelDirectory& directory, const std::string& name, const Tensor& value) {
+  const auto* first = static_cast<const float8_e4m3*>(value.raw());
+  const auto* end = first + value.numel();
+  const auto* found = std::find_if(first, end, [](float8_e4m3 element) { return (element.bits & 0x7f) == 0x7f; });
+  if (found == end) return;
+  fail(
+      "{}: tensor {} is not finite: nan at row {}, column {}, as f8_e4m3; the model was damaged or its training "
+      "diverged, use an earlier checkpoint or download it again",
+      directory.path().string(), name, (found - first) / value.size(1), (found - first) % value.size(1));
 }
 
 // What the model leaves unread of the directory's next-token-prediction modules, as it is to be written.
@@ -146,6 +158,19 @@ class DirectoryValues final : public ParameterSource {
     directory_->prefetch(entry);
     const Tensor value = as_tensor(const_cast<std::byte*>(entry.data), entry.dtype, tensor.shape);
     check_finite(*directory_, tensor.name, value);
+    return value;
+  }
+  BlockQuantized quantized(const Parameter& /*parameter*/, const FileTensor& tensor) const override {
+    const TensorEntry& entry = directory_->at(tensor.name);
+    const TensorEntry* scale = float8_scale(*directory_, entry);
+    const bool lies_there = scale != nullptr && entry.shape == tensor.shape && tensor.shape.size() == 2 &&
+                            reinterpret_cast<uintptr_t>(scale->data) % sizeof(float) == 0;
+    if (!lies_there) return {};
+    directory_->prefetch(entry);
+    const BlockQuantized value{as_tensor(const_cast<std::byte*>(entry.data), entry.dtype, entry.shape),
+                               as_tensor(const_cast<std::byte*>(scale->data), scale->dtype, scale->shape)};
+    check_finite(*directory_, scale->name, value.scales);
+    check_finite_float8(*directory_, tensor.name, value.elements);
     return value;
   }
   void release(const Parameter& /*parameter*/, const FileTensor& tensor) const override {

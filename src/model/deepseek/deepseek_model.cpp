@@ -53,6 +53,7 @@ DeepseekModel::DeepseekModel(const ModelConfig& config, const ModelOptions& opti
       parameters_(options.training, options.compute, options.experts),
       rope_(config, options.max_positions) {
   check_even_sizes(config, options);
+  parameters_.set_expert_products(options.expert_products);
   if (!options.stages.empty()) {
     ModelOptions all = options;
     all.stages = {};

@@ -17,15 +17,16 @@
 namespace deeptitan {
 
 struct ModelOptions {
-  bool training = true;                                    // gradients pass through it; false: it only runs
-  DType compute = DType::kF32;                             // of activations and products: f32 or bf16
-  int64_t max_positions = 0;                               // longest sequence that positions are tabulated for
-  Recomputation recomputation = Recomputation::kNothing;   // training
-  bool next_token_prediction = true;                       // training: with the modules that the config has
-  double auxiliary_weight = 0.0;                           // of the sequence-wise balance loss
-  MakeDispatcher make_dispatcher = make_local_dispatcher;  // of each layer with experts
-  ExpertRange experts = {};                                // of each layer that has some: those that lie here
-  std::vector<Stage> stages = {};                          // that lie here; empty: the whole model
+  bool training = true;                                     // gradients pass through it; false: it only runs
+  DType compute = DType::kF32;                              // of activations and products: f32 or bf16
+  int64_t max_positions = 0;                                // longest sequence that positions are tabulated for
+  Recomputation recomputation = Recomputation::kNothing;    // training
+  bool next_token_prediction = true;                        // training: with the modules that the config has
+  double auxiliary_weight = 0.0;                            // of the sequence-wise balance loss
+  MakeDispatcher make_dispatcher = make_local_dispatcher;   // of each layer with experts
+  ExpertRange experts = {};                                 // of each layer that has some: those that lie here
+  std::optional<GroupedGemmStrategy> expert_products = {};  // on a GPU, of a model that only runs
+  std::vector<Stage> stages = {};                           // that lie here; empty: the whole model
   double mtp_weight = 0.3;  // of the next-token-prediction losses' mean (DeepSeek-V3 section 4.2: 0.3)
 };
 

@@ -18,6 +18,8 @@ cpu::OperandType operand_type(WeightFormat format) {
       return cpu::OperandType::kBfloat16;
     case WeightFormat::kRowsF32:
     case WeightFormat::kRowsBf16:
+    case WeightFormat::kRowsFp8Block128:
+    case WeightFormat::kRowsFp8Rowwise:
       break;
   }
   fail("a weight as {} has no panels for the CPU's products", name_of(format));

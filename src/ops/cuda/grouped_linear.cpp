@@ -12,6 +12,7 @@
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/grouped_gemm/grouped_gemm.h"
 #include "kernels/cuda/kernel_choice.h"
+#include "kernels/cuda/quantization/quantization.h"
 #include "ops/cuda/element.h"
 
 namespace deeptitan::on_cuda {
@@ -56,8 +57,39 @@ cuda::GroupedGemmShape shape_of(const RowGroups& groups, int64_t outputs, int64_
   return {first, count, static_cast<int>(number), groups.capacity, static_cast<int>(outputs), static_cast<int>(inputs)};
 }
 
-void* take_kernel_workspace(ArenaScope& workspace) {
-  return workspace.take_bytes(static_cast<int64_t>(cuda::grouped_gemm_workspace_bytes(kStrategy)));
+void* take_kernel_workspace(ArenaScope& workspace, GroupedGemmStrategy strategy = kStrategy) {
+  return workspace.take_bytes(static_cast<int64_t>(cuda::grouped_gemm_workspace_bytes(strategy)));
+}
+
+float8_e4m3* float8_of(const Tensor& x) {
+  return static_cast<float8_e4m3*>(x.raw());
+}
+
+/// Rows in e4m3 and their scales as the strategy wants them.
+struct QuantizedRows {
+  Tensor elements, scales;
+};
+QuantizedRows quantize(ExecutionContext& ctx, ArenaScope& workspace, const Tensor& x, GroupedGemmStrategy strategy) {
+  const int64_t rows = x.size(0), width = x.size(1);
+  const bool by_row = strategy == GroupedGemmStrategy::kFp8Rowwise;
+  const QuantizedRows to{
+      workspace.take(DType::kF8E4M3, {rows, width}),
+      workspace.take(DType::kF32, {by_row ? rows : scale_count(rows, width, ScaleLayout::kColumnMajor)})};
+  if (ctx.planning) return to;
+  auto* elements = float8_of(to.elements);
+  if (by_row) {
+    cuda::quantize_whole_rows(elements, to.scales.raw<float>(), x.raw<bfloat16>(), rows, width, ScaleKind::kFloat,
+                              stream_of(ctx));
+  } else {
+    cuda::quantize_rows(elements, to.scales.raw<float>(), x.raw<bfloat16>(), rows, width,
+                        {.layout = ScaleLayout::kColumnMajor}, stream_of(ctx));
+  }
+  return to;
+}
+
+/// A group's matrix in bf16, where it waits to be quantised.
+Tensor take_group(ArenaScope& workspace, const PreparedWeight& weight) {
+  return workspace.take(DType::kBF16, {weight.outputs, weight.inputs});
 }
 
 }  // namespace
@@ -91,15 +123,78 @@ void multiply_on_tensor_cores(ExecutionContext& ctx, const Tensor& out, const Te
   }
 }
 
-void add_weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out,
-                                         const Tensor& x, const RowGroups& groups) {
+void multiply_by_strategy(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
+                          const RowGroups& groups) {
+  const GroupedGemmStrategy strategy = *weight.strategy;
+  ArenaScope workspace(*ctx.workspace);
+  void* kernel_workspace = take_kernel_workspace(workspace, strategy);
+  const Tensor rows = dense(ctx, workspace, x);
+  const QuantizedRows quantized =
+      is_fp8(weight.format) ? quantize(ctx, workspace, rows, strategy) : QuantizedRows{rows, Tensor()};
+  const Tensor result = out.contiguous() ? out : workspace.take(DType::kBF16, {out.size(0), out.size(1)});
+  if (ctx.planning) return;
+  cuda::grouped_gemm_forward(strategy, result.raw<bfloat16>(),
+                             {quantized.elements.raw(), raw_or_null<float>(quantized.scales)},
+                             {weight.forward.raw(), raw_or_null<float>(weight.scales)},
+                             shape_of(groups, weight.outputs, weight.inputs), {}, kernel_workspace, stream_of(ctx));
+  if (out.contiguous()) return;
+  cuda::convert(out.raw<bfloat16>(), out.stride(), result.raw<bfloat16>(), result.stride(), out.size(0), out.size(1),
+                stream_of(ctx));
+}
+
+std::vector<GroupedGemmStrategy> expert_strategies(Device device) {
+  std::vector<GroupedGemmStrategy> strategies = {GroupedGemmStrategy::kLoop};
+  if (cuda::capability_major(device.index) == 9) {
+    strategies.insert(strategies.end(), {GroupedGemmStrategy::kBf16, GroupedGemmStrategy::kFp8Rowwise,
+                                         GroupedGemmStrategy::kFp8Blockwise});
+  }
+  return strategies;
+}
+
+void plan_preparing(ExecutionContext& ctx, const PreparedWeight& weight) {
+  ArenaScope workspace(*ctx.workspace);
+  take_group(workspace, weight);
+}
+
+void quantize_group(ExecutionContext& ctx, const PreparedWeight& weight, int64_t group,
+                    const std::function<void(bfloat16* to)>& fill) {
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor staged = take_group(workspace, weight);
+  fill(staged.raw<bfloat16>());
+  auto* elements = float8_of(weight.forward) + group * staged.numel();
+  if (weight.format == WeightFormat::kRowsFp8Rowwise) {
+    cuda::quantize_whole_rows(elements, weight.scales.raw<float>() + group * weight.outputs, staged.raw<bfloat16>(),
+                              weight.outputs, weight.inputs, ScaleKind::kFloat, stream_of(ctx));
+  } else {
+    cuda::quantize_blocks(elements, weight.scales.raw<float>() + group * (weight.scales.numel() / weight.groups),
+                          staged.raw<bfloat16>(), 1, weight.outputs, weight.inputs, ScaleKind::kFloat, stream_of(ctx));
+  }
+  ctx.compute.synchronize();  // before the workspace holds the next group
+}
+
+void prepare_weight_as_stored(ExecutionContext& ctx, PreparedWeight& weight, int64_t first_group,
+                              std::span<const BlockQuantized> rows) {
+  if (ctx.planning) return;
+  auto* elements = float8_of(weight.forward) + first_group * weight.outputs * weight.inputs;
+  float* scales = weight.scales.raw<float>() + first_group * (weight.scales.numel() / weight.groups);
+  for (const BlockQuantized& matrix : rows) {
+    cuda::copy(elements, matrix.elements.raw(), matrix.elements.bytes());
+    cuda::copy(scales, matrix.scales.raw(), matrix.scales.bytes());
+    elements += matrix.elements.numel();
+    scales += matrix.scales.numel();
+  }
+}
+
+void weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out,
+                                     const Tensor& x, const RowGroups& groups, bool accumulate) {
   ArenaScope workspace(*ctx.workspace);
   void* kernel_workspace = take_kernel_workspace(workspace);
   const Tensor left = dense(ctx, workspace, d_out);
   const Tensor right = dense(ctx, workspace, x);
   if (ctx.planning) return;
   cuda::grouped_gemm_weight_gradient(kStrategy, d_weight.raw<float>(), left.raw<bfloat16>(), right.raw<bfloat16>(),
-                                     shape_of(groups, d_out.size(1), x.size(1)), {}, kernel_workspace, stream_of(ctx));
+                                     shape_of(groups, d_out.size(1), x.size(1)), {.accumulate = accumulate},
+                                     kernel_workspace, stream_of(ctx));
 }
 
 }  // namespace deeptitan::on_cuda

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "ops/cuda/ops.h"
 #include "ops/linear.h"
 
@@ -18,8 +20,17 @@ GroupedForm choose_grouped_form(const Tensor& out, const Tensor& x, int64_t outp
 void multiply_on_tensor_cores(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
                               bool backward, const RowGroups& groups, bool accumulate);
 
-/// d_weight += d_out^T x for each group's rows.
-void add_weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out,
-                                         const Tensor& x, const RowGroups& groups);
+/// Experts' products by a strategy that was asked for by name: out = x W^T for each group's rows, whose activations fp8
+/// quantises on the way.
+void multiply_by_strategy(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
+                          const RowGroups& groups);
+
+/// Quantises a group of an fp8 weight, which `fill` writes in bf16 [N, K].
+void quantize_group(ExecutionContext& ctx, const PreparedWeight& weight, int64_t group,
+                    const std::function<void(bfloat16* to)>& fill);
+
+/// d_weight = d_out^T x, or d_weight += d_out^T x, for each group's rows.
+void weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out,
+                                     const Tensor& x, const RowGroups& groups, bool accumulate);
 
 }  // namespace deeptitan::on_cuda

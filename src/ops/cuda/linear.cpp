@@ -9,6 +9,7 @@
 #include "kernels/cuda/kernel_choice.h"
 #include "kernels/cuda/matmul/dense_product.h"
 #include "kernels/cuda/matmul/few_rows.h"
+#include "kernels/cuda/matmul/in_order.h"
 #include "kernels/cuda/matmul/matmul.h"
 #include "ops/cuda/element.h"
 #include "ops/cuda/grouped_linear.h"
@@ -56,6 +57,22 @@ void upload_rows(To* to, const Tensor& rows) {
     }
     cuda::copy(to, dense.data(), static_cast<int64_t>(dense.size() * sizeof(To)));
   });
+}
+
+/// to = matrices of `columns` columns that may lie anywhere, one below the other.
+template <typename To>
+void copy_rows_as(ExecutionContext& ctx, To* to, std::span<const Tensor> rows, int64_t columns) {
+  for (const Tensor& piece : rows) {
+    if (piece.device().kind == DeviceKind::kCpu) {
+      upload_rows(to, piece);
+    } else {
+      for_activation_type(piece, [&](auto* from_type) {
+        cuda::convert(to, columns, piece.raw<Element<decltype(from_type)>>(), piece.stride(), piece.size(0), columns,
+                      stream_of(ctx));
+      });
+    }
+    to += piece.size(0) * columns;
+  }
 }
 
 bool is_f32(const Tensor& x) {
@@ -116,6 +133,23 @@ bool multiply_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, con
   return done;
 }
 
+/// x W^T in fp32 with few columns, as a router has; false for any other.
+bool multiply_few_columns(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
+                          bool accumulate) {
+  if (cuda::plain_kernels_wanted() || !is_f32(x) || !is_f32(out) || accumulate) return false;
+  const cuda::InOrderProduct product{.y = out.raw<float>(),
+                                     .ld_y = out.stride(),
+                                     .x = x.raw<float>(),
+                                     .ld_x = x.stride(),
+                                     .weight = weight.forward.raw<float>(),
+                                     .rows = x.size(0),
+                                     .outputs = weight.outputs,
+                                     .inputs = weight.inputs};
+  if (!cuda::in_order_fits(product)) return false;
+  if (!ctx.planning) cuda::multiply_in_order(product, stream_of(ctx));
+  return true;
+}
+
 /// d_weight += (or =) d_out^T x; over groups of rows where these are defined.
 void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
                          const RowGroups& groups, bool accumulate) {
@@ -123,8 +157,7 @@ void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Te
   const int64_t inputs = x.size(1);
   const bool grouped = groups.defined();
   if (grouped && choose_grouped_form(d_weight, x, outputs, inputs).tensor_cores) {
-    if (!accumulate) on_cuda::fill_zero(ctx, d_weight);
-    add_weight_gradient_on_tensor_cores(ctx, d_weight, d_out, x, groups);
+    weight_gradient_on_tensor_cores(ctx, d_weight, d_out, x, groups, accumulate);
     return;
   }
   if (!grouped && multiply_by_library(ctx,
@@ -165,6 +198,14 @@ void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Te
 }  // namespace
 
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
+  if (is_fp8(weight.format)) {
+    const auto blocks = [](int64_t extent) { return (extent + 127) / 128; };
+    const bool by_row = weight.format == WeightFormat::kRowsFp8Rowwise;
+    weight.forward = arena.take(DType::kF8E4M3, {weight.groups, weight.outputs, weight.inputs});
+    weight.scales = by_row ? arena.take(DType::kF32, {weight.groups, weight.outputs})
+                           : arena.take(DType::kF32, {weight.groups, blocks(weight.outputs), blocks(weight.inputs)});
+    return;
+  }
   const Tensor rows = arena.take(weight.format == WeightFormat::kRowsBf16 ? DType::kBF16 : DType::kF32,
                                  {weight.groups, weight.outputs, weight.inputs});
   weight.forward = weight.for_forward ? rows : Tensor();
@@ -173,28 +214,35 @@ void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
 
 void prepare_weight(ExecutionContext& ctx, PreparedWeight& weight, int64_t first_group, std::span<const Tensor> rows) {
   if (ctx.planning) return;
+  if (is_fp8(weight.format)) {
+    int64_t height = 0;
+    size_t first = 0, end = 0;  // the pieces of a group
+    for (const Tensor& piece : rows) {
+      height += piece.size(0);
+      ++end;
+      if (height < weight.outputs) continue;
+      quantize_group(ctx, weight, first_group++,
+                     [&](bfloat16* to) { copy_rows_as(ctx, to, rows.subspan(first, end - first), weight.inputs); });
+      height = 0;
+      first = end;
+    }
+    return;
+  }
   const Tensor& stack = weight.forward.defined() ? weight.forward : weight.backward_input;
   for_activation_type(stack, [&](auto* element) {
     using To = Element<decltype(element)>;
-    To* to = stack.raw<To>() + first_group * weight.outputs * weight.inputs;
-    for (const Tensor& piece : rows) {
-      if (piece.device().kind == DeviceKind::kCpu) {
-        upload_rows(to, piece);
-      } else {
-        for_activation_type(piece, [&](auto* from_type) {
-          cuda::convert(to, weight.inputs, piece.raw<Element<decltype(from_type)>>(), piece.stride(), piece.size(0),
-                        weight.inputs, stream_of(ctx));
-        });
-      }
-      to += piece.size(0) * weight.inputs;
-    }
+    copy_rows_as(ctx, stack.raw<To>() + first_group * weight.outputs * weight.inputs, rows, weight.inputs);
   });
 }
 
 void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight, bool backward,
              const RowGroups& groups, bool accumulate) {
   const bool grouped = groups.defined();
+  if (grouped && (is_fp8(weight.format) || weight.strategy == GroupedGemmStrategy::kLoop)) {
+    return multiply_by_strategy(ctx, out, x, weight, groups);
+  }
   if (!backward && multiply_few(ctx, out, x, weight, groups, accumulate)) return;
+  if (!backward && !grouped && multiply_few_columns(ctx, out, x, weight, accumulate)) return;
   if (grouped && choose_grouped_form(out, x, weight.outputs, weight.inputs).tensor_cores) {
     multiply_on_tensor_cores(ctx, out, x, weight, backward, groups, accumulate);
     return;

@@ -13,6 +13,7 @@
 #include <CLI/CLI.hpp>
 
 #include "comm/mesh.h"
+#include "comm/peer_memory.h"
 #include "comm/planned_transport.h"
 #include "config/run_config_toml.h"
 #include "core/device_choice.h"
@@ -21,6 +22,7 @@
 #include "core/terminal.h"
 #include "hub/cached_model.h"
 #include "option_checks.h"
+#include "parallel/device_groups.h"
 #include "parallel/host_groups.h"
 #include "parallel/schedule_timeline.h"
 #include "planned_model.h"
@@ -109,12 +111,22 @@ struct PlannedRank {
   PlannedRank(const RunConfig& config, const ModelConfig& model, const Mesh& mesh, int rank)
       : transport(mesh.world(), rank) {
     if (mesh.world() > 1) made.emplace(transport, mesh);
+    const Device device = device_to_plan(config.training.device).device;
+    if (rows_from_kernel_to_kernel(config.parallelism.expert_dispatcher, mesh, device)) {
+      memory.emplace(device, rank_in(made->groups().ep), mesh.ep);
+    }
     engine = std::make_unique<TrainingEngine>(model, engine_options(config, bfloat16_is_native(), groups()));
   }
-  RankGroups groups() const { return made ? made->groups() : RankGroups(); }
+  RankGroups groups() {
+    if (!made) return {};
+    RankGroups all = made->groups();
+    all.expert_memory = memory ? &*memory : nullptr;
+    return all;
+  }
 
   PlannedTransport transport;
   std::optional<HostGroups> made;
+  std::optional<PlannedMemory> memory;
   std::unique_ptr<TrainingEngine> engine;
 };
 

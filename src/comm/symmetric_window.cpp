@@ -25,13 +25,13 @@ void check_nccl_release() {
 }  // namespace
 
 SymmetricWindow::SymmetricWindow(const NcclHandle& communicator, size_t bytes, double deadline)
-    : communicator_(communicator.get()), bytes_(bytes) {
+    : communicator_(communicator), bytes_(bytes) {
   const int n_ranks = communicator.n_ranks();
   DT_CHECK(bytes > 0, "symmetric window: 0 bytes asked for");
   DT_CHECK(n_ranks <= cuda::kMaxPeerRanks, "symmetric window: {} ranks; kernels hold pointers to at most {}", n_ranks,
            cuda::kMaxPeerRanks);
   check_nccl_release();
-  const int domain = nccl().team_lsa(communicator_).nRanks;
+  const int domain = nccl().team_lsa(communicator_.get()).nRanks;
   DT_CHECK(domain == n_ranks,
            "symmetric window: of {} ranks only {} can reach each other's memory over NVLink; make the expert group no "
            "larger than that, or use the dispatcher all_to_all",
@@ -42,7 +42,7 @@ SymmetricWindow::SymmetricWindow(const NcclHandle& communicator, size_t bytes, d
     DT_CUDA_CHECK(cudaMemset(allocation_, 0, bytes));
     DT_CUDA_CHECK(cudaDeviceSynchronize());
     const ncclResult_t begun =
-        nccl().comm_window_register(communicator_, allocation_, bytes, &window_, NCCL_WIN_COLL_SYMMETRIC);
+        nccl().comm_window_register(communicator_.get(), allocation_, bytes, &window_, NCCL_WIN_COLL_SYMMETRIC);
     communicator.finish(begun, "ncclCommWindowRegister", [&](double waited) {
       DT_CHECK(waited < deadline,
                "symmetric window: rank {} of {} has waited {:g} s for the others, of which one has stopped or hangs",
@@ -70,7 +70,8 @@ SymmetricWindow::~SymmetricWindow() {
 }
 
 void SymmetricWindow::release() {
-  if (window_ != nullptr) (void)nccl().comm_window_deregister(communicator_, window_);
+  if (communicator_.aborted()) return;  // it has taken the mapping with it
+  if (window_ != nullptr) (void)nccl().comm_window_deregister(communicator_.get(), window_);
   if (allocation_ != nullptr) (void)nccl().mem_free(allocation_);
 }
 

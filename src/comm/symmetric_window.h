@@ -21,7 +21,7 @@ class SymmetricWindow {
   SymmetricWindow(const NcclHandle& communicator, size_t bytes, double deadline = 300);
   SymmetricWindow(const SymmetricWindow&) = delete;
   SymmetricWindow& operator=(const SymmetricWindow&) = delete;
-  /// Collective too: no rank may still be reading another's memory.
+  /// Collective too, unless the communicator was given up: no rank may still be reading another's memory.
   ~SymmetricWindow();
 
   /// This rank's memory, aligned to at least 4096 bytes: peers().base[rank], not the other address that NCCL's
@@ -34,7 +34,7 @@ class SymmetricWindow {
  private:
   void release();
 
-  ncclComm_t communicator_;
+  const NcclHandle& communicator_;
   size_t bytes_;
   void* allocation_ = nullptr;
   ncclWindow_t window_ = nullptr;

@@ -18,6 +18,7 @@ constexpr std::array<std::string_view, 4> kDecayTypeNames = {"constant", "linear
 constexpr std::array<std::string_view, 3> kActivationCheckpointNames = {"none", "cheap", "layer"};
 constexpr std::array<std::string_view, 4> kPipelineScheduleNames = {"GPipe", "1F1B", "Interleaved1F1B", "ZBH1"};
 constexpr std::array<std::string_view, 2> kExportDtypeNames = {"fp32", "bf16"};
+constexpr std::array<std::string_view, 3> kExpertDispatcherNames = {"auto", "on_device", "all_to_all"};
 constexpr std::array<std::string_view, 2> kCheckpointSavingNames = {"beside", "blocking"};
 constexpr std::array<std::string_view, 3> kSourceFormatNames = {"text", "chat", "plain"};
 
@@ -160,6 +161,13 @@ const ConfigKey<RunConfig> kKeys[] = {
      "What data_parallel_shard_degree divides (Rajbhandari et al., arXiv 1910.02054): 1 = the optimizer's state; 2 = "
      "the "
      "gradients too, which are then added up after every microbatch."},
+    {"parallelism.expert_dispatcher", DT_MEMBER(choice(c.parallelism.expert_dispatcher, kExpertDispatcherNames)), "",
+     kAny, kMayDiffer,
+     "How rows reach experts on other ranks: on_device = GPUs that reach each other's memory write and read them "
+     "there, "
+     "counts never leave the device; all_to_all = through collectives, which the host counts rows for; auto = "
+     "on_device "
+     "where it can be, else all_to_all. The same bits."},
     {"parallelism.expert_room", DT_MEMBER(&c.parallelism.expert_room), "", kAtLeast0, kMayDiffer,
      "Rows that a rank's experts have room for, in multiples of what even routing brings, such as 2; a step to which "
      "more "

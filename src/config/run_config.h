@@ -36,6 +36,7 @@ enum class PipelineScheduleName { kGPipe, k1F1B, kInterleaved1F1B, kZeroBubbleH1
 enum class ExportDtype { kFloat32, kBfloat16 };
 
 /// Whether training goes on while a checkpoint is written, from a copy of what it holds, or waits.
+enum class ExpertDispatcherName { kAuto, kOnDevice, kAllToAll };
 enum class CheckpointSaving { kBeside, kBlocking };
 
 /// What the files of a source hold: documents, which may lie in JSON; conversations, of which the assistant's turns are
@@ -138,6 +139,7 @@ struct RunConfig {
     PipelineScheduleName pipeline_parallel_schedule = PipelineScheduleName::k1F1B;
     int64_t pipeline_parallel_stages_per_rank = 2;  // of the interleaved schedule
     int64_t zero_stage = 1;
+    ExpertDispatcherName expert_dispatcher = ExpertDispatcherName::kAuto;
     double expert_room = 0;  // in means; 0 = the most that may come
     double deadline_seconds = 300;
     double data_deadline_seconds = 86400;

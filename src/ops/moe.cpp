@@ -124,7 +124,7 @@ void sort_received_rows(ExecutionContext& ctx, const SlotOrder& order, const Ten
   check_contiguous("sort_received_rows", {counts});
   OpScope op(ctx, "sort_received_rows",
              {&order.row_of_slot, &order.slot_of_row, &order.group_offset, &order.group_size}, {&counts});
-  op.run(on_cpu::sort_received_rows, kNoCudaForm, order, counts);
+  op.run(on_cpu::sort_received_rows, DT_ON_CUDA(sort_received_rows), order, counts);
 }
 
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {

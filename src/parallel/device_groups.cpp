@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "comm/ipc_memory.h"
 #include "comm/nccl_communicator.h"
 #include "comm/nccl_library.h"
 #include "comm/rank_texts.h"
@@ -19,6 +20,14 @@
 #endif
 
 namespace deeptitan {
+
+bool rows_from_kernel_to_kernel(ExpertDispatcherName dispatcher, const Mesh& mesh, Device device) {
+  DT_CHECK_USAGE(dispatcher != ExpertDispatcherName::kOnDevice || device.kind == DeviceKind::kCuda,
+                 "parallelism.expert_dispatcher = on_device is for ranks with a GPU each, and these run on {}; use "
+                 "all_to_all or auto",
+                 device_name(device));
+  return dispatcher != ExpertDispatcherName::kAllToAll && mesh.ep > 1 && device.kind == DeviceKind::kCuda;
+}
 
 #ifdef DT_CUDA
 
@@ -69,7 +78,20 @@ class DeviceGroups::Nccl {
     return groups;
   }
 
+  // `ep`: the group of the host.
+  void connect_experts(RankGroups& groups, Communicator& ep, ExpertDispatcherName dispatcher) {
+    if (!rows_from_kernel_to_kernel(dispatcher, mesh_, device_)) return;
+    const std::string problem = why_not_reached(device_, ep);
+    DT_CHECK_USAGE(problem.empty() || dispatcher == ExpertDispatcherName::kAuto,
+                   "parallelism.expert_dispatcher = on_device: {}; use all_to_all, or a smaller expert_parallel_degree",
+                   problem);
+    if (!problem.empty()) return;
+    expert_memory_ = std::make_unique<IpcMemory>(device_, ep);
+    groups.expert_memory = expert_memory_.get();
+  }
+
   void abandon() noexcept {
+    if (expert_memory_ != nullptr) expert_memory_->abandon();
     for (const std::shared_ptr<NcclHandle>& handle : handles_) handle->abort();
   }
 
@@ -185,13 +207,16 @@ class DeviceGroups::Nccl {
   std::map<std::vector<int>, std::shared_ptr<NcclHandle>> by_ranks_;
   std::vector<std::shared_ptr<NcclHandle>> handles_;
   std::vector<std::unique_ptr<NcclCommunicator>> communicators_;
+  std::unique_ptr<IpcMemory> expert_memory_;
 };
 
-DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline)
+DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline,
+                           ExpertDispatcherName dispatcher)
     : groups_(host.groups()) {
   if (device.kind == DeviceKind::kCpu || mesh.world() == 1) return;
   nccl_ = std::make_unique<Nccl>(host, mesh, device, deadline);
   groups_ = nccl_->make();
+  nccl_->connect_experts(groups_, *host.groups().ep, dispatcher);
 }
 
 DeviceGroups::~DeviceGroups() {
@@ -206,7 +231,8 @@ void DeviceGroups::abandon() noexcept {
 
 class DeviceGroups::Nccl {};
 
-DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& /*mesh*/, Device device, double /*deadline*/)
+DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& /*mesh*/, Device device, double /*deadline*/,
+                           ExpertDispatcherName /*dispatcher*/)
     : groups_(host.groups()) {
   if (device.kind != DeviceKind::kCpu) fail_without_cuda("ranks", device);
 }

@@ -7,19 +7,25 @@
 #include "comm/communicator.h"
 #include "comm/host_communicator.h"
 #include "comm/mesh.h"
+#include "config/run_config.h"
 #include "core/device.h"
 #include "parallel/host_groups.h"
 #include "parallel/rank_groups.h"
 
 namespace deeptitan {
 
+/// Whether rows go to experts on other ranks from kernel to kernel where the ranks' GPUs allow it. Throws a usage error
+/// where they are to and cannot for all that is known before GPUs are connected.
+bool rows_from_kernel_to_kernel(ExpertDispatcherName dispatcher, const Mesh& mesh, Device device);
+
 /// A rank's communicators of a mesh, for what lies on its device: the host's own on the CPU, NCCL's on a GPU, which the
 /// host's introduce to each other. While it lives, this thread's waits for the GPU have the deadline of the groups.
 class DeviceGroups {
  public:
   /// Every rank of the mesh makes one. The host's groups outlive it. Throws where NCCL is not there, and where a rank
-  /// does not come within the deadline.
-  DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline = kDefaultDeadline);
+  /// does not come within the deadline; and a usage error where rows are to go from kernel to kernel and cannot.
+  DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline = kDefaultDeadline,
+               ExpertDispatcherName dispatcher = ExpertDispatcherName::kAuto);
   ~DeviceGroups();
   DeviceGroups(const DeviceGroups&) = delete;
   DeviceGroups& operator=(const DeviceGroups&) = delete;

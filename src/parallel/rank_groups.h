@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/peer_memory.h"
 
 namespace deeptitan {
 
@@ -21,6 +22,8 @@ struct RankGroups {
   Communicator* world = nullptr;  // the same, for what lies where they compute
   Communicator* data = nullptr;   // those that have sequences of their own: expert x data parallelism
   Communicator* ep = nullptr;     // those that share out each layer's experts: the rank-th of equal parts each
+  /// Where kernels of the ranks of `ep` reach each other's memory: rows go from kernel to kernel. nullptr: over `ep`.
+  PeerMemory* expert_memory = nullptr;
   /// The stages of one model, twice, so that what goes forward and what goes backward each arrive in the order in which
   /// they were sent. A rank holds its stages alone; left out, this process runs the stages of all ranks.
   Communicator* pipeline = nullptr;

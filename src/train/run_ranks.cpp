@@ -46,15 +46,17 @@ RunConfig with_global_batch(RunConfig config, const Mesh& mesh) {
 }
 
 RunRanks::RunRanks(const RunConfig& config, Transport* transport)
-    : mesh_(mesh_of_run(config, transport == nullptr ? 1 : transport->size())) {
+    : mesh_(mesh_of_run(config, transport == nullptr ? 1 : transport->size())),
+      dispatcher_(config.parallelism.expert_dispatcher) {
   if (transport != nullptr) {
     groups_ = std::make_unique<HostGroups>(*transport, mesh_, config.parallelism.deadline_seconds);
   }
 }
 
 void RunRanks::connect(Device device) {
+  rows_from_kernel_to_kernel(dispatcher_, mesh_, device);  // throws where it is asked for in vain
   if (groups_ && device.kind != DeviceKind::kCpu) {
-    device_groups_ = std::make_unique<DeviceGroups>(*groups_, mesh_, device, host()->deadline());
+    device_groups_ = std::make_unique<DeviceGroups>(*groups_, mesh_, device, host()->deadline(), dispatcher_);
   }
 }
 

@@ -72,6 +72,7 @@ class RunRanks {
   void add_up(std::span<double> numbers, int64_t step) const;
 
   Mesh mesh_;
+  ExpertDispatcherName dispatcher_;
   std::unique_ptr<HostGroups> groups_;
   std::unique_ptr<DeviceGroups> device_groups_;
 };

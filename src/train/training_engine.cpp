@@ -3,14 +3,20 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
+#include <numeric>
+#include <sstream>
 #include <utility>
 
+#include <fmt/ranges.h>
+
 #include "comm/exchange_scope.h"
+#include "comm/rank_texts.h"
 #include "core/device_choice.h"
 #include "core/error.h"
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
 #include "model/moe/all_to_all_dispatcher.h"
+#include "model/moe/on_device_dispatcher.h"
 #include "ops/moe.h"
 #include "ops/optimizer.h"
 #include "train/freeze.h"
@@ -35,7 +41,9 @@ ModelOptions model_options(const ModelConfig& config, const TrainingEngineOption
                           .mtp_weight = o.mtp_weight};
   if (ranks_in(o.groups.ep) > 1) {
     options.experts = experts_of_rank(config.n_routed_experts, *o.groups.ep);
-    options.make_dispatcher = make_all_to_all_dispatcher(*o.groups.ep, o.expert_room);
+    options.make_dispatcher = o.groups.expert_memory == nullptr
+                                  ? make_all_to_all_dispatcher(*o.groups.ep, o.expert_room)
+                                  : make_on_device_dispatcher(*o.groups.expert_memory, o.expert_room);
   }
   return options;
 }
@@ -97,10 +105,14 @@ void TrainingEngine::plan_step() {
   begin_step(1, 0.0, 1, runner_.schedule().microbatches);
   may_overflow_ = model_.rows_may_overflow(tokens_per_microbatch());
   const std::vector<Communicator*> groups = groups_of_ranks(options_.groups);
+  const PeerMemory* memory = options_.groups.expert_memory;
   const auto sent = [&] {
     std::vector<int64_t> bytes;
     bytes.reserve(groups.size());
-    for (const Communicator* group : groups) bytes.push_back(group->planned_bytes());
+    for (const Communicator* group : groups) {
+      const bool from_kernels = group == options_.groups.ep && memory != nullptr;
+      bytes.push_back(group->planned_bytes() + (from_kernels ? memory->planned_bytes() : 0));
+    }
     return bytes;
   };
   const std::vector<int64_t> at_begin = sent();
@@ -187,7 +199,10 @@ void TrainingEngine::allocate() {
   use_device(options_.device);
   ctx_.compute = Stream(options_.device);
   ctx_.communication = Stream(options_.device);
-  for (const auto& arena : arenas_) arena->allocate();
+  if (options_.groups.expert_memory != nullptr) adopt_expert_memory();
+  for (const auto& arena : arenas_) {
+    if (!arena->allocated()) arena->allocate();
+  }
   take_memory();
   // Five tables of a batch, its documents, and what each is aligned by.
   const int64_t table = (tokens_per_microbatch() + 1) * static_cast<int64_t>(sizeof(int32_t)) + 64;
@@ -199,6 +214,37 @@ void TrainingEngine::allocate() {
   std::vector<int32_t> offsets;
   for (int64_t s = 0; s <= options_.sequences; ++s) offsets.push_back(static_cast<int32_t>(s * options_.seq_len));
   upload<int32_t>(sequence_offset_, offsets);
+}
+
+// What lies between dispatch and combine, in memory that the kernels of all ranks reach. The workspace comes last: what
+// else it is used for may differ between ranks, and of that the largest counts.
+void TrainingEngine::adopt_expert_memory() {
+  std::vector<Arena*> arenas = {activations_, activation_gradients_};
+  if (recomputed_ != nullptr) arenas.push_back(recomputed_);
+  arenas.push_back(workspace_);
+  std::vector<int64_t> bytes;
+  for (const Arena* arena : arenas) bytes.push_back(arena->peak());
+  Communicator& host = *options_.groups.host;
+  const int64_t mine = rank_in(options_.groups.pipeline);
+  for (const std::string& text : gather_texts(host, fmt::format("{} {}", mine, fmt::join(bytes, " ")))) {
+    std::istringstream theirs(text);
+    int64_t stage_rank = 0;
+    theirs >> stage_rank;
+    for (int64_t& most : bytes) {
+      int64_t found = 0;
+      theirs >> found;
+      if (stage_rank == mine) most = std::max(most, found);
+    }
+  }
+  const int64_t alignment = memory_alignment(options_.device);
+  for (int64_t& each : bytes) each = (each + alignment - 1) / alignment * alignment;
+  PeerMemory& memory = *options_.groups.expert_memory;
+  memory.allocate(std::accumulate(bytes.begin(), bytes.end(), int64_t{0}));
+  char* next = memory.data();
+  for (size_t i = 0; i < arenas.size(); ++i) {
+    arenas[i]->adopt(next, bytes[i]);
+    next += bytes[i];
+  }
 }
 
 void TrainingEngine::initialize(uint64_t seed) {
@@ -467,6 +513,7 @@ void TrainingEngine::queue_report() {
   spare_reports_.pop_back();
   report->input = input_.in;
   report->tokens = step_tokens_;
+  if (options_.groups.expert_memory != nullptr) options_.groups.expert_memory->queue_check(ctx_.compute);
   report->copy(ctx_.compute, &ctx_.state->out, statistics_);
   reports_.push_back(std::move(report));
 }
@@ -489,7 +536,10 @@ StepResult TrainingEngine::finish_step() {
 }
 
 StepResult TrainingEngine::read_report() {
-  const auto wait = [&] { naming_step(reports_.front()->input.step, [&] { reports_.front()->copied.synchronize(); }); };
+  const auto wait = [&] {
+    naming_step(reports_.front()->input.step, [&] { reports_.front()->copied.synchronize(); });
+    if (options_.groups.expert_memory != nullptr) options_.groups.expert_memory->check();
+  };
   wait();
   const bool overflowed = reports_.front()->output->row_overflow != 0;
   if (overflowed) {

@@ -171,6 +171,7 @@ class TrainingEngine {
   void run_ops(StepPart part, bool experts_in_slices);
   void apply_step();
   void take_memory();
+  void adopt_expert_memory();
   void plan_step();
   void load_batch(const PackedBatch& batch, size_t slot);
   // A step as it was asked for, to be run again.

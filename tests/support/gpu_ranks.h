@@ -53,8 +53,9 @@ inline GpuRank& gpu_rank() {
 /// The groups of a mesh of all ranks.
 class GpuMesh {
  public:
-  explicit GpuMesh(const Mesh& mesh)
-      : host_(gpu_rank().transport(), mesh, kDeadline), device_(host_, mesh, gpu_rank().device(), kDeadline) {}
+  explicit GpuMesh(const Mesh& mesh, ExpertDispatcherName dispatcher = ExpertDispatcherName::kAllToAll)
+      : host_(gpu_rank().transport(), mesh, kDeadline),
+        device_(host_, mesh, gpu_rank().device(), kDeadline, dispatcher) {}
   const RankGroups& groups() const { return device_.groups(); }
 
  private:

@@ -41,18 +41,24 @@ void put_together(Communicator& host, NamedValues& values) {
   }
 }
 
-TrainedRanks train_gpus(const Mesh& layout, Choices* choices, RankRun run = {}) {
+TrainedRanks train_gpus(const Mesh& layout, const GpuMesh& mesh, Choices* choices, RankRun run) {
   TrainedRanks result;
   result.gradients = result.values = empty_tensors(twelve_experts());
   run.device = gpu_rank().device();
-  if (layout.world() == 1) {
-    train_rank(layout, {}, choices, run, true, result);
-    return result;
-  }
-  const GpuMesh mesh(layout);
-  train_rank(layout, mesh.groups(), choices, run, true, result);
-  put_together(*mesh.groups().host, result.gradients);
-  put_together(*mesh.groups().host, result.values);
+  RankGroups groups = mesh.groups();
+  if (!run.on_device) groups.expert_memory = nullptr;
+  train_rank(layout, groups, choices, run, true, result);
+  put_together(*groups.host, result.gradients);
+  put_together(*groups.host, result.values);
+  return result;
+}
+
+TrainedRanks train_gpus(const Mesh& layout, Choices* choices, RankRun run = {}) {
+  if (layout.world() > 1) return train_gpus(layout, GpuMesh(layout), choices, run);
+  TrainedRanks result;
+  result.gradients = result.values = empty_tensors(twelve_experts());
+  run.device = gpu_rank().device();
+  train_rank(layout, {}, choices, run, true, result);
   return result;
 }
 
@@ -93,6 +99,36 @@ TEST(GpuRanks, ExpertSplitsHaveTheGradientsAndLossesOfOneRank) {
   expect_gradients_and_losses(layouts(/*experts=*/true));
 }
 
+// The mesh is made once: its rows go from kernel to kernel, or over collectives where a run is not `on_device`.
+TEST(GpuRanks, RowsFromKernelToKernelHaveTheBitsOfAllToAll) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  for (const Mesh& layout : layouts(/*experts=*/true)) {
+    SCOPED_TRACE(layout.describe());
+    const GpuMesh mesh(layout, ExpertDispatcherName::kOnDevice);
+    RankRun run{.zero_stage = 2, .bucket_elements = 640};
+    const TrainedRanks one = train_gpus(layout, mesh, &expected().choices, run);
+    run.on_device = true;
+    const TrainedRanks other = train_gpus(layout, mesh, &expected().choices, run);
+    expect_those_of_one_rank(other, expected().run);
+    expect_same_bits(other, one);
+    expect_same_bits(train_gpus(layout, mesh, &expected().choices, run), other);
+  }
+}
+
+TEST(GpuRanks, RowsThatOverflowAreRunAgainInSlices) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  for (const Mesh& layout : layouts(/*experts=*/true)) {
+    const GpuMesh mesh(layout, ExpertDispatcherName::kOnDevice);
+    for (const bool on_device : {false, true}) {
+      SCOPED_TRACE(layout.describe() + (on_device ? ", on_device" : ", all_to_all"));
+      const RankRun run{.steps = 5, .expert_room = 1.0, .on_device = on_device};
+      const TrainedRanks found = train_gpus(layout, mesh, &expected().choices, run);
+      EXPECT_EQ(found.overflows[kIdleRankStep - 1], 1);
+      expect_those_of_one_rank(found, expected().run);
+    }
+  }
+}
+
 TEST(GpuRanks, RunToRunTheSameBits) {
   DT_SKIP_WITHOUT_GPU_RANKS();
   for (const Mesh& layout : layouts(/*experts=*/false)) {
@@ -106,25 +142,49 @@ TEST(GpuRanks, RunToRunTheSameBits) {
   }
 }
 
-// The steps of a data split, captured from the second on, and not.
+// The steps of a split, captured from the second on, and not; with experts on other ranks, over collectives too.
 TEST(GpuRanks, GraphsWithExchangesHaveTheBitsOfTheirOps) {
   DT_SKIP_WITHOUT_GPU_RANKS();
   const ModelConfig config = with_layers(tiny_v3(), 4, 1);
-  const GpuMesh mesh({.dp_shard = ranks_here()});
-  for (const int zero_stage : {1, 2}) {
-    SCOPED_TRACE(zero_stage);
-    TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(1, 1));
-    options.device = gpu_rank().device();
-    options.zero_stage = zero_stage;
-    options.bucket_elements = 640;
-    options.groups = mesh.groups();
-    const PipelineRun captured = run_steps(config, options);
-    options.graphs = false;
-    const PipelineRun by_ops = run_steps(config, options);
-    EXPECT_EQ(captured.reports, by_ops.reports);
-    EXPECT_EQ(captured.evaluations, by_ops.evaluations);
-    EXPECT_TRUE(captured.values == by_ops.values);
+  for (const Mesh& layout : {Mesh{.dp_shard = ranks_here()}, Mesh{.ep = ranks_here()}}) {
+    const GpuMesh mesh(layout, ExpertDispatcherName::kOnDevice);
+    for (const int zero_stage : {1, 2}) {
+      SCOPED_TRACE(fmt::format("{}, ZeRO-{}", layout.describe(), zero_stage));
+      TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(1, 1));
+      options.device = gpu_rank().device();
+      options.zero_stage = zero_stage;
+      options.bucket_elements = 640;
+      options.groups = mesh.groups();
+      const PipelineRun captured = run_steps(config, options);
+      options.graphs = false;
+      const PipelineRun by_ops = run_steps(config, options);
+      EXPECT_EQ(captured.reports, by_ops.reports);
+      EXPECT_EQ(captured.evaluations, by_ops.evaluations);
+      EXPECT_TRUE(captured.values == by_ops.values);
+      if (layout.ep == 1) continue;
+      options.groups.expert_memory = nullptr;
+      const PipelineRun collective = run_steps(config, options);
+      EXPECT_EQ(captured.reports, collective.reports);
+      EXPECT_TRUE(captured.values == collective.values);
+    }
   }
+}
+
+// Stages of two ranks each, which share out their experts.
+TEST(GpuRanks, RowsGoFromKernelToKernelInPipelines) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  if (ranks_here() != 4) GTEST_SKIP() << "is for four ranks";
+  const ModelConfig config = with_layers(tiny_v3(), 4, 0);
+  const GpuMesh mesh({.pp = 2, .ep = 2}, ExpertDispatcherName::kOnDevice);
+  TrainingEngineOptions options = pipeline_options(one_f_one_b_schedule(2, kPipelineMicrobatches));
+  options.device = gpu_rank().device();
+  options.groups = mesh.groups();
+  const PipelineRun on_device = run_steps(config, options);
+  options.groups.expert_memory = nullptr;
+  const PipelineRun collective = run_steps(config, options);
+  EXPECT_EQ(on_device.reports, collective.reports);
+  EXPECT_EQ(on_device.evaluations, collective.evaluations);
+  EXPECT_TRUE(on_device.values == collective.values);
 }
 
 TrainingEngineOptions on_gpu(const Schedule& schedule, DType compute) {

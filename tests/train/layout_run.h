@@ -116,6 +116,7 @@ struct RankRun {
   double expert_room = 0;
   MomentsDtype moments = MomentsDtype::kFp32;
   Device device = {};
+  bool on_device = false;  // rows go from kernel to kernel
 };
 
 // The choices of a rank's microbatch, where it computes.
@@ -260,6 +261,19 @@ inline void expect_those_of_one_rank(const TrainedRanks& found, TrainedRanks one
     if (!name.ends_with("e_score_correction_bias")) continue;
     EXPECT_EQ(found.values.at(name), value) << name;
   }
+}
+
+/// All that two runs left, but for gradients that are none.
+inline void expect_same_bits(const TrainedRanks& found, const TrainedRanks& expected) {
+  EXPECT_EQ(found.losses, expected.losses);
+  EXPECT_EQ(found.norms, expected.norms);
+  EXPECT_EQ(found.finite, expected.finite);
+  EXPECT_EQ(found.validation, expected.validation);
+  for (const auto& [name, gradient] : expected.gradients) {
+    if (std::isnan(gradient.front())) continue;
+    EXPECT_TRUE(found.gradients.at(name) == gradient) << name;
+  }
+  for (const auto& [name, value] : expected.values) EXPECT_TRUE(found.values.at(name) == value) << name;
 }
 
 }  // namespace deeptitan::testing

@@ -1,6 +1,7 @@
 // Training on every layout of 1 to 4 ranks against one rank, with threads as ranks: what the sum of a step is made of
 // changes its order and nothing else.
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -8,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "support/rank_layout.h"
+#include "support/thread_memory.h"
 #include "support/tiny_model.h"
 #include "train/layout_run.h"
 
@@ -33,7 +35,10 @@ TrainedRanks train_ranks(const Mesh& layout, Choices* choices, const RankRun& ru
   TrainedRanks result;
   result.gradients = result.values = empty_tensors(twelve_experts());
   run_on_mesh(layout, [&](const RankGroups& groups) {
-    train_rank(layout, groups, choices, run, /*speaks=*/rank_in(groups.data) == 0, result);
+    RankGroups mine = groups;
+    std::optional<testing::ThreadMemory> shared;
+    if (run.on_device) mine.expert_memory = &shared.emplace(Device(), *groups.ep);
+    train_rank(layout, mine, choices, run, /*speaks=*/rank_in(groups.data) == 0, result);
   });
   return result;
 }
@@ -107,6 +112,39 @@ TEST(RankLayouts, RowsThatOverflowAreRunAgainInSlices) {
     expect_those_of_one_rank(found);
     const TrainedRanks roomy = train_ranks(layout, &expected().choices, {.steps = 2, .expert_room = 1.99});
     EXPECT_EQ(roomy.overflows, (std::vector<int64_t>{0, 0}));
+  }
+}
+
+// Rows have the same places in the same order, so all bits are equal: the gradients', losses', values' and
+// validation's.
+TEST(RankLayouts, RowsFromKernelToKernelHaveTheBitsOfAllToAll) {
+  for (const Mesh& layout : {Mesh{.ep = 2}, Mesh{.ep = 3}, Mesh{.ep = 4}, Mesh{.ep = 2, .dp_shard = 2}}) {
+    SCOPED_TRACE(layout.describe());
+    RankRun run{.steps = 6, .zero_stage = 2, .bucket_elements = 600};
+    const TrainedRanks one = train_ranks(layout, &expected().choices, run);
+    run.on_device = true;
+    const TrainedRanks other = train_ranks(layout, &expected().choices, run);
+    expect_those_of_one_rank(other);
+    testing::expect_same_bits(other, one);
+  }
+}
+
+TEST(RankLayouts, RowsFromKernelToKernelThatOverflowAreRunAgainInSlices) {
+  for (const Mesh& layout : {Mesh{.ep = 2}, Mesh{.ep = 2, .dp_shard = 2}}) {
+    SCOPED_TRACE(layout.describe());
+    const TrainedRanks found =
+        train_ranks(layout, &expected().choices, {.steps = 5, .expert_room = 1.0, .on_device = true});
+    EXPECT_EQ(found.overflows[kIdleRankStep - 1], 1);
+    expect_those_of_one_rank(found);
+  }
+}
+
+TEST(RankLayouts, RowsFromKernelToKernelAreRecomputedWithTheSameBits) {
+  const Mesh layout{.ep = 2};
+  const TrainedRanks kept = train_ranks(layout, &expected().choices, {.steps = 2, .on_device = true});
+  for (const Recomputation what : {Recomputation::kCheap, Recomputation::kLayers}) {
+    const RankRun run{.steps = 2, .recomputation = what, .on_device = true};
+    EXPECT_EQ(kept.values, train_ranks(layout, &expected().choices, run).values);
   }
 }
 

@@ -29,29 +29,36 @@ SlotOrder order_of_received(const RankExchange& e) {
 
 }  // namespace
 
-ExpertRange experts_of_rank(int64_t experts, const Communicator& ep) {
-  if (experts % ep.size() != 0) {
+ExpertRange experts_of_rank(int64_t experts, int rank, int ranks) {
+  if (experts % ranks != 0) {
     std::vector<int64_t> degrees;
-    for (int64_t ranks = 1; ranks <= experts; ++ranks) {
-      if (experts % ranks == 0) degrees.push_back(ranks);
+    for (int64_t degree = 1; degree <= experts; ++degree) {
+      if (experts % degree == 0) degrees.push_back(degree);
     }
-    fail_usage("{} ranks cannot share {} routed experts out equally; use an expert-parallel degree of {}", ep.size(),
+    fail_usage("{} ranks cannot share {} routed experts out equally; use an expert-parallel degree of {}", ranks,
                experts, fmt::join(degrees, ", "));
   }
-  const int64_t each = experts / ep.size();
-  return {.first = ep.rank() * each, .count = each};
+  const int64_t each = experts / ranks;
+  return {.first = rank * each, .count = each};
+}
+
+int64_t most_rows_of_ranks(int64_t ranks, int64_t tokens, int64_t top_k, int64_t experts) {
+  return ranks * tokens * std::min(top_k, experts);
+}
+
+int64_t rows_with_room(double room, int64_t mean, int64_t most) {
+  return room == 0 ? most : std::min<int64_t>(most, std::llround(room * static_cast<double>(mean)));
 }
 
 AllToAllDispatcher::AllToAllDispatcher(Communicator& ep, const RouterOptions& router, double room)
     : ep_(ep), experts_(experts_of_rank(router.experts, ep).count), top_k_(router.top_k), room_(room) {}
 
 int64_t AllToAllDispatcher::most_rows(int64_t tokens) const {
-  return ep_.size() * tokens * std::min(top_k_, experts_);
+  return most_rows_of_ranks(ep_.size(), tokens, top_k_, experts_);
 }
 
 int64_t AllToAllDispatcher::capacity(int64_t tokens) const {
-  const int64_t most = most_rows(tokens);
-  return room_ == 0 ? most : std::min<int64_t>(most, std::llround(room_ * static_cast<double>(tokens * top_k_)));
+  return rows_with_room(room_, tokens * top_k_, most_rows(tokens));
 }
 
 TokenDispatcher::Route AllToAllDispatcher::make_route(Arena& arena, int64_t tokens, int64_t rows) const {

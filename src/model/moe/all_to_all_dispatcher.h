@@ -11,7 +11,15 @@ namespace deeptitan {
 
 /// The experts of a layer with `experts` that this rank of the group has: the rank-th of equal parts. Throws a usage
 /// error where the ranks cannot share them out equally.
-ExpertRange experts_of_rank(int64_t experts, const Communicator& ep);
+ExpertRange experts_of_rank(int64_t experts, int rank, int ranks);
+inline ExpertRange experts_of_rank(int64_t experts, const Communicator& ep) {
+  return experts_of_rank(experts, ep.rank(), ep.size());
+}
+
+/// Rows that may come to a rank with `experts` when each of `ranks` dispatches `tokens` tokens.
+int64_t most_rows_of_ranks(int64_t ranks, int64_t tokens, int64_t top_k, int64_t experts);
+/// Rows that a rank has room for: `room` times the `mean` that comes to it, at most what may come; 0: that.
+int64_t rows_with_room(double room, int64_t mean, int64_t most);
 
 /// What one dispatch sends and receives. W ranks, e experts of each, R rows that there is room for.
 struct RankExchange {

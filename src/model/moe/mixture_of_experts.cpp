@@ -85,24 +85,31 @@ void MixtureOfExperts::for_slices(ExecutionContext& ctx, const ExpertRows& whole
   }
 }
 
-void MixtureOfExperts::experts_forward(ExecutionContext& ctx, const ExpertRows& e, const Tensor& x) const {
-  dispatcher_->dispatch(ctx, e.rows, x, e.routing, e.route);
+// Between dispatch and combine.
+void MixtureOfExperts::experts_forward(ExecutionContext& ctx, const ExpertRows& e) const {
   const RowGroups groups = groups_of(e);
   gate_up_.forward_grouped(ctx, e.gate_up, e.rows, groups);
   grouped_swiglu(ctx, e.activated, e.gate_up.columns(0, width_), e.gate_up.columns(width_, 2 * width_), groups);
   down_.forward_grouped(ctx, e.expert_out, e.activated, groups);
 }
 
-void MixtureOfExperts::experts_backward_input(ExecutionContext& ctx, const ExpertRows& e, const Tensor& d_rows,
-                                              const Tensor& d_weight, const Tensor& d_out) const {
+// Between the backward of combine and that of dispatch.
+void MixtureOfExperts::experts_backward_input(ExecutionContext& ctx, const ExpertRows& e, const Tensor& d_rows) const {
   const RowGroups groups = groups_of(e);
   ArenaScope workspace(*ctx.workspace);
   const Tensor d_activated = workspace.take(dtype_, {e.rows.size(0), width_});
-  dispatcher_->combine_backward(ctx, e.d_expert_out, d_weight, d_out, e.expert_out, e.routing.expert_weight, e.route);
   down_.backward_input_grouped(ctx, d_activated, e.d_expert_out, groups, false);
   grouped_swiglu_backward(ctx, e.d_gate_up.columns(0, width_), e.d_gate_up.columns(width_, 2 * width_), d_activated,
                           e.gate_up.columns(0, width_), e.gate_up.columns(width_, 2 * width_), groups);
   gate_up_.backward_input_grouped(ctx, d_rows, e.d_gate_up, groups, false);
+}
+
+// A slice's forward, and its backward up to where experts_backward_input begins.
+void MixtureOfExperts::slice_again(ExecutionContext& ctx, const ExpertRows& e, const Tensor& x, const Tensor& d_weight,
+                                   const Tensor& d_out) const {
+  dispatcher_->dispatch(ctx, e.rows, x, e.routing, e.route);
+  experts_forward(ctx, e);
+  dispatcher_->combine_backward(ctx, e.d_expert_out, d_weight, d_out, e.expert_out, e.routing.expert_weight, e.route);
 }
 
 void MixtureOfExperts::experts_backward_weights(ExecutionContext& ctx, const ExpertRows& e) const {
@@ -156,17 +163,24 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
                               options_, auxiliary_weight_, nullptr);
     }
   }
+  // Without a record nothing is lost between slices, so that rows never overflow.
+  const bool in_slices =
+      forward.experts_in_slices || (record == nullptr && dispatcher_->tokens_that_fit(tokens) < tokens);
+  // Rows are on their way beside the shared experts.
+  if (!in_slices) dispatcher_->begin_dispatch(ctx, s.experts.rows, x, routing, s.experts.route);
   if (shared_) shared_->forward(ctx, forward, out, x, s.shared.get());
-  const auto run = [&](const ExpertRows& e, int64_t first, int64_t end) {
-    const Tensor to = out.rows(first, end);
-    experts_forward(ctx, e, x.rows(first, end));
+  const auto run = [&](const ExpertRows& e, const Tensor& to) {
+    experts_forward(ctx, e);
     dispatcher_->combine(ctx, to, e.expert_out, e.routing.expert_weight, shared_ ? to : Tensor(), e.route);
   };
-  // Without a record nothing is lost between slices, so that rows never overflow.
-  if (forward.experts_in_slices || (record == nullptr && dispatcher_->tokens_that_fit(tokens) < tokens)) {
-    for_slices(ctx, s.experts, run);
+  if (in_slices) {
+    for_slices(ctx, s.experts, [&](const ExpertRows& e, int64_t first, int64_t end) {
+      dispatcher_->dispatch(ctx, e.rows, x.rows(first, end), e.routing, e.route);
+      run(e, out.rows(first, end));
+    });
   } else {
-    run(s.experts, 0, tokens);
+    dispatcher_->finish(ctx);
+    run(s.experts, out);
   }
 }
 
@@ -184,21 +198,28 @@ void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContex
                                       const Tensor& d_out, const Tensor& x, Record& record) const {
   const int64_t tokens = x.size(0);
   Saved& s = static_cast<Saved&>(record);
-  if (shared_) shared_->backward_input(ctx, forward, d_x, d_out, x, *s.shared);
   ArenaScope workspace(*ctx.workspace);
   const Tensor d_weight = workspace.take(DType::kF32, {tokens, options_.top_k});
-  const auto run = [&](const ExpertRows& e, int64_t first, int64_t end) {
+  if (!forward.experts_in_slices) {
+    const ExpertRows& e = s.experts;
+    dispatcher_->begin_combine_backward(ctx, e.d_expert_out, d_weight, d_out, e.expert_out, e.routing.expert_weight,
+                                        e.route);
+  }
+  if (shared_) shared_->backward_input(ctx, forward, d_x, d_out, x, *s.shared);
+  const auto run = [&](const ExpertRows& e, const Tensor& d_tokens) {
     ArenaScope of_rows(*ctx.workspace);
     const Tensor d_rows = of_rows.take(dtype_, {e.rows.size(0), hidden_});
-    const Tensor d_tokens = d_x.rows(first, end);
-    if (forward.experts_in_slices) experts_forward(ctx, e, x.rows(first, end));
-    experts_backward_input(ctx, e, d_rows, d_weight.rows(first, end), d_out.rows(first, end));
+    experts_backward_input(ctx, e, d_rows);
     dispatcher_->dispatch_backward(ctx, d_tokens, d_rows, shared_ ? d_tokens : Tensor(), e.route);
   };
   if (forward.experts_in_slices) {
-    for_slices(ctx, s.experts, run);
+    for_slices(ctx, s.experts, [&](const ExpertRows& e, int64_t first, int64_t end) {
+      slice_again(ctx, e, x.rows(first, end), d_weight.rows(first, end), d_out.rows(first, end));
+      run(e, d_x.rows(first, end));
+    });
   } else {
-    run(s.experts, 0, tokens);
+    dispatcher_->finish(ctx);
+    run(s.experts, d_x);
   }
 
   Tensor d_scores;
@@ -221,8 +242,8 @@ void MixtureOfExperts::backward_weights(ExecutionContext& ctx, const ForwardCont
       ArenaScope workspace(*ctx.workspace);
       const Tensor d_rows = workspace.take(dtype_, {e.rows.size(0), hidden_});
       const Tensor d_weight = workspace.take(DType::kF32, {end - first, options_.top_k});
-      experts_forward(ctx, e, x.rows(first, end));
-      experts_backward_input(ctx, e, d_rows, d_weight, d_out.rows(first, end));
+      slice_again(ctx, e, x.rows(first, end), d_weight, d_out.rows(first, end));
+      experts_backward_input(ctx, e, d_rows);
       experts_backward_weights(ctx, e);
     });
   } else {

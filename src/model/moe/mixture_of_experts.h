@@ -52,9 +52,10 @@ class MixtureOfExperts final : public Sublayer {
   void for_slices(ExecutionContext& ctx, const ExpertRows& whole, const Body& body) const;
   bool forward_few(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
                    const Routing& routing) const;
-  void experts_forward(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& x) const;
-  void experts_backward_input(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& d_rows,
-                              const Tensor& d_weight, const Tensor& d_out) const;
+  void experts_forward(ExecutionContext& ctx, const ExpertRows& experts) const;
+  void experts_backward_input(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& d_rows) const;
+  void slice_again(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& x, const Tensor& d_weight,
+                   const Tensor& d_out) const;
   void experts_backward_weights(ExecutionContext& ctx, const ExpertRows& experts) const;
   RouterOptions options_;
   int64_t hidden_;

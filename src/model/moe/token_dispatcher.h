@@ -22,6 +22,10 @@ class TokenDispatcher {
   struct Route {
     SlotOrder order;                                   // this rank's slots by expert
     std::shared_ptr<RankExchange> exchange = nullptr;  // what goes to other ranks and comes from them, where some does
+    // Where other ranks' kernels write and read rows (OnDeviceDispatcher); else undefined.
+    Tensor place = {};         // i32 [T, K]: rank * R + row
+    Tensor row_weight = {};    // f32 [R]: the weights of the rows here
+    Tensor d_row_weight = {};  // f32 [R]
   };
 
   virtual ~TokenDispatcher() = default;
@@ -44,6 +48,13 @@ class TokenDispatcher {
   /// rows = the tokens of the experts here, contiguous per expert.
   virtual void dispatch(ExecutionContext& ctx, const Tensor& rows /* [R, D] */, const Tensor& x /* [T, D] */,
                         const Routing& routing, const Route& route) const = 0;
+  /// The same, but what is computed before finish() may be beside it: it reads x, and touches nothing else of it.
+  virtual void begin_dispatch(ExecutionContext& ctx, const Tensor& rows /* [R, D] */, const Tensor& x /* [T, D] */,
+                              const Routing& routing, const Route& route) const {
+    dispatch(ctx, rows, x, routing, route);
+  }
+  /// What is computed from here on comes after what was begun.
+  virtual void finish(ExecutionContext& /*ctx*/) const {}
   /// Whether dispatch_again can be asked for: it costs no exchange between ranks.
   virtual bool can_dispatch_again() const { return false; }
   /// rows = those that the dispatch brought which has filled the route.
@@ -61,6 +72,14 @@ class TokenDispatcher {
                                 const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_out /* [T, D] */,
                                 const Tensor& rows /* [R, D] */, const Tensor& weight /* f32 [T, K] */,
                                 const Route& route) const = 0;
+
+  /// The same, as begin_dispatch: until finish() nothing else touches d_rows and d_weight.
+  virtual void begin_combine_backward(ExecutionContext& ctx, const Tensor& d_rows /* [R, D] */,
+                                      const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_out /* [T, D] */,
+                                      const Tensor& rows /* [R, D] */, const Tensor& weight /* f32 [T, K] */,
+                                      const Route& route) const {
+    combine_backward(ctx, d_rows, d_weight, d_out, rows, weight, route);
+  }
 
   /// The most of `tokens` tokens whose rows are sure to fit into capacity(tokens). Throws where not even one's are.
   int64_t tokens_that_fit(int64_t tokens) const;

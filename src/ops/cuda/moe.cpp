@@ -99,6 +99,14 @@ void count_choices(ExecutionContext& ctx, const Tensor& counts, const Tensor& ex
                       stream_of(ctx));
 }
 
+void sort_received_rows(ExecutionContext& ctx, const SlotOrder& order, const Tensor& counts) {
+  cuda::sort_received_rows(order.row_of_slot.raw<int32_t>(), order.slot_of_row.raw<int32_t>(),
+                           order.group_offset.raw<int32_t>(), order.group_size.raw<int32_t>(),
+                           ctx.state == nullptr ? nullptr : &ctx.state->out.row_overflow, counts.raw<int32_t>(),
+                           {.ranks = counts.size(0), .experts = counts.size(1), .rows = order.slot_of_row.size(0)},
+                           stream_of(ctx));
+}
+
 void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const SlotOrder& order) {
   if (ctx.planning) return;
   for_activation_type(x, [&](auto* element) {

@@ -111,6 +111,35 @@ TEST(CudaSortSlots, WhatDoesNotFitHasNoRowAtAll) {
   }
 }
 
+TEST(CudaSortReceivedRows, EqualsTheCpu) {
+  DT_SKIP_WITHOUT_GPU();
+  std::mt19937 random(5);
+  for (const int64_t ranks : {1, 3, 8}) {
+    for (const int64_t experts : {1, 5, 64}) {
+      for (const bool fits : {true, false}) {
+        std::vector<int32_t> counts(static_cast<size_t>(ranks * experts));
+        int64_t came = 0;
+        for (int32_t& count : counts) came += count = random() % 4 == 0 ? 0 : static_cast<int32_t>(random() % 700);
+        const int64_t rows = fits ? came + 3 : std::max<int64_t>(0, came - 1);
+        std::vector<int32_t> row_of_slot(rows), slot_of_row(rows), offset(experts + 1), sizes(experts);
+        int32_t overflow = 0;
+        const ReceivedRowsShape shape{.ranks = ranks, .experts = experts, .rows = rows};
+        cpu::sort_received_rows(row_of_slot.data(), slot_of_row.data(), offset.data(), sizes.data(), &overflow,
+                                counts.data(), shape);
+        DeviceBuffer<int32_t> device_counts(counts), device_row(rows), device_slot(rows), device_offset(experts + 1),
+            device_sizes(experts), device_overflow(std::vector<int32_t>{0});
+        sort_received_rows(device_row.get(), device_slot.get(), device_offset.get(), device_sizes.get(),
+                           device_overflow.get(), device_counts.get(), shape, nullptr);
+        EXPECT_EQ(device_overflow.download(), std::vector<int32_t>{overflow});
+        EXPECT_EQ(device_offset.download(), offset);
+        EXPECT_EQ(device_sizes.download(), sizes);
+        EXPECT_EQ(device_row.download(), row_of_slot);
+        EXPECT_EQ(device_slot.download(), slot_of_row);
+      }
+    }
+  }
+}
+
 TEST(CudaSortSlots, RefusesABufferThatMightOverflow) {
   try {
     sort_slots(nullptr, nullptr, nullptr, nullptr, nullptr, {100, 4, 8, 120}, nullptr, nullptr);

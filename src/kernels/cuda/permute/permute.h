@@ -27,6 +27,11 @@ void sort_slots_that_fit(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* gr
                          int32_t* row_overflow, const int32_t* expert_index, const int32_t* counts,
                          const SlotSortShape& shape, void* workspace, cudaStream_t stream);
 
+/// As cpu::sort_received_rows, one launch and two fills; row_overflow may be null. The counts are not checked.
+void sort_received_rows(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, int32_t* sizes,
+                        int32_t* row_overflow, const int32_t* counts, const ReceivedRowsShape& shape,
+                        cudaStream_t stream);
+
 /// As cpu::permute_rows, one launch; each token is read once.
 void permute_rows(float* out, const float* x, const RowMap& map, int64_t hidden, cudaStream_t stream);
 void permute_rows(bfloat16* out, const bfloat16* x, const RowMap& map, int64_t hidden, cudaStream_t stream);

@@ -1,0 +1,64 @@
+#include "kernels/cuda/rank_sum/rank_sum.h"
+
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <type_traits>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/device_buffer.h"
+
+namespace deeptitan::cuda {
+namespace {
+
+// Of magnitudes so different that another order of a sum has other bits.
+template <typename T>
+std::vector<T> draw(std::mt19937_64& random, int64_t count) {
+  std::vector<T> values(static_cast<size_t>(count));
+  for (T& value : values) {
+    value = static_cast<T>((static_cast<double>(random() % 2001) - 1000) *
+                           std::pow(2.0, std::is_integral_v<T> ? 0.0 : static_cast<double>(random() % 40) - 20.0));
+  }
+  return values;
+}
+
+template <typename T>
+void expect_sums_in_order() {
+  std::mt19937_64 random(11);
+  for (const int64_t n : {1, 255, 1024, 5000, 131'077}) {
+    for (const int ranks : {2, 3, 7}) {
+      const int own = static_cast<int>(random() % static_cast<uint64_t>(ranks));
+      const int64_t stride = n + static_cast<int64_t>(random() % 100);
+      const std::vector<T> parts = draw<T>(random, stride * ranks), mine = draw<T>(random, n);
+      std::vector<T> expected(static_cast<size_t>(n));
+      for (int64_t i = 0; i < n; ++i) {
+        for (int r = 0; r < ranks; ++r) {
+          const T x = r == own ? mine[i] : parts[r * stride + i];
+          expected[i] = r == 0 ? x : expected[i] + x;
+        }
+      }
+      DeviceBuffer<T> sum(mine), received(parts);
+      add_in_rank_order(sum.get(), received.get(), stride, ranks, own, n, nullptr);
+      EXPECT_EQ(sum.download(), expected) << n << " of " << ranks << " ranks, here " << own;
+    }
+  }
+}
+
+TEST(RankSum, HasTheBitsOfSumsInTheOrderOfTheRanks) {
+  DT_SKIP_WITHOUT_GPU();
+  expect_sums_in_order<float>();
+  expect_sums_in_order<double>();
+  expect_sums_in_order<int32_t>();
+}
+
+TEST(RankSum, EmptyWorkTouchesNothing) {
+  DT_SKIP_WITHOUT_GPU();
+  DeviceBuffer<float> sum(std::vector<float>{3, 4}), received(std::vector<float>{1, 1});
+  add_in_rank_order(sum.get(), received.get(), 1, 2, 0, 0, nullptr);
+  EXPECT_EQ(sum.download(), (std::vector<float>{3, 4}));
+}
+
+}  // namespace
+}  // namespace deeptitan::cuda

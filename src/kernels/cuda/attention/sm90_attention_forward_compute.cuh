@@ -223,6 +223,7 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<H>& sh
     const int first_row = tile.first_row + warpgroup * 64;
     if (first_row >= tile.rows_end) {
       // None of this warpgroup's rows is the document's: it only takes its turns.
+      __syncwarp();  // all lanes have read the work before the producer may write the next
       release(shared.query_empty());
       for (int step = 0; step <= tile.older; ++step) {
         mbarrier_wait(shared.key_full(key.index), key.lap);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "core/bfloat16.h"
 #include "core/error.h"
@@ -103,24 +104,45 @@ void convert_to(const std::byte* source, DType from, std::byte* destination, DTy
   }
 }
 
+/// One row of one block, by way of its values in fp32, in loops that vectorise: an e4m3's exponent and mantissa in a
+/// float's places are its value but for the difference of the exponents' biases, 2^120, subnormals too.
+template <typename To>
+void dequantize_row(const std::byte* values, float scale, int64_t count, std::byte* weights) {
+  uint32_t bits[kFloat8BlockSize];
+  float scaled[kFloat8BlockSize];
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) bits[i] = std::to_integer<uint32_t>(values[i]);
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t magnitude = bits[i] & 0x7fu;
+    const uint32_t number = (magnitude << 20) | ((bits[i] & 0x80u) << 24);
+    bits[i] = magnitude == 0x7fu ? 0x7fc00000u : number;
+  }
+  std::memcpy(scaled, bits, static_cast<size_t>(count) * sizeof(float));
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) scaled[i] = scaled[i] * 0x1p120f * scale;
+  if constexpr (std::is_same_v<To, float>) {
+    std::memcpy(weights, scaled, static_cast<size_t>(count) * sizeof(float));
+  } else {
+    To rounded[kFloat8BlockSize];
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) rounded[i] = to_bfloat16(scaled[i]);
+    std::memcpy(weights, rounded, static_cast<size_t>(count) * sizeof(To));
+  }
+}
+
 template <typename To>
 void dequantize(const std::byte* values, const std::byte* scale_inv, int64_t rows, int64_t columns,
                 std::byte* weights) {
-  const float* table = float8_table().data();
   const int64_t column_blocks = (columns + kFloat8BlockSize - 1) / kFloat8BlockSize;
 #pragma omp parallel for schedule(static) if (rows * columns > (1 << 16))
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t block = 0; block < column_blocks; ++block) {
       float scale;
       std::memcpy(&scale, scale_inv + (row / kFloat8BlockSize * column_blocks + block) * 4, sizeof scale);
-      const int64_t end = std::min(columns, (block + 1) * kFloat8BlockSize);
-#pragma omp simd
-      for (int64_t column = block * kFloat8BlockSize; column < end; ++column) {
-        const int64_t i = row * columns + column;
-        To y;
-        round_to(table[std::to_integer<uint8_t>(values[i])] * scale, y);
-        std::memcpy(weights + i * static_cast<int64_t>(sizeof y), &y, sizeof y);
-      }
+      const int64_t begin = row * columns + block * kFloat8BlockSize;
+      const int64_t count = std::min(kFloat8BlockSize, columns - block * kFloat8BlockSize);
+      dequantize_row<To>(values + begin, scale, count, weights + begin * static_cast<int64_t>(sizeof(To)));
     }
   }
 }
@@ -168,6 +190,19 @@ void quantize(const std::byte* weights, int64_t rows, int64_t columns, uint8_t* 
   }
 }
 
+/// Whether some of `count` elements have all bits of `exponent`. Without an early exit, so that the loop vectorises.
+template <typename Bits>
+bool any_with_exponent(const std::byte* elements, Bits exponent, int64_t count) {
+  Bits any = 0;
+#pragma omp simd reduction(| : any)
+  for (int64_t i = 0; i < count; ++i) {
+    Bits bits;
+    std::memcpy(&bits, elements + i * static_cast<int64_t>(sizeof bits), sizeof bits);
+    any |= (bits & exponent) == exponent ? Bits{1} : Bits{0};
+  }
+  return any != 0;
+}
+
 /// NaN and infinity are the elements whose exponent's bits are all set.
 template <typename Bits>
 int64_t first_with_exponent(const std::byte* elements, Bits exponent, int64_t count) {
@@ -176,17 +211,10 @@ int64_t first_with_exponent(const std::byte* elements, Bits exponent, int64_t co
 #pragma omp parallel for schedule(static) reduction(min : first) if (count > kPiece)
   for (int64_t begin = 0; begin < count; begin += kPiece) {
     const int64_t end = std::min(begin + kPiece, count);
-    const auto is_set = [&](int64_t i) {
-      Bits bits;
-      std::memcpy(&bits, elements + i * static_cast<int64_t>(sizeof bits), sizeof bits);
-      return (bits & exponent) == exponent;
-    };
-    // Without an early exit, so that the loop vectorises; the place is looked for where there is one.
-    Bits any = 0;
-#pragma omp simd reduction(| : any)
-    for (int64_t i = begin; i < end; ++i) any |= is_set(i) ? Bits{1} : Bits{0};
-    for (int64_t i = begin; any != 0 && i < end; ++i) {
-      if (!is_set(i)) continue;
+    constexpr auto kSize = static_cast<int64_t>(sizeof(Bits));
+    if (!any_with_exponent(elements + begin * kSize, exponent, end - begin)) continue;
+    for (int64_t i = begin; i < end; ++i) {
+      if (!any_with_exponent(elements + i * kSize, exponent, 1)) continue;
       first = std::min(first, i);
       break;
     }

@@ -7,6 +7,7 @@ int main(int argument_count, char** arguments) {
   Session session(argument_count > 1 ? arguments[1] : "");
   benchmark_router(session);
   benchmark_permute(session);
+  benchmark_token_kernels(session);
   benchmark_quantization(session);
   return 0;
 }

@@ -125,46 +125,52 @@ TYPED_TEST(Elementwise, Swiglu) {
 
 TYPED_TEST(Elementwise, GroupedSwigluLeavesPadding) {
   using T = TypeParam;
-  constexpr int64_t kRows = 200, kWidth = 130;
-  const std::vector<int32_t> first = {0, 8, 8, 152, 192};
-  const std::vector<int32_t> count = {5, 0, 144, 33, 1};
-  const auto gate_up = random_elements<T>(2 * kRows * kWidth, 8, 3.0f);
-  const auto d_out = random_elements<T>(kRows * kWidth, 9);
-  const auto before = random_elements<T>(kRows * kWidth, 10), d_before = random_elements<T>(2 * kRows * kWidth, 11);
-  auto expected = before, d_expected = d_before;
-  const GroupRows on_host{first.data(), count.data(), 5};
-  cpu::grouped_swiglu(expected.data(), gate_up.data(), gate_up.data() + kWidth, 2 * kWidth, on_host, kWidth);
-  cpu::grouped_swiglu_backward(d_expected.data(), d_expected.data() + kWidth, 2 * kWidth, d_out.data(), gate_up.data(),
-                               gate_up.data() + kWidth, 2 * kWidth, on_host, kWidth);
-  DeviceBuffer<int32_t> device_first(first), device_count(count);
-  const GroupRows groups{device_first.get(), device_count.get(), 5};
-  DeviceBuffer<T> device(gate_up), device_d_out(d_out), out(before), d_gate_up(d_before);
-  grouped_swiglu(out.get(), device.get(), device.get() + kWidth, 2 * kWidth, groups, kRows, kWidth, nullptr);
-  grouped_swiglu_backward(d_gate_up.get(), d_gate_up.get() + kWidth, 2 * kWidth, device_d_out.get(), device.get(),
-                          device.get() + kWidth, 2 * kWidth, groups, kRows, kWidth, nullptr);
-  EXPECT_LT(relative_difference(out.download(), expected), kOrderOfSums<T>);
-  EXPECT_LT(relative_difference(d_gate_up.download(), d_expected), kOrderOfSums<T>);
+  for (const int64_t width : {130, 132, 1408}) {
+    constexpr int64_t kRows = 200;
+    const std::vector<int32_t> first = {0, 8, 8, 152, 192};
+    const std::vector<int32_t> count = {5, 0, 144, 33, 1};
+    const auto gate_up = random_elements<T>(2 * kRows * width, 8, 3.0f);
+    const auto d_out = random_elements<T>(kRows * width, 9);
+    const auto before = random_elements<T>(kRows * width, 10), d_before = random_elements<T>(2 * kRows * width, 11);
+    auto expected = before, d_expected = d_before;
+    const GroupRows on_host{first.data(), count.data(), 5};
+    cpu::grouped_swiglu(expected.data(), gate_up.data(), gate_up.data() + width, 2 * width, on_host, width);
+    cpu::grouped_swiglu_backward(d_expected.data(), d_expected.data() + width, 2 * width, d_out.data(), gate_up.data(),
+                                 gate_up.data() + width, 2 * width, on_host, width);
+    DeviceBuffer<int32_t> device_first(first), device_count(count);
+    const GroupRows groups{device_first.get(), device_count.get(), 5};
+    DeviceBuffer<T> device(gate_up), device_d_out(d_out), out(before), d_gate_up(d_before);
+    grouped_swiglu(out.get(), device.get(), device.get() + width, 2 * width, groups, kRows, width, nullptr);
+    grouped_swiglu_backward(d_gate_up.get(), d_gate_up.get() + width, 2 * width, device_d_out.get(), device.get(),
+                            device.get() + width, 2 * width, groups, kRows, width, nullptr);
+    EXPECT_LT(relative_difference(out.download(), expected), kOrderOfSums<T>);
+    EXPECT_LT(relative_difference(d_gate_up.download(), d_expected), kOrderOfSums<T>);
+  }
 }
 
+// Also of widths that are read four at a time; a row without a position is left as it is.
 TYPED_TEST(Elementwise, RopeHasTheBitsOfTheCpu) {
   using T = TypeParam;
-  constexpr int64_t kRows = 19, kHeads = 3, kWidth = 52, kFirst = 20, kDim = 30, kPositions = 40;
-  const int64_t ld = kHeads * kWidth + 7;
-  const auto cos = random_elements<float>(kPositions * kDim / 2, 10);
-  const auto sin = random_elements<float>(kPositions * kDim / 2, 11);
-  std::vector<int32_t> positions(kRows);
-  for (int64_t r = 0; r < kRows; ++r) positions[r] = static_cast<int32_t>(random_bits(12, r) % kPositions);
-  DeviceBuffer<float> device_cos(cos), device_sin(sin);
-  DeviceBuffer<int32_t> device_positions(positions);
-  for (const bool halves : {false, true}) {
-    for (const bool inverse : {false, true}) {
-      auto x = random_elements<T>(kRows * ld, 13);
-      DeviceBuffer<T> device(x);
-      rope_rotate(device.get() + kFirst, ld, kHeads, kWidth, kDim, device_cos.get(), device_sin.get(),
-                  device_positions.get(), kRows, inverse, halves, nullptr);
-      cpu::rope_rotate(x.data() + kFirst, ld, kHeads, kWidth, kDim, cos.data(), sin.data(), positions.data(), kRows,
-                       inverse, halves ? cpu::RopePairs::kHalves : cpu::RopePairs::kNeighbours);
-      EXPECT_TRUE(same_bytes(device.download(), x)) << halves << inverse;
+  constexpr int64_t kRows = 19, kHeads = 3, kWidth = 52, kFirst = 20, kPositions = 40;
+  for (const auto& [dim, gap] : {std::pair<int64_t, int64_t>{30, 7}, {32, 8}, {4, 0}, {30, 8}}) {
+    const int64_t ld = kHeads * kWidth + gap;
+    const auto cos = random_elements<float>(kPositions * dim / 2, 10);
+    const auto sin = random_elements<float>(kPositions * dim / 2, 11);
+    std::vector<int32_t> positions(kRows);
+    for (int64_t r = 0; r < kRows; ++r) positions[r] = static_cast<int32_t>(random_bits(12, r) % kPositions);
+    positions[7] = -1;
+    DeviceBuffer<float> device_cos(cos), device_sin(sin);
+    DeviceBuffer<int32_t> device_positions(positions);
+    for (const bool halves : {false, true}) {
+      for (const bool inverse : {false, true}) {
+        auto x = random_elements<T>(kRows * ld, 13);
+        DeviceBuffer<T> device(x);
+        rope_rotate(device.get() + kFirst, ld, kHeads, kWidth, dim, device_cos.get(), device_sin.get(),
+                    device_positions.get(), kRows, inverse, halves, nullptr);
+        cpu::rope_rotate(x.data() + kFirst, ld, kHeads, kWidth, dim, cos.data(), sin.data(), positions.data(), kRows,
+                         inverse, halves ? cpu::RopePairs::kHalves : cpu::RopePairs::kNeighbours);
+        EXPECT_TRUE(same_bytes(device.download(), x)) << dim << halves << inverse;
+      }
     }
   }
 }

@@ -29,13 +29,15 @@ TYPED_TEST(Embedding, GatherHasTheBitsOfTheCpu) {
   DeviceBuffer<int32_t> device_ids(ids);
   const auto check = [&](auto* table_type) {
     using Table = std::remove_pointer_t<decltype(table_type)>;
-    const auto table = random_elements<Table>(kVocab * kDim, 21);
-    std::vector<T> expected(700 * kDim);
-    cpu::embedding_gather(expected.data(), table.data(), ids.data(), 700, kDim);
-    DeviceBuffer<Table> device_table(table);
-    DeviceBuffer<T> out(700 * kDim);
-    embedding_gather(out.get(), device_table.get(), device_ids.get(), 700, kVocab, kDim, nullptr);
-    EXPECT_TRUE(same_bytes(out.download(), expected));
+    for (const int64_t dim : {kDim, int64_t{304}, int64_t{2052}}) {
+      const auto table = random_elements<Table>(kVocab * dim, 21);
+      std::vector<T> expected(700 * dim);
+      cpu::embedding_gather(expected.data(), table.data(), ids.data(), 700, dim);
+      DeviceBuffer<Table> device_table(table);
+      DeviceBuffer<T> out(700 * dim);
+      embedding_gather(out.get(), device_table.get(), device_ids.get(), 700, kVocab, dim, nullptr);
+      EXPECT_TRUE(same_bytes(out.download(), expected)) << dim;
+    }
   };
   check(static_cast<T*>(nullptr));
   if constexpr (std::is_same_v<T, bfloat16>) check(static_cast<float*>(nullptr));
@@ -43,13 +45,15 @@ TYPED_TEST(Embedding, GatherHasTheBitsOfTheCpu) {
 
 TYPED_TEST(Embedding, GatherOfAnUnknownIdIsNaN) {
   using T = TypeParam;
-  DeviceBuffer<T> table(random_elements<T>(kVocab * kDim, 22)), out(3 * kDim);
-  DeviceBuffer<int32_t> ids(std::vector<int32_t>{-1, 5, kVocab});
-  embedding_gather(out.get(), table.get(), ids.get(), 3, kVocab, kDim, nullptr);
-  const std::vector<T> rows = out.download();
-  for (int64_t i = 0; i < kDim; ++i) {
-    EXPECT_TRUE(std::isnan(to_float(rows[i])) && std::isnan(to_float(rows[2 * kDim + i])));
-    EXPECT_FALSE(std::isnan(to_float(rows[kDim + i])));
+  for (const int64_t dim : {kDim, int64_t{304}}) {
+    DeviceBuffer<T> table(random_elements<T>(kVocab * dim, 22)), out(3 * dim);
+    DeviceBuffer<int32_t> ids(std::vector<int32_t>{-1, 5, kVocab});
+    embedding_gather(out.get(), table.get(), ids.get(), 3, kVocab, dim, nullptr);
+    const std::vector<T> rows = out.download();
+    for (int64_t i = 0; i < dim; ++i) {
+      EXPECT_TRUE(std::isnan(to_float(rows[i])) && std::isnan(to_float(rows[2 * dim + i])));
+      EXPECT_FALSE(std::isnan(to_float(rows[dim + i])));
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <tuple>
 #include <vector>
 
 #include "kernels/cpu/norm/rms_norm.h"
@@ -18,8 +19,19 @@ TYPED_TEST_SUITE(RmsNorm, ElementTypes, ElementName);
 
 TYPED_TEST(RmsNorm, ForwardAndBackwardOfSlices) {
   using T = TypeParam;
-  for (const auto& [rows, dim] : {std::pair<int64_t, int64_t>{1, 1}, {5, 33}, {300, 576}, {5000, 200}}) {
-    const int64_t ld = dim + 9;
+  // Odd strides, and strides of whole words with rows of one word to 1024 and more.
+  for (const auto& [rows, dim, gap] : {std::tuple<int64_t, int64_t, int64_t>{1, 1, 9},
+                                       {5, 33, 9},
+                                       {300, 576, 9},
+                                       {5000, 200, 9},
+                                       {7, 8, 8},
+                                       {300, 512, 64},
+                                       {70, 1000, 16},
+                                       {4200, 2048, 0},
+                                       {9, 3592, 8},
+                                       {20, 7168, 0},
+                                       {3, 8200, 8}}) {
+    const int64_t ld = dim + gap;
     const auto x = random_elements<T>(rows * ld, 30, 2.0f), d_out = random_elements<T>(rows * ld, 31);
     const auto weight = random_elements<float>(dim, 32);
     auto d_x = random_elements<T>(rows * ld, 33);
@@ -59,19 +71,20 @@ TYPED_TEST(RmsNorm, ForwardAndBackwardOfSlices) {
 
 TYPED_TEST(RmsNorm, AddsTheResidualFirst) {
   using T = TypeParam;
-  constexpr int64_t kRows = 70, kDim = 515;
-  const auto a = random_elements<T>(kRows * kDim, 35), b = random_elements<T>(kRows * kDim, 36);
-  const auto weight = random_elements<float>(kDim, 37);
-  std::vector<T> sum(kRows * kDim), out(kRows * kDim);
-  std::vector<float> rstd(kRows);
-  cpu::add_rms_norm(sum.data(), out.data(), rstd.data(), a.data(), b.data(), weight.data(), kRows, kDim, kEpsilon);
-  DeviceBuffer<T> device_a(a), device_b(b), device_out(kRows * kDim);
-  DeviceBuffer<float> device_weight(weight), device_rstd(kRows);
-  add_rms_norm(device_a.get(), device_out.get(), device_rstd.get(), device_a.get(), device_b.get(), device_weight.get(),
-               kRows, kDim, kEpsilon, nullptr);
-  EXPECT_TRUE(same_bytes(device_a.download(), sum));
-  EXPECT_LT(relative_difference(device_out.download(), out), kOrderOfSums<T>);
-  EXPECT_LT(relative_difference(device_rstd.download(), rstd), 1e-6);
+  for (const auto& [rows, dim] : {std::pair<int64_t, int64_t>{70, 515}, {70, 2048}, {33, 104}}) {
+    const auto a = random_elements<T>(rows * dim, 35), b = random_elements<T>(rows * dim, 36);
+    const auto weight = random_elements<float>(dim, 37);
+    std::vector<T> sum(rows * dim), out(rows * dim);
+    std::vector<float> rstd(rows);
+    cpu::add_rms_norm(sum.data(), out.data(), rstd.data(), a.data(), b.data(), weight.data(), rows, dim, kEpsilon);
+    DeviceBuffer<T> device_a(a), device_b(b), device_out(rows * dim);
+    DeviceBuffer<float> device_weight(weight), device_rstd(rows);
+    add_rms_norm(device_a.get(), device_out.get(), device_rstd.get(), device_a.get(), device_b.get(),
+                 device_weight.get(), rows, dim, kEpsilon, nullptr);
+    EXPECT_TRUE(same_bytes(device_a.download(), sum));
+    EXPECT_LT(relative_difference(device_out.download(), out), kOrderOfSums<T>);
+    EXPECT_LT(relative_difference(device_rstd.download(), rstd), 1e-6);
+  }
 }
 
 }  // namespace

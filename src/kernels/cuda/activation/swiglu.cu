@@ -1,5 +1,8 @@
 #include "kernels/cuda/activation/swiglu.cuh"
 #include "kernels/cuda/activation/swiglu.h"
+
+#include <algorithm>
+
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/vector.cuh"
 
@@ -37,15 +40,17 @@ __global__ void __launch_bounds__(kThreads)
                       rows.count[blockIdx.y], width);
 }
 
-/// Blocks for the elements of a group, a thread `vector` of them, if it had twice its share of the rows; more of them
-/// are gone over in turn.
+/// Blocks for the words of a group, if it had twice its share of the rows; more of them are gone over in turn. So many
+/// in all that a group with many rows finds free multiprocessors, and so few that starting them does not show.
 template <typename Kernel, typename... Arguments>
-void launch_for_groups(Kernel kernel, const char* name, int vector, const GroupRows& rows, int64_t capacity,
-                       int64_t width, cudaStream_t stream, Arguments... arguments) {
+void launch_for_groups(Kernel kernel, const char* name, const GroupRows& rows, int64_t capacity, int64_t width,
+                       bool vectors, cudaStream_t stream, Arguments... arguments) {
   if (rows.groups <= 0 || capacity <= 0 || width <= 0) return;
+  constexpr int64_t kMostBlocks = 16384, kLeastOfGroup = 32;
   const int64_t share = (2 * capacity + rows.groups - 1) / rows.groups;
-  const dim3 grid(static_cast<unsigned>(blocks_for<kThreads>(share * width / vector)),
-                  static_cast<unsigned>(rows.groups));
+  const int64_t wanted = blocks_for<kThreads>(share * width / (vectors ? kVector : 1));
+  const int64_t most = std::max(kLeastOfGroup, kMostBlocks / rows.groups);
+  const dim3 grid(static_cast<unsigned>(std::min(wanted, most)), static_cast<unsigned>(rows.groups));
   kernel<<<grid, kThreads, 0, stream>>>(arguments..., rows, width);
   check_launch(name);
 }
@@ -66,8 +71,7 @@ void launch_grouped_swiglu(T* out, const T* gate, const T* up, int64_t ld_gate_u
                            int64_t capacity, int64_t width, cudaStream_t stream) {
   const bool vectors = forward_takes_vectors(out, gate, up, ld_gate_up, width);
   const auto kernel = vectors ? grouped_swiglu_kernel<kVector, T> : grouped_swiglu_kernel<1, T>;
-  launch_for_groups(kernel, "grouped_swiglu_kernel", vectors ? kVector : 1, rows, capacity, width, stream, out, gate,
-                    up, ld_gate_up);
+  launch_for_groups(kernel, "grouped_swiglu_kernel", rows, capacity, width, vectors, stream, out, gate, up, ld_gate_up);
 }
 
 template <typename T>
@@ -139,8 +143,8 @@ void launch_grouped_swiglu_backward(T* d_gate, T* d_up, int64_t ld_d, const T* d
                                     cudaStream_t stream) {
   const bool vectors = backward_takes_vectors(d_gate, d_up, ld_d, d_out, gate, up, ld_gate_up, width);
   const auto kernel = vectors ? grouped_swiglu_backward_kernel<kVector, T> : grouped_swiglu_backward_kernel<1, T>;
-  launch_for_groups(kernel, "grouped_swiglu_backward_kernel", vectors ? kVector : 1, rows, capacity, width, stream,
-                    d_gate, d_up, ld_d, d_out, gate, up, ld_gate_up);
+  launch_for_groups(kernel, "grouped_swiglu_backward_kernel", rows, capacity, width, vectors, stream, d_gate, d_up,
+                    ld_d, d_out, gate, up, ld_gate_up);
 }
 
 }  // namespace

@@ -1,20 +1,30 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/embedding/embedding.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/vector.cuh"
 
 namespace deeptitan::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 
-template <typename Out, typename Table>
+/// A block a token, a thread kCount neighbours at a time.
+template <int kCount, typename Out, typename Table>
 __global__ void __launch_bounds__(kThreads)
     embedding_gather_kernel(Out* out, const Table* table, const int32_t* ids, int64_t vocab, int64_t dim) {
   const int64_t token = blockIdx.x;
   const int64_t id = ids[token];
   const bool known = 0 <= id && id < vocab;
-  for (int64_t i = threadIdx.x; i < dim; i += kThreads) {
-    store_rounded(out + token * dim + i, known ? to_float(table[id * dim + i]) : NAN);
+#pragma unroll 4
+  for (int64_t i = threadIdx.x * kCount; i < dim; i += kThreads * kCount) {
+    Floats<kCount> values;
+    if (known) {
+      values = load_floats<kCount>(table + id * dim + i);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) values.at[j] = NAN;
+    }
+    store_floats(out + token * dim + i, values);
   }
 }
 
@@ -22,7 +32,9 @@ template <typename Out, typename Table>
 void launch_gather(Out* out, const Table* table, const int32_t* ids, int64_t tokens, int64_t vocab, int64_t dim,
                    cudaStream_t stream) {
   if (tokens <= 0 || dim <= 0) return;
-  embedding_gather_kernel<<<static_cast<unsigned>(tokens), kThreads, 0, stream>>>(out, table, ids, vocab, dim);
+  const bool vectors = takes_vectors(out, dim) && takes_vectors(table, dim);
+  const auto kernel = vectors ? embedding_gather_kernel<kVector, Out, Table> : embedding_gather_kernel<1, Out, Table>;
+  kernel<<<static_cast<unsigned>(tokens), kThreads, 0, stream>>>(out, table, ids, vocab, dim);
   check_launch("embedding_gather_kernel");
 }
 

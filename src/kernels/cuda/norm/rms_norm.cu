@@ -2,7 +2,9 @@
 #include <initializer_list>
 
 #include "kernels/cuda/dependent_launch.cuh"
+#include "kernels/cuda/kernel_choice.h"
 #include "kernels/cuda/norm/rms_norm.h"
+#include "kernels/cuda/norm/row_words.cuh"
 #include "kernels/cuda/vector.cuh"
 
 namespace deeptitan::cuda {
@@ -157,18 +159,89 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// The same with the rows in registers.
+template <typename T, int kRowThreads, int kWords>
+__global__ void __launch_bounds__(kRowThreads)
+    rms_norm_backward_input_words_kernel(T* d_x, int64_t ld_d_x, const T* d_out, int64_t ld_d_out, const T* x,
+                                         int64_t ld_x, const float* rstd, const float* weight, int dim,
+                                         bool accumulate) {
+  constexpr int kElements = kWordElements<T>;
+  __shared__ float shared[kRowThreads / kWarp];
+  const int64_t row = blockIdx.x;
+  const int words = dim / kElements;
+  T* d_x_row = d_x + row * ld_d_x;
+  uint4 x_word[kWords], d_word[kWords], before[kWords];
+  load_words<kRowThreads>(x_word, x + row * ld_x, words);
+  load_words<kRowThreads>(d_word, d_out + row * ld_d_out, words);
+  if (accumulate) load_words<kRowThreads>(before, d_x_row, words);
+  float dot = 0;
+#pragma unroll
+  for (int w = 0; w < kWords; ++w) {
+    const int i = w * kRowThreads + static_cast<int>(threadIdx.x);
+    if (i >= words) break;
+    float value[kElements], d[kElements], factor[kElements];
+    unpack_word(value, x_word[w]);
+    unpack_word(d, d_word[w]);
+    load_weights(factor, weight, i);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) dot += factor[j] * d[j] * value[j];
+  }
+  dot = block_sum<kRowThreads>(dot, shared);
+  const float scale = rstd[row];
+  const float projection = scale * scale * scale * (dot / static_cast<float>(dim));
+#pragma unroll
+  for (int w = 0; w < kWords; ++w) {
+    const int i = w * kRowThreads + static_cast<int>(threadIdx.x);
+    if (i >= words) break;
+    float value[kElements], d[kElements], factor[kElements], sum[kElements];
+    unpack_word(value, x_word[w]);
+    unpack_word(d, d_word[w]);
+    load_weights(factor, weight, i);
+    if (accumulate) unpack_word(sum, before[w]);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      const float gradient = factor[j] * d[j] * scale - value[j] * projection;
+      sum[j] = accumulate ? sum[j] + gradient : gradient;
+    }
+    reinterpret_cast<uint4*>(d_x_row)[i] = pack_word(sum);
+  }
+}
+
+template <typename T>
+bool launch_backward_input_in_words(T* d_x, int64_t ld_d_x, const T* d_out, int64_t ld_d_out, const T* x, int64_t ld_x,
+                                    const float* rstd, const float* weight, int64_t rows, int64_t dim, bool accumulate,
+                                    cudaStream_t stream) {
+  if (plain_kernels_wanted() || dim % kWordElements<T> != 0 || !takes_words(d_x, ld_d_x) ||
+      !takes_words(d_out, ld_d_out) || !takes_words(x, ld_x) || !takes_words(weight, 0)) {
+    return false;
+  }
+  return for_row_shape(dim / kWordElements<T>, [&](auto threads, auto words) {
+    rms_norm_backward_input_words_kernel<T, threads(), words()><<<static_cast<unsigned>(rows), threads(), 0, stream>>>(
+        d_x, ld_d_x, d_out, ld_d_out, x, ld_x, rstd, weight, static_cast<int>(dim), accumulate);
+    check_launch("rms_norm_backward_input_words_kernel");
+  });
+}
+
 template <typename T>
 void launch_backward_input(T* d_x, int64_t ld_d_x, const T* d_out, int64_t ld_d_out, const T* x, int64_t ld_x,
                            const float* rstd, const float* weight, int64_t rows, int64_t dim, bool accumulate,
                            cudaStream_t stream) {
   if (rows <= 0 || dim <= 0) return;
+  if (launch_backward_input_in_words(d_x, ld_d_x, d_out, ld_d_out, x, ld_x, rstd, weight, rows, dim, accumulate,
+                                     stream)) {
+    return;
+  }
   rms_norm_backward_input_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
       d_x, ld_d_x, d_out, ld_d_out, x, ld_x, rstd, weight, dim, accumulate);
   check_launch("rms_norm_backward_input_kernel");
 }
 
-// At least 64 rows a chunk, at most 64 chunks.
-constexpr int64_t kMaxChunks = 64;
+// Small blocks: a chunk has few columns' worth of threads.
+constexpr int kWeightThreads = 64;
+constexpr int kChunkShares = 8;
+
+// At least 64 rows a chunk, at most 256 chunks.
+constexpr int64_t kMaxChunks = 256;
 int64_t rows_per_chunk(int64_t rows) {
   return std::max<int64_t>(64, (rows + kMaxChunks - 1) / kMaxChunks);
 }
@@ -192,25 +265,84 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    add_chunks_kernel(float* sum, const float* partial, int64_t chunks, int64_t dim) {
-  for (int64_t i = first_element(); i < dim; i += element_stride()) {
-    float total = sum[i];
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) total = exact_add(total, partial[chunk * dim + i]);
-    sum[i] = total;
+/// The same, a thread a word of columns, with the words of eight rows on their way at once.
+template <typename T>
+__global__ void __launch_bounds__(kWeightThreads)
+    rms_norm_backward_weight_words_kernel(float* partial, const T* d_out, int64_t ld_d_out, const T* x, int64_t ld_x,
+                                          const float* rstd, int64_t rows, int64_t dim, int64_t chunk_rows) {
+  constexpr int kAhead = 8;
+  constexpr int kElements = kWordElements<T>;
+  const int64_t begin = blockIdx.y * chunk_rows;
+  const int64_t end = begin + chunk_rows < rows ? begin + chunk_rows : rows;
+  const int64_t column = first_element() * kElements;
+  if (column >= dim) return;
+  float sum[kElements] = {};
+  for (int64_t r = begin; r < end; r += kAhead) {
+    uint4 d_word[kAhead], x_word[kAhead];
+    float scale[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int64_t row = r + k < end ? r + k : end - 1;
+      d_word[k] = *reinterpret_cast<const uint4*>(d_out + row * ld_d_out + column);
+      x_word[k] = *reinterpret_cast<const uint4*>(x + row * ld_x + column);
+      scale[k] = rstd[row];
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (r + k >= end) break;
+      float d[kElements], value[kElements];
+      unpack_word(d, d_word[k]);
+      unpack_word(value, x_word[k]);
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) sum[j] = exact_fma(d[j], exact_mul(value[j], scale[k]), sum[j]);
+    }
   }
+#pragma unroll
+  for (int j = 0; j < kElements; ++j) partial[blockIdx.y * dim + column + j] = sum[j];
+}
+
+/// sum[column] += the chunks' parts: each row of a block's threads adds up its share of the chunks in order, and the
+/// first row the shares in theirs.
+__global__ void __launch_bounds__(kWarp* kChunkShares)
+    add_chunks_kernel(float* sum, const float* partial, int64_t chunks, int64_t dim) {
+  __shared__ float shares[kChunkShares][kWarp];
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
+  const int64_t of_share = (chunks + kChunkShares - 1) / kChunkShares;
+  const int64_t begin = threadIdx.y * of_share;
+  const int64_t end = begin + of_share < chunks ? begin + of_share : chunks;
+  float share = 0;
+  if (column < dim) {
+#pragma unroll 8
+    for (int64_t chunk = begin; chunk < end; ++chunk) share = exact_add(share, partial[chunk * dim + column]);
+  }
+  shares[threadIdx.y][threadIdx.x] = share;
+  __syncthreads();
+  if (threadIdx.y != 0 || column >= dim) return;
+  float total = sum[column];
+  for (int s = 0; s < kChunkShares; ++s) total = exact_add(total, shares[s][threadIdx.x]);
+  sum[column] = total;
 }
 
 template <typename T>
 void launch_backward_weight(float* d_weight, const T* d_out, int64_t ld_d_out, const T* x, int64_t ld_x,
                             const float* rstd, int64_t rows, int64_t dim, float* workspace, cudaStream_t stream) {
   if (rows <= 0 || dim <= 0) return;
-  const int64_t chunks = chunk_count(rows);
-  const dim3 grid(blocks_for<kThreads>(dim), static_cast<unsigned>(chunks));
-  rms_norm_backward_weight_kernel<<<grid, kThreads, 0, stream>>>(workspace, d_out, ld_d_out, x, ld_x, rstd, rows, dim,
-                                                                 rows_per_chunk(rows));
-  check_launch("rms_norm_backward_weight_kernel");
-  add_chunks_kernel<<<blocks_for<kThreads>(dim), kThreads, 0, stream>>>(d_weight, workspace, chunks, dim);
+  const auto chunks = static_cast<unsigned>(chunk_count(rows));
+  const bool words =
+      !plain_kernels_wanted() && dim % kWordElements<T> == 0 && takes_words(d_out, ld_d_out) && takes_words(x, ld_x);
+  if (words) {
+    constexpr int64_t kColumns = kWeightThreads * kWordElements<T>;
+    const dim3 grid(static_cast<unsigned>((dim + kColumns - 1) / kColumns), chunks);
+    rms_norm_backward_weight_words_kernel<<<grid, kWeightThreads, 0, stream>>>(workspace, d_out, ld_d_out, x, ld_x,
+                                                                               rstd, rows, dim, rows_per_chunk(rows));
+    check_launch("rms_norm_backward_weight_words_kernel");
+  } else {
+    rms_norm_backward_weight_kernel<<<dim3(blocks_for<kThreads>(dim), chunks), kThreads, 0, stream>>>(
+        workspace, d_out, ld_d_out, x, ld_x, rstd, rows, dim, rows_per_chunk(rows));
+    check_launch("rms_norm_backward_weight_kernel");
+  }
+  add_chunks_kernel<<<static_cast<unsigned>((dim + kWarp - 1) / kWarp), dim3(kWarp, kChunkShares), 0, stream>>>(
+      d_weight, workspace, chunks, dim);
   check_launch("add_chunks_kernel");
 }
 

@@ -239,8 +239,8 @@ TEST_F(Mistakes, AFlagWithAValueIsNamed) {
 }
 
 TEST_F(Mistakes, AValueOfTheWrongKindIsNamed) {
-  static const std::set<std::string> kNumbers = {"TOKENS", "STEPS",  "STEP",    "THREADS", "RANKS", "TIMES",
-                                                 "FILES",  "NUMBER", "ANSWERS", "TEXTS",   "BYTES", "ID"};
+  static const std::set<std::string> kNumbers = {"TOKENS", "STEPS",   "STEP",  "THREADS", "RANKS", "TIMES",    "FILES",
+                                                 "NUMBER", "ANSWERS", "TEXTS", "BYTES",   "ID",    "SEQUENCES"};
   static const std::set<std::string> kOther = {"TEXT",     "FILE",       "DIR",     "MODEL", "PATH",
                                                "FILE|DIR", "FILE|MODEL", "PATTERN", "NAME"};
   for (const Words& command : commands_below({})) {

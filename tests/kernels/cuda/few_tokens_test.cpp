@@ -144,26 +144,67 @@ TEST(FewTokensMixture, DoesNotTakeWhatItCannotRead) {
   EXPECT_FALSE(few_tokens_mixture_fits(other));
 }
 
+constexpr int64_t kLatent = 512, kRope = 64, kWidth = kLatent + kRope, kNope = 128, kValue = 96, kHead = kNope + kRope;
+
+/// By plain kernels, over queries that are rotated and entries that are written; `in.latent_query` is what it leaves.
+std::vector<bfloat16> attend_plainly(const FewLatentTokens& in, const bfloat16* query) {
+  const int64_t tokens = in.entries.tokens, heads = in.entries.heads;
+  DeviceBuffer<bfloat16> latents(tokens * heads * kLatent), out(tokens * heads * kValue);
+  multiply_strided(StridedProduct<bfloat16, bfloat16>{.c = in.latent_query,
+                                                      .c_row = heads * kWidth,
+                                                      .c_batch = kWidth,
+                                                      .a = query,
+                                                      .a_row = heads * kHead,
+                                                      .a_step = 1,
+                                                      .a_batch = kHead,
+                                                      .b = in.key_weight,
+                                                      .b_step = kLatent,
+                                                      .b_column = 1,
+                                                      .b_batch = kNope * kLatent,
+                                                      .rows = tokens,
+                                                      .steps = kNope,
+                                                      .columns = kLatent,
+                                                      .batches = heads},
+                   nullptr);
+  convert(in.latent_query + kLatent, kWidth, query + kNope, kHead, tokens * heads, kRope, nullptr);
+  latent_attention(latents.get(), in.entries, nullptr);
+  multiply_strided(StridedProduct<bfloat16, bfloat16>{.c = out.get(),
+                                                      .c_row = heads * kValue,
+                                                      .c_batch = kValue,
+                                                      .a = latents.get(),
+                                                      .a_row = heads * kLatent,
+                                                      .a_step = 1,
+                                                      .a_batch = kLatent,
+                                                      .b = in.value_weight,
+                                                      .b_step = 1,
+                                                      .b_column = kLatent,
+                                                      .b_batch = kValue * kLatent,
+                                                      .rows = tokens,
+                                                      .steps = kLatent,
+                                                      .columns = kValue,
+                                                      .batches = heads},
+                   nullptr);
+  return out.download();
+}
+
 // Against the plain kernels: sequences in one tile, at its end, behind several splits, without rows, and padding.
 TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
   DT_SKIP_WITHOUT_GPU();
   for (const auto& [heads, capacity] : {std::pair<int64_t, int64_t>{16, 400}, {5, 9000}, {128, 400}}) {
-    constexpr int64_t kLatent = 512, kRope = 64, kWidth = kLatent + kRope, kNope = 128, kValue = 96, kPageSize = 16;
-    constexpr int64_t kPages = 50, kTokens = 9, kSequences = 6;
+    constexpr int64_t kPageSize = 16, kPages = 50, kTokens = 9, kSequences = 6;
     const std::vector<int32_t> query_offset = {0, 1, 2, 2, 4, 7, 8}, cached_length = {0, 63, 9, 64, 301, 380};
-    const int64_t table_width = (capacity + kPageSize - 1) / kPageSize, head = kNope + kRope;
+    const int64_t table_width = (capacity + kPageSize - 1) / kPageSize;
     std::vector<int32_t> table(kSequences * table_width);
     for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(random_bits(80, i) % kPages);
-    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * heads * head, 81));
+    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * heads * kHead, 81));
     DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kPages * kPageSize * kWidth, 82));
     DeviceBuffer<bfloat16> key(random_elements<bfloat16>(heads * kNope * kLatent, 83, 0.1f));
     DeviceBuffer<bfloat16> value(random_elements<bfloat16>(heads * kValue * kLatent, 84, 0.1f));
     DeviceBuffer<int32_t> offset(query_offset), cached(cached_length), device_table(table);
-    DeviceBuffer<bfloat16> latent_query(kTokens * heads * kWidth), latents(kTokens * heads * kLatent);
-    DeviceBuffer<bfloat16> plain(kTokens * heads * kValue), out(kTokens * heads * kValue);
+    DeviceBuffer<bfloat16> latent_query(kTokens * heads * kWidth), out(kTokens * heads * kValue);
     FewLatentTokens in{.out = out.get(),
                        .query = query.get(),
-                       .ld_query = heads * head,
+                       .ld_query = heads * kHead,
                        .key_weight = key.get(),
                        .value_weight = value.get(),
                        .nope_dim = kNope,
@@ -187,43 +228,10 @@ TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
     const std::vector<bfloat16> found = out.download();
     const std::vector<bfloat16> found_queries = latent_query.download();
 
-    multiply_strided(StridedProduct<bfloat16, bfloat16>{.c = latent_query.get(),
-                                                        .c_row = heads * kWidth,
-                                                        .c_batch = kWidth,
-                                                        .a = query.get(),
-                                                        .a_row = heads * head,
-                                                        .a_step = 1,
-                                                        .a_batch = head,
-                                                        .b = key.get(),
-                                                        .b_step = kLatent,
-                                                        .b_column = 1,
-                                                        .b_batch = kNope * kLatent,
-                                                        .rows = kTokens,
-                                                        .steps = kNope,
-                                                        .columns = kLatent,
-                                                        .batches = heads},
-                     nullptr);
-    convert(latent_query.get() + kLatent, kWidth, query.get() + kNope, head, kTokens * heads, kRope, nullptr);
+    const std::vector<bfloat16> plain = attend_plainly(in, query.get());
     EXPECT_LT(relative_difference(found_queries, latent_query.download()), kOrderOfSums<bfloat16>);
-    latent_attention(latents.get(), in.entries, nullptr);
-    multiply_strided(StridedProduct<bfloat16, bfloat16>{.c = plain.get(),
-                                                        .c_row = heads * kValue,
-                                                        .c_batch = kValue,
-                                                        .a = latents.get(),
-                                                        .a_row = heads * kLatent,
-                                                        .a_step = 1,
-                                                        .a_batch = kLatent,
-                                                        .b = value.get(),
-                                                        .b_step = 1,
-                                                        .b_column = kLatent,
-                                                        .b_batch = kValue * kLatent,
-                                                        .rows = kTokens,
-                                                        .steps = kLatent,
-                                                        .columns = kValue,
-                                                        .batches = heads},
-                     nullptr);
     // Weights of the entries are rounded to bf16.
-    EXPECT_LT(relative_difference(found, plain.download()), 8e-3) << heads;
+    EXPECT_LT(relative_difference(found, plain), 8e-3) << heads;
     for (int64_t i = 8 * heads * kValue; i < kTokens * heads * kValue; ++i) EXPECT_EQ(found[i].bits, 0) << "padding";
     in.entries.tokens = 2;  // the second sequence's token beside fewer
     few_latent_attention(in, capacity, workspace.get(), nullptr);
@@ -236,9 +244,9 @@ TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
 TEST(FewLatent, EnterTheCacheAsTheirOpsDo) {
   DT_SKIP_WITHOUT_GPU();
   for (const bool halves : {false, true}) {
-    constexpr int64_t kTokens = 5, kHeads = 17, kNope = 40, kEntries = 12, kPositions = 30;
+    constexpr int64_t kTokens = 5, kHeads = 17, kSmallNope = 40, kEntries = 12, kPositions = 30;
     const int64_t latent = halves ? 512 : 100, rope = halves ? 64 : 12;
-    const int64_t width = latent + rope, head = kNope + rope, pairs = rope / 2;
+    const int64_t width = latent + rope, head = kSmallNope + rope, pairs = rope / 2;
     DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kEntries * width, 1)), expected(cache.download());
     DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * kHeads * head, 2)), rotated(query.download());
     DeviceBuffer<bfloat16> rows(random_elements<bfloat16>(kTokens * width, 3)), normed(kTokens * latent);
@@ -261,12 +269,12 @@ TEST(FewLatent, EnterTheCacheAsTheirOpsDo) {
                        .halves = halves,
                        .tokens = kTokens,
                        .heads = kHeads,
-                       .nope_dim = kNope,
+                       .nope_dim = kSmallNope,
                        .rope_dim = rope,
                        .latent_dim = latent},
                       nullptr);
     rms_norm(normed.get(), latent, nullptr, rows.get(), width, weight.get(), kTokens, latent, 1e-6f, nullptr);
-    rope_rotate(rotated.get() + kNope, kHeads * head, kHeads, head, rope, cos.get(), sin.get(), positions.get(),
+    rope_rotate(rotated.get() + kSmallNope, kHeads * head, kHeads, head, rope, cos.get(), sin.get(), positions.get(),
                 kTokens, false, halves, nullptr);
     rope_rotate(rows.get() + latent, width, 1, rope, rope, cos.get(), sin.get(), positions.get(), kTokens, false,
                 halves, nullptr);
@@ -275,6 +283,92 @@ TEST(FewLatent, EnterTheCacheAsTheirOpsDo) {
     EXPECT_TRUE(same_bytes(query.download(), rotated.download()));
     // The squares of the norm are added in another order.
     EXPECT_LT(relative_difference(cache.download(), expected.download()), kOrderOfSums<bfloat16>);
+  }
+}
+
+// A sequence of three rows and three of one; one of them has no slot, and one is at the end of a tile.
+TEST(FewLatent, EnterTheCacheAndAttendToItAsTheirOpsDo) {
+  DT_SKIP_WITHOUT_GPU();
+  for (const bool halves : {false, true}) {
+    constexpr int64_t kTokens = 6, kHeads = 17, kSequences = 4, kPageSize = 64, kTable = 2,
+                      kPages = kSequences * kTable;
+    constexpr int64_t kEntries = kPages * kPageSize, kPositions = 130, kPairs = kRope / 2;
+    const std::vector<int32_t> query_offset = {0, 3, 4, 5, 6}, cached_length = {62, 0, 63, 100};
+    std::vector<int32_t> table(kPages), slots, places;
+    for (int64_t i = 0; i < kPages; ++i) table[i] = static_cast<int32_t>(kPages - 1 - i);
+    for (int64_t s = 0; s < kSequences; ++s) {
+      for (int32_t t = query_offset[s]; t < query_offset[s + 1]; ++t) {
+        const int32_t place = cached_length[s] + t - query_offset[s];
+        places.push_back(place);
+        slots.push_back(table[s * kTable + place / kPageSize] * static_cast<int32_t>(kPageSize) + place % kPageSize);
+      }
+    }
+    slots[3] = -1;
+    places[3] = -1;
+    DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kEntries * kWidth, 1)), expected(cache.download());
+    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * kHeads * kHead, 2)), rotated(query.download());
+    DeviceBuffer<bfloat16> rows(random_elements<bfloat16>(kTokens * kWidth, 3)), normed(kTokens * kLatent);
+    DeviceBuffer<bfloat16> key(random_elements<bfloat16>(kHeads * kNope * kLatent, 4, 0.1f));
+    DeviceBuffer<bfloat16> value(random_elements<bfloat16>(kHeads * kValue * kLatent, 5, 0.1f));
+    DeviceBuffer<float> norm(random_elements<float>(kLatent, 6)), cos(random_elements<float>(kPositions * kPairs, 7)),
+        sin(random_elements<float>(kPositions * kPairs, 8));
+    DeviceBuffer<int32_t> slot(slots), positions(places), offset(query_offset), cached(cached_length),
+        device_table(table);
+    DeviceBuffer<bfloat16> latent_query(kTokens * kHeads * kWidth), out(kTokens * kHeads * kValue);
+    const FewLatentTokens in{.out = out.get(),
+                             .query = query.get(),
+                             .ld_query = kHeads * kHead,
+                             .key_weight = key.get(),
+                             .value_weight = value.get(),
+                             .nope_dim = kNope,
+                             .value_dim = kValue,
+                             .latent_query = latent_query.get(),
+                             .entries = {.query = latent_query.get(),
+                                         .cache = cache.get(),
+                                         .rows = {offset.get(), kSequences, 0, 63},
+                                         .cached_length = cached.get(),
+                                         .page_table = device_table.get(),
+                                         .page_table_stride = kTable,
+                                         .page_size = kPageSize,
+                                         .tokens = kTokens,
+                                         .heads = kHeads,
+                                         .latent_dim = kLatent,
+                                         .rope_dim = kRope,
+                                         .scale = 0.05f}};
+    const EnteredLatents entering{.cache = cache.get(),
+                                  .entries = kEntries,
+                                  .slot = slot.get(),
+                                  .query = query.get(),
+                                  .ld_query = kHeads * kHead,
+                                  .kv_latent = rows.get(),
+                                  .ld_latent = kWidth,
+                                  .norm_weight = norm.get(),
+                                  .epsilon = 1e-6f,
+                                  .cos = cos.get(),
+                                  .sin = sin.get(),
+                                  .positions = positions.get(),
+                                  .halves = halves,
+                                  .tokens = kTokens,
+                                  .heads = kHeads,
+                                  .nope_dim = kNope,
+                                  .rope_dim = kRope,
+                                  .latent_dim = kLatent};
+    if (!few_latent_fit(in)) GTEST_SKIP() << "this chip has too little shared memory";
+    DeviceBuffer<float> workspace(latent_tiles_workspace(kTokens, kHeads, kLatent, kTable * kPageSize));
+    enter_few_latents(entering, nullptr);
+    few_latent_attention(in, kTable * kPageSize, workspace.get(), nullptr);
+    const std::vector<bfloat16> found = out.download(), entered = cache.download();
+
+    rms_norm(normed.get(), kLatent, nullptr, rows.get(), kWidth, norm.get(), kTokens, kLatent, 1e-6f, nullptr);
+    rope_rotate(rotated.get() + kNope, kHeads * kHead, kHeads, kHead, kRope, cos.get(), sin.get(), positions.get(),
+                kTokens, false, halves, nullptr);
+    rope_rotate(rows.get() + kLatent, kWidth, 1, kRope, kRope, cos.get(), sin.get(), positions.get(), kTokens, false,
+                halves, nullptr);
+    write_latent_cache<bfloat16>(expected.get(), kEntries, slot.get(), normed.get(), kLatent, kLatent,
+                                 rows.get() + kLatent, kWidth, kRope, kTokens, nullptr);
+    // The squares of the norm are added in another order.
+    EXPECT_LT(relative_difference(entered, expected.download()), kOrderOfSums<bfloat16>);
+    EXPECT_LT(relative_difference(found, attend_plainly(in, rotated.get())), 8e-3) << halves;
   }
 }
 

@@ -97,6 +97,7 @@ ModelRanks::~ModelRanks() {
 bool ModelRanks::follow() {
   if (!ranks_ || ranks_->first()) return false;
   follow_first_rank(*ranks_, config_, model_);
+  ranks_->disconnect();
   session_->finish(deadline_);
   return true;
 }
@@ -104,6 +105,7 @@ bool ModelRanks::follow() {
 void ModelRanks::finish() {
   if (!ranks_) return;
   ranks_->tell(RunnerRanks::Command::kEnd);
+  ranks_->disconnect();
   session_->finish(deadline_);
 }
 

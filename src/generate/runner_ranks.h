@@ -34,6 +34,8 @@ class RunnerRanks {
   RunnerRanks(Transport& transport, const Mesh& mesh, double deadline = kDefaultDeadline, int ranks_of_host = 1);
   /// Connects the GPUs of all ranks; to be called by all, before anything is planned. Without it they are CPUs.
   void connect(Device device);
+  /// Gives the GPUs' groups up again: to be called by all when the last batch is done, since each waits for the others.
+  void disconnect() { device_groups_.reset(); }
 
   const Mesh& mesh() const { return mesh_; }
   int size() const { return mesh_.world(); }

@@ -27,8 +27,13 @@ cuda::FewTokensMixture mixture_of(const Tensor& x, const MixtureWeights& w, cons
 }  // namespace
 
 bool mixture_of_few_fits(const Tensor& x, const MixtureWeights& w, const RouterOptions& options) {
+  const auto rows_in_bf16 = [](const PreparedWeight* weight) {
+    return weight == nullptr || weight->format == WeightFormat::kRowsBf16;
+  };
   return !cuda::plain_kernels_wanted() && x.dtype() == DType::kBF16 && x.contiguous() &&
-         cuda::few_tokens_mixture_fits(mixture_of(x, w, options));
+         w.router->format == WeightFormat::kRowsF32 && rows_in_bf16(w.gate_up) && rows_in_bf16(w.down) &&
+         rows_in_bf16(w.shared_gate_up) && rows_in_bf16(w.shared_down) &&
+         w.gate_up->strategy != GroupedGemmStrategy::kLoop && cuda::few_tokens_mixture_fits(mixture_of(x, w, options));
 }
 
 void mixture_of_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Routing& routing,

@@ -207,6 +207,7 @@ void bench_inference(const BenchArguments& a, bool decode) {
   std::vector<double> seconds;
   for (int64_t i = 0; decode && i < batch; ++i) prefill(i);
   std::vector<ModelRunner::Rows> rows;
+  rows.reserve(sequences.size());
   for (Sequence& sequence : sequences) rows.push_back({&sequence, 1});
   const auto run_step = [&] {
     if (!decode) runner.release(sequences.front());

@@ -55,6 +55,7 @@ void upload_on_one_thread(Device device, int64_t bytes, Pieces& pieces,
     const Stream stream(device);
     const MemoryBlock memory("uploads", device, MemoryKind::kPinned, kRooms * bytes);
     std::vector<Event> arrived;
+    arrived.reserve(kRooms);
     for (int room = 0; room < kRooms; ++room) arrived.emplace_back(device);
     for (int64_t turn = 0; pieces.wanted(piece); ++turn, piece = pieces.take()) {
       const int64_t room = turn % kRooms;

@@ -49,7 +49,7 @@ template <typename T>
 bool row_is_held(std::initializer_list<const T*> rows, std::initializer_list<int64_t> strides, const float* weight,
                  int64_t dim) {
   const auto whole = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
-  return dim % kEach == 0 && dim <= kEach * kMostParts * kThreads && whole(weight) &&
+  return !plain_kernels_wanted() && dim % kEach == 0 && dim <= kEach * kMostParts * kThreads && whole(weight) &&
          std::all_of(rows.begin(), rows.end(), whole) &&
          std::all_of(strides.begin(), strides.end(), [](int64_t stride) { return stride % kEach == 0; });
 }

@@ -3,11 +3,16 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "core/execution_context.h"
 #include "core/tensor.h"
 
 namespace deeptitan {
+
+/// What may be the matter with a rank that others have waited for, at the end of their messages.
+inline constexpr std::string_view kWhyRanksAreLate =
+    "it has stopped, hangs, or has more to do than parallelism.deadline_seconds (--deadline) allows";
 
 /// A group of ranks that exchange tensors. All ranks of a group call the same collectives in the same order, with the
 /// same shapes and dtypes. Tensors are contiguous and lie on the context's device; nothing is exchanged while the

@@ -145,11 +145,9 @@ class HostCommunicator::Exchange {
   [[noreturn]] void fail_late() const {
     std::set<int> late;
     for (const Pending& p : pending_) late.insert(group_.ranks_[p.rank]);
-    fail(
-        "rank {} has waited {:g} s in {} of group {}, {}, for rank{} {}: it has stopped, hangs, or has more to do than "
-        "parallelism.deadline_seconds (--deadline) allows",
-        group_.transport_.rank(), group_.deadline_, operation_, group_.name_, group_.when(ctx_),
-        late.size() == 1 ? "" : "s", fmt::join(late, ", "));
+    fail("rank {} has waited {:g} s in {} of group {}, {}, for rank{} {}: {}", group_.transport_.rank(),
+         group_.deadline_, operation_, group_.name_, group_.when(ctx_), late.size() == 1 ? "" : "s",
+         fmt::join(late, ", "), kWhyRanksAreLate);
   }
 
   HostCommunicator& group_;

@@ -124,10 +124,9 @@ void NcclCommunicator::run_on(ExecutionContext& ctx, NcclHandle& handle, const S
         }
       },
       [&](double waited) {
-        DT_CHECK(waited < deadline(),
-                 "rank {} has waited {:g} s in {} of group {}, {}, for {}: it has stopped, hangs, or has more to do "
-                 "than parallelism.deadline_seconds (--deadline) allows",
-                 parts_.ranks[rank()], deadline(), operation, name(), when(ctx.step), others_of(others()));
+        DT_CHECK(waited < deadline(), "rank {} has waited {:g} s in {} of group {}, {}, for {}: {}",
+                 parts_.ranks[rank()], deadline(), operation, name(), when(ctx.step), others_of(others()),
+                 kWhyRanksAreLate);
       });
   parts_.operations->add(ctx, stream, operation, name(), others());
 }

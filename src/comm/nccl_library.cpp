@@ -3,14 +3,6 @@
 #include "core/error.h"
 
 namespace deeptitan {
-namespace {
-
-template <typename Function>
-void find(Function& function, const char* name) {
-  function = reinterpret_cast<Function>(nccl_library().function(name));
-}
-
-}  // namespace
 
 const SharedLibrary& nccl_library() {
   static const SharedLibrary library("libnccl.so.2", DT_NCCL_FOLDER);
@@ -19,24 +11,25 @@ const SharedLibrary& nccl_library() {
 
 const Nccl& nccl() {
   static const Nccl found = [] {
+    const SharedLibrary& library = nccl_library();
     Nccl n;
-    find(n.comm_abort, "ncclCommAbort");
-    find(n.comm_destroy, "ncclCommDestroy");
-    find(n.comm_get_async_error, "ncclCommGetAsyncError");
-    find(n.comm_init_rank_config, "ncclCommInitRankConfig");
-    find(n.comm_window_deregister, "ncclCommWindowDeregister");
-    find(n.comm_window_register, "ncclCommWindowRegister");
-    find(n.get_error_string, "ncclGetErrorString");
-    find(n.get_last_error, "ncclGetLastError");
-    find(n.get_unique_id, "ncclGetUniqueId");
-    find(n.get_version, "ncclGetVersion");
-    find(n.group_end, "ncclGroupEnd");
-    find(n.group_start, "ncclGroupStart");
-    find(n.mem_alloc, "ncclMemAlloc");
-    find(n.mem_free, "ncclMemFree");
-    find(n.recv, "ncclRecv");
-    find(n.send, "ncclSend");
-    find(n.team_lsa, "ncclTeamLsa");
+    library.find(n.comm_abort, "ncclCommAbort");
+    library.find(n.comm_destroy, "ncclCommDestroy");
+    library.find(n.comm_get_async_error, "ncclCommGetAsyncError");
+    library.find(n.comm_init_rank_config, "ncclCommInitRankConfig");
+    library.find(n.comm_window_deregister, "ncclCommWindowDeregister");
+    library.find(n.comm_window_register, "ncclCommWindowRegister");
+    library.find(n.get_error_string, "ncclGetErrorString");
+    library.find(n.get_last_error, "ncclGetLastError");
+    library.find(n.get_unique_id, "ncclGetUniqueId");
+    library.find(n.get_version, "ncclGetVersion");
+    library.find(n.group_end, "ncclGroupEnd");
+    library.find(n.group_start, "ncclGroupStart");
+    library.find(n.mem_alloc, "ncclMemAlloc");
+    library.find(n.mem_free, "ncclMemFree");
+    library.find(n.recv, "ncclRecv");
+    library.find(n.send, "ncclSend");
+    library.find(n.team_lsa, "ncclTeamLsa");
     return n;
   }();
   return found;

@@ -15,6 +15,11 @@ class SharedLibrary {
   const std::string& problem() const { return problem_; }
   /// The address of one of its functions. Throws Error where there is no library or no such function.
   void* function(const char* name) const;
+  /// address = function(name).
+  template <typename Function>
+  void find(Function& address, const char* name) const {
+    address = reinterpret_cast<Function>(function(name));
+  }
 
  private:
   void* handle_ = nullptr;

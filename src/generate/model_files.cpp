@@ -39,7 +39,7 @@ void load_into(ModelRunner& runner, const ModelFiles& files) {
   if (holds_float8(weights)) {
     const auto parameters = static_cast<uint64_t>(count_parameters(files.config).parameters);
     const auto experts = runner.options().experts;
-    const bool narrow = experts == GroupedGemmStrategy::kFp8Blockwise || experts == GroupedGemmStrategy::kFp8Rowwise;
+    const bool narrow = experts && is_fp8(*experts);
     log_info(narrow ? fmt::format("the experts of {} stay in fp8, its other fp8 weights are widened to {}",
                                   files.directory.string(), dtype_word(compute))
                     : fmt::format("the fp8 weights of {} ({}) are widened to {}: {} of memory{}",

@@ -24,6 +24,11 @@ GroupedGemmStrategy parse_grouped_gemm_strategy(std::string_view name);
 /// "loop, bf16": the names of some strategies, for messages.
 std::string grouped_gemm_strategy_names(std::span<const GroupedGemmStrategy> strategies);
 
+/// Whether operands are e4m3.
+constexpr bool is_fp8(GroupedGemmStrategy strategy) {
+  return strategy == GroupedGemmStrategy::kFp8Rowwise || strategy == GroupedGemmStrategy::kFp8Blockwise;
+}
+
 /// Whether a product by this strategy can be captured in a CUDA graph: it neither waits for the device nor reads
 /// anything back. kLoop alone cannot.
 constexpr bool grouped_gemm_can_be_captured(GroupedGemmStrategy strategy) {

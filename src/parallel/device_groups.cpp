@@ -191,10 +191,7 @@ class DeviceGroups::Nccl {
     const std::string operation = operations_->oldest();
     if (operation.empty()) return;  // it is this rank's own work that takes long
     abandon();
-    fail(
-        "rank {} has waited {:g} s in {}: it has stopped, hangs, or has more to do than parallelism.deadline_seconds "
-        "(--deadline) allows",
-        rank_, waited, operation);
+    fail("rank {} has waited {:g} s in {}: {}", rank_, waited, operation, kWhyRanksAreLate);
   }
 
   Communicator& host_;

@@ -44,10 +44,6 @@ struct StoredOperand {
   std::vector<float> values;
 };
 
-inline bool is_fp8(GroupedGemmStrategy strategy) {
-  return strategy == GroupedGemmStrategy::kFp8Rowwise || strategy == GroupedGemmStrategy::kFp8Blockwise;
-}
-
 inline std::vector<float> random_values(int64_t count, uint64_t key) {
   std::vector<float> values(count);
   fill_normal(values.data(), values.size(), key, 1.0f);

@@ -25,10 +25,6 @@ int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
-bool is_fp8(GroupedGemmStrategy strategy) {
-  return strategy == GroupedGemmStrategy::kFp8Rowwise || strategy == GroupedGemmStrategy::kFp8Blockwise;
-}
-
 void check_available(GroupedGemmStrategy strategy) {
   const std::vector<GroupedGemmStrategy> available = available_grouped_gemm_strategies();
   if (std::find(available.begin(), available.end(), strategy) != available.end()) return;

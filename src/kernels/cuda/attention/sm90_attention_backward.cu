@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
     for (int i = 0; i < AttentionShared::kStages; ++i) {
-      mbarrier_init(shared.full(i), 2);  // the loader and the statistics
-      mbarrier_init(shared.empty(i), kConsumerWarps);
+      mbarrier_init(shared.full(i), 1 + 32);       // the loader, and every lane that stores statistics
+      mbarrier_init(shared.empty(i), kConsumers);  // every lane has read some
     }
     for (int i = 0; i < AttentionShared::kWorkSlots; ++i) {
       mbarrier_init(shared.work_full(i), 1);

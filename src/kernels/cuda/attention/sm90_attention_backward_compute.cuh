@@ -218,7 +218,7 @@ __device__ __forceinline__ void consume(const AttentionBackwardParameters& p, co
       wgmma_wait<0>();
       pin_registers<64>(dv);
       pin_registers<96>(dk);
-      if (me.lane == 0) mbarrier_arrive(shared.empty(stage.index));
+      mbarrier_arrive(shared.empty(stage.index));
       stage.advance();
 
       float dq[48];

@@ -62,8 +62,7 @@ __device__ __forceinline__ void load_statistics(const AttentionBackwardParameter
         asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(pair[i].x) : "memory");
         asm volatile("st.shared.f32 [%0], %1;" ::"r"(to + 4 * kQueryTile), "f"(pair[i].y) : "memory");
       }
-      __syncwarp();
-      if (lane == 0) mbarrier_arrive(shared.full(stage.index));
+      mbarrier_arrive(shared.full(stage.index));
       stage.advance();
     }
   });

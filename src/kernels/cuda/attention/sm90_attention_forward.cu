@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads, 1) sm90_attention_forward_kernel(con
   const Shared<H> shared{(shared_address(dynamic) + 1023) / 1024 * 1024, shared_address(&barriers)};
   if (threadIdx.x == 0) {
     mbarrier_init(shared.query_full(), 1);
-    mbarrier_init(shared.query_empty(), kConsumerWarps);
+    mbarrier_init(shared.query_empty(), kConsumerThreads);
     for (int stage = 0; stage < kStages; ++stage) {
       mbarrier_init(shared.key_full(stage), 1);
       mbarrier_init(shared.value_full(stage), 1);

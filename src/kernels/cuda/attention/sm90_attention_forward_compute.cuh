@@ -110,9 +110,9 @@ __device__ __forceinline__ void pack_weights(uint32_t* p, const float* s) {
   for (int i = 0; i < kKeys / 4; ++i) p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
 }
 
-/// Clears rows `first` .. kKeys - 1 of a tile of values; `threads` threads, which meet at `barrier`.
+/// Clears rows `first` .. kKeys - 1 of a tile of values; `threads` threads, which have to meet before they multiply.
 template <typename H, int kKeys>
-__device__ __forceinline__ void clear_values(uint32_t value, int first, int thread, int threads, int barrier) {
+__device__ __forceinline__ void clear_values(uint32_t value, int first, int thread, int threads) {
   const int chunks = (kKeys - first) * 8;
 #pragma unroll
   for (int block = 0; block < H::kValueBlocks; ++block) {
@@ -121,7 +121,6 @@ __device__ __forceinline__ void clear_values(uint32_t value, int first, int thre
     }
   }
   fence_async_shared();
-  named_barrier_sync(barrier, threads);
 }
 
 /// After it lane l of four neighbours holds what lane i held as x[l] in x[i].
@@ -180,6 +179,8 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<H>& sh
   const auto release = [&](uint32_t barrier) {
     if (lane == 0) mbarrier_arrive(barrier);
   };
+  // Every lane has read what the tile's work is, and so arrives itself.
+  const auto release_query = [&] { mbarrier_arrive(shared.query_empty()); };
   Cursor key, value;
   uint32_t query_lap = 0;
   if (warpgroup == 1) named_barrier_arrive(kTurnBarrier, kConsumerThreads);
@@ -188,7 +189,11 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<H>& sh
     query_lap ^= 1;
     const AttentionTile tile = barriers->work.tile;
     const int held = tile.rows_end - tile.first_row;  // rows, and so keys on the diagonal, up to the document's end
-    if (held == 0) break;
+    if (held == 0) {
+      // The turn that warpgroup 1 gave last is taken: no barrier is left half full.
+      if (warpgroup == 0) named_barrier_sync(kTurnBarrier, kConsumerThreads);
+      break;
+    }
     if (tile.is_short != 0) {
       float s[kShortRows / 2], o[H::kValueDim / 2], correction[2];
       uint32_t weights[kShortRows / 4];
@@ -199,7 +204,7 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<H>& sh
                                                  shared.key(key.index) + warpgroup * (H::kKeyBytes / 2));
       wgmma_wait<0>();
       pin_registers<kShortRows / 2>(s);
-      release(shared.query_empty());
+      release_query();
       release(shared.key_empty(key.index));
       key.advance();
       mask_diagonal<kShortRows>(s, own_row, lane);
@@ -208,7 +213,8 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<H>& sh
       const uint32_t values = shared.value(value.index) + warpgroup * (H::kValueBytes / 2);
       mbarrier_wait(shared.value_full(value.index), value.lap);
       if (held < kShortRows) {
-        clear_values<H, kShortRows>(values, held, thread % 128, 128, kShortBarrier + warpgroup);
+        clear_values<H, kShortRows>(values, held, thread % 128, 128);
+        named_barrier_sync(kShortBarrier + warpgroup, 128);
       }
       multiply_values<H, kShortRows, false>(o, weights, values);
       wgmma_wait<0>();
@@ -223,15 +229,15 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<H>& sh
     const int first_row = tile.first_row + warpgroup * 64;
     if (first_row >= tile.rows_end) {
       // None of this warpgroup's rows is the document's: it only takes its turns.
-      __syncwarp();  // all lanes have read the work before the producer may write the next
-      release(shared.query_empty());
+      release_query();
       for (int step = 0; step <= tile.older; ++step) {
         mbarrier_wait(shared.key_full(key.index), key.lap);
         release(shared.key_empty(key.index));
         key.advance();
         mbarrier_wait(shared.value_full(value.index), value.lap);
         if (step == 0) {
-          clear_values<H, kRows>(shared.value(value.index), held, thread, kConsumerThreads, kClearBarrier);
+          clear_values<H, kRows>(shared.value(value.index), held, thread, kConsumerThreads);
+          named_barrier_arrive(kClearBarrier, kConsumerThreads);
         } else {
           named_barrier_sync(kTurnBarrier + warpgroup, kConsumerThreads);
           named_barrier_arrive(kTurnBarrier + 1 - warpgroup, kConsumerThreads);
@@ -249,7 +255,7 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<H>& sh
     multiply_scores<H, kRows, kRows>(s, query, shared.key(key.index));
     wgmma_wait<0>();
     pin_registers<kRows / 2>(s);
-    if (tile.older == 0) release(shared.query_empty());
+    if (tile.older == 0) release_query();
     release(shared.key_empty(key.index));
     key.advance();
     mask_diagonal<kRows>(s, warpgroup * 64 + own_row, lane);
@@ -257,7 +263,8 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<H>& sh
     pack_weights<kRows>(weights, s);
     if (held < kRows) {
       mbarrier_wait(shared.value_full(value.index), value.lap);
-      clear_values<H, kRows>(shared.value(value.index), held, thread, kConsumerThreads, kClearBarrier);
+      clear_values<H, kRows>(shared.value(value.index), held, thread, kConsumerThreads);
+      named_barrier_sync(kClearBarrier, kConsumerThreads);
     }
     for (int step = 1; step <= tile.older; ++step) {
       mbarrier_wait(shared.key_full(key.index), key.lap);
@@ -268,7 +275,7 @@ __device__ __forceinline__ void consume(const Parameters& p, const Shared<H>& sh
       named_barrier_arrive(kTurnBarrier + 1 - warpgroup, kConsumerThreads);
       wgmma_wait<1>();
       pin_registers<kRows / 2>(s);
-      if (step == tile.older) release(shared.query_empty());
+      if (step == tile.older) release_query();
       release(shared.key_empty(key.index));
       key.advance();
       exponentiate<kRows, false>(s, rows, correction, scale);

@@ -392,6 +392,53 @@ TEST(LatentTiles, AreThePlainKernelsAndEachTokenItsOwn) {
   }
 }
 
+// Batches of decoding, whose tokens have fewer splits: against the plain kernel, and within a class each token its own.
+TEST(LatentTiles, OfABatchArePlainAndEachTokenItsOwn) {
+  DT_SKIP_WITHOUT_GPU();
+  constexpr int64_t kWidth = 576, kPageSize = 32, kPages = 60, kCapacity = 700, kMost = 300;
+  constexpr int64_t kTable = (kCapacity + kPageSize - 1) / kPageSize;
+  std::vector<int32_t> table(kMost * kTable), query_offset, cached_length;
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(random_bits(83, i) % kPages);
+  for (int32_t t = 0; t <= kMost; ++t) query_offset.push_back(t);
+  for (int64_t t = 0; t < kMost; ++t) cached_length.push_back(static_cast<int32_t>(random_bits(84, t) % kCapacity));
+  for (const int64_t heads : {16, 19}) {
+    const int64_t of_token = heads * 512;
+    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kMost * heads * kWidth, 85));
+    DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kPages * kPageSize * kWidth, 86));
+    DeviceBuffer<int32_t> offset(query_offset), cached(cached_length), device_table(table);
+    LatentRows<bfloat16> rows{.query = query.get(),
+                              .cache = cache.get(),
+                              .rows = {offset.get(), kMost, 0, 63},
+                              .cached_length = cached.get(),
+                              .page_table = device_table.get(),
+                              .page_table_stride = kTable,
+                              .page_size = kPageSize,
+                              .tokens = kMost,
+                              .heads = heads,
+                              .latent_dim = 512,
+                              .rope_dim = 64,
+                              .scale = 0.05f};
+    if (!latent_tiles_fit(rows)) GTEST_SKIP() << "this chip has too little shared memory";
+    DeviceBuffer<bfloat16> plain(kMost * of_token), tiles(kMost * of_token);
+    DeviceBuffer<float> workspace(latent_tiles_workspace(kMost, heads, 512, kCapacity));
+    latent_attention(plain.get(), rows, nullptr);
+    const std::vector<bfloat16> expected = plain.download();
+    std::vector<bfloat16> least;  // the first tokens of the smallest batch of a class
+    for (const int64_t tokens : {17, 40, 256, 257, 300}) {
+      rows.tokens = rows.rows.sequences = tokens;
+      latent_attention_by_tiles(tiles.get(), rows, kCapacity, workspace.get(), nullptr);
+      std::vector<bfloat16> found = tiles.download();
+      found.resize(tokens * of_token);
+      EXPECT_LT(relative_difference(found, std::vector<bfloat16>(expected.begin(), expected.begin() + tokens * of_token)),
+                6e-3)  // weights are rounded to bf16
+          << tokens << " tokens, " << heads << " heads";
+      found.resize(17 * of_token);
+      if (tokens == 17 || tokens == 257) least = found;
+      EXPECT_TRUE(same_bytes(found, least)) << tokens << " tokens, " << heads << " heads";
+    }
+  }
+}
+
 TYPED_TEST(PlainAttention, WritesTheCacheAndSkipsPadding) {
   using T = TypeParam;
   constexpr int64_t kEntries = 12, kLatent = 9, kRope = 4, kWidth = kLatent + kRope, kTokens = 5, kLd = 17;

@@ -23,11 +23,14 @@ constexpr int kQueryBytes = kHeads * kStride * 2;
 constexpr int kSharedBytes = kEntryBytes + kQueryBytes + kHeads * kWeightStride * 2;
 constexpr float kLog2E = 1.4426950408889634f;
 
-/// Tiles that a block goes over: all where there are tokens enough, else so many that no cache makes more splits than
-/// kMostLatentSplits.
+/// Most splits of a token's entries: so many that a batch of the class keeps all multiprocessors busy.
+int64_t most_splits(int64_t tokens) {
+  return tokens <= kFewLatentTokens ? kMostLatentSplits : tokens <= kBatchLatentTokens ? 4 : 1;
+}
+/// Tiles that a block goes over: so many that no cache makes more splits.
 int64_t tiles_of_split(int64_t tokens, int64_t capacity) {
   const int64_t tiles = std::max<int64_t>(1, (capacity + kEntries - 1) / kEntries);
-  return tokens > kFewLatentTokens ? tiles : (tiles + kMostLatentSplits - 1) / kMostLatentSplits;
+  return (tiles + most_splits(tokens) - 1) / most_splits(tokens);
 }
 int64_t splits_of(int64_t tokens, int64_t capacity) {
   const int64_t of_split = tiles_of_split(tokens, capacity) * kEntries;
@@ -60,13 +63,19 @@ __global__ void __launch_bounds__(kThreads) latent_tiles_kernel(LatentPartials p
   const int32_t* pages = in.page_table + sequence * in.page_table_stride;
 
   constexpr int kChunks = kWidth / 8;
+  constexpr int kRowsOfWarp = kEntries / kWarps;
+  // A warp fetches 16 entries, of which each lane finds one: divisions are slow.
+  const auto page_size = static_cast<uint32_t>(in.page_size);
   const auto fetch_entries = [&](int64_t first) {
-    for (int chunk = threadIdx.x; chunk < kEntries * kChunks; chunk += kThreads) {
+    const int64_t mine = first + warp * kRowsOfWarp + lane % kRowsOfWarp;
+    const auto place = static_cast<uint32_t>(mine < end ? mine : first);
+    const int64_t at = pages[place / page_size] * in.page_size + place % page_size;
+#pragma unroll 4
+    for (int chunk = lane; chunk < kRowsOfWarp * kChunks; chunk += kWarp) {
       const int row = chunk / kChunks, column = chunk % kChunks * 8;
-      const int64_t entry = first + row;
-      const bool inside = entry < end;
-      const int64_t at = inside ? pages[entry / in.page_size] * in.page_size + entry % in.page_size : 0;
-      copy_async(entries + 2 * (row * kStride + column), in.cache + at * kWidth + column, inside);
+      const int64_t entry = __shfl_sync(kAllLanes, at, row);
+      copy_async(entries + 2 * ((warp * kRowsOfWarp + row) * kStride + column), in.cache + entry * kWidth + column,
+                 first + warp * kRowsOfWarp + row < end);
     }
   };
   fetch_entries(begin);
@@ -182,7 +191,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t head = blockIdx.x, token = blockIdx.y;
   int64_t sequence = 0;
   const int64_t visible = visible_entries(in, token, sequence);
-  const int64_t splits = (visible + partial.entries_of_split - 1) / partial.entries_of_split;
+  const auto of_split = static_cast<uint32_t>(partial.entries_of_split);
+  const int64_t splits = (static_cast<uint32_t>(visible) + of_split - 1) / of_split;
   const auto place = [&](int64_t split) { return (token * partial.splits + split) * in.heads + head; };
   float max = -INFINITY;
   for (int64_t split = 0; split < splits; ++split) {
@@ -219,9 +229,12 @@ bool latent_tiles_fit(const LatentRows<bfloat16>& in) {
 }
 
 int64_t latent_tiles_workspace(int64_t tokens, int64_t heads, int64_t latent_dim, int64_t capacity) {
-  // What fewer tokens take, split, is not more than planned for many.
-  return std::max(workspace_floats(std::min(tokens, kFewLatentTokens), heads, latent_dim, capacity),
-                  workspace_floats(tokens, heads, latent_dim, capacity));
+  // What fewer tokens take, in more splits, is not more than planned for many.
+  int64_t floats = 0;
+  for (const int64_t most : {kFewLatentTokens, kBatchLatentTokens, tokens}) {
+    floats = std::max(floats, workspace_floats(std::min(tokens, most), heads, latent_dim, capacity));
+  }
+  return floats;
 }
 
 LatentPartials add_up_tiles(const LatentRows<bfloat16>& in, int64_t capacity, float* workspace, cudaStream_t stream) {

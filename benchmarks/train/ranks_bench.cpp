@@ -1,14 +1,15 @@
 // Times training steps over GPUs, one process each, and what of them is exchange: by leaving it out.
 //
-//   mpirun -np N ranks_bench RUN.toml [--steps STEPS] [alone] [forward_backward] [whole] [no_gradient_sums] [no_values]
+//   mpirun -np N ranks_bench RUN.toml [--steps STEPS] [alone] [whole] [no_gradient_sums] [no_values]
 //
 //   alone             every GPU by itself, with the model whole: what one GPU does
-//   forward_backward  the same, what a further microbatch of the step takes
 //   whole             all of them together
 //   no_gradient_sums  the same, but gradients are not added up over the ranks
 //   no_values         the same, but new values are not brought to the others either
 //
-// What is left out makes the numbers wrong, not the work less. Random tokens, drawn weights; the slowest rank counts.
+// Each is timed twice: whole steps, and of further steps what comes before the update, which is forward and backward of
+// all microbatches and the gradients' sums. What is left out makes the numbers wrong, not the work less. Random tokens,
+// drawn weights; the slowest rank counts.
 
 #include <algorithm>
 #include <cstdio>
@@ -110,8 +111,17 @@ struct Rank {
   int steps;
 };
 
-// Seconds of a step, the median of the slowest rank.
-double time_steps(const Rank& rank, const RankGroups& groups, int64_t microbatches) {
+struct Seconds {
+  double step, forward_backward;
+};
+
+double median(std::vector<double>& values) {
+  std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// Medians of the slowest rank.
+Seconds time_steps(const Rank& rank, const RankGroups& groups, int64_t microbatches) {
   const ModelConfig model = resolve_model_config(rank.config);
   TrainingEngineOptions options = engine_options(rank.config, bfloat16_is_native(), groups);
   options.device = rank.device.device;
@@ -122,43 +132,51 @@ double time_steps(const Rank& rank, const RankGroups& groups, int64_t microbatch
   SyntheticSource source(model.vocab_size, rank.config.training.seq_len,
                          rank.config.training.seed + static_cast<uint64_t>(rank.world.rank()));
   std::vector<PackedBatch> batches(static_cast<size_t>(microbatches));
-  std::vector<double> seconds;
-  for (int step = 1; step <= rank.steps + kWarmUp; ++step) {
+  std::vector<double> steps, forward_backward;
+  for (int step = 1; step <= kWarmUp + 2 * rank.steps; ++step) {
+    const bool in_two = step > kWarmUp + rank.steps;
     int64_t targets = 0;
     for (PackedBatch& batch : batches) {
       source.next_batch(rank.config.training.local_batch_size, &batch);
       targets += batch.target_count * ranks_in(groups.data);
     }
+    if (in_two) engine.updates();  // waits for what has been queued
     const double start = monotonic_seconds();
     engine.begin_step(step, rank.config.optimizer.lr, targets, microbatches);
     for (const PackedBatch& batch : batches) engine.add_microbatch(batch);
+    if (in_two) {
+      engine.updates();
+      forward_backward.push_back(monotonic_seconds() - start);
+    }
     engine.end_step();
     engine.due_report();
-    if (step > kWarmUp) seconds.push_back(monotonic_seconds() - start);
+    if (step > kWarmUp && !in_two) steps.push_back(monotonic_seconds() - start);
   }
   engine.remaining_report();
-  std::nth_element(seconds.begin(), seconds.begin() + seconds.size() / 2, seconds.end());
-  std::vector<double> all(static_cast<size_t>(rank.mesh.world()), 0.0);
-  all[rank.world.rank()] = seconds[seconds.size() / 2];
+  std::vector<double> all(2 * static_cast<size_t>(rank.mesh.world()), 0.0);
+  all[2 * rank.world.rank()] = median(steps);
+  all[2 * rank.world.rank() + 1] = median(forward_backward);
   ExecutionContext ctx;
   rank.host.groups().host->all_reduce(ctx, Tensor(all.data(), DType::kF64, {std::ssize(all)}));
-  return *std::max_element(all.begin(), all.end());
+  Seconds slowest{0, 0};
+  for (size_t r = 0; r < all.size(); r += 2) {
+    slowest.step = std::max(slowest.step, all[r]);
+    slowest.forward_backward = std::max(slowest.forward_backward, all[r + 1]);
+  }
+  return slowest;
 }
 
 void report(const Rank& rank, const std::string& mode) {
   const int64_t microbatches = rank.config.microbatches_per_step() / rank.mesh.data_ranks();
-  const int64_t tokens = rank.config.training.seq_len * rank.config.training.local_batch_size;
-  const auto say = [&](double seconds, int64_t of_tokens) {
+  const int64_t tokens = rank.config.training.seq_len * rank.config.training.local_batch_size * microbatches;
+  const auto say = [&](const Seconds& seconds) {
     if (rank.world.rank() != 0) return;
-    fmt::print("{}: {}, {:.2f} ms, {:.0f} tokens a second and GPU\n", mode, rank.mesh.describe(), 1e3 * seconds,
-               static_cast<double>(of_tokens) / seconds);
+    fmt::print("{}: {}, {:.2f} ms, {:.0f} tokens a second and GPU; forward and backward {:.2f} ms, {:.0f}\n", mode,
+               rank.mesh.describe(), 1e3 * seconds.step, static_cast<double>(tokens) / seconds.step,
+               1e3 * seconds.forward_backward, static_cast<double>(tokens) / seconds.forward_backward);
     std::fflush(stdout);
   };
-  if (mode == "alone") return say(time_steps(rank, {}, microbatches), microbatches * tokens);
-  if (mode == "forward_backward") {
-    const double more = time_steps(rank, {}, microbatches + 1) - time_steps(rank, {}, microbatches);
-    return say(more, tokens);
-  }
+  if (mode == "alone") return say(time_steps(rank, {}, microbatches));
   RankGroups groups = rank.groups;
   std::vector<std::unique_ptr<LeftOut>> left_out;
   const auto leave_out = [&](Communicator*& group) {
@@ -170,7 +188,8 @@ void report(const Rank& rank, const std::string& mode) {
     leave_out(copies->shard);
     leave_out(copies->replicate);
   }
-  say(time_steps(rank, groups, microbatches), microbatches * tokens);
+  if (mode != "whole") groups.gradient_memory = nullptr;
+  say(time_steps(rank, groups, microbatches));
 }
 
 void run(int argc, char** argv, MpiWorld& world) {

@@ -67,12 +67,17 @@ int capability_major(int device) {
   return device < count_devices().devices ? device_properties(device).major : 9;
 }
 
+int multiprocessors(int device) {
+  int count = 0;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  return count;
+}
+
 int64_t resident_threads(int device) {
   if (device >= count_devices().devices) return 0;
-  int multiprocessors = 0, threads = 0;
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  int threads = 0;
   check(cudaDeviceGetAttribute(&threads, cudaDevAttrMaxThreadsPerMultiProcessor, device), "cudaDeviceGetAttribute");
-  return static_cast<int64_t>(multiprocessors) * threads;
+  return static_cast<int64_t>(multiprocessors(device)) * threads;
 }
 
 const SharedLibrary& cublas_lt_library() {

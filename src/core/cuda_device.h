@@ -38,6 +38,9 @@ std::string device_address(int device);
 /// The major part of its compute capability; of a GPU that is not here and is planned for, 9.
 int capability_major(int device);
 
+/// How many multiprocessors it has.
+int multiprocessors(int device);
+
 /// How many threads it holds at once; of a GPU that is not here 0.
 int64_t resident_threads(int device);
 

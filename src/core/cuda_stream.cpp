@@ -13,10 +13,13 @@ bool is_over(cudaError_t status) {
 
 }  // namespace
 
-std::shared_ptr<void> make_stream(int device) {
+std::shared_ptr<void> make_stream(int device, bool urgent) {
   const CurrentDevice current(device);
   cudaStream_t stream = nullptr;
-  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+  int least = 0, greatest = 0;
+  check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities of streams");
+  check_cuda(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, urgent ? greatest : least),
+             "making a stream");
   return {stream, [](void* s) { cudaStreamDestroy(static_cast<cudaStream_t>(s)); }};
 }
 

@@ -7,7 +7,7 @@
 
 namespace deeptitan::cuda {
 
-std::shared_ptr<void> make_stream(int device);
+std::shared_ptr<void> make_stream(int device, bool urgent);
 void synchronize_stream(void* stream);
 bool stream_done(void* stream);
 bool stream_failed(void* stream);

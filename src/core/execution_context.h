@@ -20,8 +20,10 @@ struct ExecutionContext {
   StepState* state = nullptr;    // on the device: forms of ops read and write it, nobody else
   int64_t step = 0;              // the one that is queued, for messages; 0: before the first
   OpProfile* profile = nullptr;  // nullptr: nothing is counted or timed
-  bool planning = false;         // ops check and count workspace, but launch nothing
-  bool check_finite = false;     // ops look at every output and throw, naming the op, at the first that is not finite
+  int spared_multiprocessors =
+      0;                      // of a GPU: kernels that stay on theirs to the end leave these to what goes on beside
+  bool planning = false;      // ops check and count workspace, but launch nothing
+  bool check_finite = false;  // ops look at every output and throw, naming the op, at the first that is not finite
   FirstNotFinite* not_finite = nullptr;  // where set, it is noted here in place of throwing: other ranks wait for this
 };
 

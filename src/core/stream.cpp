@@ -47,7 +47,9 @@ void set_wait_watch(std::function<void(double)> watch) {
 
 #ifdef DT_CUDA
 
-Stream::Stream(Device device) : device_(device), native_(is_cpu(device) ? nullptr : cuda::make_stream(device.index)) {}
+Stream::Stream(Device device, StreamPriority priority)
+    : device_(device),
+      native_(is_cpu(device) ? nullptr : cuda::make_stream(device.index, priority == StreamPriority::kUrgent)) {}
 
 void Stream::copy(void* to, const void* from, int64_t bytes) const {
   if (native_ != nullptr) return cuda::copy(to, from, bytes, native());
@@ -96,7 +98,7 @@ double Event::seconds_since(const Event& earlier) const {
 
 #else
 
-Stream::Stream(Device device) : device_(device) {
+Stream::Stream(Device device, StreamPriority /*priority*/) : device_(device) {
   if (!is_cpu(device)) fail_without_cuda("a stream", device);
 }
 

@@ -8,6 +8,9 @@
 
 namespace deeptitan {
 
+/// Whose blocks a GPU begins first where both wait for a multiprocessor.
+enum class StreamPriority { kUsual, kUrgent };
+
 /// A queue of work on a device, done in order. The CPU has none: its work is done when the call that asks for it
 /// returns. A cheap handle; copies name the same queue.
 class Stream {
@@ -15,7 +18,7 @@ class Stream {
   /// The CPU's.
   Stream() = default;
   /// A queue of its own on `device`, beside which nothing waits.
-  explicit Stream(Device device);
+  explicit Stream(Device device, StreamPriority priority = StreamPriority::kUsual);
 
   Device device() const { return device_; }
   /// cudaStream_t on CUDA, nullptr on the CPU.

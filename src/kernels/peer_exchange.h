@@ -7,6 +7,10 @@
 
 namespace deeptitan {
 
+/// Multiprocessors that adding up other ranks' gradients takes: the link bounds it, and the loads that these have on
+/// their way fill it.
+inline constexpr int kPeerSumMultiprocessors = 8;
+
 /// Words of a rank's own memory for the exchanges over one window: zero at first, written by kernels alone.
 struct PeerWords {
   uint64_t error;          // first failed wait (kernels/cuda/barrier/wait_error.h)

@@ -6,7 +6,9 @@
 #include "comm/exchange_scope.h"
 #include "core/error.h"
 #include "ops/elementwise.h"
+#include "ops/expert_rows.h"
 #include "ops/optimizer.h"
+#include "ops/rank_sum.h"
 
 namespace deeptitan {
 namespace {
@@ -56,8 +58,25 @@ bool BucketShards::reduce_scatter(ExecutionContext& ctx, const ParameterBucket& 
   if (!is_shared_out(bucket)) return false;
   begin_exchange(ctx);
   Communicator* shard = copies(bucket.placement).shard;
+  // What is planned is the same, however it is sent.
+  if (!ctx.planning && sums_where_it_lies(*shard)) {
+    const auto [begin, end] = part(bucket);
+    const PeerExchange& peers = groups_.gradient_memory->peers();
+    ExecutionContext beside = ctx;
+    beside.compute = ctx.communication;
+    meet_ranks(beside, peers);  // all have written their gradients
+    add_up_ranks(beside, bucket.gradient.rows(begin, end), peers);
+    meet_ranks(beside, peers);  // and may write them again
+    ctx.spared_multiprocessors = kPeerSumMultiprocessors;
+    return true;
+  }
   shard->reduce_scatter(ctx, bucket.gradient, parts_of(bucket, shard));
   return true;
+}
+
+// The memory is that of the ranks that keep parts of what is dense; without expert parallelism, of experts too.
+bool BucketShards::sums_where_it_lies(const Communicator& shard) const {
+  return groups_.gradient_memory != nullptr && groups_.gradient_memory->size() == shard.size();
 }
 
 bool BucketShards::add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const {

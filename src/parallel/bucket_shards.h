@@ -31,7 +31,8 @@ class BucketShards {
   bool is_shared_out(const ParameterBucket& bucket) const;
   /// Each part's gradient = the sum over the ranks that keep parts. The rest of the gradient is undefined afterwards.
   /// This and the two below go on beside what is computed: they come after all that was queued before, and what needs
-  /// them waits by end_exchange. They return whether there is something to wait for.
+  /// them waits by end_exchange. They return whether there is something to wait for. A sum in place asks what is
+  /// computed beside it to spare multiprocessors; who waits ends that.
   bool reduce_scatter(ExecutionContext& ctx, const ParameterBucket& bucket) const;
   /// What is kept = the sum over the ranks that keep the same.
   bool add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const;
@@ -46,6 +47,7 @@ class BucketShards {
 
  private:
   const RankGroups::Copies& copies(ParameterPlacement placement) const;
+  bool sums_where_it_lies(const Communicator& shard) const;
 
   RankGroups groups_;
 };

@@ -90,8 +90,16 @@ class DeviceGroups::Nccl {
     groups.expert_memory = expert_memory_.get();
   }
 
+  // `shard`: the group of the host.
+  void connect_gradients(RankGroups& groups, Communicator& shard) {
+    if (shard.size() == 1 || shard.size() > cuda::kMaxPeerRanks || !why_not_reached(device_, shard).empty()) return;
+    gradient_memory_ = std::make_unique<IpcMemory>(device_, shard);
+    groups.gradient_memory = gradient_memory_.get();
+  }
+
   void abandon() noexcept {
     if (expert_memory_ != nullptr) expert_memory_->abandon();
+    if (gradient_memory_ != nullptr) gradient_memory_->abandon();
     for (const std::shared_ptr<NcclHandle>& handle : handles_) handle->abort();
   }
 
@@ -204,7 +212,7 @@ class DeviceGroups::Nccl {
   std::map<std::vector<int>, std::shared_ptr<NcclHandle>> by_ranks_;
   std::vector<std::shared_ptr<NcclHandle>> handles_;
   std::vector<std::unique_ptr<NcclCommunicator>> communicators_;
-  std::unique_ptr<IpcMemory> expert_memory_;
+  std::unique_ptr<IpcMemory> expert_memory_, gradient_memory_;
 };
 
 DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline,
@@ -214,6 +222,7 @@ DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& mesh, Device devi
   nccl_ = std::make_unique<Nccl>(host, mesh, device, deadline);
   groups_ = nccl_->make();
   nccl_->connect_experts(groups_, *host.groups().ep, dispatcher);
+  nccl_->connect_gradients(groups_, *host.groups().dense.shard);
 }
 
 DeviceGroups::~DeviceGroups() {

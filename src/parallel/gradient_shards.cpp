@@ -98,7 +98,8 @@ void GradientShards::begin_bucket(ExecutionContext& ctx, const ParameterBucket& 
 }
 
 void GradientShards::completed(ExecutionContext& ctx, int64_t time) {
-  wait_for_sums(ctx);  // of what was completed before, while this was computed
+  // Of what was completed before, while this was computed: its memory is for what comes now. What lies whole stays.
+  if (zero_stage_ == 2) wait_for_sums(ctx);
   const std::vector<ParameterBucket>& buckets = model_.parameters().buckets();
   for (size_t b = 0; b < buckets.size(); ++b) {
     const bool in_parts = shared(buckets[b]);
@@ -124,6 +125,7 @@ void GradientShards::end_microbatches(ExecutionContext& ctx) {
 
 void GradientShards::wait_for_sums(ExecutionContext& ctx) {
   if (std::exchange(on_its_way_, false)) end_exchange(ctx);
+  ctx.spared_multiprocessors = 0;
 }
 
 void GradientShards::replayed_microbatches(bool last) {

@@ -24,6 +24,9 @@ struct RankGroups {
   Communicator* ep = nullptr;     // those that share out each layer's experts: the rank-th of equal parts each
   /// Where kernels of the ranks of `ep` reach each other's memory: rows go from kernel to kernel. nullptr: over `ep`.
   PeerMemory* expert_memory = nullptr;
+  /// Where each rank of `dense.shard` reads the others' gradients, which it adds up from where they lie. nullptr: they
+  /// are exchanged.
+  PeerMemory* gradient_memory = nullptr;
   /// The stages of one model, twice, so that what goes forward and what goes backward each arrive in the order in which
   /// they were sent. A rank holds its stages alone; left out, this process runs the stages of all ranks.
   Communicator* pipeline = nullptr;
@@ -39,6 +42,15 @@ inline int ranks_in(const Communicator* group) {
 }
 inline int rank_in(const Communicator* group) {
   return group == nullptr ? 0 : group->rank();
+}
+
+/// What ranks reach of each other's memory.
+inline std::vector<PeerMemory*> memories_of_ranks(const RankGroups& groups) {
+  std::vector<PeerMemory*> result;
+  for (PeerMemory* memory : {groups.expert_memory, groups.gradient_memory}) {
+    if (memory != nullptr) result.push_back(memory);
+  }
+  return result;
 }
 
 /// The groups of more than one rank, each once.

@@ -358,7 +358,7 @@ void TrainingEngine::queue_report() {
   spare_reports_.pop_back();
   report->input = input_.in;
   report->tokens = step_tokens_;
-  if (options_.groups.expert_memory != nullptr) options_.groups.expert_memory->queue_check(ctx_.compute);
+  for (const PeerMemory* memory : memories_of_ranks(options_.groups)) memory->queue_check(ctx_.compute);
   report->copy(ctx_.compute, &ctx_.state->out, statistics_);
   reports_.push_back(std::move(report));
 }
@@ -383,7 +383,7 @@ StepResult TrainingEngine::finish_step() {
 StepResult TrainingEngine::read_report() {
   const auto wait = [&] {
     naming_step(reports_.front()->input.step, [&] { reports_.front()->copied.synchronize(); });
-    if (options_.groups.expert_memory != nullptr) options_.groups.expert_memory->check();
+    for (const PeerMemory* memory : memories_of_ranks(options_.groups)) memory->check();
   };
   wait();
   const bool overflowed = reports_.front()->output->row_overflow != 0;

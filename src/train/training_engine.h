@@ -172,6 +172,7 @@ class TrainingEngine {
   void apply_step();
   void take_memory();
   void adopt_expert_memory();
+  void adopt(PeerMemory& memory, const std::vector<Arena*>& arenas);
   void plan_step();
   void load_batch(const PackedBatch& batch, size_t slot);
   // A step as it was asked for, to be run again.

@@ -114,8 +114,9 @@ void TrainingEngine::take_memory() {
 void TrainingEngine::allocate() {
   use_device(options_.device);
   ctx_.compute = Stream(options_.device);
-  ctx_.communication = Stream(options_.device);
+  ctx_.communication = Stream(options_.device, StreamPriority::kUrgent);
   if (options_.groups.expert_memory != nullptr) adopt_expert_memory();
+  if (options_.groups.gradient_memory != nullptr) adopt(*options_.groups.gradient_memory, {gradients_});
   for (const auto& arena : arenas_) {
     if (!arena->allocated()) arena->allocate();
   }
@@ -138,6 +139,12 @@ void TrainingEngine::adopt_expert_memory() {
   std::vector<Arena*> arenas = {activations_, activation_gradients_};
   if (recomputed_ != nullptr) arenas.push_back(recomputed_);
   arenas.push_back(workspace_);
+  adopt(*options_.groups.expert_memory, arenas);
+}
+
+// The arenas' memory from what other ranks' kernels reach too; of what ranks of one stage need, the largest counts, so
+// that everything lies at the same place on all of them.
+void TrainingEngine::adopt(PeerMemory& memory, const std::vector<Arena*>& arenas) {
   std::vector<int64_t> bytes;
   bytes.reserve(arenas.size());
   for (const Arena* arena : arenas) bytes.push_back(arena->peak());
@@ -155,7 +162,6 @@ void TrainingEngine::adopt_expert_memory() {
   }
   const int64_t alignment = memory_alignment(options_.device);
   for (int64_t& each : bytes) each = (each + alignment - 1) / alignment * alignment;
-  PeerMemory& memory = *options_.groups.expert_memory;
   memory.allocate(std::accumulate(bytes.begin(), bytes.end(), int64_t{0}));
   char* next = memory.data();
   for (size_t i = 0; i < arenas.size(); ++i) {

@@ -47,6 +47,7 @@ TrainedRanks train_gpus(const Mesh& layout, const GpuMesh& mesh, Choices* choice
   run.device = gpu_rank().device();
   RankGroups groups = mesh.groups();
   if (!run.on_device) groups.expert_memory = nullptr;
+  if (!run.in_place) groups.gradient_memory = nullptr;
   train_rank(layout, groups, choices, run, true, result);
   put_together(*groups.host, result.gradients);
   put_together(*groups.host, result.values);
@@ -112,6 +113,24 @@ TEST(GpuRanks, RowsFromKernelToKernelHaveTheBitsOfAllToAll) {
     expect_those_of_one_rank(other, expected().run);
     expect_same_bits(other, one);
     expect_same_bits(train_gpus(layout, mesh, &expected().choices, run), other);
+  }
+}
+
+TEST(GpuRanks, GradientsAddedUpFromWhereTheyLieHaveTheBitsOfThoseExchanged) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  for (const bool experts : {false, true}) {
+    for (const Mesh& layout : layouts(experts)) {
+      const GpuMesh mesh(layout);
+      for (const int zero_stage : {1, 2}) {
+        SCOPED_TRACE(fmt::format("{}, ZeRO-{}", layout.describe(), zero_stage));
+        RankRun run{.steps = 5, .zero_stage = zero_stage, .bucket_elements = 640};
+        const TrainedRanks exchanged = train_gpus(layout, mesh, &expected().choices, run);
+        run.in_place = true;
+        const TrainedRanks in_place = train_gpus(layout, mesh, &expected().choices, run);
+        expect_same_bits(in_place, exchanged);
+        expect_same_bits(train_gpus(layout, mesh, &expected().choices, run), in_place);
+      }
+    }
   }
 }
 

@@ -117,6 +117,7 @@ struct RankRun {
   MomentsDtype moments = MomentsDtype::kFp32;
   Device device = {};
   bool on_device = false;  // rows go from kernel to kernel
+  bool in_place = false;   // gradients are added up from where they lie
 };
 
 // The choices of a rank's microbatch, where it computes.

@@ -36,8 +36,9 @@ TrainedRanks train_ranks(const Mesh& layout, Choices* choices, const RankRun& ru
   result.gradients = result.values = empty_tensors(twelve_experts());
   run_on_mesh(layout, [&](const RankGroups& groups) {
     RankGroups mine = groups;
-    std::optional<testing::ThreadMemory> shared;
-    if (run.on_device) mine.expert_memory = &shared.emplace(Device(), *groups.ep);
+    std::optional<testing::ThreadMemory> rows, gradients;
+    if (run.on_device) mine.expert_memory = &rows.emplace(Device(), *groups.ep);
+    if (run.in_place) mine.gradient_memory = &gradients.emplace(Device(), *groups.dense.shard);
     train_rank(layout, mine, choices, run, /*speaks=*/rank_in(groups.data) == 0, result);
   });
   return result;
@@ -145,6 +146,22 @@ TEST(RankLayouts, RowsFromKernelToKernelAreRecomputedWithTheSameBits) {
   for (const Recomputation what : {Recomputation::kCheap, Recomputation::kLayers}) {
     const RankRun run{.steps = 2, .recomputation = what, .on_device = true};
     EXPECT_EQ(kept.values, train_ranks(layout, &expected().choices, run).values);
+  }
+}
+
+// Whether all ranks share out all parameters, or the experts' ranks are others.
+TEST(RankLayouts, GradientsAddedUpFromWhereTheyLieHaveTheBitsOfThoseExchanged) {
+  for (const Mesh& layout : {Mesh{.dp_shard = 2}, Mesh{.dp_shard = 3}, Mesh{.ep = 2}, Mesh{.ep = 2, .dp_shard = 2},
+                             Mesh{.dp_shard = 2, .dp_replicate = 2}}) {
+    for (const int zero_stage : {1, 2}) {
+      SCOPED_TRACE(fmt::format("{}, ZeRO-{}", layout.describe(), zero_stage));
+      RankRun run{.steps = 6, .zero_stage = zero_stage, .bucket_elements = 600};
+      const TrainedRanks exchanged = train_ranks(layout, &expected().choices, run);
+      run.in_place = run.on_device = true;
+      const TrainedRanks in_place = train_ranks(layout, &expected().choices, run);
+      expect_those_of_one_rank(in_place);
+      testing::expect_same_bits(in_place, exchanged);
+    }
   }
 }
 

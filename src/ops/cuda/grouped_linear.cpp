@@ -1,5 +1,6 @@
 #include "ops/cuda/grouped_linear.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <mutex>
 #include <set>
@@ -61,6 +62,13 @@ void* take_kernel_workspace(ArenaScope& workspace, GroupedGemmStrategy strategy 
   return workspace.take_bytes(static_cast<int64_t>(cuda::grouped_gemm_workspace_bytes(strategy)));
 }
 
+// Blocks that stay to the end on a share of the tiles, and wait for a multiprocessor until others have ended theirs,
+// would take twice as long.
+int most_multiprocessors(const ExecutionContext& ctx) {
+  const int spared = ctx.spared_multiprocessors;
+  return spared == 0 ? 0 : std::max(2, cuda::multiprocessors(ctx.device.index) - spared);
+}
+
 float8_e4m3* float8_of(const Tensor& x) {
   return static_cast<float8_e4m3*>(x.raw());
 }
@@ -112,7 +120,7 @@ void multiply_on_tensor_cores(ExecutionContext& ctx, const Tensor& out, const Te
   const Tensor& rows = weight.forward.defined() ? weight.forward : weight.backward_input;
   (backward ? cuda::grouped_gemm_input_gradient : cuda::grouped_gemm_forward)(
       kStrategy, result.raw<bfloat16>(), {operand.raw()}, {rows.raw()}, shape_of(groups, weight.outputs, weight.inputs),
-      {}, kernel_workspace, stream);
+      {.max_multiprocessors = most_multiprocessors(ctx)}, kernel_workspace, stream);
   if (direct) return;
   if (accumulate) {
     cuda::add_rows(out.raw<bfloat16>(), out.stride(), result.raw<bfloat16>(), result.stride(), out.size(0), out.size(1),
@@ -193,7 +201,8 @@ void weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weig
   const Tensor right = dense(ctx, workspace, x);
   if (ctx.planning) return;
   cuda::grouped_gemm_weight_gradient(kStrategy, d_weight.raw<float>(), left.raw<bfloat16>(), right.raw<bfloat16>(),
-                                     shape_of(groups, d_out.size(1), x.size(1)), {.accumulate = accumulate},
+                                     shape_of(groups, d_out.size(1), x.size(1)),
+                                     {.max_multiprocessors = most_multiprocessors(ctx), .accumulate = accumulate},
                                      kernel_workspace, stream_of(ctx));
 }
 

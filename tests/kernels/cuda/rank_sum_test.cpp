@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/rank_sum/peer_sum.h"
 
 namespace deeptitan::cuda {
 namespace {
@@ -58,6 +59,34 @@ TEST(RankSum, EmptyWorkTouchesNothing) {
   DeviceBuffer<float> sum(std::vector<float>{3, 4}), received(std::vector<float>{1, 1});
   add_in_rank_order(sum.get(), received.get(), 1, 2, 0, 0, nullptr);
   EXPECT_EQ(sum.download(), (std::vector<float>{3, 4}));
+}
+
+// Ranks whose memory is one after another on one GPU; a few elements, and more than all stages of all blocks hold; at
+// an address that wide loads want and at others.
+TEST(PeerSum, HasTheBitsOfSumsInTheOrderOfTheRanks) {
+  DT_SKIP_WITHOUT_GPU();
+  std::mt19937_64 random(12);
+  for (const int64_t n : {0, 1, 255, 5000, 16'384, 16'387, 131'077, 900'002}) {
+    for (const int ranks : {2, 3, 4, 7}) {
+      for (const int64_t first : {0, 4, 3}) {
+        const int64_t each = (n + first + 40 + 31) / 32 * 32;
+        const std::vector<float> before = draw<float>(random, each * ranks);
+        DeviceBuffer<float> memory(before);
+        PeerWindow window{
+            .rank = static_cast<int32_t>(random() % static_cast<uint64_t>(ranks)), .n_ranks = ranks, .base = {}};
+        for (int r = 0; r < ranks; ++r) window.base[r] = reinterpret_cast<char*>(memory.get() + r * each);
+        std::vector<float> expected = before;
+        for (int64_t i = first; i < first + n; ++i) {
+          float sum = before[i];
+          for (int r = 1; r < ranks; ++r) sum += before[r * each + i];
+          expected[window.rank * each + i] = sum;
+        }
+        peer_sum(memory.get() + window.rank * each + first, n, window, nullptr);
+        EXPECT_TRUE(memory.download() == expected)
+            << n << " of " << ranks << " ranks from " << first << " on, here " << window.rank;
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -26,6 +26,8 @@ constexpr double kLongestLook = 1;
 // One without a deadline to which nothing has come for longer sleeps more.
 constexpr double kIdleSeconds = 0.2;
 constexpr auto kIdlePause = std::chrono::milliseconds(2);
+// One that another has given up waiting for is itself held up by whom it has waited for as long.
+constexpr double kHeldUpSeconds = 0.25;
 
 template <typename T>
 void add(T* sum, const T* x, int64_t count) {
@@ -108,7 +110,8 @@ class HostCommunicator::Exchange {
       waited = pending_.size() < left ? 0 : waited + std::min(now - last_look, kLongestLook);
       last_look = now;
       left = pending_.size();
-      if (waited > group_.deadline_) fail_late();
+      const bool missed = group_.transport_.missed() && waited > kHeldUpSeconds;
+      if (waited > group_.deadline_ || missed) fail_late(std::min(waited, group_.deadline_));
       if (waited < kBusySeconds) {
         std::this_thread::yield();
       } else if (group_.deadline_ == kNoDeadline && waited > kIdleSeconds) {
@@ -142,12 +145,16 @@ class HostCommunicator::Exchange {
     return pending_.empty();
   }
 
-  [[noreturn]] void fail_late() const {
+  [[noreturn]] void fail_late(double waited) const {
     std::set<int> late;
-    for (const Pending& p : pending_) late.insert(group_.ranks_[p.rank]);
-    fail("rank {} has waited {:g} s in {} of group {}, {}, for rank{} {}: {}", group_.transport_.rank(),
-         group_.deadline_, operation_, group_.name_, group_.when(ctx_), late.size() == 1 ? "" : "s",
-         fmt::join(late, ", "), kWhyRanksAreLate);
+    for (const Pending& p : pending_) {
+      const int rank = group_.ranks_[p.rank];
+      if (!group_.transport_.has_ended(rank)) late.insert(rank);
+    }
+    group_.transport_.miss(std::vector<int>(late.begin(), late.end()));
+    fail("rank {} has waited {:.3g} s in {} of group {}, {}, for rank{} {}: {}", group_.transport_.rank(), waited,
+         operation_, group_.name_, group_.when(ctx_), late.size() == 1 ? "" : "s", fmt::join(late, ", "),
+         kWhyRanksAreLate);
   }
 
   HostCommunicator& group_;

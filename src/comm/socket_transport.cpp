@@ -68,6 +68,9 @@ void SocketTransport::check_ended(int peer) {
     if (peers_[r].ended) ended.push_back(static_cast<int>(r));
   }
   if (ended.empty()) return;
+  // Who is missed says for whom it waits itself.
+  const auto waits_for_living = [&](const auto& begun) { return !begun.second.done && !has_ended(begun.second.peer); };
+  if (missed_ && std::any_of(begun_.begin(), begun_.end(), waits_for_living)) return;
   const double now = monotonic_seconds();
   if (ended_since_ == 0) ended_since_ = now;
   if (!peers_[peer].ended && now - ended_since_ < kGraceSeconds) return;
@@ -99,6 +102,11 @@ void SocketTransport::give_up(Message message) noexcept {
     }
   }
   begun_.erase(found);
+}
+
+// A socket that is full is one whose rank does not read.
+void SocketTransport::miss(std::span<const int> ranks) noexcept {
+  for (const int r : ranks) begin_send(nullptr, 0, r, kMissedChannel);
 }
 
 void SocketTransport::progress() {
@@ -192,6 +200,8 @@ void SocketTransport::finish_incoming(Peer& peer) {
   Incoming in = std::exchange(peer.incoming, {});
   if (in.message != kNone) {
     begun_.at(in.message).done = true;
+  } else if (in.header.channel == kMissedChannel) {
+    peer.ends = missed_ = true;
   } else if (!in.unwanted) {
     peer.arrived[in.header.channel].push_back(std::move(in.aside));
     give_out(peer, in.header.channel);

@@ -13,7 +13,7 @@ namespace deeptitan {
 
 /// Between processes of one host, each of which is connected with each other by a stream socket. A rank whose end of a
 /// socket is closed has ended: who waits for it throws Error at once, and who waits for another soon, because that one
-/// may wait for it.
+/// may wait for it. Where that one has waited for this one in vain, this one first says for whom it waits itself.
 class SocketTransport final : public Transport {
  public:
   /// What is said of ranks that have ended: "rank 3 was killed by signal 9".
@@ -32,9 +32,14 @@ class SocketTransport final : public Transport {
   Message begin_receive(void* data, size_t bytes, int from, int channel) override;
   bool done(Message message) override;
   void give_up(Message message) noexcept override;
+  void miss(std::span<const int> ranks) noexcept override;
+  bool missed() const override { return missed_; }
+  bool has_ended(int rank) const override { return peers_[rank].ended || peers_[rank].ends; }
 
  private:
   static constexpr Message kNone = -1;
+  // No group's: an empty message over it is what `miss` says.
+  static constexpr int kMissedChannel = -1;
 
   // Stands before the bytes of each message.
   struct Header {
@@ -60,6 +65,7 @@ class SocketTransport final : public Transport {
   struct Peer {
     int socket = -1;
     bool ended = false;
+    bool ends = false;  // it has said so
     std::deque<Outgoing> outgoing;
     Incoming incoming;
     // By channel.
@@ -95,6 +101,7 @@ class SocketTransport final : public Transport {
   std::map<Message, Begun> begun_;
   Message next_ = 0;
   double ended_since_ = 0;  // when it was noticed that a rank has; 0: none has
+  bool missed_ = false;
 };
 
 /// Pairs of connected sockets between all of `ranks` ranks: result[a][b] is a's end of that between a and b.

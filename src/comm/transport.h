@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace deeptitan {
 
@@ -28,6 +29,14 @@ class Transport {
   virtual bool done(Message message) = 0;
   /// Lets a message go that will not be waited for, because something else has failed.
   virtual void give_up(Message message) noexcept = 0;
+
+  /// Tells `ranks` that this one ends because it has waited for them in vain, as far as that goes without waiting.
+  virtual void miss(std::span<const int> ranks) noexcept { static_cast<void>(ranks); }
+  /// Whether another rank has ended because it waited for this one in vain: if this one waits itself, for one that has
+  /// not ended, it is to say so.
+  virtual bool missed() const { return false; }
+  /// Whether it is known that a rank has ended, or is about to.
+  virtual bool has_ended(int rank) const { return static_cast<void>(rank), false; }
 };
 
 }  // namespace deeptitan

@@ -138,6 +138,59 @@ TEST(SocketRanks, ARankThatHasEndedIsNamedAlsoByThoseThatWaitForAnother) {
   EXPECT_EQ(messages[1], "these have ended: 2 of 1");
 }
 
+// Rank 0 waits for rank 1, which waits for rank 2, which has stopped: rank 1 names it as soon as rank 0 has given up,
+// however much longer its own deadline is, and also where it waits for rank 0, too, which has ended.
+TEST(SocketRanks, WhoIsGivenUpNamesTheOneThatItWaitsForItself) {
+  for (const bool waits_for_both : {false, true}) {
+    std::vector<std::vector<int>> sockets = connect_all(3);
+    std::string messages[2];
+    std::vector<std::thread> threads;
+    for (int r = 0; r < 2; ++r) {
+      threads.emplace_back([&, r] {
+        SocketTransport transport(r, sockets[r]);
+        HostCommunicator group(transport, "world", {0, 1, 2}, r, r == 0 ? 0.5 : 60);
+        ExecutionContext ctx;
+        float x = 0;
+        const Tensor value(&x, DType::kF32, {1});
+        messages[r] = message_of([&] {
+          if (r == 0 || !waits_for_both) return group.receive(ctx, value, r + 1);
+          group.barrier(ctx);
+        });
+      });
+    }
+    const SocketTransport stopped(2, sockets[2]);
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_TRUE(
+        messages[0].starts_with("rank 0 has waited 0.5 s in receive of group world, before the first step, for "
+                                "rank 1: it has stopped"))
+        << messages[0];
+    EXPECT_TRUE(messages[1].starts_with("rank 1 has waited 0.")) << messages[1];
+    EXPECT_NE(messages[1].find("of group world, before the first step, for rank 2: it has stopped"), std::string::npos)
+        << messages[1];
+  }
+}
+
+// It was busy, and waits for nobody: what it says is who has ended.
+TEST(SocketRanks, WhoIsGivenUpForBeingLateSaysWhoHasEnded) {
+  std::vector<std::vector<int>> sockets = connect_all(2);
+  std::thread other([&] {
+    SocketTransport transport(1, sockets[1]);
+    HostCommunicator group(transport, "world", {0, 1}, 0, 0.1);
+    ExecutionContext ctx;
+    message_of([&] { group.barrier(ctx); });
+  });
+  other.join();
+  SocketTransport transport(0, sockets[0]);
+  HostCommunicator group(transport, "world", {0, 1}, 0, 60);
+  ExecutionContext ctx;
+  float x = 0;
+  EXPECT_EQ(message_of([&] {
+              group.barrier(ctx);
+              group.receive(ctx, Tensor(&x, DType::kF32, {1}), 1);
+            }),
+            "rank 1 has ended");
+}
+
 // As by Ctrl-Z: the time in which it could not look is not that of the rank that it waits for.
 TEST(SocketRanks, ARankThatWasItselfStoppedHasNotWaited) {
   std::vector<std::vector<int>> sockets = connect_all(2);

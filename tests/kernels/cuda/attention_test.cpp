@@ -429,8 +429,9 @@ TEST(LatentTiles, OfABatchArePlainAndEachTokenItsOwn) {
       latent_attention_by_tiles(tiles.get(), rows, kCapacity, workspace.get(), nullptr);
       std::vector<bfloat16> found = tiles.download();
       found.resize(tokens * of_token);
-      EXPECT_LT(relative_difference(found, std::vector<bfloat16>(expected.begin(), expected.begin() + tokens * of_token)),
-                6e-3)  // weights are rounded to bf16
+      EXPECT_LT(
+          relative_difference(found, std::vector<bfloat16>(expected.begin(), expected.begin() + tokens * of_token)),
+          6e-3)  // weights are rounded to bf16
           << tokens << " tokens, " << heads << " heads";
       found.resize(17 * of_token);
       if (tokens == 17 || tokens == 257) least = found;

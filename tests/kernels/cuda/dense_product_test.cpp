@@ -117,26 +117,32 @@ TEST(DenseProduct, OfEachBatch) {
 // Within a class of row counts a row's bits do not depend on how many stand beside it.
 TEST(DenseProduct, ARowIsItsOwn) {
   DT_SKIP_WITHOUT_GPU();
-  constexpr int64_t kN = 1408, kK = 2048;
-  const auto x = random_elements<bfloat16>(9000 * kK, 5), weight = random_elements<bfloat16>(kN * kK, 6);
-  DeviceBuffer<bfloat16> device_x(x), device_weight(weight), y(9000 * kN);
+  constexpr int64_t kMostRows = 9000;
   DeviceBuffer<char> workspace(kDenseWorkspaceBytes);
-  const auto first_rows = [&](int64_t rows) {
-    multiply_dense({.output = y.get(),
-                    .output_stride = kN,
-                    .f32_output = false,
-                    .left = {device_x.get(), rows, kK, kK, false},
-                    .right = {device_weight.get(), kN, kK, kK, true}},
-                   workspace.get(), nullptr);
-    std::vector<bfloat16> found = y.download();
-    found.resize(17 * kN);
-    return found;
-  };
-  EXPECT_TRUE(same_bytes(first_rows(17), first_rows(256)));
-  EXPECT_TRUE(same_bytes(first_rows(257), first_rows(512)));
-  EXPECT_TRUE(same_bytes(first_rows(513), first_rows(1024)));
-  EXPECT_TRUE(same_bytes(first_rows(1025), first_rows(2048)));
-  EXPECT_TRUE(same_bytes(first_rows(2049), first_rows(9000)));
+  for (const auto& [n, k] :
+       {std::pair<int64_t, int64_t>{1408, 2048}, {2048, 2048}, {3072, 2048}, {576, 2048}, {2048, 2816}, {5632, 2048}}) {
+    DeviceBuffer<bfloat16> x(random_elements<bfloat16>(kMostRows * k, 5)), weight(random_elements<bfloat16>(n * k, 6));
+    DeviceBuffer<bfloat16> y(kMostRows * n);
+    const auto first_rows = [&](int64_t rows) {
+      multiply_dense({.output = y.get(),
+                      .output_stride = n,
+                      .f32_output = false,
+                      .left = {x.get(), rows, k, k, false},
+                      .right = {weight.get(), n, k, k, true}},
+                     workspace.get(), nullptr);
+      std::vector<bfloat16> found = y.download();
+      found.resize(17 * n);
+      return found;
+    };
+    const std::initializer_list<std::initializer_list<int64_t>> classes = {
+        {17, 18, 32, 64, 65, 100, 128, 129, 200, 256}, {257, 512}, {513, 1024}, {1025, 2048}, {2049, 4096, kMostRows}};
+    for (const std::initializer_list<int64_t>& of_class : classes) {
+      const std::vector<bfloat16> least = first_rows(*of_class.begin());
+      for (const int64_t rows : of_class) {
+        EXPECT_TRUE(same_bytes(least, first_rows(rows))) << rows << " rows, " << n << " x " << k;
+      }
+    }
+  }
 }
 
 TEST(FewRows, AreTheProductAndEachItsOwn) {

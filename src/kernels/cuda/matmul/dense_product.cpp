@@ -123,7 +123,8 @@ Preference make_preference(bool split) {
 /// The library's first proposal for the representative count of rows that takes the real one.
 cublasLtMatmulAlgo_t choose_algorithm(const DenseProduct& p, const Problem& problem) {
   const auto [m, n, k] = sizes_of(p);
-  const Preference preference = make_preference(!p.whole_class);
+  // Where few rows leave few tiles the sum is split, into parts that are the algorithm's, not the rows'.
+  const Preference preference = make_preference(!p.whole_class || m <= kBatchRows);
   std::array<cublasLtMatmulHeuristicResult_t, 16> found;
   const int64_t rows[] = {p.whole_class ? representative(m) : m, m};
   for (const int64_t proposed_for : rows) {

@@ -39,7 +39,7 @@ struct DenseProduct {
   DenseMatrix left;
   DenseMatrix right;
   bool accumulate = false;
-  bool whole_class = true;      // chosen for the class of M; else for this M, and it may be split along K
+  bool whole_class = true;      // chosen for the class of M, and split along K if of few rows; else for this M, split
   int max_multiprocessors = 0;  // 0: all
   int64_t batches = 1;
   int64_t output_batch = 0;

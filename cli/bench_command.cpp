@@ -207,6 +207,7 @@ void bench_inference(const BenchArguments& a, bool decode) {
   std::vector<double> seconds;
   for (int64_t i = 0; decode && i < batch; ++i) prefill(i);
   std::vector<ModelRunner::Rows> rows;
+  std::vector<NextToken> next(sequences.size(), NextToken{.choice = TokenChoice()});
   rows.reserve(sequences.size());
   for (Sequence& sequence : sequences) rows.push_back({&sequence, 1});
   const auto run_step = [&] {
@@ -215,7 +216,7 @@ void bench_inference(const BenchArguments& a, bool decode) {
     if (!decode) sequences.front().tokens.clear();
     const double start = monotonic_seconds();
     if (decode) {
-      runner.run(rows);
+      runner.run(rows, next);
     } else {
       prefill(0);
     }

@@ -13,6 +13,7 @@
 #include "model/moe/all_to_all_dispatcher.h"
 #include "model/moe/gather_dispatcher.h"
 #include "ops/elementwise.h"
+#include "ops/sampling.h"
 
 namespace deeptitan {
 namespace {
@@ -103,6 +104,10 @@ void BatchExecutor::take_memory() {
   page_table_ = inputs_->take(DType::kI32, {options_.sequences, table_pages});
   if (gives_results() || gets_results())
     logits_ = inputs_->take(DType::kF32, {options_.sequences, config().vocab_size});
+  if (!gets_results()) return;
+  choices_ = inputs_->take(DType::kI32, {options_.sequences, kChoiceWords});
+  chosen_ = inputs_->take(DType::kI32, {options_.sequences});
+  allowed_ = inputs_->take(DType::kI32, {choice_words(config().vocab_size)});
 }
 
 void BatchExecutor::allocate() {
@@ -111,10 +116,12 @@ void BatchExecutor::allocate() {
   ctx_.communication = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
-  const int64_t tables = (4 * options_.batch_tokens + 3 * options_.sequences + page_table_.numel() + 1) * 4;
+  const int64_t tables =
+      std::max((4 * options_.batch_tokens + 3 * options_.sequences + page_table_.numel() + 1) * 4, choices_.bytes());
   uploads_ = UploadRing(options_.device, tables + kTableAlignment, kUploadsOnTheirWay);
   if (gets_results()) {
     host_logits_ = MemoryBlock("logits", options_.device, MemoryKind::kPinned, logits_.bytes());
+    host_chosen_ = MemoryBlock("chosen tokens", options_.device, MemoryKind::kPinned, chosen_.bytes());
   }
 }
 
@@ -306,10 +313,68 @@ void BatchExecutor::report_not_finite() {
 std::span<const float> BatchExecutor::logits(BatchTables& tables) {
   tables.scores = false;
   run_and_share(tables);
-  const Tensor found = logits_.rows(0, tables.sequences());
-  ctx_.compute.copy(host_logits_.data(), found.raw(), found.bytes());
+  bring_logits(0, tables.sequences());
   ctx_.compute.synchronize();
-  return {reinterpret_cast<const float*>(host_logits_.data()), static_cast<size_t>(found.numel())};
+  return {reinterpret_cast<const float*>(host_logits_.data()),
+          static_cast<size_t>(tables.sequences() * config().vocab_size)};
+}
+
+// Without waiting for them.
+void BatchExecutor::bring_logits(int64_t first, int64_t end) {
+  const Tensor wanted = logits_.rows(first, end);
+  ctx_.compute.copy(host_logits_.data() + first * config().vocab_size * static_cast<int64_t>(sizeof(float)),
+                    wanted.raw(), wanted.bytes());
+}
+
+std::span<const float> BatchExecutor::logits_of(int64_t sequence) const {
+  const auto vocab = static_cast<size_t>(config().vocab_size);
+  return {reinterpret_cast<const float*>(host_logits_.data()) + static_cast<size_t>(sequence) * vocab, vocab};
+}
+
+void BatchExecutor::allow(const std::vector<bool>& tokens) {
+  const int64_t count = std::min(std::ssize(tokens), config().vocab_size);
+  allowed_words_.assign(choice_words(config().vocab_size), 0);
+  for (int64_t t = 0; t < count; ++t) allowed_words_[t / 32] |= static_cast<uint32_t>(tokens[t] ? 1 : 0) << (t % 32);
+  allowed_is_there_ = false;
+}
+
+void BatchExecutor::choose(BatchTables& tables, std::span<NextToken> next) {
+  tables.scores = false;
+  run_and_share(tables);
+  const int64_t sequences = tables.sequences();
+  std::vector<TokenChoice> choices(sequences);
+  bool any = false;
+  for (int64_t i = 0; i < sequences; ++i) {
+    if (next[i].choice) choices[i] = *next[i].choice;
+    any |= next[i].choice.has_value();
+  }
+  const auto wants_logits = [&](int64_t i) { return next[i].wanted && !next[i].choice; };
+  for (int64_t first = 0, end = 0; first < sequences; first = end) {
+    for (end = first + 1; end < sequences && wants_logits(end) == wants_logits(first);) ++end;
+    if (wants_logits(first)) bring_logits(first, end);
+  }
+  if (any) {
+    if (!allowed_is_there_) {
+      if (allowed_words_.empty()) allow(std::vector<bool>(config().vocab_size, true));
+      allowed_is_there_ = true;
+      copy_tensor(allowed_, Tensor(allowed_words_.data(), DType::kI32, {std::ssize(allowed_words_)}));
+    }
+    const Tensor of_batch = choices_.rows(0, sequences), chosen = chosen_.rows(0, sequences);
+    uploads_.begin();
+    uploads_.add(ctx_.compute, of_batch.raw(), choices.data(), of_batch.bytes());
+    uploads_.end(ctx_.compute);
+    choose_tokens(ctx_, chosen, logits_.rows(0, sequences), of_batch, allowed_);
+    ctx_.compute.copy(host_chosen_.data(), chosen.raw(), chosen.bytes());
+  }
+  ctx_.compute.synchronize();
+  bool failed = false;
+  for (int64_t i = 0; i < sequences; ++i) {
+    next[i].token = next[i].choice ? reinterpret_cast<const int32_t*>(host_chosen_.data())[i] : -1;
+    if (!next[i].choice || next[i].token >= 0) continue;
+    bring_logits(i, i + 1);  // for the caller to say what is wrong with them
+    failed = true;
+  }
+  if (failed) ctx_.compute.synchronize();
 }
 
 void BatchExecutor::logprobs(BatchTables& tables, std::span<float> found, std::span<int32_t> likeliest) {

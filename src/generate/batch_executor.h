@@ -13,6 +13,7 @@
 #include "core/memory_plan.h"
 #include "core/upload_ring.h"
 #include "generate/batch_tables.h"
+#include "generate/next_token.h"
 #include "generate/runner_options.h"
 #include "generate/runner_ranks.h"
 #include "model/deepseek/deepseek_model.h"
@@ -44,6 +45,12 @@ class BatchExecutor {
   // Batches. On many ranks all are told, and the first alone gets results. -----------------------------------------
   /// The logits behind the last token of each sequence: [S, V], valid until the next call.
   std::span<const float> logits(BatchTables& tables);
+  /// The same, but brings what next[i] wants of sequence i: a token that is chosen where the logits lie, or its logits.
+  void choose(BatchTables& tables, std::span<NextToken> next);
+  /// Those of a sequence of that batch; valid until the next call.
+  std::span<const float> logits_of(int64_t sequence) const;
+  /// Which tokens may be chosen: those whose bit is set; before it is called, all.
+  void allow(const std::vector<bool>& tokens);
   /// For each scored row the log-probability of its target (natural logarithm), and the likeliest.
   void logprobs(BatchTables& tables, std::span<float> found, std::span<int32_t> likeliest);
   /// Runs what another rank's call has told.
@@ -65,6 +72,7 @@ class BatchExecutor {
   void forward_logprobs(const BatchLayout& batch, int64_t scored);
   void run_batch(const BatchLayout& batch);
   void hand_over(const Tensor& result);
+  void bring_logits(int64_t first, int64_t end);
   void report_not_finite();
 
   RunnerOptions options_;
@@ -84,9 +92,12 @@ class BatchExecutor {
   std::vector<LayerCache> layer_cache_;
   Tensor token_ids_, positions_, cache_slot_, query_offset_, cached_length_, page_table_, logit_rows_;
   Tensor scored_rows_, targets_, logprobs_, likeliest_;
-  Tensor logits_;
+  Tensor logits_, choices_, allowed_, chosen_;
+  std::vector<uint32_t> allowed_words_;
+  bool allowed_is_there_ = false;
   UploadRing uploads_;
   MemoryBlock host_logits_;  // pinned
+  MemoryBlock host_chosen_;  // pinned
   struct DecodeGraph {
     BatchCapacity capacity;
     std::unique_ptr<CapturedGraph> graph;  // nullptr: has run once

@@ -34,7 +34,9 @@ BatchGenerator::BatchGenerator(ModelRunner& runner, Tokenizer tokenizer, std::ve
       tokenizer_(std::move(tokenizer)),
       end_ids_(std::move(end_ids)),
       decodable_(decodable_ids(tokenizer_)),
-      scheduler_(runner) {}
+      scheduler_(runner) {
+  runner_.allow(decodable_);
+}
 
 BatchGenerator::~BatchGenerator() {
   give_up_all();
@@ -125,26 +127,33 @@ void BatchGenerator::run_batch() {
     return;
   }
   const auto request_of = [](const ModelRunner::Rows& row) -> Request& { return static_cast<Request&>(*row.sequence); };
-  for (const ModelRunner::Rows& row : rows) request_of(row).begin(*this);
-  const std::span<const float> logits = runner_.run(rows);
-  const auto vocab = static_cast<size_t>(runner_.config().vocab_size);
+  std::vector<NextToken> next(rows.size());
   for (size_t row = 0; row < rows.size(); ++row) {
     Request& request = request_of(rows[row]);
-    if (request.pending() > 0) continue;  // more of its prompt is to come
-    const std::span<const float> mine = logits.subspan(row * vocab, vocab);
+    request.begin(*this);
+    next[row].wanted = rows[row].count == request.pending();  // else more of its prompt is to come
+    // A prompt's logits may be kept for others.
+    if (next[row].wanted && !request.result().tokens.empty()) next[row].choice = request.text->choice(request.tokens);
+  }
+  runner_.run(rows, next);
+  for (size_t row = 0; row < rows.size(); ++row) {
+    if (!next[row].wanted) continue;
+    Request& request = request_of(rows[row]);
+    const std::span<const float> logits = runner_.logits(static_cast<int64_t>(row));
     const bool first = request.result().tokens.empty();
-    if (first) share_prompt(request, mine);
+    if (first) share_prompt(request, logits);
     if (!first) ++request.result().decoded_tokens;
-    take(request, mine);
+    take(request, logits, next[row].token);
   }
 }
 
-void BatchGenerator::take(Request& request, std::span<const float> logits) {
+// `token` is chosen already, or -1.
+void BatchGenerator::take(Request& request, std::span<const float> logits, int32_t token) {
   Generation& so_far = request.result();
   if (so_far.tokens.empty()) so_far.prefill_seconds = monotonic_seconds() - request.begun;
   std::optional<StopReason> reason;
   try {
-    reason = request.text->take(logits, request.tokens);
+    reason = token >= 0 ? request.text->take(token, request.tokens) : request.text->take(logits, request.tokens);
   } catch (const NotFinite& found) {
     const std::vector<int32_t> tokens = request.tokens;
     give_up_all();
@@ -226,7 +235,7 @@ void BatchGenerator::start_followers() {
       static_cast<Sequence&>(request) = runner_.fork(current->sequence);
       request.begin(*this);
       request.result().cached_tokens = request.cached;
-      take(request, current->logits);
+      take(request, current->logits, -1);
     }
     if (current->waiting.empty()) drop(current);
   }

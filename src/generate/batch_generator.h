@@ -86,7 +86,7 @@ class BatchGenerator {
 
   void check(const GenerationRequest& request) const;
   void run_batch();
-  void take(Request& request, std::span<const float> logits);
+  void take(Request& request, std::span<const float> logits, int32_t token);
   void end(Request& request, StopReason reason);
   void end_interrupted();
   void stop_waiting(Request& request);

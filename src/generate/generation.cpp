@@ -52,6 +52,14 @@ void TextInProgress::give_out(const std::string& text) {
 std::optional<StopReason> TextInProgress::take(std::span<const float> logits, std::vector<int32_t>& sequence) {
   const int32_t id = sampler_.sample(logits, sequence, std::ssize(sequence));
   if (options_.logprobs) result_.logprobs.push_back(logprob_of(logits, id));
+  return take(id, sequence);
+}
+
+std::optional<TokenChoice> TextInProgress::choice(std::span<const int32_t> sequence) const {
+  return options_.logprobs ? std::nullopt : sampler_.choice(std::ssize(sequence));
+}
+
+std::optional<StopReason> TextInProgress::take(int32_t id, std::vector<int32_t>& sequence) {
   sequence.push_back(id);
   result_.tokens.push_back(id);
   if (std::binary_search(end_ids_.begin(), end_ids_.end(), id)) return StopReason::kEndOfText;

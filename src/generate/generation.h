@@ -63,6 +63,10 @@ class TextInProgress {
   /// Chooses the token behind `sequence` (the whole of it) and appends it there. Says why the text ends with it, if it
   /// does. Throws NotFinite as Sampler does.
   std::optional<StopReason> take(std::span<const float> logits, std::vector<int32_t>& sequence);
+  /// How that token can be chosen where the logits lie; none where they are needed here.
+  std::optional<TokenChoice> choice(std::span<const int32_t> sequence) const;
+  /// The same with the token that was chosen so.
+  std::optional<StopReason> take(int32_t id, std::vector<int32_t>& sequence);
   /// Gives out what is still held back, and notes the reason.
   void finish(StopReason reason);
 

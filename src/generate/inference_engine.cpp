@@ -29,6 +29,12 @@ std::span<const float> InferenceEngine::prefill(std::span<const int32_t> tokens)
   return logits;
 }
 
+void InferenceEngine::decode(int32_t token, NextToken& next) {
+  append({&token, 1});
+  const ModelRunner::Rows rows{&sequence_, 1};
+  runner_.run({&rows, 1}, {&next, 1});
+}
+
 void InferenceEngine::score(std::span<const int32_t> tokens, std::span<const int32_t> targets,
                             std::span<float> logprobs, std::span<int32_t> likeliest) {
   DT_CHECK(targets.size() == tokens.size() && logprobs.size() == tokens.size() && likeliest.size() == tokens.size(),

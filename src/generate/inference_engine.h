@@ -67,6 +67,9 @@ class InferenceEngine {
   std::span<const float> prefill(std::span<const int32_t> tokens);
   /// prefill of one token.
   std::span<const float> decode(int32_t token) { return prefill({&token, 1}); }
+  /// The same, but brings what `next` wants behind it; logits() where that has no token then.
+  void decode(int32_t token, NextToken& next);
+  std::span<const float> logits() const { return runner_.logits(0); }
 
   /// Appends tokens, and gives for each the log-probability of what follows it, targets[i] (natural logarithm), and
   /// the likeliest follower. A target of -1 asks for nothing and gets 0.

@@ -121,6 +121,13 @@ std::span<const float> ModelRunner::run(std::span<const Rows> rows) {
   return logits;
 }
 
+void ModelRunner::run(std::span<const Rows> rows, std::span<NextToken> next) {
+  DT_CHECK(next.size() == rows.size(), "run: {} sequences with {} next tokens", rows.size(), next.size());
+  BatchTables tables = lay_out(rows);
+  executor_.choose(tables, next);
+  for (const auto& [sequence, count] : rows) sequence->cached += count;
+}
+
 void ModelRunner::score(std::span<const Rows> rows, std::span<const int32_t> targets, std::span<float> logprobs,
                         std::span<int32_t> likeliest) {
   size_t tokens = 0;

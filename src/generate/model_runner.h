@@ -64,6 +64,14 @@ class ModelRunner {
   /// row i, of config().vocab_size, belongs to rows[i]; valid until the next call. Throws Error, with nothing changed,
   /// where tokens do not fit in the context, the batch or the cache, or an id is outside the embedding.
   std::span<const float> run(std::span<const Rows> rows);
+  /// The same, but brings what next[i] wants behind rows[i]: a token that is chosen where the logits lie, or its
+  /// logits.
+  void run(std::span<const Rows> rows, std::span<NextToken> next);
+  /// The logits behind a row of that batch that wanted them, or whose token could not be chosen; valid until the next
+  /// call.
+  std::span<const float> logits(int64_t row) const { return executor_.logits_of(row); }
+  /// Which tokens run() may choose, those from the end of `tokens` on excepted; before it is called, all.
+  void allow(const std::vector<bool>& tokens) { executor_.allow(tokens); }
   /// Runs them, and gives for each row the log-probability of targets[row] behind it (natural logarithm) and the
   /// likeliest follower. A target of -1 asks for nothing and gets 0 and -1; what it would cost is left out.
   void score(std::span<const Rows> rows, std::span<const int32_t> targets, std::span<float> logprobs,

@@ -83,8 +83,7 @@ std::span<const Candidate> Sampler::distribution(std::span<const float> logits, 
   weigh();
   if (options_.top_p < 1) keep_top_p();
   if (options_.min_p > 0) {
-    const double least = options_.min_p * static_cast<double>(uint64_t{1} << kSamplingBits);
-    std::erase_if(candidates_, [&](const Candidate& c) { return static_cast<double>(c.weight) < least; });
+    std::erase_if(candidates_, [&](const Candidate& c) { return static_cast<double>(c.weight) < least_weight(); });
   }
   total_ = total_weight();
   for (Candidate& c : candidates_) c.probability = static_cast<double>(c.weight) / static_cast<double>(total_);
@@ -141,6 +140,10 @@ void Sampler::weigh() {
   std::erase_if(candidates_, [](const Candidate& c) { return c.weight == 0; });
 }
 
+double Sampler::least_weight() const {
+  return options_.min_p * static_cast<double>(uint64_t{1} << kSamplingBits);
+}
+
 uint64_t Sampler::total_weight() const {
   uint64_t total = 0;
   for (const Candidate& c : candidates_) total += c.weight;
@@ -153,6 +156,15 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
   auto chosen = candidates.begin();
   for (; place >= chosen->weight; ++chosen) place -= chosen->weight;
   return chosen->id;
+}
+
+std::optional<TokenChoice> Sampler::choice(int64_t position) const {
+  const bool by_order = options_.top_k > 0 || options_.top_p < 1;
+  if (options_.temperature > 0 && by_order) return std::nullopt;
+  if (options_.repetition_penalty != 1.0) return std::nullopt;
+  return TokenChoice{.temperature = options_.temperature,
+                     .least_weight = least_weight(),
+                     .bits = random_bits_64(key_, static_cast<uint64_t>(position))};
 }
 
 }  // namespace deeptitan

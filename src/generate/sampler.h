@@ -1,8 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
+
+#include "kernels/token_choice.h"
 
 namespace deeptitan {
 
@@ -45,6 +48,9 @@ class Sampler {
 
   /// The token at place `position` of its sequence.
   int32_t sample(std::span<const float> logits, std::span<const int32_t> earlier, int64_t position);
+  /// How that token is chosen where the logits lie, by ops/sampling.h: the same token. None where it depends on earlier
+  /// tokens or on the order of the likeliest.
+  std::optional<TokenChoice> choice(int64_t position) const;
 
  private:
   void check_any(std::span<const float> logits) const;
@@ -53,6 +59,7 @@ class Sampler {
   void keep_top_p();
   void weigh();
   uint64_t total_weight() const;
+  double least_weight() const;
 
   SamplingOptions options_;
   std::vector<bool> can_be_sampled_;

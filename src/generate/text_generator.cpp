@@ -32,7 +32,9 @@ TextGenerator::TextGenerator(InferenceEngine& engine, Tokenizer tokenizer, std::
     : engine_(engine),
       tokenizer_(std::move(tokenizer)),
       end_ids_(std::move(end_ids)),
-      decodable_(decodable_ids(tokenizer_)) {}
+      decodable_(decodable_ids(tokenizer_)) {
+  engine_.runner().allow(decodable_);
+}
 
 Generation TextGenerator::generate(std::span<const int32_t> prompt, const GenerationOptions& options,
                                    const OnText& on_text) {
@@ -57,15 +59,18 @@ Generation TextGenerator::generate(std::span<const int32_t> prompt, const Genera
     return result;
   }
   std::optional<StopReason> reason;
+  NextToken next;
   while (!reason) {
     try {
-      reason = text.take(logits, sequence);
+      reason = next.token >= 0 ? text.take(next.token, sequence) : text.take(logits, sequence);
     } catch (const NotFinite& found) {
       explain_not_finite(engine_, sequence, found);
     }
     if (!reason && engine_.length() == engine_.context_length()) reason = StopReason::kContextFull;
     if (reason) break;
-    logits = engine_.decode(sequence.back());
+    next.choice = text.choice(sequence);
+    engine_.decode(sequence.back(), next);
+    logits = engine_.logits();
     ++result.decoded_tokens;
   }
   text.finish(*reason);

@@ -15,6 +15,7 @@
 #include "generate/inference_engine.h"
 #include "generate/model_fixture.h"
 #include "generate/model_runner.h"
+#include "generate/sampler.h"
 #include "model/deepseek/checkpoint.h"
 #include "support/compare.h"
 #include "support/data_folder.h"
@@ -96,6 +97,55 @@ TEST_P(InferenceOnGpu, DecodeGivesTheLogitsOfAWholePrompt) {
   const std::vector<float> reference(expected.begin(), expected.end());
   EXPECT_LT(testing::relative_error(std::vector<float>(in_chunks.begin(), in_chunks.end()), reference), 1e-5);
   EXPECT_LT(testing::relative_error(std::vector<float>(one_by_one.begin(), one_by_one.end()), reference), 1e-5);
+}
+
+// Two runners in step: one chooses tokens where the logits lie, the other brings them all to the host.
+TEST_P(InferenceOnGpu, TokensChosenOnTheDeviceAreThoseOfItsLogits) {
+  const auto folder = testing::data_folder() / "golden" / "model" / GetParam();
+  const ModelConfig config = load_model_config(folder);
+  std::vector<bool> allowed(config.vocab_size - 3, true);
+  for (size_t t = 0; t < allowed.size(); t += 6) allowed[t] = false;
+  std::vector<Sampler> samplers;
+  for (const SamplingOptions& options :
+       {SamplingOptions{.temperature = 0}, {.temperature = 0.7, .min_p = 0.01, .seed = 2}, {.top_p = 0.9, .seed = 3}}) {
+    samplers.emplace_back(options, allowed);
+  }
+  ModelRunner choosing(config, {.device = gpu_,
+                                .compute = DType::kBF16,
+                                .context_length = std::min<int64_t>(96, config.max_position_embeddings),
+                                .sequences = 3});
+  ModelRunner bringing(config, choosing.options());
+  for (ModelRunner* runner : {&choosing, &bringing}) {
+    runner->allocate();
+    runner->load(ModelDirectory(folder));
+  }
+  choosing.allow(allowed);
+  std::vector<Sequence> sequences(std::min<int64_t>(3, choosing.batch_sequences()));
+  for (size_t s = 0; s < sequences.size(); ++s) sequences[s].tokens = testing::random_tokens(config, 5, 40 + s);
+  std::vector<Sequence> beside = sequences;
+  const auto rows_of = [](std::vector<Sequence>& all) {
+    std::vector<ModelRunner::Rows> rows;
+    for (Sequence& sequence : all) rows.push_back({&sequence, sequence.pending()});
+    return rows;
+  };
+  for (int64_t step = 0; step < 20; ++step) {
+    std::vector<NextToken> next(sequences.size());
+    for (size_t s = 0; s < sequences.size(); ++s) next[s].choice = samplers[s].choice(sequences[s].length());
+    choosing.run(rows_of(sequences), next);
+    const std::span<const float> logits = bringing.run(rows_of(beside));
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const std::span<const float> expected = logits.subspan(s * config.vocab_size, config.vocab_size);
+      const int32_t token = samplers[s].sample(expected, sequences[s].tokens, sequences[s].length());
+      if (next[s].choice) {
+        EXPECT_EQ(next[s].token, token) << "step " << step << ", sequence " << s;
+      } else {
+        const std::span<const float> brought = choosing.logits(static_cast<int64_t>(s));
+        EXPECT_EQ(next[s].token, -1);
+        EXPECT_TRUE(std::equal(brought.begin(), brought.end(), expected.begin(), expected.end()));
+      }
+      for (std::vector<Sequence>* all : {&sequences, &beside}) (*all)[s].tokens.push_back(token);
+    }
+  }
 }
 
 // A graph is captured on the second token and replayed on those behind it, across pages of the cache.

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "kernels/cpu/sampling/choose_tokens.h"
 #include "kernels/sampling_math.h"
 #include "support/compare.h"
 #include "support/expect_error.h"
@@ -157,6 +158,37 @@ TEST(Sampler, TemperatureZeroTakesTheLikeliestThatCanBeDecoded) {
   Sampler penalized({.temperature = 0, .repetition_penalty = 2}, {true, true, true, true, false});
   const std::vector<int32_t> earlier = {1};
   EXPECT_EQ(penalized.sample(logits, earlier, 0), 3);
+}
+
+// What the kernels choose where the logits lie (the GPU's twin is held to this one in ChooseTokens.*).
+TEST(Sampler, AChoiceIsTheTokenThatIsSampled) {
+  constexpr int64_t kVocab = 1000;
+  std::vector<bool> allowed(kVocab - 7, true);
+  std::vector<uint32_t> words(choice_words(kVocab));
+  for (int64_t t = 0; t < std::ssize(allowed); ++t) {
+    allowed[t] = t % 5 != 2;
+    if (allowed[t]) words[t / 32] |= 1u << (t % 32);
+  }
+  for (const double temperature : {0.0, 0.2, 1.0, 3.0}) {
+    for (const double min_p : {0.0, 0.1, 1.0}) {
+      Sampler sampler({.temperature = temperature, .min_p = min_p, .seed = 4}, allowed);
+      for (int64_t place = 0; place < 40; ++place) {
+        const std::vector<float> logits = testing::random_normal<float>(kVocab, 30 + place, 2.0);
+        const std::optional<TokenChoice> choice = sampler.choice(place);
+        ASSERT_TRUE(choice);
+        int32_t chosen = -2;
+        cpu::choose_tokens(&chosen, logits.data(), kVocab, &*choice, words.data(), 1, kVocab);
+        EXPECT_EQ(chosen, sampler.sample(logits, {}, place)) << temperature << ", min-p " << min_p << ", " << place;
+      }
+    }
+  }
+  for (const SamplingOptions& options : {SamplingOptions{.top_k = 3},
+                                         {.top_p = 0.9},
+                                         {.repetition_penalty = 1.1},
+                                         {.temperature = 0, .repetition_penalty = 2}}) {
+    EXPECT_FALSE(Sampler(options, allowed).choice(0)) << "depends on order or on earlier tokens";
+  }
+  EXPECT_TRUE(Sampler({.temperature = 0, .top_k = 3, .top_p = 0.9}, allowed).choice(0)) << "the likeliest in any case";
 }
 
 TEST(Sampler, LogitsThatAreNotFiniteAreRefusedByEverySampler) {

@@ -84,7 +84,7 @@ TEST_P(CallsOnGpu, AStepOfTrainingAllocatesNothingAndWaitsForNothing) {
   }
 }
 
-// The logits go to the host, which draws the token from them: one wait a token.
+// Tokens are chosen where the logits lie, and come to the host: one wait for all of a batch.
 TEST_P(CallsOnGpu, ATokenAllocatesNothingAndWaitsOnce) {
   const ModelConfig config = wide_model();
   ModelRunner runner(config,
@@ -101,8 +101,9 @@ TEST_P(CallsOnGpu, ATokenAllocatesNothingAndWaitsOnce) {
       sequences[s].tokens.insert(sequences[s].tokens.end(), next.begin(), next.end());
       rows.push_back({&sequences[s], sequences[s].pending()});
     }
+    std::vector<NextToken> next = {{.choice = TokenChoice{}}, {.choice = TokenChoice{.temperature = 1}}};
     calls.take();
-    runner.run(rows);
+    runner.run(rows, next);
     for (const auto& [name, count] : calls.take()) {
       if (step > kWarmSteps) counted[name] += count;
     }

@@ -9,6 +9,7 @@
 #include "ops/moe.h"
 #include "ops/op_case.h"
 #include "ops/optimizer.h"
+#include "ops/sampling.h"
 
 namespace deeptitan {
 namespace {
@@ -32,6 +33,21 @@ TEST(LossOps, RefuseWhatDoesNotFit) {
                        "token_logprobs: argmax: expected i32 [4], found f32 [4]");
   expect_runtime_error([&] { accumulate_sum(c.ctx, c.f32({1}), loss); },
                        "accumulate_sum: sum: expected f64 [1], found f32 [1]");
+}
+
+TEST(SamplingOps, RefuseWhatDoesNotFit) {
+  OpCase c;
+  const Tensor logits = c.f32({4, 70}), choices = c.i32({4, kChoiceWords}), allowed = c.i32({3}), chosen = c.i32({4});
+  choose_tokens(c.ctx, chosen, logits, choices, allowed);
+  expect_runtime_error([&] { choose_tokens(c.ctx, c.i32({3}), logits, choices, allowed); },
+                       "choose_tokens: chosen: expected i32 [4], found i32 [3]");
+  expect_runtime_error(
+      [&] {
+        choose_tokens(c.ctx, chosen, logits, c.i32({4, 5}), allowed);
+      },
+      "choose_tokens: choices: expected i32 [4, 6], found i32 [4, 5]");
+  expect_runtime_error([&] { choose_tokens(c.ctx, chosen, logits, choices, c.i32({2})); },
+                       "choose_tokens: allowed: expected i32 [3], found i32 [2]");
 }
 
 TEST(OptimizerOps, RefuseWhatDoesNotFit) {

@@ -1,0 +1,16 @@
+#include "ops/sampling.h"
+
+#include "kernels/cuda/sampling/choose_tokens.h"
+#include "ops/cuda/element.h"
+
+namespace deeptitan::on_cuda {
+
+void choose_tokens(ExecutionContext& ctx, const Tensor& chosen, const Tensor& logits, const Tensor& choices,
+                   const Tensor& allowed) {
+  cuda::choose_tokens(chosen.raw<int32_t>(), logits.raw<float>(), logits.stride(),
+                      reinterpret_cast<const TokenChoice*>(choices.raw<uint32_t>()),
+                      allowed.raw<uint32_t>(), logits.size(0), logits.size(1),
+                      stream_of(ctx));
+}
+
+}  // namespace deeptitan::on_cuda

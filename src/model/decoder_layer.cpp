@@ -84,6 +84,7 @@ void PreNormDecoderLayer::forward(ExecutionContext& ctx, const ForwardContext& f
   attention_norm_.forward(ctx, s.attention_in, s.attention_rstd, in);
   attention_->forward(ctx, forward, out, s.attention_in, s.attention.get());
   feed_forward_norm_.forward_after_add(ctx, s.middle, s.feed_forward_in, s.feed_forward_rstd, in, out);
+  if (record == nullptr) return feed_forward_->forward_onto(ctx, forward, out, s.feed_forward_in, s.middle);
   feed_forward_->forward(ctx, forward, out, s.feed_forward_in, s.feed_forward.get());
   add(ctx, out, out, s.middle);
 }

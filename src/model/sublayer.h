@@ -93,6 +93,10 @@ class Sublayer {
   virtual void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out /* [T, D] */,
                        const Tensor& x /* [T, D] */, Record* record) const = 0;
 
+  /// out = residual + f(x), for inference: both are rounded, the sum last.
+  virtual void forward_onto(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out /* [T, D] */,
+                            const Tensor& x /* [T, D] */, const Tensor& residual /* [T, D] */) const;
+
   /// Makes again what the record took from RecordArenas::cheap() and the forward wrote there, bit for bit.
   virtual void recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& x /* [T, D] */,
                          Record& record) const = 0;

@@ -23,8 +23,8 @@ double elements(const PreparedWeight* weight) {
 
 }  // namespace
 
-bool mixture_of_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Routing& routing,
-                    const MixtureWeights& w, const RouterOptions& options) {
+bool mixture_of_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Tensor& residual,
+                    const Routing& routing, const MixtureWeights& w, const RouterOptions& options) {
   if (ctx.device.kind != DeviceKind::kCuda || !on_cuda::mixture_of_few_fits(x, w, options)) return false;
   const int64_t tokens = x.size(0), hidden = x.size(1);
   check_tensor(out, "mixture_of_few: out", x.dtype(), {tokens, hidden});
@@ -34,20 +34,21 @@ bool mixture_of_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, c
   if (w.shared_gate_up != nullptr) {
     check_pair("shared_gate_up", "shared_down", *w.shared_gate_up, *w.shared_down, 1, hidden);
   }
-  check_contiguous("mixture_of_few", {out, x});
+  check_tensor(residual, "mixture_of_few: residual", x.dtype(), {tokens, hidden});
+  check_contiguous("mixture_of_few", {out, x, residual});
   const double experts = static_cast<double>(tokens * options.top_k) * (elements(w.gate_up) + elements(w.down));
   const double shared = elements(w.shared_gate_up) + elements(w.shared_down);
-  OpScope op(ctx, "mixture_of_few", {&out, &routing.expert_weight, &routing.expert_index}, {&x, &w.bias},
+  OpScope op(ctx, "mixture_of_few", {&out, &routing.expert_weight, &routing.expert_index}, {&x, &residual, &w.bias},
              {.flops = 2 * (experts + static_cast<double>(tokens) * (shared + elements(w.router))),
               .bytes = static_cast<double>(dtype_size(x.dtype())) * (experts + shared) + 4 * elements(w.router)});
   constexpr decltype(&on_cuda::mixture_of_few) kNoCpuForm = nullptr;  // the device is none
-  op.run_with_workspace(kNoCpuForm, on_cuda::mixture_of_few, out, x, routing, w, options);
+  op.run_with_workspace(kNoCpuForm, on_cuda::mixture_of_few, out, x, residual, routing, w, options);
   return true;
 }
 
 #else
-bool mixture_of_few(ExecutionContext& /*ctx*/, const Tensor& /*out*/, const Tensor& /*x*/, const Routing& /*routing*/,
-                    const MixtureWeights& /*weights*/, const RouterOptions& /*options*/) {
+bool mixture_of_few(ExecutionContext& /*ctx*/, const Tensor& /*out*/, const Tensor& /*x*/, const Tensor& /*residual*/,
+                    const Routing& /*routing*/, const MixtureWeights& /*weights*/, const RouterOptions& /*options*/) {
   return false;
 }
 #endif

@@ -18,16 +18,18 @@ struct MixtureWeights {
   const PreparedWeight* shared_down = nullptr;     // [D, S]
 };
 
-/// out = x through router, experts and shared expert, with `routing` filled: what convert, linear, route, permute_rows,
-/// grouped_linear, grouped_swiglu and unpermute_rows give one after another, each rounding where they round. False, and
-/// nothing is done, where the device has no form for these sizes and types: then run those. All experts lie here.
+/// out = residual + x through router, experts and shared expert, with `routing` filled: what convert, linear, route,
+/// permute_rows, grouped_linear, grouped_swiglu, unpermute_rows and add give one after another, each rounding where
+/// they round. False, and nothing is done, where the device has no form for these sizes and types: then run those. All
+/// experts lie here.
 bool mixture_of_few(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& x /* [T, D] */,
-                    const Routing& routing, const MixtureWeights& weights, const RouterOptions& options);
+                    const Tensor& residual /* [T, D] */, const Routing& routing, const MixtureWeights& weights,
+                    const RouterOptions& options);
 
 namespace on_cuda {
 bool mixture_of_few_fits(const Tensor& x, const MixtureWeights& weights, const RouterOptions& options);
-void mixture_of_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Routing& routing,
-                    const MixtureWeights& weights, const RouterOptions& options);
+void mixture_of_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Tensor& residual,
+                    const Routing& routing, const MixtureWeights& weights, const RouterOptions& options);
 }  // namespace on_cuda
 
 }  // namespace deeptitan

@@ -118,19 +118,6 @@ void MixtureOfExperts::experts_backward_weights(ExecutionContext& ctx, const Exp
   gate_up_.backward_weights_grouped(ctx, e.d_gate_up, e.rows, groups);
 }
 
-// Few tokens without a record, as one op where the device has it.
-bool MixtureOfExperts::forward_few(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out,
-                                   const Tensor& x, const Routing& routing) const {
-  if (!dispatcher_->all_experts_here() || forward.routes != nullptr || forward.auxiliary != nullptr) return false;
-  const MixtureWeights weights{.router = &router_.weight(),
-                               .bias = bias_ == nullptr ? Tensor() : bias_->value,
-                               .gate_up = &gate_up_.weight(),
-                               .down = &down_.weight(),
-                               .shared_gate_up = shared_ ? &shared_->gate_up() : nullptr,
-                               .shared_down = shared_ ? &shared_->down() : nullptr};
-  return mixture_of_few(ctx, out, x, routing, weights, options_);
-}
-
 void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
                                Record* record) const {
   const int64_t tokens = x.size(0);
@@ -139,7 +126,6 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
   if (record == nullptr) temporary.emplace(*this, *ctx.workspace, *ctx.workspace, tokens);
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
   const Routing& routing = s.experts.routing;
-  if (record == nullptr && forward_few(ctx, forward, out, x, routing)) return;
 
   {
     ArenaScope scratch(*ctx.workspace);
@@ -182,6 +168,27 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
     dispatcher_->finish(ctx);
     run(s.experts, out);
   }
+}
+
+// Few tokens are one op where the device has it.
+void MixtureOfExperts::forward_onto(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out,
+                                    const Tensor& x, const Tensor& residual) const {
+  if (dispatcher_->all_experts_here() && forward.routes == nullptr && forward.auxiliary == nullptr) {
+    ArenaScope workspace(*ctx.workspace);
+    const int64_t tokens = x.size(0);
+    const Routing routing{.expert_index = workspace.take(DType::kI32, {tokens, options_.top_k}),
+                          .expert_weight = workspace.take(DType::kF32, {tokens, options_.top_k}),
+                          .scores = workspace.take(DType::kF32, {tokens, options_.experts}),
+                          .counts = workspace.take(DType::kI32, {options_.experts})};
+    const MixtureWeights weights{.router = &router_.weight(),
+                                 .bias = bias_ == nullptr ? Tensor() : bias_->value,
+                                 .gate_up = &gate_up_.weight(),
+                                 .down = &down_.weight(),
+                                 .shared_gate_up = shared_ ? &shared_->gate_up() : nullptr,
+                                 .shared_down = shared_ ? &shared_->down() : nullptr};
+    if (mixture_of_few(ctx, out, x, residual, routing, weights, options_)) return;
+  }
+  Sublayer::forward_onto(ctx, forward, out, x, residual);
 }
 
 void MixtureOfExperts::recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& x,

@@ -23,6 +23,8 @@ class MixtureOfExperts final : public Sublayer {
   std::unique_ptr<Record> make_record(const RecordArenas& arenas, int64_t tokens) const override;
   void forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
                Record* record) const override;
+  void forward_onto(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
+                    const Tensor& residual) const override;
   void recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& x, Record& record) const override;
   void backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x, const Tensor& d_out,
                       const Tensor& x, Record& record) const override;
@@ -50,8 +52,6 @@ class MixtureOfExperts final : public Sublayer {
   RowGroups groups_of(const ExpertRows& experts) const { return dispatcher_->groups(experts.routing, experts.route); }
   template <typename Body>
   void for_slices(ExecutionContext& ctx, const ExpertRows& whole, const Body& body) const;
-  bool forward_few(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
-                   const Routing& routing) const;
   void experts_forward(ExecutionContext& ctx, const ExpertRows& experts) const;
   void experts_backward_input(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& d_rows) const;
   void slice_again(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& x, const Tensor& d_weight,

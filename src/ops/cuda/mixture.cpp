@@ -36,19 +36,22 @@ bool mixture_of_few_fits(const Tensor& x, const MixtureWeights& w, const RouterO
          w.gate_up->strategy != GroupedGemmStrategy::kLoop && cuda::few_tokens_mixture_fits(mixture_of(x, w, options));
 }
 
-void mixture_of_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Routing& routing,
-                    const MixtureWeights& w, const RouterOptions& options) {
+void mixture_of_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Tensor& residual,
+                    const Routing& routing, const MixtureWeights& w, const RouterOptions& options) {
   cuda::FewTokensMixture m = mixture_of(x, w, options);
   ArenaScope workspace(*ctx.workspace);
   const Tensor logits = workspace.take(DType::kF32, {m.tokens, m.experts});
   const Tensor activated = workspace.take(DType::kBF16, {m.tokens * m.top_k, m.width});
   const Tensor shared = workspace.take(DType::kBF16, {m.tokens, m.shared_width});
+  const Tensor shared_result = workspace.take(DType::kBF16, {m.tokens, m.shared_width > 0 ? m.hidden : 0});
   m.out = out.raw<bfloat16>();
+  m.residual = residual.raw<bfloat16>();
   m.logits = logits.raw<float>();
   m.expert_index = routing.expert_index.raw<int32_t>();
   m.expert_weight = routing.expert_weight.raw<float>();
   m.activated = activated.raw<bfloat16>();
   m.shared_activated = shared.raw<bfloat16>();
+  m.shared_result = shared_result.raw<bfloat16>();
   if (!ctx.planning) cuda::few_tokens_logits(m, stream_of(ctx));
   on_cuda::route(ctx, routing, logits, w.bias, options);
   if (!ctx.planning) cuda::few_tokens_experts(m, stream_of(ctx));

@@ -8,9 +8,8 @@ namespace deeptitan::on_cuda {
 void choose_tokens(ExecutionContext& ctx, const Tensor& chosen, const Tensor& logits, const Tensor& choices,
                    const Tensor& allowed) {
   cuda::choose_tokens(chosen.raw<int32_t>(), logits.raw<float>(), logits.stride(),
-                      reinterpret_cast<const TokenChoice*>(choices.raw<uint32_t>()),
-                      allowed.raw<uint32_t>(), logits.size(0), logits.size(1),
-                      stream_of(ctx));
+                      reinterpret_cast<const TokenChoice*>(choices.raw<uint32_t>()), allowed.raw<uint32_t>(),
+                      logits.size(0), logits.size(1), stream_of(ctx));
 }
 
 }  // namespace deeptitan::on_cuda

@@ -14,6 +14,7 @@
 #include "kernels/cuda/matmul/matmul.h"
 #include "kernels/cuda/norm/rms_norm.h"
 #include "kernels/cuda/rope/rope.h"
+#include "kernels/cuda/router/router.h"
 #include "kernels/cuda/typed_elements.h"
 #include "kernels/exact_math.h"
 
@@ -69,8 +70,11 @@ TEST(FewTokensMixture, HasTheBitsOfItsOpsAndEachTokenItsOwn) {
     DeviceBuffer<int32_t> device_index(index);
     DeviceBuffer<float> device_weight(weight), logits(tokens * experts), plain_logits(tokens * experts);
     DeviceBuffer<bfloat16> out(tokens * hidden), activated(tokens * top_k * width),
-        shared_activated(tokens * shared + 8);
+        shared_activated(tokens * shared + 8), shared_result(tokens * hidden);
+    const std::vector<bfloat16> residual = random_elements<bfloat16>(tokens * hidden, 9);
+    DeviceBuffer<bfloat16> device_residual(residual);
     FewTokensMixture m{.out = out.get(),
+                       .residual = device_residual.get(),
                        .x = x.get(),
                        .tokens = tokens,
                        .hidden = hidden,
@@ -87,9 +91,17 @@ TEST(FewTokensMixture, HasTheBitsOfItsOpsAndEachTokenItsOwn) {
                        .shared_down = shared_down.get(),
                        .shared_width = shared,
                        .activated = activated.get(),
-                       .shared_activated = shared_activated.get()};
+                       .shared_activated = shared_activated.get(),
+                       .shared_result = shared_result.get()};
     ASSERT_TRUE(few_tokens_mixture_fits(m));
     few_tokens_logits(m, nullptr);
+    // The routing that stands between the two; the choices below are drawn, so that each expert is met.
+    RouterOptions options;
+    options.experts = static_cast<int>(experts), options.top_k = static_cast<int>(top_k);
+    DeviceBuffer<int32_t> chosen(index.size()), counts(experts);
+    DeviceBuffer<float> chosen_weight(index.size());
+    route_tokens(chosen.get(), chosen_weight.get(), nullptr, counts.get(), logits.get(), nullptr, tokens, options,
+                 nullptr, nullptr);
     few_tokens_experts(m, nullptr);
     const std::vector<bfloat16> found = out.download();
 
@@ -122,7 +134,10 @@ TEST(FewTokensMixture, HasTheBitsOfItsOpsAndEachTokenItsOwn) {
         for (int64_t j = 0; j < hidden; ++j) sum[j] = exact_add(sum[j], to_float(y[j]));
       }
       int64_t wrong = 0;
-      for (int64_t j = 0; j < hidden; ++j) wrong += found[t * hidden + j].bits != to_bfloat16(sum[j]).bits;
+      for (int64_t j = 0; j < hidden; ++j) {
+        const float onto = to_float(residual[t * hidden + j]) + to_float(to_bfloat16(sum[j]));
+        wrong += found[t * hidden + j].bits != to_bfloat16(onto).bits;
+      }
       EXPECT_EQ(wrong, 0) << "token " << t << " of " << tokens << ", hidden " << hidden;
     }
   }

@@ -1,7 +1,5 @@
 #include "kernels/cuda/experts/few_tokens.h"
 
-#include <algorithm>
-
 #include "kernels/cuda/activation/swiglu.cuh"
 #include "kernels/cuda/matmul/few_rows.cuh"
 
@@ -37,7 +35,8 @@ struct GatedColumn {
 
 /// The first blocks have eight of the router's columns each, the others a warp a column of the shared expert for one
 /// token; those of a column's tokens are neighbours.
-__global__ void __launch_bounds__(kThreads, 2) few_tokens_logits_kernel(const FewTokensMixture m, int router_blocks) {
+__global__ void __launch_bounds__(kThreads, 2)
+    few_tokens_logits_kernel(const FewTokensMixture m, unsigned router_blocks) {
   extern __shared__ __align__(16) char shared[];
   let_next_launch_begin();
   if (blockIdx.x < router_blocks) {
@@ -46,8 +45,9 @@ __global__ void __launch_bounds__(kThreads, 2) few_tokens_logits_kernel(const Fe
         static_cast<int64_t>(blockIdx.x) * kOrderedColumns, shared);
   }
   const int lane = threadIdx.x % kWarp;
-  const int64_t block = blockIdx.x - router_blocks, token = block % m.tokens;
-  const int64_t column = block / m.tokens * kWarps + threadIdx.x / kWarp;
+  const auto tokens = static_cast<uint32_t>(m.tokens), block = blockIdx.x - router_blocks;
+  const int64_t token = block % tokens;
+  const int64_t column = static_cast<int64_t>(block / tokens) * kWarps + threadIdx.x / kWarp;
   const bool inside = column < m.shared_width;
   GatedColumn gated;
   gated.begin(m.shared_gate_up, inside ? column : 0, m.shared_width, m.hidden, lane);
@@ -56,69 +56,78 @@ __global__ void __launch_bounds__(kThreads, 2) few_tokens_logits_kernel(const Fe
     gated.finish(m.shared_activated + token * m.shared_width + column, m.x + token * m.hidden, m.hidden, lane);
 }
 
-/// A warp a column of one choice of one token; those of a column's choices are neighbours.
-__global__ void __launch_bounds__(kThreads, 2) few_tokens_gate_up_kernel(const FewTokensMixture m) {
-  let_next_launch_begin();
+/// A warp a column. The first blocks multiply the shared expert's activations: what routes the tokens, the launch just
+/// before this one, has let it begin only when these were there, and does not hold them up. The others have a column of
+/// one choice of one token; those of a column's choices are neighbours.
+__global__ void __launch_bounds__(kThreads, 2)
+    few_tokens_gate_up_kernel(const FewTokensMixture m, unsigned shared_blocks) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  if (blockIdx.x < shared_blocks) {
+    const auto tokens = static_cast<uint32_t>(m.tokens);
+    const int64_t token = blockIdx.x % tokens, column = static_cast<int64_t>(blockIdx.x / tokens) * kWarps + warp;
+    if (column < m.hidden) {
+      const bfloat16* const w[1] = {m.shared_down + column * m.shared_width};
+      const bfloat16* const x[1] = {m.shared_activated + token * m.shared_width};
+      ColumnDots<1, 12> dots;
+      float value[1];
+      dots.begin(w, m.shared_width, lane);
+      dots.finish(value, x, w, m.shared_width, lane);
+      if (lane == 0) store_rounded(m.shared_result + token * m.hidden + column, value[0]);
+    }
+    let_next_launch_begin();
+    wait_for_launch_before();
+    return;
+  }
+  const auto slots = static_cast<uint32_t>(m.tokens * m.top_k), block = blockIdx.x - shared_blocks;
+  const auto slot = block % slots;
+  const int64_t column = static_cast<int64_t>(block / slots) * kWarps + warp;
+  const bfloat16* x = m.x + static_cast<int64_t>(slot / static_cast<uint32_t>(m.top_k)) * m.hidden;
   wait_for_launch_before();
-  const int lane = threadIdx.x % kWarp;
-  const int64_t slots = m.tokens * m.top_k, slot = blockIdx.x % slots;
-  const int64_t column = blockIdx.x / slots * kWarps + threadIdx.x / kWarp;
+  let_next_launch_begin();  // only now: the next launch reads the choices before it waits for this one
   if (column >= m.width) return;
-  const int64_t expert = m.expert_index[slot];
+  const int64_t expert = __ldcg(m.expert_index + slot);
   GatedColumn gated;
   gated.begin(m.gate_up + expert * 2 * m.width * m.hidden, column, m.width, m.hidden, lane);
-  gated.finish(m.activated + slot * m.width + column, m.x + slot / m.top_k * m.hidden, m.hidden, lane);
+  gated.finish(m.activated + slot * m.width + column, x, m.hidden, lane);
 }
 
-constexpr int kDownColumns = 4;  // of a block
+constexpr int kDownColumns = 8;  // of a block
 constexpr int kPair = 2;
+constexpr int kPairs = kDownColumns / kPair;
 
-/// Block (columns / 4 and token): the last `shared_warps` warps multiply the shared expert's two columns at a time, the
-/// others those of the choices; then the results are added up.
-__global__ void __launch_bounds__(kThreads, 2) few_tokens_down_kernel(const FewTokensMixture m, int shared_warps) {
-  __shared__ float result[kMostTopK + 1][kDownColumns];
+/// Block (columns / 8 and token): a warp multiplies two columns of a choice at a time; then the results are added up.
+__global__ void __launch_bounds__(kThreads, 2) few_tokens_down_kernel(const FewTokensMixture m) {
+  __shared__ float result[kMostTopK][kDownColumns];
   let_next_launch_begin();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t token = blockIdx.x % m.tokens, first = blockIdx.x / m.tokens * kDownColumns;
-  constexpr int kPairs = kDownColumns / kPair;
-  const bfloat16* w[kPair];
-  ColumnDots<kPair, 6> dots;
-  float value[kPair];
-  const auto multiply = [&](const bfloat16* activated, int64_t inputs, int at, int pair) {
+  const auto tokens = static_cast<uint32_t>(m.tokens);
+  const int64_t token = blockIdx.x % tokens, first = static_cast<int64_t>(blockIdx.x / tokens) * kDownColumns;
+  for (int task = warp; task < m.top_k * kPairs; task += kWarps) {
+    const int k = task / kPairs, pair = task % kPairs;
+    const int64_t slot = token * m.top_k + k;
+    const bfloat16* of_expert = m.down + __ldcg(m.expert_index + slot) * m.hidden * m.width;
+    const bfloat16* const activated = m.activated + slot * m.width;
+    const bfloat16* w[kPair];
     const bfloat16* const x[kPair] = {activated, activated};
-    dots.finish(value, x, w, inputs, lane);
-    if (lane < kPair) result[at][pair * kPair + lane] = rounded(value[lane == 0 ? 0 : 1]);
-  };
-  const int slot_warps = kWarps - shared_warps;
-  if (warp >= slot_warps) {
-    const bfloat16* activated = m.shared_activated + token * m.shared_width;
-    for (int pair = warp - slot_warps; pair < kPairs; pair += shared_warps) {
 #pragma unroll
-      for (int c = 0; c < kPair; ++c) w[c] = m.shared_down + (first + pair * kPair + c) * m.shared_width;
-      dots.begin(w, m.shared_width, lane);
-      if (pair == warp - slot_warps) wait_for_launch_before();
-      multiply(activated, m.shared_width, static_cast<int>(m.top_k), pair);
-    }
-  } else {
-    wait_for_launch_before();
-    for (int task = warp; task < m.top_k * kPairs; task += slot_warps) {
-      const int k = task / kPairs, pair = task % kPairs;
-      const int64_t slot = token * m.top_k + k;
-      const bfloat16* of_expert = m.down + m.expert_index[slot] * m.hidden * m.width;
-#pragma unroll
-      for (int c = 0; c < kPair; ++c) w[c] = of_expert + (first + pair * kPair + c) * m.width;
-      dots.begin(w, m.width, lane);
-      multiply(m.activated + slot * m.width, m.width, k, pair);
-    }
+    for (int c = 0; c < kPair; ++c) w[c] = of_expert + (first + pair * kPair + c) * m.width;
+    ColumnDots<kPair, 6> dots;
+    float value[kPair];
+    dots.begin(w, m.width, lane);
+    if (task == warp) wait_for_launch_before();
+    dots.finish(value, x, w, m.width, lane);
+    if (lane < kPair) result[k][pair * kPair + lane] = rounded(value[lane == 0 ? 0 : 1]);
   }
+  wait_for_launch_before();  // also where a warp has no choice
   __syncthreads();
   if (threadIdx.x >= kDownColumns) return;
+  const int64_t at = token * m.hidden + first + threadIdx.x;
   float sum = 0;
   for (int k = 0; k < m.top_k; ++k) {
     sum = exact_fma(m.expert_weight[token * m.top_k + k], result[k][threadIdx.x], sum);
   }
-  if (m.shared_width > 0) sum = exact_add(sum, result[m.top_k][threadIdx.x]);
-  store_rounded(m.out + token * m.hidden + first + threadIdx.x, sum);
+  if (m.shared_width > 0) sum = exact_add(sum, to_float(m.shared_result[at]));
+  store_rounded(m.out + at, to_float(m.residual[at]) + rounded(sum));
 }
 
 unsigned blocks(int64_t columns, int64_t each, int64_t times) {
@@ -148,14 +157,12 @@ void few_tokens_logits(const FewTokensMixture& m, cudaStream_t stream) {
 
 void few_tokens_experts(const FewTokensMixture& m, cudaStream_t stream) {
   if (m.tokens <= 0) return;
+  const unsigned shared_blocks = m.shared_width == 0 ? 0 : blocks(m.hidden, kWarps, m.tokens);
   launch_dependent(few_tokens_gate_up_kernel, "few_tokens_gate_up_kernel",
-                   dim3(blocks(m.width, kWarps, m.tokens * m.top_k)), kThreads, 0, stream, m);
-  // As many warps as the shared expert has of the bytes.
-  const int64_t all = m.shared_width + m.top_k * m.width;
-  const auto share = static_cast<int>((kWarps * m.shared_width + all / 2) / all);
-  const int shared_warps = m.shared_width == 0 ? 0 : std::clamp(share, 1, kDownColumns / kPair);
+                   dim3(shared_blocks + blocks(m.width, kWarps, m.tokens * m.top_k)), kThreads, 0, stream, m,
+                   shared_blocks);
   launch_dependent(few_tokens_down_kernel, "few_tokens_down_kernel", dim3(blocks(m.hidden, kDownColumns, m.tokens)),
-                   kThreads, 0, stream, m, shared_warps);
+                   kThreads, 0, stream, m);
 }
 
 }  // namespace deeptitan::cuda

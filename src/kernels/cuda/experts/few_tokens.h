@@ -19,8 +19,9 @@ inline constexpr int64_t kFewMixtureTokens = 16;
 
 /// T tokens, D hidden, E experts, K experts a token, I width of an expert, S of the shared expert (0: there is none).
 struct FewTokensMixture {
-  bfloat16* out = nullptr;      // [T, D]
-  const bfloat16* x = nullptr;  // [T, D]
+  bfloat16* out = nullptr;             // [T, D]
+  const bfloat16* residual = nullptr;  // [T, D]
+  const bfloat16* x = nullptr;         // [T, D]
   int64_t tokens = 0;
   int64_t hidden = 0;
   const float* router = nullptr;  // [E, D]
@@ -37,6 +38,7 @@ struct FewTokensMixture {
   int64_t shared_width = 0;
   bfloat16* activated = nullptr;         // workspace, [T, K, I]
   bfloat16* shared_activated = nullptr;  // workspace, [T, S]
+  bfloat16* shared_result = nullptr;     // workspace, [T, D]
 };
 
 /// Whether the tokens are few, and rows can be read 16 bytes at a time.
@@ -46,8 +48,10 @@ bool few_tokens_mixture_fits(const FewTokensMixture& mixture);
 /// launch.
 void few_tokens_logits(const FewTokensMixture& mixture, cudaStream_t stream);
 
-/// out[t] = sum over k of weight[t, k] * expert[t, k](x[t]), in the order of k, plus the shared expert's result, whose
-/// activations few_tokens_logits has left. Two launches.
+/// out[t] = residual[t] + sum over k of weight[t, k] * expert[t, k](x[t]), in the order of k, plus the shared expert's
+/// result, whose activations few_tokens_logits has left. Two launches, behind few_tokens_logits and the routing, which
+/// is one launch that lets the next begin when it has waited for the one before (router.h): the shared expert does not
+/// wait for it.
 void few_tokens_experts(const FewTokensMixture& mixture, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

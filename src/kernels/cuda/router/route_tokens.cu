@@ -27,8 +27,8 @@ template <int kPerLane, int kCandidates, RouterScoring kScoring, bool kTwoBest, 
 __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(RouterArguments a) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ int32_t counts_of_block[kMaxExperts];
-  let_next_launch_begin();
   wait_for_launch_before();
+  let_next_launch_begin();  // which may read what the launches before this one wrote
   constexpr int kWarps = kThreads / kWarp;
   const int lane = threadIdx.x % kWarp;
   auto& [score_of_token, scratch] = reinterpret_cast<WarpScratch<kPerLane, kCandidates>*>(shared)[threadIdx.x / kWarp];

@@ -22,7 +22,8 @@ inline bool route_in_one_block(int64_t tokens) {
   return tokens <= 16;
 }
 
-/// As cpu::route_tokens. scores may be null (inference): half of the traffic is theirs.
+/// As cpu::route_tokens. Where one block routes them, the next launch may begin once the launch before this one is done
+/// (dependent_launch.cuh). scores may be null (inference): half of the traffic is theirs.
 void route_tokens(int32_t* expert_index, float* expert_weight, float* scores, int32_t* counts, const float* logits,
                   const float* bias, int64_t tokens, const RouterOptions& options, void* workspace,
                   cudaStream_t stream);

@@ -32,6 +32,13 @@ void LinearLayer::forward(ExecutionContext& ctx, const Tensor& out, const Tensor
   if (bias_ != nullptr) add_bias(ctx, out, bias_->value);
 }
 
+void LinearLayer::forward_beside(ExecutionContext& ctx, const Tensor& out, const LinearLayer& other,
+                                 const Tensor& other_out, const Tensor& x) const {
+  linear_twice(ctx, out, *weight_, other_out, *other.weight_, x);
+  if (bias_ != nullptr) add_bias(ctx, out, bias_->value);
+  if (other.bias_ != nullptr) add_bias(ctx, other_out, other.bias_->value);
+}
+
 void LinearLayer::backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, bool accumulate) const {
   linear_backward_input(ctx, d_x, d_out, *weight_, accumulate);
 }

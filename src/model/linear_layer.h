@@ -31,6 +31,9 @@ class LinearLayer {
   const PreparedWeight& weight() const { return *weight_; }
 
   void forward(ExecutionContext& ctx, const Tensor& out /* [T, outputs] */, const Tensor& x /* [T, inputs] */) const;
+  /// This layer's and another's product of the same x.
+  void forward_beside(ExecutionContext& ctx, const Tensor& out, const LinearLayer& other, const Tensor& other_out,
+                      const Tensor& x) const;
   void backward_input(ExecutionContext& ctx, const Tensor& d_x /* [T, inputs] */,
                       const Tensor& d_out /* [T, outputs] */, bool accumulate) const;
   void backward_weights(ExecutionContext& ctx, const Tensor& d_out /* [T, outputs] */,

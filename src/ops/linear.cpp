@@ -155,6 +155,27 @@ void linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Pre
   run_product(ctx, kLinear, out, x, weight, /*backward=*/false, {}, accumulate);
 }
 
+void linear_twice(ExecutionContext& ctx, const Tensor& out, const PreparedWeight& weight, const Tensor& other_out,
+                  const PreparedWeight& other, const Tensor& x) {
+#ifdef DT_CUDA
+  if (ctx.device.kind == DeviceKind::kCuda && on_cuda::linear_twice_fits(out, weight, other_out, other, x)) {
+    check_tensor(out, "linear_twice: out", x.dtype(), {x.size(0), weight.outputs});
+    check_tensor(other_out, "linear_twice: other_out", x.dtype(), {x.size(0), other.outputs});
+    DT_CHECK(weight.inputs == x.size(1) && other.inputs == x.size(1),
+             "linear_twice: x has {} columns, but the weights have {} and {} inputs", x.size(1), weight.inputs,
+             other.inputs);
+    const auto elements = static_cast<double>((weight.outputs + other.outputs) * x.size(1));
+    OpScope op(ctx, "linear", {&out, &other_out}, {&x, &weight.forward, &other.forward},
+               {.flops = 2 * static_cast<double>(x.size(0)) * elements});
+    constexpr decltype(&on_cuda::linear_twice) kNoCpuForm = nullptr;  // the device is none
+    op.run(kNoCpuForm, on_cuda::linear_twice, out, weight, other_out, other, x);
+    return;
+  }
+#endif
+  linear(ctx, out, x, weight);
+  linear(ctx, other_out, x, other);
+}
+
 void linear_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, const PreparedWeight& weight,
                            bool accumulate) {
   run_product(ctx, kLinearBackward, d_x, d_out, weight, /*backward=*/true, {}, accumulate);

@@ -74,6 +74,10 @@ void prepare_weight_as_stored(ExecutionContext& ctx, PreparedWeight& weight, int
 void linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,
             const PreparedWeight& weight, bool accumulate = false);
 
+/// Two products of one x: in one launch where the device has that for these sizes.
+void linear_twice(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const PreparedWeight& weight,
+                  const Tensor& other_out /* [M, N'] */, const PreparedWeight& other, const Tensor& x /* [M, K] */);
+
 /// d_x[M, K] = d_out W, or d_x += d_out W.
 void linear_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [M, K] */, const Tensor& d_out /* [M, N] */,
                            const PreparedWeight& weight, bool accumulate = false);
@@ -108,6 +112,9 @@ decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;
 }  // namespace on_cpu
 namespace on_cuda {
 ProductForm product;
+bool linear_twice_fits(const Tensor& out, const PreparedWeight& weight, const Tensor& other_out,
+                       const PreparedWeight& other, const Tensor& x);
+decltype(deeptitan::linear_twice) linear_twice;
 decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;
 decltype(deeptitan::plan_preparing) plan_preparing;
 decltype(deeptitan::expert_strategies) expert_strategies;

@@ -50,6 +50,22 @@ class FewRowsOps : public ::testing::Test {
   Arena gpu_{"gpu", {DeviceKind::kCuda, 0}};
 };
 
+TEST_F(FewRowsOps, TwoProductsRefuseWhatDoesNotFit) {
+  const PreparedWeight first = weight(1, 24, 16), second = weight(1, 8, 16);
+  const Tensor x = bf16({3, 16});
+  linear_twice(ctx_, bf16({3, 24}), first, bf16({3, 8}), second, x);
+  expect_runtime_error(
+      [&] {
+        linear_twice(ctx_, bf16({3, 16}), first, bf16({3, 8}), second, x);
+      },
+      "linear_twice: out: expected bf16 [3, 24], found bf16 [3, 16] on cuda:0");
+  expect_runtime_error(
+      [&] {
+        linear_twice(ctx_, bf16({3, 24}), first, bf16({2, 8}), second, x);
+      },
+      "linear_twice: other_out: expected bf16 [3, 8], found bf16 [2, 8] on cuda:0");
+}
+
 TEST_F(FewRowsOps, AMixtureRefusesWhatDoesNotFit) {
   constexpr int64_t kTokens = 3, kHidden = 16, kExperts = 4, kWidth = 8;
   RouterOptions options;

@@ -112,13 +112,12 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
 
   if (q_a_) {
-    q_a_->forward(ctx, s.q_latent, x);
+    q_a_->forward_beside(ctx, s.q_latent, kv_a_, s.kv_latent, x);
     q_norm_->forward(ctx, s.q_latent_normed, s.q_latent_rstd, s.q_latent);
     q_b_.forward(ctx, s.query, s.q_latent_normed);
   } else {
-    q_b_.forward(ctx, s.query, x);
+    q_b_.forward_beside(ctx, s.query, kv_a_, s.kv_latent, x);
   }
-  kv_a_.forward(ctx, s.kv_latent, x);
   DT_CHECK(batch.cached() || kv_b_, "attention without a cache needs a model for training");
   if (batch.cached()) {
     attend_through_cache(ctx, forward, s);

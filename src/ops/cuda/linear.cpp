@@ -195,7 +195,30 @@ void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Te
   });
 }
 
+cuda::FewRowsProduct<bfloat16> few_rows(const Tensor& out, const Tensor& x, const PreparedWeight& weight) {
+  return {.y = out.raw<bfloat16>(),
+          .ld_y = out.stride(),
+          .x = x.raw<bfloat16>(),
+          .ld_x = x.stride(),
+          .weight = weight.forward.raw<bfloat16>(),
+          .rows = x.size(0),
+          .outputs = weight.outputs,
+          .inputs = weight.inputs};
+}
+
 }  // namespace
+
+bool linear_twice_fits(const Tensor& out, const PreparedWeight& weight, const Tensor& other_out,
+                       const PreparedWeight& other, const Tensor& x) {
+  const auto is_bf16 = [](const Tensor& tensor) { return tensor.dtype() == DType::kBF16; };
+  return !cuda::plain_kernels_wanted() && is_bf16(x) && is_bf16(out) && is_bf16(other_out) &&
+         cuda::few_rows_fit(few_rows(out, x, weight)) && cuda::few_rows_fit(few_rows(other_out, x, other));
+}
+
+void linear_twice(ExecutionContext& ctx, const Tensor& out, const PreparedWeight& weight, const Tensor& other_out,
+                  const PreparedWeight& other, const Tensor& x) {
+  cuda::multiply_few_rows_twice(few_rows(out, x, weight), few_rows(other_out, x, other), stream_of(ctx));
+}
 
 void plan_prepared_weight(PreparedWeight& weight, Arena& arena) {
   if (is_fp8(weight.format)) {

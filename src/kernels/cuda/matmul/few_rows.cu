@@ -1,4 +1,6 @@
 #include "kernels/cuda/matmul/few_rows.cuh"
+
+#include "core/error.h"
 #include "kernels/cuda/matmul/few_rows.h"
 
 namespace deeptitan::cuda {
@@ -12,29 +14,52 @@ template <int kRows>
 inline constexpr int kAhead = kRows <= 4 ? 8 : 4;
 
 template <typename Output>
-__device__ void store_result(const FewRowsProduct<Output>& p, int64_t row, int64_t column, float value) {
-  Output* y = p.y + row * p.ld_y + column;
-  store_rounded(y, p.accumulate ? exact_add(to_float(*y), value) : value);
+__device__ void store_result(Output* y, bool accumulate, float value) {
+  store_rounded(y, accumulate ? exact_add(to_float(*y), value) : value);
 }
 
-/// A warp a column, for all rows.
-template <int kRows, typename Output>
-__global__ void __launch_bounds__(kThreads) few_rows_kernel(const FewRowsProduct<Output> p) {
+template <typename Output>
+struct SecondProduct {
+  Output* y = nullptr;
+  int64_t ld_y = 0;
+  const bfloat16* weight = nullptr;
+  int64_t outputs = 0;
+};
+
+unsigned blocks_of(int64_t outputs) {
+  return static_cast<unsigned>((outputs + kWarps - 1) / kWarps);
+}
+
+/// A warp a column, for all rows. With kTwo the columns of a second product of as many rows and inputs lie behind those
+/// of the first.
+template <int kRows, bool kTwo, typename Output>
+__global__ void __launch_bounds__(kThreads)
+    few_rows_kernel(const FewRowsProduct<Output> p, const SecondProduct<Output> second) {
   let_next_launch_begin();
   const int lane = threadIdx.x % kWarp;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
-  const bool inside = column < p.outputs;
-  const bfloat16* w = p.weight + (inside ? column : 0) * p.inputs;
+  int64_t column = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  int64_t outputs = p.outputs, ld_y = p.ld_y;
+  const bfloat16* weight = p.weight;
+  Output* y = p.y;
+  if constexpr (kTwo) {
+    if (column >= outputs) {
+      column -= outputs;
+      outputs = second.outputs, ld_y = second.ld_y;
+      weight = second.weight;
+      y = second.y;
+    }
+  }
+  const bool inside = column < outputs;
+  const bfloat16* w = weight + (inside ? column : 0) * p.inputs;
   ColumnPart<kAhead<kRows>> part;
   part.load(w, lane * kFewVector, inside ? p.inputs : 0);
   wait_for_launch_before();
   if (!inside) return;
-  const bfloat16* x = p.x + column / p.block_outputs * p.x_block;
   float sum[kRows] = {};
   for (int64_t k = lane * kFewVector;;) {
 #pragma unroll
     for (int m = 0; m < kRows; ++m) {
-      if (m < p.rows) sum[m] = part.add_products(x + m * p.ld_x, k, p.inputs, sum[m]);
+      if (m < p.rows) sum[m] = part.add_products(p.x + m * p.ld_x, k, p.inputs, sum[m]);
     }
     k += kFewStride * kAhead<kRows>;
     if (k - lane * kFewVector >= p.inputs) break;
@@ -44,7 +69,7 @@ __global__ void __launch_bounds__(kThreads) few_rows_kernel(const FewRowsProduct
   for (int m = 0; m < kRows; ++m) {
     if (m >= p.rows) break;
     const float total = warp_sum(sum[m]);
-    if (lane == 0) store_result(p, m, column, total);
+    if (lane == 0) store_result(y + m * ld_y + column, p.accumulate, total);
   }
 }
 
@@ -73,7 +98,7 @@ __global__ void __launch_bounds__(kThreads) few_grouped_rows_kernel(const FewRow
   float total[1];
   dots.begin(w, p.inputs, lane);
   dots.finish(total, x, w, p.inputs, lane);
-  if (lane == 0) store_result(p, row, column, total[0]);
+  if (lane == 0) store_result(p.y + row * p.ld_y + column, p.accumulate, total[0]);
 }
 
 /// Thread (row, column) of a block of 8 columns.
@@ -83,9 +108,13 @@ __global__ void __launch_bounds__(kOrderedSums) few_rows_in_order_kernel(const O
   multiply_in_order(p, static_cast<int64_t>(blockIdx.x) * kOrderedColumns, shared);
 }
 
-template <int kRows, typename Output>
-void launch(const FewRowsProduct<Output>& p, unsigned blocks, cudaStream_t stream) {
-  launch_dependent(few_rows_kernel<kRows, Output>, "few_rows_kernel", dim3(blocks), kThreads, 0, stream, p);
+template <bool kTwo, typename Output>
+void launch(const FewRowsProduct<Output>& first, const SecondProduct<Output>& second, cudaStream_t stream) {
+  const auto kernel = first.rows == 1   ? few_rows_kernel<1, kTwo, Output>
+                      : first.rows <= 4 ? few_rows_kernel<4, kTwo, Output>
+                                        : few_rows_kernel<kFewRows, kTwo, Output>;
+  launch_dependent(kernel, "few_rows_kernel", dim3(blocks_of(first.outputs + second.outputs)), kThreads, 0, stream,
+                   first, second);
 }
 
 }  // namespace
@@ -96,20 +125,27 @@ bool few_rows_fit(const FewRowsProduct<Output>& p) {
     return reinterpret_cast<uintptr_t>(data) % 16 == 0 && ld % kFewVector == 0;
   };
   return p.rows <= (p.groups.first == nullptr ? kFewRows : kFewGroupedRows) && aligned(p.x, p.ld_x) &&
-         p.x_block % kFewVector == 0 && aligned(p.weight, p.inputs);
+         aligned(p.weight, p.inputs);
 }
 
 template <typename Output>
 void multiply_few_rows(const FewRowsProduct<Output>& p, cudaStream_t stream) {
   if (p.rows <= 0 || p.outputs <= 0) return;
-  const auto blocks = static_cast<unsigned>((p.outputs + kWarps - 1) / kWarps);
   if (p.groups.first != nullptr) {
     return launch_dependent(few_grouped_rows_kernel<Output>, "few_grouped_rows_kernel",
-                            dim3(blocks, static_cast<unsigned>(p.rows)), kThreads, 0, stream, p);
+                            dim3(blocks_of(p.outputs), static_cast<unsigned>(p.rows)), kThreads, 0, stream, p);
   }
-  if (p.rows == 1) return launch<1>(p, blocks, stream);
-  if (p.rows <= 4) return launch<4>(p, blocks, stream);
-  launch<kFewRows>(p, blocks, stream);
+  launch<false>(p, SecondProduct<Output>{}, stream);
+}
+
+void multiply_few_rows_twice(const FewRowsProduct<bfloat16>& first, const FewRowsProduct<bfloat16>& second,
+                             cudaStream_t stream) {
+  DT_CHECK(first.rows == second.rows && first.inputs == second.inputs && first.x == second.x &&
+               first.ld_x == second.ld_x && !first.accumulate && !second.accumulate,
+           "two products at once have the same rows, found {} x {} and {} x {}", first.rows, first.inputs, second.rows,
+           second.inputs);
+  if (first.rows <= 0) return;
+  launch<true>(first, SecondProduct<bfloat16>{second.y, second.ld_y, second.weight, second.outputs}, stream);
 }
 
 void multiply_few_rows_in_order(float* y, int64_t ld_y, const float* x, int64_t ld_x, const float* weight, int64_t rows,

@@ -18,8 +18,7 @@ inline constexpr int64_t kFewRows = 16;
 inline constexpr int64_t kFewGroupedRows = 32;
 
 /// y [M, N] = x W^T, or y += x W^T; W [N, K], dense. With groups W is [G, N, K], and a row meets the W of its group;
-/// rows of none get nothing. With x_block the first block_outputs columns of y meet the first K elements of a row of x,
-/// the next ones those from x_block on: a product for each head of a row.
+/// rows of none get nothing.
 template <typename Output>
 struct FewRowsProduct {
   Output* y = nullptr;
@@ -32,8 +31,6 @@ struct FewRowsProduct {
   int64_t inputs = 0;
   GroupRows groups = {};
   bool accumulate = false;
-  int64_t x_block = 0;
-  int64_t block_outputs = 1;
 };
 
 /// Whether x and W can be read 16 bytes at a time, and the rows are few.
@@ -42,6 +39,10 @@ bool few_rows_fit(const FewRowsProduct<Output>& product);
 
 template <typename Output>
 void multiply_few_rows(const FewRowsProduct<Output>& product, cudaStream_t stream);
+
+/// Two products of the same x, without groups, in one launch.
+void multiply_few_rows_twice(const FewRowsProduct<bfloat16>& first, const FewRowsProduct<bfloat16>& second,
+                             cudaStream_t stream);
 
 /// y [M, N] = x W^T for at most kFewRows rows in fp32, a thread an element of y: in the order of K, one fused
 /// multiply-add a step, as the plain product has it (matmul.h) and with its bits.

@@ -4,7 +4,6 @@
 #include <string>
 
 #include "core/error.h"
-#include "ops/rms_norm.h"
 
 namespace deeptitan {
 namespace {
@@ -200,33 +199,38 @@ void write_latent_cache(ExecutionContext& ctx, const Tensor& cache, const Tensor
   op.run(on_cpu::write_latent_cache, DT_ON_CUDA(write_latent_cache), cache, slot, latent, key_rope);
 }
 
-void enter_latents(ExecutionContext& ctx, const Tensor& cache, const Tensor& slot, const LatentEntries& e,
-                   const AttentionShape& s) {
-  const int64_t latent_dim = e.latent_normed.size(1);
-  const Tensor latent = e.kv_latent.columns(0, latent_dim);
-  const Tensor key_rope = e.kv_latent.columns(latent_dim, e.kv_latent.size(1));
 #ifdef DT_CUDA
-  if (ctx.device.kind == DeviceKind::kCuda && on_cuda::enter_latents_fits(e, s)) {
-    const int64_t tokens = e.kv_latent.size(0);
-    check_tensor(cache, "enter_latents: cache", e.kv_latent.dtype(), {-1, -1, e.kv_latent.size(1)});
-    check_tensor(slot, "enter_latents: slot", DType::kI32, {tokens});
-    check_tensor(e.query, "enter_latents: query", cache.dtype(), {tokens, s.heads * (s.nope_dim + s.rope_dim)});
-    check_tensor(e.norm_weight, "enter_latents: norm_weight", DType::kF32, {latent_dim});
-    check_tensor(e.positions, "enter_latents: positions", DType::kI32, {tokens});
-    check_contiguous("enter_latents", {cache});
-    OpScope op(
-        ctx, "enter_latents", {&e.query, &e.kv_latent}, {&cache, &slot, &e.norm_weight, &e.positions},
-        {.bytes = static_cast<double>(e.query.bytes()) +
-                  2 * static_cast<double>(e.kv_latent.numel() * static_cast<int64_t>(dtype_size(cache.dtype())))});
-    constexpr decltype(&on_cuda::enter_latents) kNoCpuForm = nullptr;  // the device is none
-    op.run(kNoCpuForm, on_cuda::enter_latents, cache, slot, e, s);
-    return;
+bool attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntries& e, const Tensor& cache,
+                      const CachedSequences& sequences, const PreparedWeight& key_weight,
+                      const PreparedWeight& value_weight, const AttentionShape& s) {
+  if (ctx.device.kind != DeviceKind::kCuda || !on_cuda::attention_of_few_fits(e, cache, key_weight, value_weight, s)) {
+    return false;
   }
-#endif
-  rms_norm(ctx, e.latent_normed, {}, latent, e.norm_weight, e.epsilon);
-  rope_rotate(ctx, e.query, s.heads, s.nope_dim, e.cos, e.sin, e.positions, e.halves, /*inverse=*/false);
-  rope_rotate(ctx, key_rope, 1, 0, e.cos, e.sin, e.positions, e.halves, /*inverse=*/false);
-  write_latent_cache(ctx, cache, slot, e.latent_normed, key_rope);
+  check_cached_attention("attention_of_few", out, e.query, cache, sequences, key_weight, key_weight.backward_input,
+                         value_weight, s);
+  const int64_t tokens = e.query.size(0), latent_dim = cache.size(2) - s.rope_dim;
+  check("attention_of_few", "kv_latent", e.kv_latent, cache.dtype(), {tokens, cache.size(2)});
+  check("attention_of_few", "norm_weight", e.norm_weight, DType::kF32, {latent_dim});
+  check("attention_of_few", "positions", e.positions, DType::kI32, {tokens});
+  check("attention_of_few", "slot", e.slot, DType::kI32, {tokens});
+  check("attention_of_few", "cos", e.cos, DType::kF32, {-1, s.rope_dim / 2});
+  check("attention_of_few", "sin", e.sin, DType::kF32, {-1, s.rope_dim / 2});
+  OpScope op(ctx, "attention_of_few", {&out},
+             {&e.query, &e.kv_latent, &e.norm_weight, &e.positions, &e.slot, &cache, &sequences.query_offset,
+              &sequences.cached_length, &sequences.page_table},
+             {.flops = absorbed_flops(tokens, latent_dim, sequences, s),
+              .bytes = cached_bytes(out, e.query, cache, sequences)});
+  constexpr decltype(&on_cuda::attention_of_few) kNoCpuForm = nullptr;  // the device is none
+  op.run_with_workspace(kNoCpuForm, on_cuda::attention_of_few, out, e, cache, sequences, key_weight, value_weight, s);
+  return true;
 }
+#else
+bool attention_of_few(ExecutionContext& /*ctx*/, const Tensor& /*out*/, const LatentEntries& /*entries*/,
+                      const Tensor& /*cache*/, const CachedSequences& /*sequences*/,
+                      const PreparedWeight& /*key_weight*/, const PreparedWeight& /*value_weight*/,
+                      const AttentionShape& /*shape*/) {
+  return false;
+}
+#endif
 
 }  // namespace deeptitan

@@ -80,25 +80,32 @@ void write_latent_cache(ExecutionContext& ctx, const Tensor& cache /* [pages, pa
                         const Tensor& slot /* i32 [T] */, const Tensor& latent /* [T, L] */,
                         const Tensor& key_rope /* [T, Dr] */);
 
-/// What comes before attention through a cache: latent_normed = rms_norm(latent), queries and key_rope rotated in
-/// place, and the entries written. latent and key_rope are columns of kv_latent.
+/// What comes before attention through a cache.
 struct LatentEntries {
-  Tensor query;          // [T, H * (Dn + Dr)]
-  Tensor kv_latent;      // [T, L + Dr]
-  Tensor latent_normed;  // [T, L]
-  Tensor norm_weight;    // f32 [L]
+  Tensor query;        // [T, H * (Dn + Dr)], not rotated
+  Tensor kv_latent;    // [T, L + Dr]: neither normed nor rotated
+  Tensor norm_weight;  // f32 [L]
   double epsilon = 0;
   Tensor cos, sin;   // f32 [P, Dr / 2]
   Tensor positions;  // i32 [T]
   bool halves = false;
+  Tensor slot;  // i32 [T]
 };
-/// One op for few tokens where the device has it; else rms_norm, rope_rotate and write_latent_cache.
-void enter_latents(ExecutionContext& ctx, const Tensor& cache /* [pages, page_size, L + Dr] */,
-                   const Tensor& slot /* i32 [T] */, const LatentEntries& entries, const AttentionShape& shape);
+
+/// For few tokens: norms the latents, rotates and writes the entries, and attends: what rms_norm, rope_rotate,
+/// write_latent_cache and absorbed_attention give one after another, each rounding where they round; entries.query and
+/// kv_latent may be left as they are. False, and nothing is done, where the device has no form for these sizes and
+/// types: then run those.
+bool attention_of_few(ExecutionContext& ctx, const Tensor& out /* [T, H * Dv] */, const LatentEntries& entries,
+                      const Tensor& cache /* [pages, page_size, L + Dr] */, const CachedSequences& sequences,
+                      const PreparedWeight& key_weight, const PreparedWeight& value_weight,
+                      const AttentionShape& shape);
 namespace on_cuda {
-bool enter_latents_fits(const LatentEntries& entries, const AttentionShape& shape);
-void enter_latents(ExecutionContext& ctx, const Tensor& cache, const Tensor& slot, const LatentEntries& entries,
-                   const AttentionShape& shape);
+bool attention_of_few_fits(const LatentEntries& entries, const Tensor& cache, const PreparedWeight& key_weight,
+                           const PreparedWeight& value_weight, const AttentionShape& shape);
+void attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntries& entries, const Tensor& cache,
+                      const CachedSequences& sequences, const PreparedWeight& key_weight,
+                      const PreparedWeight& value_weight, const AttentionShape& shape);
 }  // namespace on_cuda
 
 DT_OP_FORMS(rope_rotate);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "ops/attention.h"
 #include "ops/linear.h"
 #include "ops/mixture.h"
 #include "ops/op_case.h"
@@ -102,6 +103,9 @@ TEST(FewRowsOpsOnTheCpu, LeaveTheWorkToOthers) {
   options.experts = 4, options.top_k = 2;
   const Tensor x = c.bf16({3, 16});
   EXPECT_FALSE(mixture_of_few(c.ctx, x, x, x, {}, mixture_of(router, gate_up, down), options));
+  LatentEntries entries;
+  entries.query = entries.kv_latent = x;
+  EXPECT_FALSE(attention_of_few(c.ctx, x, entries, c.bf16({1, 4, 16}), {}, router, down, {}));
 }
 
 }  // namespace

@@ -96,6 +96,12 @@ void MultiHeadLatentAttention::rotate(ExecutionContext& ctx, const Tensor& x, in
   rope_rotate(ctx, x, heads, first, rope_.cos(), rope_.sin(), positions, rotate_halves_, inverse);
 }
 
+void MultiHeadLatentAttention::rotate_both(ExecutionContext& ctx, const Tensor& query, const Tensor& key_rope,
+                                           const Tensor& positions) const {
+  rotate(ctx, query, shape_.heads, shape_.nope_dim, positions, /*inverse=*/false);
+  rotate(ctx, key_rope, 1, 0, positions, /*inverse=*/false);
+}
+
 std::unique_ptr<Record> MultiHeadLatentAttention::make_record(const RecordArenas& arenas, int64_t tokens) const {
   auto saved = std::make_unique<Saved>(*this, arenas.saved, arenas.cheap(), tokens);
   saved->take_gradients(*this, arenas.gradients, tokens);
@@ -124,8 +130,7 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
   } else {
     const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
     kv_norm_.forward(ctx, s.latent_normed, s.latent_rstd, s.latent(s.kv_latent, latent_dim_));
-    rotate(ctx, s.query, shape_.heads, shape_.nope_dim, batch.positions, /*inverse=*/false);
-    rotate(ctx, key_rope, 1, 0, batch.positions, /*inverse=*/false);
+    rotate_both(ctx, s.query, key_rope, batch.positions);
     kv_b_->forward(ctx, s.key_value, s.latent_normed);
     attention(ctx, s.attended, record == nullptr ? Tensor() : s.log_sum_exp, s.query, s.key_value, key_rope,
               batch.documents(), shape_);
@@ -147,17 +152,23 @@ void MultiHeadLatentAttention::attend_through_cache(ExecutionContext& ctx, const
   const BatchLayout& batch = forward.batch;
   const Tensor& cache = forward.cache[layer_].front();
   const Tensor& out = s.attended;
-  enter_latents(ctx, cache, batch.cache_slot,
-                {.query = s.query,
-                 .kv_latent = s.kv_latent,
-                 .latent_normed = s.latent_normed,
-                 .norm_weight = kv_norm_.weight(),
-                 .epsilon = kv_norm_.epsilon(),
-                 .cos = rope_.cos(),
-                 .sin = rope_.sin(),
-                 .positions = batch.positions,
-                 .halves = rotate_halves_},
-                shape_);
+  const LatentEntries entries{.query = s.query,
+                              .kv_latent = s.kv_latent,
+                              .norm_weight = kv_norm_.weight(),
+                              .epsilon = kv_norm_.epsilon(),
+                              .cos = rope_.cos(),
+                              .sin = rope_.sin(),
+                              .positions = batch.positions,
+                              .halves = rotate_halves_,
+                              .slot = batch.cache_slot};
+  if (batch.capacity.max_query < kExpandedRows &&
+      attention_of_few(ctx, out, entries, cache, batch.sequences(), *absorbed_key_, *value_, shape_)) {
+    return;
+  }
+  const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
+  kv_norm_.forward(ctx, s.latent_normed, {}, s.latent(s.kv_latent, latent_dim_));
+  rotate_both(ctx, s.query, key_rope, batch.positions);
+  write_latent_cache(ctx, cache, batch.cache_slot, s.latent_normed, key_rope);
   if (ctx.check_finite) fill_zero(ctx, out);  // each form looks at all rows, and writes its own
   if (batch.capacity.max_query >= kExpandedRows) {
     expanded_attention(ctx, out, s.query, cache, batch.sequences(), *key_, *value_, shape_);

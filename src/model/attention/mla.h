@@ -36,6 +36,7 @@ class MultiHeadLatentAttention final : public Sublayer {
   void attend_through_cache(ExecutionContext& ctx, const ForwardContext& forward, const Saved& s) const;
   void rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first, const Tensor& positions,
               bool inverse) const;
+  void rotate_both(ExecutionContext& ctx, const Tensor& query, const Tensor& key_rope, const Tensor& positions) const;
 
   AttentionShape shape_;
   int64_t latent_dim_;

@@ -38,6 +38,35 @@ void attend(bfloat16* out, const cuda::LatentRows<bfloat16>& rows, int64_t capac
   cuda::latent_attention(out, rows, stream);
 }
 
+/// All but what only a run has: sizes, types and addresses of weights.
+cuda::FewLatentTokens few_tokens(const LatentEntries& e, const Tensor& cache, const PreparedWeight& key_weight,
+                                 const PreparedWeight& value_weight, const AttentionShape& s) {
+  return {.query = e.query.raw<bfloat16>(),
+          .ld_query = e.query.stride(),
+          .key_weight = key_weight.backward_input.raw<bfloat16>(),
+          .value_weight = value_weight.forward.raw<bfloat16>(),
+          .nope_dim = s.nope_dim,
+          .value_dim = s.value_dim,
+          .entries = {.cache = cache.raw<bfloat16>(),
+                      .page_size = cache.size(1),
+                      .tokens = e.query.size(0),
+                      .heads = s.heads,
+                      .latent_dim = cache.size(2) - s.rope_dim,
+                      .rope_dim = s.rope_dim,
+                      .scale = static_cast<float>(s.scale)},
+          .entered = {.cache = cache.raw<bfloat16>(),
+                      .entries = cache.size(0) * cache.size(1),
+                      .slot = e.slot.raw<int32_t>(),
+                      .kv_latent = e.kv_latent.raw<bfloat16>(),
+                      .ld_latent = e.kv_latent.stride(),
+                      .norm_weight = e.norm_weight.raw<float>(),
+                      .epsilon = static_cast<float>(e.epsilon),
+                      .cos = e.cos.raw<float>(),
+                      .sin = e.sin.raw<float>(),
+                      .positions = e.positions.raw<int32_t>(),
+                      .halves = e.halves}};
+}
+
 // The plain form of both: the rows of sequences with `least` to `most` rows attend over latents, with W_key [H, Dn, L]
 // multiplied into the query and W_value [H, Dv, L] into the result. Expanding changes the cost, not the values.
 struct RowsMeant {
@@ -78,20 +107,6 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
                                           .latent_dim = latent_dim,
                                           .rope_dim = s.rope_dim,
                                           .scale = static_cast<float>(s.scale)};
-    if constexpr (std::is_same_v<T, bfloat16>) {
-      const cuda::FewLatentTokens few{.out = out.raw<T>(),
-                                      .query = query.raw<T>(),
-                                      .ld_query = query.stride(),
-                                      .key_weight = key_rows.raw<T>(),
-                                      .value_weight = value_rows.raw<T>(),
-                                      .nope_dim = s.nope_dim,
-                                      .value_dim = s.value_dim,
-                                      .latent_query = latent_query.raw<T>(),
-                                      .entries = latent_rows};
-      if (!cuda::plain_kernels_wanted() && cuda::few_latent_fit(few)) {
-        return cuda::few_latent_attention(few, sequences.max_visible, splits.raw<float>(), stream_of(ctx));
-      }
-    }
     const cuda::DenseProduct queries{
         .output = latent_query.raw(),
         .output_stride = s.heads * width,
@@ -290,32 +305,33 @@ void write_latent_cache(ExecutionContext& ctx, const Tensor& cache, const Tensor
   });
 }
 
-bool enter_latents_fits(const LatentEntries& e, const AttentionShape& /*shape*/) {
-  return !cuda::plain_kernels_wanted() && e.kv_latent.dtype() == DType::kBF16 &&
-         e.kv_latent.size(0) <= cuda::kFewLatentTokens && e.latent_normed.size(1) <= cuda::kMostEnteredLatents;
+bool attention_of_few_fits(const LatentEntries& e, const Tensor& cache, const PreparedWeight& key_weight,
+                           const PreparedWeight& value_weight, const AttentionShape& s) {
+  return !cuda::plain_kernels_wanted() && cache.dtype() == DType::kBF16 &&
+         cuda::few_latent_fit(few_tokens(e, cache, key_weight, value_weight, s));
 }
 
-void enter_latents(ExecutionContext& ctx, const Tensor& cache, const Tensor& slot, const LatentEntries& e,
-                   const AttentionShape& s) {
-  cuda::enter_few_latents({.cache = cache.raw<bfloat16>(),
-                           .entries = cache.size(0) * cache.size(1),
-                           .slot = slot.raw<int32_t>(),
-                           .query = e.query.raw<bfloat16>(),
-                           .ld_query = e.query.stride(),
-                           .kv_latent = e.kv_latent.raw<bfloat16>(),
-                           .ld_latent = e.kv_latent.stride(),
-                           .norm_weight = e.norm_weight.raw<float>(),
-                           .epsilon = static_cast<float>(e.epsilon),
-                           .cos = e.cos.raw<float>(),
-                           .sin = e.sin.raw<float>(),
-                           .positions = e.positions.raw<int32_t>(),
-                           .halves = e.halves,
-                           .tokens = e.kv_latent.size(0),
-                           .heads = s.heads,
-                           .nope_dim = s.nope_dim,
-                           .rope_dim = s.rope_dim,
-                           .latent_dim = e.latent_normed.size(1)},
-                          stream_of(ctx));
+void attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntries& e, const Tensor& cache,
+                      const CachedSequences& sequences, const PreparedWeight& key_weight,
+                      const PreparedWeight& value_weight, const AttentionShape& s) {
+  cuda::FewLatentTokens in = few_tokens(e, cache, key_weight, value_weight, s);
+  ArenaScope workspace(*ctx.workspace);
+  const Tensor latent_query = workspace.take(cache.dtype(), {in.entries.tokens, s.heads * cache.size(2)});
+  const Tensor splits = workspace.take(
+      DType::kF32,
+      {cuda::latent_tiles_workspace(in.entries.tokens, s.heads, in.entries.latent_dim, sequences.max_visible)});
+  if (ctx.planning) return;
+  in.out = out.raw<bfloat16>();
+  in.latent_query = latent_query.raw<bfloat16>();
+  in.entries.query = in.latent_query;
+  in.entries.rows = {.query_offset = sequences.query_offset.raw<int32_t>(),
+                     .sequences = sequences.cached_length.size(0),
+                     .least = 0,
+                     .most = kExpandedRows - 1};
+  in.entries.cached_length = sequences.cached_length.raw<int32_t>();
+  in.entries.page_table = sequences.page_table.raw<int32_t>();
+  in.entries.page_table_stride = sequences.page_table.stride();
+  cuda::few_latent_attention(in, sequences.max_visible, splits.raw<float>(), stream_of(ctx));
 }
 
 }  // namespace deeptitan::on_cuda

@@ -202,7 +202,7 @@ std::vector<bfloat16> attend_plainly(const FewLatentTokens& in, const bfloat16* 
   return out.download();
 }
 
-// Against the plain kernels: sequences in one tile, at its end, behind several splits, without rows, and padding.
+// Sequences in one tile, at its end, behind several splits, without rows, and padding; nothing is entered or rotated.
 TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
   DT_SKIP_WITHOUT_GPU();
   for (const auto& [heads, capacity] : {std::pair<int64_t, int64_t>{16, 400}, {5, 9000}, {128, 400}}) {
@@ -215,7 +215,10 @@ TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
     DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kPages * kPageSize * kWidth, 82));
     DeviceBuffer<bfloat16> key(random_elements<bfloat16>(heads * kNope * kLatent, 83, 0.1f));
     DeviceBuffer<bfloat16> value(random_elements<bfloat16>(heads * kValue * kLatent, 84, 0.1f));
+    DeviceBuffer<bfloat16> rows(random_elements<bfloat16>(kTokens * kWidth, 85));
+    DeviceBuffer<float> norm(random_elements<float>(kLatent, 86));
     DeviceBuffer<int32_t> offset(query_offset), cached(cached_length), device_table(table);
+    DeviceBuffer<int32_t> none(std::vector<int32_t>(kTokens, -1));
     DeviceBuffer<bfloat16> latent_query(kTokens * heads * kWidth), out(kTokens * heads * kValue);
     FewLatentTokens in{.out = out.get(),
                        .query = query.get(),
@@ -236,13 +239,19 @@ TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
                                    .heads = heads,
                                    .latent_dim = kLatent,
                                    .rope_dim = kRope,
-                                   .scale = 0.05f}};
+                                   .scale = 0.05f},
+                       .entered = {.cache = cache.get(),
+                                   .entries = kPages * kPageSize,
+                                   .slot = none.get(),
+                                   .kv_latent = rows.get(),
+                                   .ld_latent = kWidth,
+                                   .norm_weight = norm.get(),
+                                   .epsilon = 1e-6f,
+                                   .positions = none.get()}};
     if (!few_latent_fit(in)) GTEST_SKIP() << "this chip has too little shared memory";
     DeviceBuffer<float> workspace(latent_tiles_workspace(kTokens, heads, kLatent, capacity));
     few_latent_attention(in, capacity, workspace.get(), nullptr);
-    const std::vector<bfloat16> found = out.download();
-    const std::vector<bfloat16> found_queries = latent_query.download();
-
+    const std::vector<bfloat16> found = out.download(), found_queries = latent_query.download();
     const std::vector<bfloat16> plain = attend_plainly(in, query.get());
     EXPECT_LT(relative_difference(found_queries, latent_query.download()), kOrderOfSums<bfloat16>);
     // Weights of the entries are rounded to bf16.
@@ -256,53 +265,8 @@ TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
   }
 }
 
-TEST(FewLatent, EnterTheCacheAsTheirOpsDo) {
-  DT_SKIP_WITHOUT_GPU();
-  for (const bool halves : {false, true}) {
-    constexpr int64_t kTokens = 5, kHeads = 17, kSmallNope = 40, kEntries = 12, kPositions = 30;
-    const int64_t latent = halves ? 512 : 100, rope = halves ? 64 : 12;
-    const int64_t width = latent + rope, head = kSmallNope + rope, pairs = rope / 2;
-    DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kEntries * width, 1)), expected(cache.download());
-    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * kHeads * head, 2)), rotated(query.download());
-    DeviceBuffer<bfloat16> rows(random_elements<bfloat16>(kTokens * width, 3)), normed(kTokens * latent);
-    DeviceBuffer<float> weight(random_elements<float>(latent, 4)), cos(random_elements<float>(kPositions * pairs, 5)),
-        sin(random_elements<float>(kPositions * pairs, 6));
-    DeviceBuffer<int32_t> slot(std::vector<int32_t>{3, -1, 11, 0, kEntries}),
-        positions(std::vector<int32_t>{0, 29, 7, -1, 3});
-    enter_few_latents({.cache = cache.get(),
-                       .entries = kEntries,
-                       .slot = slot.get(),
-                       .query = query.get(),
-                       .ld_query = kHeads * head,
-                       .kv_latent = rows.get(),
-                       .ld_latent = width,
-                       .norm_weight = weight.get(),
-                       .epsilon = 1e-6f,
-                       .cos = cos.get(),
-                       .sin = sin.get(),
-                       .positions = positions.get(),
-                       .halves = halves,
-                       .tokens = kTokens,
-                       .heads = kHeads,
-                       .nope_dim = kSmallNope,
-                       .rope_dim = rope,
-                       .latent_dim = latent},
-                      nullptr);
-    rms_norm(normed.get(), latent, nullptr, rows.get(), width, weight.get(), kTokens, latent, 1e-6f, nullptr);
-    rope_rotate(rotated.get() + kSmallNope, kHeads * head, kHeads, head, rope, cos.get(), sin.get(), positions.get(),
-                kTokens, false, halves, nullptr);
-    rope_rotate(rows.get() + latent, width, 1, rope, rope, cos.get(), sin.get(), positions.get(), kTokens, false,
-                halves, nullptr);
-    write_latent_cache<bfloat16>(expected.get(), kEntries, slot.get(), normed.get(), latent, latent,
-                                 rows.get() + latent, width, rope, kTokens, nullptr);
-    EXPECT_TRUE(same_bytes(query.download(), rotated.download()));
-    // The squares of the norm are added in another order.
-    EXPECT_LT(relative_difference(cache.download(), expected.download()), kOrderOfSums<bfloat16>);
-  }
-}
-
 // A sequence of three rows and three of one; one of them has no slot, and one is at the end of a tile.
-TEST(FewLatent, EnterTheCacheAndAttendToItAsTheirOpsDo) {
+TEST(FewLatent, EnterTheCacheAndAttendAsTheirOpsDo) {
   DT_SKIP_WITHOUT_GPU();
   for (const bool halves : {false, true}) {
     constexpr int64_t kTokens = 6, kHeads = 17, kSequences = 4, kPageSize = 64, kTable = 2,
@@ -330,47 +294,39 @@ TEST(FewLatent, EnterTheCacheAndAttendToItAsTheirOpsDo) {
     DeviceBuffer<int32_t> slot(slots), positions(places), offset(query_offset), cached(cached_length),
         device_table(table);
     DeviceBuffer<bfloat16> latent_query(kTokens * kHeads * kWidth), out(kTokens * kHeads * kValue);
-    const FewLatentTokens in{.out = out.get(),
-                             .query = query.get(),
-                             .ld_query = kHeads * kHead,
-                             .key_weight = key.get(),
-                             .value_weight = value.get(),
-                             .nope_dim = kNope,
-                             .value_dim = kValue,
-                             .latent_query = latent_query.get(),
-                             .entries = {.query = latent_query.get(),
-                                         .cache = cache.get(),
-                                         .rows = {offset.get(), kSequences, 0, 63},
-                                         .cached_length = cached.get(),
-                                         .page_table = device_table.get(),
-                                         .page_table_stride = kTable,
-                                         .page_size = kPageSize,
-                                         .tokens = kTokens,
-                                         .heads = kHeads,
-                                         .latent_dim = kLatent,
-                                         .rope_dim = kRope,
-                                         .scale = 0.05f}};
-    const EnteredLatents entering{.cache = cache.get(),
-                                  .entries = kEntries,
-                                  .slot = slot.get(),
-                                  .query = query.get(),
-                                  .ld_query = kHeads * kHead,
-                                  .kv_latent = rows.get(),
-                                  .ld_latent = kWidth,
-                                  .norm_weight = norm.get(),
-                                  .epsilon = 1e-6f,
-                                  .cos = cos.get(),
-                                  .sin = sin.get(),
-                                  .positions = positions.get(),
-                                  .halves = halves,
-                                  .tokens = kTokens,
-                                  .heads = kHeads,
-                                  .nope_dim = kNope,
-                                  .rope_dim = kRope,
-                                  .latent_dim = kLatent};
+    FewLatentTokens in{.out = out.get(),
+                       .query = query.get(),
+                       .ld_query = kHeads * kHead,
+                       .key_weight = key.get(),
+                       .value_weight = value.get(),
+                       .nope_dim = kNope,
+                       .value_dim = kValue,
+                       .latent_query = latent_query.get(),
+                       .entries = {.query = latent_query.get(),
+                                   .cache = cache.get(),
+                                   .rows = {offset.get(), kSequences, 0, 63},
+                                   .cached_length = cached.get(),
+                                   .page_table = device_table.get(),
+                                   .page_table_stride = kTable,
+                                   .page_size = kPageSize,
+                                   .tokens = kTokens,
+                                   .heads = kHeads,
+                                   .latent_dim = kLatent,
+                                   .rope_dim = kRope,
+                                   .scale = 0.05f},
+                       .entered = {.cache = cache.get(),
+                                   .entries = kEntries,
+                                   .slot = slot.get(),
+                                   .kv_latent = rows.get(),
+                                   .ld_latent = kWidth,
+                                   .norm_weight = norm.get(),
+                                   .epsilon = 1e-6f,
+                                   .cos = cos.get(),
+                                   .sin = sin.get(),
+                                   .positions = positions.get(),
+                                   .halves = halves}};
     if (!few_latent_fit(in)) GTEST_SKIP() << "this chip has too little shared memory";
     DeviceBuffer<float> workspace(latent_tiles_workspace(kTokens, kHeads, kLatent, kTable * kPageSize));
-    enter_few_latents(entering, nullptr);
     few_latent_attention(in, kTable * kPageSize, workspace.get(), nullptr);
     const std::vector<bfloat16> found = out.download(), entered = cache.download();
 

@@ -11,59 +11,44 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kLatent = 512;
 
-/// A pair of elements, rotated as rope_rotate does.
-__device__ __forceinline__ void rotate_pair(bfloat16* to_first, bfloat16* to_second, float a, float b, float c,
-                                            float s) {
-  store_rounded(to_first, exact_fma(-b, s, exact_mul(a, c)));
-  store_rounded(to_second, exact_fma(b, c, exact_mul(a, s)));
+struct Pair {
+  float first;
+  float second;
+};
+__device__ __forceinline__ Pair load_pair(const bfloat16* p) {
+  const uint32_t word = *reinterpret_cast<const uint32_t*>(p);
+  return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)};
 }
 
-/// Block (token, part): part 0 has the entry, the others the pairs of the query.
-__global__ void __launch_bounds__(kThreads) enter_few_latents_kernel(const EnteredLatents in) {
-  __shared__ float shared[kWarps];
-  let_next_launch_begin();
-  wait_for_launch_before();
-  const int64_t token = blockIdx.x, pairs = in.rope_dim / 2;
-  const int64_t position = in.positions[token];
-  const float* cos = in.cos + max(position, int64_t{0}) * pairs;
-  const float* sin = in.sin + max(position, int64_t{0}) * pairs;
-  if (blockIdx.y > 0) {
-    const int64_t i = (blockIdx.y - 1) * int64_t{kThreads} + threadIdx.x, head = i / pairs, pair = i % pairs;
-    if (head >= in.heads || position < 0) return;
-    bfloat16* first = in.query + token * in.ld_query + head * (in.nope_dim + in.rope_dim) + in.nope_dim +
-                      (in.halves ? pair : 2 * pair);
-    bfloat16* second = first + (in.halves ? pairs : 1);
-    return rotate_pair(first, second, to_float(*first), to_float(*second), cos[pair], sin[pair]);
+/// Pair `pair` of `to` = that of `from`, rotated as rope_rotate does; as it is where the position is negative.
+__device__ __forceinline__ void rotate_pair(bfloat16* to, const bfloat16* from, int64_t pairs, int64_t pair,
+                                            bool halves, int64_t position, const float* cos, const float* sin) {
+  const int64_t first = halves ? pair : 2 * pair, second = first + (halves ? pairs : 1);
+  if (position < 0) {
+    to[first] = from[first], to[second] = from[second];
+    return;
   }
+  const float c = cos[position * pairs + pair], s = sin[position * pairs + pair];
+  const float a = to_float(from[first]), b = to_float(from[second]);
+  store_rounded(to + first, exact_fma(-b, s, exact_mul(a, c)));
+  store_rounded(to + second, exact_fma(b, c, exact_mul(a, s)));
+}
+
+/// The entry of a token, by a block: normed latent and rotated key.
+__device__ void enter_latent(const EnteredLatents& in, int64_t rope_dim, int64_t token, float* shared) {
+  const int64_t pairs = rope_dim / 2, position = in.positions[token];
   const bfloat16* row = in.kv_latent + token * in.ld_latent;
-  constexpr int kEach = kMostEnteredLatents / kThreads;
-  float x[kEach];
-  float squares = 0;
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int64_t column = threadIdx.x + i * kThreads;
-    x[i] = column < in.latent_dim ? to_float(row[column]) : 0.0f;
-    squares += x[i] * x[i];
-  }
+  const Pair x = load_pair(row + 2 * threadIdx.x);
   const float rstd =
-      1.0f / sqrtf(block_sum<kThreads>(squares, shared) / static_cast<float>(in.latent_dim) + in.epsilon);
+      1.0f / sqrtf(block_sum<kThreads>(x.first * x.first + x.second * x.second, shared) / static_cast<float>(kLatent) +
+                   in.epsilon);
   const int64_t entry = in.slot[token];
   if (entry < 0 || entry >= in.entries) return;
-  bfloat16* out = in.cache + entry * (in.latent_dim + in.rope_dim);
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int64_t column = threadIdx.x + i * kThreads;
-    if (column < in.latent_dim) store_rounded(out + column, x[i] * rstd * in.norm_weight[column]);
-  }
-  row += in.latent_dim;
-  out += in.latent_dim;
-  for (int64_t pair = threadIdx.x; pair < pairs; pair += kThreads) {
-    const int64_t first = in.halves ? pair : 2 * pair, second = first + (in.halves ? pairs : 1);
-    if (position < 0) {
-      out[first] = row[first], out[second] = row[second];
-    } else {
-      rotate_pair(out + first, out + second, to_float(row[first]), to_float(row[second]), cos[pair], sin[pair]);
-    }
+  bfloat16* out = in.cache + entry * (kLatent + rope_dim);
+  const float2 scale = *reinterpret_cast<const float2*>(in.norm_weight + 2 * threadIdx.x);
+  *reinterpret_cast<uint32_t*>(out + 2 * threadIdx.x) = pack_bf16(x.first * rstd * scale.x, x.second * rstd * scale.y);
+  if (threadIdx.x < pairs) {
+    rotate_pair(out + kLatent, row + kLatent, pairs, threadIdx.x, in.halves, position, in.cos, in.sin);
   }
 }
 
@@ -75,8 +60,17 @@ constexpr int kRowsOfGroup = 4;
 constexpr int64_t kMostNope = kGroups * kRowsOfGroup;
 
 /// Block (columns / 64, head). Thread group g adds up the rows g, g + 32, g + 64 and g + 96; then the groups are added.
+/// The blocks behind the last head have the tokens' entries.
 __global__ void __launch_bounds__(kThreads) absorb_queries_kernel(const FewLatentTokens in) {
   __shared__ float of_warp[kWarps][kColumns];
+  if (blockIdx.y == in.entries.heads) {
+    wait_for_launch_before();
+    let_next_launch_begin();
+    for (int64_t token = blockIdx.x; token < in.entries.tokens; token += gridDim.x) {
+      enter_latent(in.entered, in.entries.rope_dim, token, of_warp[0]);
+    }
+    return;
+  }
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int group = threadIdx.x / kColumnThreads;
   const int64_t head = blockIdx.y, rope = in.entries.rope_dim, heads = in.entries.heads;
@@ -89,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) absorb_queries_kernel(const FewLaten
     held[i] = group + i * kGroups < in.nope_dim ? load_weight(w + i * kGroups * kLatent) : uint4{0, 0, 0, 0};
   }
   wait_for_launch_before();
-  let_next_launch_begin();  // only now: the next launch reads the cache before it waits for this one
+  let_next_launch_begin();  // only now: the next launch reads older entries before it waits for this one
   for (int64_t token = 0; token < in.entries.tokens; ++token) {
     const bfloat16* q = in.query + token * in.ld_query + head * (in.nope_dim + rope);
     bfloat16* out = in.latent_query + (token * heads + head) * (kLatent + rope);
@@ -120,8 +114,10 @@ __global__ void __launch_bounds__(kThreads) absorb_queries_kernel(const FewLaten
       for (int i = 1; i < kWarps; ++i) total = exact_add(total, of_warp[i][threadIdx.x]);
       store_rounded(out + first + threadIdx.x, total);
     } else if (blockIdx.x == 0) {
-      for (int64_t j = threadIdx.x - kColumns; j < rope; j += kThreads - kColumns)
-        out[kLatent + j] = q[in.nope_dim + j];
+      for (int64_t pair = threadIdx.x - kColumns; pair < rope / 2; pair += kThreads - kColumns) {
+        rotate_pair(out + kLatent, q + in.nope_dim, rope / 2, pair, in.entered.halves, in.entered.positions[token],
+                    in.entered.cos, in.entered.sin);
+      }
     }
     __syncthreads();
   }
@@ -147,10 +143,11 @@ __global__ void __launch_bounds__(kThreads) values_of_splits_kernel(const FewLat
   }
   ColumnDots<kValueColumns, kLatent / kFewStride> dots;
   dots.begin(w, kLatent, lane);
-  wait_for_launch_before();
   int64_t sequence = 0;
   const int64_t visible = visible_entries(in.entries, token, sequence);
-  const auto splits = static_cast<int>((visible + partial.entries_of_split - 1) / partial.entries_of_split);
+  const auto of_split = static_cast<uint32_t>(partial.entries_of_split);
+  const auto splits = static_cast<int>((static_cast<uint32_t>(visible) + of_split - 1) / of_split);
+  wait_for_launch_before();
   const auto place = [&](int64_t split) { return (token * partial.splits + split) * heads + head; };
   if (warp == 0) {
     float max = -INFINITY;
@@ -195,25 +192,20 @@ __global__ void __launch_bounds__(kThreads) values_of_splits_kernel(const FewLat
 
 }  // namespace
 
-void enter_few_latents(const EnteredLatents& in, cudaStream_t stream) {
-  if (in.tokens <= 0) return;
-  const int64_t parts = 1 + (in.heads * (in.rope_dim / 2) + kThreads - 1) / kThreads;
-  launch_dependent(enter_few_latents_kernel, "enter_few_latents_kernel",
-                   dim3(static_cast<unsigned>(in.tokens), static_cast<unsigned>(parts)), kThreads, 0, stream, in);
-}
-
 bool few_latent_fit(const FewLatentTokens& in) {
   const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
   return in.entries.tokens <= kFewLatentTokens && latent_tiles_fit(in.entries) && in.nope_dim <= kMostNope &&
-         in.value_dim % kBlockValues == 0 && aligned(in.key_weight) && aligned(in.value_weight);
+         in.value_dim % kBlockValues == 0 && aligned(in.key_weight) && aligned(in.value_weight) &&
+         aligned(in.entered.norm_weight) && reinterpret_cast<uintptr_t>(in.entered.kv_latent) % 4 == 0 &&
+         in.entered.ld_latent % 2 == 0;
 }
 
 void few_latent_attention(const FewLatentTokens& in, int64_t capacity, float* workspace, cudaStream_t stream) {
   static_assert(kLatent == 2 * kThreads);
   const auto heads = static_cast<unsigned>(in.entries.heads), tokens = static_cast<unsigned>(in.entries.tokens);
   if (tokens == 0 || heads == 0) return;
-  launch_dependent(absorb_queries_kernel, "absorb_queries_kernel", dim3(kLatent / kColumns, heads), kThreads, 0, stream,
-                   in);
+  launch_dependent(absorb_queries_kernel, "absorb_queries_kernel", dim3(kLatent / kColumns, heads + 1), kThreads, 0,
+                   stream, in);
   const LatentPartials partial = add_up_tiles(in.entries, capacity, workspace, stream);
   launch_dependent(values_of_splits_kernel, "values_of_splits_kernel",
                    dim3(static_cast<unsigned>(in.value_dim / kBlockValues), heads, tokens), kThreads, 0, stream, in,

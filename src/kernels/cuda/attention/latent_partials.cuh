@@ -27,8 +27,8 @@ __device__ inline int64_t visible_entries(const LatentRows<bfloat16>& in, int64_
   return sequence < 0 ? 0 : in.cached_length[sequence] + token - in.rows.query_offset[sequence] + 1;
 }
 
-/// The splits of all tokens: one launch, which may read the cache before the launch before it ends where tokens are
-/// few.
+/// The splits of all tokens: one launch, which where tokens are few may read entries that are no tokens of this batch
+/// before the launch before it ends.
 LatentPartials add_up_tiles(const LatentRows<bfloat16>& in, int64_t capacity, float* workspace, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

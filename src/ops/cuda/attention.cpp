@@ -83,7 +83,9 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
   ArenaScope workspace(*ctx.workspace);
   const Tensor latent_query = workspace.take(cache.dtype(), {tokens, s.heads * width});
   const Tensor latent_out = workspace.take(cache.dtype(), {tokens, s.heads * latent_dim});
-  const Tensor result = workspace.take(cache.dtype(), {tokens, s.heads * s.value_dim});
+  // Where no sequence takes the other form, all rows are written here, padding with zeros.
+  const bool all_meant = meant.least == 0 && sequences.max_query <= meant.most && out.contiguous();
+  const Tensor result = all_meant ? out : workspace.take(cache.dtype(), {tokens, s.heads * s.value_dim});
   const Tensor splits =
       workspace.take(DType::kF32, {cuda::latent_tiles_workspace(tokens, s.heads, latent_dim, sequences.max_visible)});
   const bool by_library = !cuda::plain_kernels_wanted() && cache.dtype() == DType::kBF16;
@@ -166,6 +168,7 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
                                                         .batches = s.heads},
                              stream_of(ctx));
     }
+    if (all_meant) return;
     cuda::copy_sequence_rows(out.raw<T>(), result.raw<T>(), s.heads * s.value_dim, tokens, rows, stream_of(ctx));
   });
 }

@@ -39,6 +39,7 @@ struct PlanArguments {
   std::string config;
   int64_t memory = 0;
   int64_t ranks = 0;
+  std::string device;
   std::string timeline;
 };
 
@@ -131,7 +132,8 @@ struct PlannedRank {
 };
 
 void run_plan(const PlanArguments& arguments, const std::vector<std::string>& overrides) {
-  const RunConfig read = config_of(arguments.config, parse_overrides(overrides));
+  RunConfig read = config_of(arguments.config, parse_overrides(overrides));
+  if (!arguments.device.empty()) read.training.device = arguments.device;
   const auto [model, note] = planned_model(read);
   const Mesh mesh = planned_mesh(read.parallelism, arguments.ranks);
   check_mesh(mesh, read, model);
@@ -203,6 +205,8 @@ void add_plan_command(CLI::App& app) {
                           "Plan one of this many ranks, laid out by [parallelism]: its memory, and what it sends "
                           "to others in a step (default: as many as that names)"),
       "RANKS", 1, 1 << 20);
+  device_word(command->add_option("--device", arguments->device,
+                                  "training.device: cpu, cuda, cuda:N or auto; one that is not here with --memory"));
   command
       ->add_option("--timeline", arguments->timeline,
                    "Draw the pipeline's schedule into this SVG file, beside the one that is printed")

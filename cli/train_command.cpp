@@ -19,6 +19,7 @@
 #include "core/error.h"
 #include "generate/sampler.h"
 #include "option_checks.h"
+#include "parallel/device_groups.h"
 #include "rank_session.h"
 #include "run_file.h"
 #include "start_ranks.h"
@@ -115,8 +116,9 @@ void run_train(const TrainArguments& arguments, const std::vector<std::string>& 
   TrainerOptions options = trainer_options(arguments);
   if (arguments.ranks > 1 && ranks.transport() == nullptr) {
     const int all = static_cast<int>(arguments.ranks);
-    choose_device(config.training.device, {.rank = 0, .ranks = all});
-    mesh_of_run(config, all);  // what is wrong is said once, before any starts
+    // What is wrong is said once, before any starts.
+    const DeviceChoice device = choose_device(config.training.device, {.rank = 0, .ranks = all});
+    rows_from_kernel_to_kernel(config.parallelism.expert_dispatcher, mesh_of_run(config, all), device.device);
     throw CLI::RuntimeError(start_ranks(arguments.ranks));
   }
   // One that cannot be used is refused before data is read.

@@ -9,8 +9,10 @@ std::string device_name(Device device) {
 }
 
 void fail_without_cuda(const std::string& what, Device device) {
-  fail_usage("{} was asked for on {}, and this build of deeptitan has no CUDA; use cpu, or build with -DDT_CUDA=ON",
-             what, device_name(device));
+  fail_usage(
+      "{} was asked for on {}, and this build of deeptitan has no CUDA; use cpu, or build the preset cuda (cmake "
+      "--preset cuda)",
+      what, device_name(device));
 }
 
 }  // namespace deeptitan

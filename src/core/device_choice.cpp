@@ -44,7 +44,7 @@ std::string describe(int index) {
 }
 #else
 std::string problem_of(int /*index*/) {
-  return "this build of deeptitan has no CUDA; build with -DDT_CUDA=ON";
+  return "this build of deeptitan has no CUDA; build the preset cuda (cmake --preset cuda)";
 }
 void prepare_to_wait_for_others() {}
 int gpus_here() {

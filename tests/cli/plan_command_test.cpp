@@ -89,6 +89,7 @@ TEST(PlanCommand, PlansForAGpuThatIsNotHere) {
   EXPECT_TRUE(without.err.starts_with("deeptitan: device = cuda:99: this build of deeptitan has no CUDA"))
       << without.err;
 #endif
+  EXPECT_EQ(run_program({"plan", "tiny-v3", "--device", "cuda:99"}).err, without.err);
 }
 
 TEST(PlanCommand, AnswersForTwoThousandRanksAtOnce) {

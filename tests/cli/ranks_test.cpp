@@ -85,6 +85,11 @@ TEST(Ranks, WhatIsNotThereIsSaidOnceBeforeAnythingStarts) {
                "--parallelism.pipeline_parallel_schedule", "Interleaved1F1B"}),
       "deeptitan: parallelism.pipeline_parallel_degree = 2 with 2 stages a rank is more stages than the model's 2 "
       "layers; use at most 1\n");
+  EXPECT_EQ(
+      refused({"--ranks", "2", "--training.global_batch_size", "12", "--parallelism.expert_parallel_degree", "2",
+               "--device", "cpu", "--parallelism.expert_dispatcher", "on_device"}),
+      "deeptitan: parallelism.expert_dispatcher = on_device is for ranks with a GPU each, and these run on cpu; use "
+      "all_to_all or auto\n");
   ::setenv("DEEPTITAN_MPI", "/nowhere/libdeeptitan_mpi.so", 1);
   const std::string plugin = refused({"--ranks", "2"});
   ::unsetenv("DEEPTITAN_MPI");

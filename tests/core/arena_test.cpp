@@ -66,7 +66,7 @@ TEST(Arena, ABuildWithoutCudaSaysSo) {
   Arena arena("activations", {DeviceKind::kCuda, 1});
   expect_usage_error([&] { arena.allocate(64); },
                      "the activations arena was asked for on cuda:1, and this build of deeptitan has no CUDA; use cpu, "
-                     "or build with -DDT_CUDA=ON");
+                     "or build the preset cuda (cmake --preset cuda)");
 }
 #endif
 

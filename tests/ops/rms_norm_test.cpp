@@ -63,10 +63,9 @@ TEST(RmsNormOp, ABuildWithoutCudaSaysSo) {
   OpCase c;
   ExecutionContext gpu = c.gpu_context();
   const Tensor x = c.on_gpu({4, 8});
-  expect_usage_error(
-      [&] { rms_norm(gpu, x, {}, x, c.on_gpu({8}), 1e-6); },
-      "rms_norm was asked for on cuda:0, and this build of deeptitan has no CUDA; use cpu, or build with "
-      "-DDT_CUDA=ON");
+  expect_usage_error([&] { rms_norm(gpu, x, {}, x, c.on_gpu({8}), 1e-6); },
+                     "rms_norm was asked for on cuda:0, and this build of deeptitan has no CUDA; use cpu, or build the "
+                     "preset cuda (cmake --preset cuda)");
 }
 #endif
 

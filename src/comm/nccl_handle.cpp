@@ -1,7 +1,9 @@
 #include "comm/nccl_handle.h"
 
 #include <chrono>
+#include <system_error>
 #include <thread>
+#include <utility>
 
 #include "comm/nccl_library.h"
 #include "core/clock.h"
@@ -85,10 +87,16 @@ void NcclHandle::run_group(const std::function<void()>& body, const std::functio
   finish(nccl().group_end(), "ncclGroupEnd", late);
 }
 
+// NCCL first tells the kernels that wait for others to end, and then waits until all graphs that hold its exchanges
+// have been destroyed: by who calls this, behind it.
 void NcclHandle::abort() noexcept {
   if (communicator_ == nullptr) return;
-  (void)nccl().comm_abort(communicator_);
-  communicator_ = nullptr;
+  const ncclComm_t communicator = std::exchange(communicator_, nullptr);
+  try {
+    std::thread([communicator] { (void)nccl().comm_abort(communicator); }).detach();
+  } catch (const std::system_error&) {  // there is no thread to be had
+    (void)nccl().comm_abort(communicator);
+  }
 }
 
 }  // namespace deeptitan

@@ -31,7 +31,8 @@ class NcclHandle {
   /// Waits until the call that returned `status` is over.
   void finish(ncclResult_t status, const char* call, const std::function<void(double)>& late) const;
 
-  /// Ends what is queued, here; of no use from then on. The others find out by themselves.
+  /// Ends what is queued, here; of no use from then on. Does not wait until it has ended. The others find out by
+  /// themselves.
   void abort() noexcept;
   bool aborted() const { return communicator_ == nullptr; }
 

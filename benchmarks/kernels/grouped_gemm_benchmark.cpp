@@ -4,7 +4,6 @@
 // Under load the chip lowers its clock to stay within its power, so every round times the peer, then the case, each for
 // tens of milliseconds, and both figures are medians over the rounds.
 
-#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "cublas_peak.h"
 #include "grouped_gemm_data.h"
 #include "harness.h"
 #include "kernels/cuda/error.h"
@@ -60,74 +60,6 @@ class Timer {
 
  private:
   cudaEvent_t start_ = nullptr, end_ = nullptr;
-};
-
-void check_cublas(cublasStatus_t status) {
-  DT_CHECK(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt failed: {}", cublasLtGetStatusString(status));
-}
-
-/// cuBLAS's bf16 product of two 8192 x 8192 matrices, by the fastest of the algorithms it proposes.
-class CublasPeak {
- public:
-  static constexpr int64_t kSize = 8192;
-  static constexpr double kFlops = 2.0 * kSize * kSize * kSize;
-
-  explicit CublasPeak(const Timer& timer)
-      : a_(2 * kSize * kSize), b_(2 * kSize * kSize), c_(2 * kSize * kSize), workspace_(kWorkspaceBytes) {
-    fill_normal_bf16(a_.as<bfloat16>(), kSize * kSize, 1, nullptr);
-    fill_normal_bf16(b_.as<bfloat16>(), kSize * kSize, 2, nullptr);
-    check_cublas(cublasLtCreate(&handle_));
-    check_cublas(cublasLtMatmulDescCreate(&descriptor_, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    const cublasOperation_t transpose = CUBLAS_OP_T;
-    check_cublas(
-        cublasLtMatmulDescSetAttribute(descriptor_, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof transpose));
-    check_cublas(cublasLtMatrixLayoutCreate(&layout_, CUDA_R_16BF, kSize, kSize, kSize));
-    cublasLtMatmulPreference_t preference;
-    check_cublas(cublasLtMatmulPreferenceCreate(&preference));
-    const size_t bytes = kWorkspaceBytes;
-    check_cublas(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
-                                                      sizeof bytes));
-    constexpr int kAsked = 8;
-    cublasLtMatmulHeuristicResult_t found[kAsked];
-    int count = 0;
-    check_cublas(cublasLtMatmulAlgoGetHeuristic(handle_, descriptor_, layout_, layout_, layout_, layout_, preference,
-                                                kAsked, found, &count));
-    check_cublas(cublasLtMatmulPreferenceDestroy(preference));
-    double best = INFINITY;
-    for (int i = 0; i < count; ++i) {
-      const cublasLtMatmulAlgo_t candidate = found[i].algo;
-      const auto launch = [&] { multiply(candidate); };
-      timer.milliseconds(launch, 3);
-      const double time = timer.milliseconds(launch, 10);
-      if (time < best) {
-        best = time;
-        algorithm_ = candidate;
-      }
-    }
-    DT_CHECK(best < INFINITY, "cuBLASLt proposes no algorithm for a bf16 product of 8192^3");
-  }
-  CublasPeak(const CublasPeak&) = delete;
-  CublasPeak& operator=(const CublasPeak&) = delete;
-  ~CublasPeak() {
-    (void)cublasLtMatrixLayoutDestroy(layout_);
-    (void)cublasLtMatmulDescDestroy(descriptor_);
-    (void)cublasLtDestroy(handle_);
-  }
-  void launch() const { multiply(algorithm_); }
-
- private:
-  static constexpr int64_t kWorkspaceBytes = 64 << 20;
-  void multiply(const cublasLtMatmulAlgo_t& algorithm) const {
-    const float one = 1.0f, zero = 0.0f;
-    check_cublas(cublasLtMatmul(handle_, descriptor_, &one, a_.as<void>(), layout_, b_.as<void>(), layout_, &zero,
-                                c_.as<void>(), layout_, c_.as<void>(), layout_, &algorithm, workspace_.as<void>(),
-                                kWorkspaceBytes, nullptr));
-  }
-  DeviceMemory a_, b_, c_, workspace_;
-  cublasLtHandle_t handle_ = nullptr;
-  cublasLtMatmulDesc_t descriptor_ = nullptr;
-  cublasLtMatrixLayout_t layout_ = nullptr;
-  cublasLtMatmulAlgo_t algorithm_{};
 };
 
 double median(std::vector<double> values) {
@@ -300,11 +232,11 @@ int run(const std::string& filter) {
   int driver = 0;
   DT_CUDA_CHECK(cudaDriverGetVersion(&driver));
   std::printf("%s, %d multiprocessors, driver for CUDA %d.%d, cuBLASLt %zu; medians of %d rounds of %.0f ms\n",
-              properties.name, properties.multiProcessorCount, driver / 1000, driver % 1000 / 10, cublasLtGetVersion(),
+              properties.name, properties.multiProcessorCount, driver / 1000, driver % 1000 / 10, CublasPeak::version(),
               kRounds, kRoundMilliseconds);
   std::printf("peers: cuBLAS bf16 8192^3; where weights bound the time, a copy's bytes read and written\n");
   const Timer timer;
-  const CublasPeak peak(timer);
+  const CublasPeak peak;
   constexpr int64_t kCopyBytes = int64_t{2} << 30;
   const DeviceMemory copy_from(kCopyBytes), copy_to(kCopyBytes);
   fill_normal_bf16(copy_from.as<bfloat16>(), kCopyBytes / 2, 7, nullptr);

@@ -61,9 +61,10 @@ Session::~Session() {
   (void)cudaStreamDestroy(stream_);
 }
 
-void Session::set_matrix_peak(double flops_per_second, const std::string& how) {
-  matrix_peak_ = flops_per_second;
-  std::printf("matrix peak %.0f TFLOP/s (%s)\n", flops_per_second * 1e-12, how.c_str());
+void Session::set_matrix_peak(const Work& work) {
+  const Timing timing = summarise(time_launches(work.launch, true));
+  matrix_peak_ = work.flops / timing.median;
+  print(work.name, work, timing);
 }
 
 bool Session::selected(const Work& work) const {

@@ -53,8 +53,8 @@ class Session {
   Session& operator=(const Session&) = delete;
   ~Session();
 
-  /// Sets what FLOP/s are held against, and prints it.
-  void set_matrix_peak(double flops_per_second, const std::string& how);
+  /// Times `work`, which FLOP/s are held against from here on, and prints its row.
+  void set_matrix_peak(const Work& work);
 
   /// Warms up, times about 0.15 s of launches (20 at least, 400 at most), prints a row and returns the timing. A work
   /// of which the launch throws ends the program.

@@ -9,6 +9,7 @@
 #include "kernels/cuda/attention/sm90_attention_backward.h"
 #include "kernels/cuda/attention/sm90_attention_forward.h"
 #include "kernels/cuda/attention/sm90_expanded_attention.h"
+#include "kernels/cuda/attention/sm90_latent_attention.h"
 #include "kernels/cuda/attention/tensor_core_attention.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/kernel_choice.h"
@@ -26,12 +27,13 @@ bool takes_hopper_kernels(const Tensor& x) {
   return x.dtype() == DType::kBF16 && !cuda::plain_kernels_wanted() && cuda::capability_major(x.device().index) == 9;
 }
 
-void attend(float* out, const cuda::LatentRows<float>& rows, int64_t /*capacity*/, float* /*workspace*/,
-            cudaStream_t stream) {
+void attend(float* out, const cuda::LatentRows<float>& rows, bool /*by_warpgroups*/, int64_t /*capacity*/,
+            float* /*workspace*/, cudaStream_t stream) {
   cuda::latent_attention(out, rows, stream);
 }
-void attend(bfloat16* out, const cuda::LatentRows<bfloat16>& rows, int64_t capacity, float* workspace,
-            cudaStream_t stream) {
+void attend(bfloat16* out, const cuda::LatentRows<bfloat16>& rows, bool by_warpgroups, int64_t capacity,
+            float* workspace, cudaStream_t stream) {
+  if (by_warpgroups) return cuda::sm90_latent_attention(out, rows, capacity, workspace, stream);
   if (!cuda::plain_kernels_wanted() && cuda::latent_tiles_fit(rows)) {
     return cuda::latent_attention_by_tiles(out, rows, capacity, workspace, stream);
   }
@@ -86,8 +88,9 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
   // Where no sequence takes the other form, all rows are written here, padding with zeros.
   const bool all_meant = meant.least == 0 && sequences.max_query <= meant.most && out.contiguous();
   const Tensor result = all_meant ? out : workspace.take(cache.dtype(), {tokens, s.heads * s.value_dim});
-  const Tensor splits =
-      workspace.take(DType::kF32, {cuda::latent_tiles_workspace(tokens, s.heads, latent_dim, sequences.max_visible)});
+  const Tensor splits = workspace.take(
+      DType::kF32, {std::max(cuda::latent_tiles_workspace(tokens, s.heads, latent_dim, sequences.max_visible),
+                             cuda::sm90_latent_attention_workspace(tokens, s.heads, sequences.max_visible))});
   const bool by_library = !cuda::plain_kernels_wanted() && cache.dtype() == DType::kBF16;
   void* scratch = workspace.take_bytes(by_library ? static_cast<int64_t>(cuda::kDenseWorkspaceBytes) : 0);
   if (ctx.planning) return;
@@ -109,6 +112,10 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
                                           .latent_dim = latent_dim,
                                           .rope_dim = s.rope_dim,
                                           .scale = static_cast<float>(s.scale)};
+    bool by_warpgroups = false;
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      by_warpgroups = takes_hopper_kernels(query) && cuda::sm90_latent_attention_fits(latent_rows);
+    }
     const cuda::DenseProduct queries{
         .output = latent_query.raw(),
         .output_stride = s.heads * width,
@@ -139,7 +146,7 @@ void attend_in_latent_space(ExecutionContext& ctx, const Tensor& out, const Tens
     }
     cuda::convert(latent_query.raw<T>() + latent_dim, width, query.raw<T>() + s.nope_dim, head, tokens * s.heads,
                   s.rope_dim, stream_of(ctx));
-    attend(latent_out.raw<T>(), latent_rows, sequences.max_visible, splits.raw<float>(), stream_of(ctx));
+    attend(latent_out.raw<T>(), latent_rows, by_warpgroups, sequences.max_visible, splits.raw<float>(), stream_of(ctx));
     const cuda::DenseProduct values{
         .output = result.raw(),
         .output_stride = s.heads * s.value_dim,
@@ -322,7 +329,8 @@ void attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntr
   const Tensor latent_query = workspace.take(cache.dtype(), {in.entries.tokens, s.heads * cache.size(2)});
   const Tensor splits = workspace.take(
       DType::kF32,
-      {cuda::latent_tiles_workspace(in.entries.tokens, s.heads, in.entries.latent_dim, sequences.max_visible)});
+      {std::max(cuda::latent_tiles_workspace(in.entries.tokens, s.heads, in.entries.latent_dim, sequences.max_visible),
+                cuda::sm90_latent_attention_workspace(in.entries.tokens, s.heads, sequences.max_visible))});
   if (ctx.planning) return;
   in.out = out.raw<bfloat16>();
   in.latent_query = latent_query.raw<bfloat16>();
@@ -334,6 +342,7 @@ void attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntr
   in.entries.cached_length = sequences.cached_length.raw<int32_t>();
   in.entries.page_table = sequences.page_table.raw<int32_t>();
   in.entries.page_table_stride = sequences.page_table.stride();
+  in.by_warpgroups = takes_hopper_kernels(cache) && cuda::sm90_latent_attention_fits(in.entries);
   cuda::few_latent_attention(in, sequences.max_visible, splits.raw<float>(), stream_of(ctx));
 }
 

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/cuda_device.h"
 #include "kernels/cuda/activation/swiglu.h"
 #include "kernels/cuda/attention/few_latent.h"
 #include "kernels/cuda/attention/latent_tiles.h"
+#include "kernels/cuda/attention/sm90_latent_attention.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/experts/few_tokens.h"
 #include "kernels/cuda/matmul/few_rows.h"
@@ -205,7 +207,7 @@ std::vector<bfloat16> attend_plainly(const FewLatentTokens& in, const bfloat16* 
 // Sequences in one tile, at its end, behind several splits, without rows, and padding; nothing is entered or rotated.
 TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
   DT_SKIP_WITHOUT_GPU();
-  for (const auto& [heads, capacity] : {std::pair<int64_t, int64_t>{16, 400}, {5, 9000}, {128, 400}}) {
+  for (const auto& [heads, capacity] : {std::pair<int64_t, int64_t>{16, 400}, {5, 9000}, {128, 400}, {64, 9000}}) {
     constexpr int64_t kPageSize = 16, kPages = 50, kTokens = 9, kSequences = 6;
     const std::vector<int32_t> query_offset = {0, 1, 2, 2, 4, 7, 8}, cached_length = {0, 63, 9, 64, 301, 380};
     const int64_t table_width = (capacity + kPageSize - 1) / kPageSize;
@@ -249,7 +251,9 @@ TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
                                    .epsilon = 1e-6f,
                                    .positions = none.get()}};
     if (!few_latent_fit(in)) GTEST_SKIP() << "this chip has too little shared memory";
-    DeviceBuffer<float> workspace(latent_tiles_workspace(kTokens, heads, kLatent, capacity));
+    in.by_warpgroups = capability_major(0) == 9 && sm90_latent_attention_fits(in.entries);
+    DeviceBuffer<float> workspace(std::max(latent_tiles_workspace(kTokens, heads, kLatent, capacity),
+                                           sm90_latent_attention_workspace(kTokens, heads, capacity)));
     few_latent_attention(in, capacity, workspace.get(), nullptr);
     const std::vector<bfloat16> found = out.download(), found_queries = latent_query.download();
     const std::vector<bfloat16> plain = attend_plainly(in, query.get());

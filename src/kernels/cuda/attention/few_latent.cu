@@ -206,7 +206,8 @@ void few_latent_attention(const FewLatentTokens& in, int64_t capacity, float* wo
   if (tokens == 0 || heads == 0) return;
   launch_dependent(absorb_queries_kernel, "absorb_queries_kernel", dim3(kLatent / kColumns, heads + 1), kThreads, 0,
                    stream, in);
-  const LatentPartials partial = add_up_tiles(in.entries, capacity, workspace, stream);
+  const auto add_up = in.by_warpgroups ? sm90_add_up_entries : add_up_tiles;
+  const LatentPartials partial = add_up(in.entries, capacity, workspace, stream);
   launch_dependent(values_of_splits_kernel, "values_of_splits_kernel",
                    dim3(static_cast<unsigned>(in.value_dim / kBlockValues), heads, tokens), kThreads, 0, stream, in,
                    partial);

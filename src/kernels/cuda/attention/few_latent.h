@@ -40,13 +40,14 @@ struct FewLatentTokens {
   bfloat16* latent_query = nullptr;   // workspace, [tokens, H, L + Dr]
   LatentRows<bfloat16> entries = {};  // its query is latent_query, and its cache that of `entered`
   EnteredLatents entered = {};
+  bool by_warpgroups = false;  // the entries by sm90_latent_attention.h, which takes them
 };
 
 /// Whether there are kernels for these sizes and addresses, and the tokens are few.
 bool few_latent_fit(const FewLatentTokens& inputs);
 
 /// Enters the tokens' latents, each rounded as rms_norm and rope_rotate round, then out = attention of all tokens;
-/// zeros in rows of no sequence. `workspace` as of latent_tiles.h.
+/// zeros in rows of no sequence. `workspace` as of what adds up the entries.
 void few_latent_attention(const FewLatentTokens& inputs, int64_t capacity, float* workspace, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

@@ -259,13 +259,16 @@ LatentPartials add_up_tiles(const LatentRows<bfloat16>& in, int64_t capacity, fl
   return partial;
 }
 
-void latent_attention_by_tiles(bfloat16* out, const LatentRows<bfloat16>& in, int64_t capacity, float* workspace,
-                               cudaStream_t stream) {
-  if (in.tokens <= 0 || in.heads <= 0) return;
-  const LatentPartials partial = add_up_tiles(in, capacity, workspace, stream);
+void add_splits(bfloat16* out, const LatentPartials& partial, const LatentRows<bfloat16>& in, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(in.heads), static_cast<unsigned>(in.tokens));
   add_splits_kernel<<<grid, kThreads, 0, stream>>>(out, partial, in);
   check_launch("add_splits_kernel");
+}
+
+void latent_attention_by_tiles(bfloat16* out, const LatentRows<bfloat16>& in, int64_t capacity, float* workspace,
+                               cudaStream_t stream) {
+  if (in.tokens <= 0 || in.heads <= 0) return;
+  add_splits(out, add_up_tiles(in, capacity, workspace, stream), in, stream);
 }
 
 }  // namespace deeptitan::cuda

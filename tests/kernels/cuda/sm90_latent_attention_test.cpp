@@ -1,0 +1,231 @@
+#include "kernels/cuda/attention/sm90_latent_attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/cuda_device.h"
+#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/typed_elements.h"
+
+namespace deeptitan::cuda {
+namespace {
+
+constexpr int64_t kLatent = 512, kRope = 64, kWidth = kLatent + kRope;
+
+/// A batch of decoding: sequences with a few rows each behind what they have cached.
+struct Batch {
+  std::vector<int32_t> rows;    // of each sequence
+  std::vector<int32_t> cached;  // entries before them
+  int64_t heads;
+  int64_t page_size;
+  int64_t capacity;
+  int64_t padding = 0;  // rows that no sequence holds
+
+  int64_t sequences() const { return std::ssize(rows); }
+  int64_t tokens() const { return std::accumulate(rows.begin(), rows.end(), int64_t{0}) + padding; }
+  int64_t table_width() const { return (capacity + page_size - 1) / page_size; }
+  std::string text() const {
+    std::string all;
+    for (size_t s = 0; s < rows.size() && s < 8; ++s) {
+      all.append(1, ' ').append(std::to_string(cached[s])).append(1, '+').append(std::to_string(rows[s]));
+    }
+    return std::to_string(heads) + " heads, pages of " + std::to_string(page_size) + ", capacity " +
+           std::to_string(capacity) + ", sequences" + all;
+  }
+};
+
+/// A batch on the device. Entries that nobody sees are NaN, and pages that nobody sees are no pages.
+class Device {
+ public:
+  explicit Device(const Batch& batch)
+      : batch_(batch),
+        query_(random_elements<bfloat16>(batch.tokens() * batch.heads * kWidth, 91)),
+        cache_(cache_of(batch)),
+        offset_(offset_of(batch)),
+        cached_(batch.cached),
+        table_(table_of(batch)),
+        workspace_(sm90_latent_attention_workspace(batch.tokens(), batch.heads, batch.capacity)) {}
+
+  LatentRows<bfloat16> rows() {
+    return {.query = query_.get(),
+            .cache = cache_.get(),
+            .rows = {offset_.get(), batch_.sequences(), 0, 63},
+            .cached_length = cached_.get(),
+            .page_table = table_.get(),
+            .page_table_stride = batch_.table_width(),
+            .page_size = batch_.page_size,
+            .tokens = batch_.tokens(),
+            .heads = batch_.heads,
+            .latent_dim = kLatent,
+            .rope_dim = kRope,
+            .scale = 0.05f};
+  }
+  std::vector<bfloat16> by_warpgroups(int64_t tokens, cudaStream_t stream = nullptr) {
+    DeviceBuffer<bfloat16> out(tokens * batch_.heads * kLatent);
+    launch(out.get(), tokens, stream);
+    return out.download();
+  }
+  void launch(bfloat16* out, int64_t tokens, cudaStream_t stream) {
+    LatentRows<bfloat16> in = rows();
+    in.tokens = tokens;
+    sm90_latent_attention(out, in, batch_.capacity, workspace_.get(), stream);
+  }
+  std::vector<bfloat16> plain() {
+    DeviceBuffer<bfloat16> out(batch_.tokens() * batch_.heads * kLatent);
+    latent_attention(out.get(), rows(), nullptr);
+    return out.download();
+  }
+
+ private:
+  static std::vector<int32_t> offset_of(const Batch& batch) {
+    std::vector<int32_t> offset(1, 0);
+    for (const int32_t rows : batch.rows) offset.push_back(offset.back() + rows);
+    return offset;
+  }
+  /// Pages in a random order, one after another; page 0 is nobody's.
+  static std::vector<int32_t> table_of(const Batch& batch) {
+    std::vector<int32_t> order(pages_of(batch) - 1);
+    std::iota(order.begin(), order.end(), 1);
+    std::shuffle(order.begin(), order.end(), std::mt19937(7));
+    std::vector<int32_t> table(batch.sequences() * batch.table_width(), std::numeric_limits<int32_t>::max());
+    size_t next = 0;
+    for (int64_t s = 0; s < batch.sequences(); ++s) {
+      const int64_t seen = batch.rows[s] == 0 ? 0 : batch.cached[s] + batch.rows[s];
+      for (int64_t page = 0; page * batch.page_size < seen; ++page)
+        table[s * batch.table_width() + page] = order[next++];
+    }
+    return table;
+  }
+  static int64_t pages_of(const Batch& batch) {
+    int64_t pages = 1;
+    for (int64_t s = 0; s < batch.sequences(); ++s) {
+      pages += (batch.cached[s] + batch.rows[s] + batch.page_size - 1) / batch.page_size;
+    }
+    return pages;
+  }
+  static std::vector<bfloat16> cache_of(const Batch& batch) {
+    const int64_t entries = pages_of(batch) * batch.page_size;
+    std::vector<bfloat16> cache(entries * kWidth, to_bfloat16(NAN));
+    const std::vector<bfloat16> values = random_elements<bfloat16>(entries * kWidth, 92);
+    const std::vector<int32_t> table = table_of(batch);
+    for (int64_t s = 0; s < batch.sequences(); ++s) {
+      const int64_t seen = batch.rows[s] == 0 ? 0 : batch.cached[s] + batch.rows[s];
+      for (int64_t i = 0; i < seen; ++i) {
+        const int64_t at = table[s * batch.table_width() + i / batch.page_size] * batch.page_size + i % batch.page_size;
+        std::copy_n(&values[at * kWidth], kWidth, &cache[at * kWidth]);
+      }
+    }
+    return cache;
+  }
+
+  Batch batch_;
+  DeviceBuffer<bfloat16> query_, cache_;
+  DeviceBuffer<int32_t> offset_, cached_, table_;
+  DeviceBuffer<float> workspace_;
+};
+
+#define DT_SKIP_WITHOUT_HOPPER() \
+  DT_SKIP_WITHOUT_GPU();         \
+  if (capability_major(0) != 9) GTEST_SKIP() << "needs a Hopper GPU"
+
+std::vector<int32_t> random_counts(int64_t n, int least, int most, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> counts(n);
+  for (int32_t& count : counts) count = std::uniform_int_distribution<int>(least, most)(random);
+  return counts;
+}
+
+std::vector<Batch> batches() {
+  std::vector<Batch> all = {
+      // Tiles that are whole, begun, and one entry long; a sequence without rows; rows of one sequence see one more
+      // each.
+      {{1, 1, 0, 2, 3, 1, 1}, {0, 63, 9, 64, 301, 380, 127}, 128, 64, 400, 2},
+      {{1, 1, 1}, {640, 5, 1000}, 64, 16, 1100},
+      {{1}, {8999}, 128, 64, 9000},          // splits of several tiles
+      {{1, 2}, {130, 77}, 100, 48, 200},     // heads that fill one and a half blocks, pages of no power of 2
+      {{1, 1}, {700, 90}, 48, 128, 800, 1},  // pages larger than a tile
+      {{1, 1}, {200, 90}, 192, 8, 256},      // the smallest pages
+  };
+  for (const auto& [sequences, heads] : {std::pair<int64_t, int64_t>{20, 128}, {40, 128}, {100, 64}}) {
+    all.push_back({random_counts(sequences, 0, 2, 5), random_counts(sequences, 0, 700, 6), heads, 64, 1024, 3});
+  }
+  return all;
+}
+
+TEST(Sm90LatentAttention, IsThePlainKernel) {
+  DT_SKIP_WITHOUT_HOPPER();
+  for (const Batch& batch : batches()) {
+    SCOPED_TRACE(batch.text());
+    Device device(batch);
+    ASSERT_TRUE(sm90_latent_attention_fits(device.rows()));
+    const std::vector<bfloat16> found = device.by_warpgroups(batch.tokens());
+    EXPECT_LT(relative_difference(found, device.plain()), 6e-3);  // weights are rounded to bf16
+    const int64_t width = batch.heads * kLatent;
+    for (int64_t i = (batch.tokens() - batch.padding) * width; i < batch.tokens() * width; ++i) {
+      ASSERT_EQ(found[i].bits, 0) << "padding";
+    }
+  }
+}
+
+TEST(Sm90LatentAttention, ATokensBitsAreItsOwnWithinAClass) {
+  DT_SKIP_WITHOUT_HOPPER();
+  for (const int64_t sequences : {12, 60, 150}) {
+    const Batch batch{random_counts(sequences, 1, 1, 1), random_counts(sequences, 0, 900, 8), 64, 64, 1024};
+    Device device(batch);
+    const std::vector<bfloat16> found = device.by_warpgroups(batch.tokens());
+    const int64_t fewer = sequences * 2 / 3;
+    const std::vector<bfloat16> beside_fewer = device.by_warpgroups(fewer);
+    EXPECT_TRUE(std::equal(beside_fewer.begin(), beside_fewer.end(), found.begin(), [](bfloat16 a, bfloat16 b) {
+      return a.bits == b.bits;
+    })) << sequences;
+  }
+}
+
+TEST(Sm90LatentAttention, AGraphAndEveryRunHaveTheSameBits) {
+  DT_SKIP_WITHOUT_HOPPER();
+  for (const int64_t sequences : {3, 70}) {
+    const Batch batch{random_counts(sequences, 1, 2, 1), random_counts(sequences, 0, 3000, 9), 128, 64, 3002};
+    Device device(batch);
+    const std::vector<bfloat16> found = device.by_warpgroups(batch.tokens());
+    DeviceBuffer<bfloat16> out(found.size());
+    cudaStream_t stream = nullptr;
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t captured = nullptr;
+    DT_CUDA_CHECK(cudaStreamCreate(&stream));
+    DT_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    device.launch(out.get(), batch.tokens(), stream);
+    DT_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    DT_CUDA_CHECK(cudaGraphInstantiate(&captured, graph, 0));
+    for (int run = 0; run < 5; ++run) {
+      DT_CUDA_CHECK(cudaMemsetAsync(out.get(), 0xff, out.bytes(), stream));
+      DT_CUDA_CHECK(cudaGraphLaunch(captured, stream));
+      DT_CUDA_CHECK(cudaStreamSynchronize(stream));
+      EXPECT_TRUE(same_bytes(out.download(), found)) << "run " << run << " of " << sequences << " sequences";
+    }
+    DT_CUDA_CHECK(cudaGraphExecDestroy(captured));
+    DT_CUDA_CHECK(cudaGraphDestroy(graph));
+    DT_CUDA_CHECK(cudaStreamDestroy(stream));
+  }
+}
+
+TEST(Sm90LatentAttention, RefusesWhatItDoesNotTake) {
+  LatentRows<bfloat16> rows{.page_size = 64, .heads = 64, .latent_dim = kLatent, .rope_dim = kRope};
+  EXPECT_TRUE(sm90_latent_attention_fits(rows));
+  LatentRows<bfloat16> few = rows, narrow = rows, pages = rows;
+  few.heads = 16;
+  narrow.latent_dim = 256;
+  pages.page_size = 20;
+  EXPECT_FALSE(sm90_latent_attention_fits(few));
+  EXPECT_FALSE(sm90_latent_attention_fits(narrow));
+  EXPECT_FALSE(sm90_latent_attention_fits(pages));
+}
+
+}  // namespace
+}  // namespace deeptitan::cuda

@@ -24,11 +24,12 @@ MixtureWeights mixture_of(const PreparedWeight& router, const PreparedWeight& ga
 /// Weights and tensors on a GPU that need not be there: nothing runs.
 class FewRowsOps : public ::testing::Test {
  protected:
-  FewRowsOps() {
-#ifndef DT_CUDA
+  void SetUp() override {
+#ifdef DT_CUDA
+    ctx_ = c_.gpu_context();
+#else
     GTEST_SKIP() << "this build has no CUDA";
 #endif
-    ctx_ = c_.gpu_context();
   }
   Tensor bf16(Tensor::Shape shape) {
     return gpu_.take(DType::kBF16, shape);

@@ -10,8 +10,10 @@
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/embedding/embedding.h"
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/loss/cross_entropy.h"
 #include "kernels/cuda/norm/rms_norm.h"
 #include "kernels/cuda/rope/rope.h"
+#include "kernels/cuda/router/balance.h"
 #include "moe_kernels_benchmark.h"
 
 namespace deeptitan::benchmark {
@@ -142,16 +144,59 @@ void benchmark_rounding(Session& session, int64_t rows, int64_t columns) {
                }});
 }
 
+void benchmark_cross_entropy(Session& session, int64_t rows, int64_t vocab) {
+  const DeviceMemory logits = normal_f32(session, rows * vocab, 1), d_logits = normal_bf16(session, rows * vocab, 2),
+                     loss = normal_f32(session, rows, 3), targets(static_cast<size_t>(rows) * 4), scale(8);
+  std::vector<int32_t> target(static_cast<size_t>(rows));
+  for (int64_t r = 0; r < rows; ++r) target[static_cast<size_t>(r)] = static_cast<int32_t>(r * 37 % vocab);
+  const double one = 1;
+  DT_CUDA_CHECK(cudaMemcpy(targets.as<void>(), target.data(), target.size() * 4, cudaMemcpyHostToDevice));
+  DT_CUDA_CHECK(cudaMemcpy(scale.as<void>(), &one, sizeof one, cudaMemcpyHostToDevice));
+  session.run({fmt::format("cross-entropy {} x {}", rows, vocab), 6.0 * static_cast<double>(rows * vocab), 0,
+               [&](cudaStream_t stream) {
+                 cuda::softmax_cross_entropy(loss.as<float>(), d_logits.as<bfloat16>(), vocab, logits.as<float>(),
+                                             vocab, targets.as<int32_t>(), scale.as<double>(), rows, vocab, stream);
+               }});
+}
+
+// The loss alone of the balance of choices, of sequences of 4096.
+void benchmark_balance(Session& session, int64_t sequences, int experts) {
+  constexpr int64_t kLength = 4096;
+  const int64_t tokens = sequences * kLength;
+  RouterOptions options;
+  options.experts = experts, options.top_k = 6;
+  const DeviceMemory scores = normal_f32(session, tokens * experts, 1), loss(8),
+                     index(static_cast<size_t>(tokens) * 4 * 6), offsets(static_cast<size_t>(sequences + 1) * 4),
+                     workspace(
+                         static_cast<size_t>(cuda::sequence_auxiliary_loss_workspace(sequences, tokens, experts)));
+  std::vector<int32_t> chosen(static_cast<size_t>(tokens * 6)), begins;
+  for (size_t i = 0; i < chosen.size(); ++i) chosen[i] = static_cast<int32_t>(i * 37 % static_cast<size_t>(experts));
+  for (int64_t s = 0; s <= sequences; ++s) begins.push_back(static_cast<int32_t>(s * kLength));
+  DT_CUDA_CHECK(cudaMemset(loss.as<void>(), 0, 8));
+  DT_CUDA_CHECK(cudaMemcpy(index.as<void>(), chosen.data(), chosen.size() * 4, cudaMemcpyHostToDevice));
+  DT_CUDA_CHECK(cudaMemcpy(offsets.as<void>(), begins.data(), begins.size() * 4, cudaMemcpyHostToDevice));
+  session.run({fmt::format("balance loss {} x 4096 of {} experts", sequences, experts),
+               4.0 * static_cast<double>(tokens * experts), 0, [&](cudaStream_t stream) {
+                 cuda::sequence_auxiliary_loss(loss.as<double>(), nullptr, scores.as<float>(), index.as<int32_t>(),
+                                               {offsets.as<int32_t>(), sequences}, tokens, options, 0.001f, nullptr,
+                                               workspace.as<void>(), stream);
+               }});
+}
+
 }  // namespace
 
 void benchmark_token_kernels(Session& session) {
   constexpr int64_t kTokens = 16384;  // 4 x 4096, at DeepSeek-V2-Lite's widths
   benchmark_norm(session, kTokens, 2048);
+  benchmark_norm(session, 4096, 2048);
   benchmark_swiglu(session, kTokens, 2816);
   benchmark_grouped_swiglu(session, kTokens * 6, 64, 1408);
   benchmark_rope(session, kTokens, 16);
   benchmark_embedding(session, kTokens, 102400, 2048);
   benchmark_rounding(session, 64 * 2816, 2048);
+  benchmark_cross_entropy(session, 2048, 102400);
+  benchmark_balance(session, 1, 64);
+  benchmark_balance(session, 4, 64);
 }
 
 }  // namespace deeptitan::benchmark

@@ -41,6 +41,10 @@ void route_tokens_to_given_experts(float* expert_weight, float* scores, int32_t*
 void route_tokens_backward(float* d_logits, const float* d_weight, const float* d_scores, const float* scores,
                            const int32_t* expert_index, int64_t tokens, const RouterOptions& options);
 
+/// Tokens of a sequence whose scores sequence_auxiliary_loss adds up by themselves, in their order; blocks of them then
+/// in theirs. A GPU adds blocks up side by side.
+inline constexpr int64_t kBalanceBlock = 64;
+
 /// The sequence-wise balance loss (DeepSeek-V3, equations 17 to 20; DeepSeek-V2's expert-level loss with its published
 /// seq_aux, arXiv 2405.04434, equation 23). For a sequence of T tokens, with S = 1 for softmax and the sum of a token's
 /// scores + 1e-20 for sigmoid:

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cpu/router/router.h"
@@ -17,11 +18,15 @@ void sequence_auxiliary_loss(double* loss_sum, float* d_scores, const float* sco
     const int64_t end = sequences.offsets[sequence + 1];
     double total_of_expert[kMaxExperts] = {};  // T P_i
     int32_t chosen[kMaxExperts] = {};
-    for (int64_t t = begin; t < end; ++t) {
-      const float* s = scores + t * experts;
-      const double inverse = 1.0 / score_total(s, options);
-      for (int e = 0; e < experts; ++e) total_of_expert[e] += s[e] * inverse;
-      for (int k = 0; k < top_k; ++k) ++chosen[expert_index[t * top_k + k]];
+    for (int64_t block = begin; block < end; block += kBalanceBlock) {
+      double of_block[kMaxExperts] = {};
+      for (int64_t t = block; t < std::min(end, block + kBalanceBlock); ++t) {
+        const float* s = scores + t * experts;
+        const double inverse = 1.0 / score_total(s, options);
+        for (int e = 0; e < experts; ++e) of_block[e] += s[e] * inverse;
+        for (int k = 0; k < top_k; ++k) ++chosen[expert_index[t * top_k + k]];
+      }
+      for (int e = 0; e < experts; ++e) total_of_expert[e] += of_block[e];
     }
 
     const double tokens = static_cast<double>(end - begin);

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cpu/router/router.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/router/balance.h"
@@ -116,26 +117,51 @@ __global__ void __launch_bounds__(kThreads) prepare_shares_kernel(AuxiliaryLossA
   }
 }
 
-/// Block (experts / kThreads, sequence), a thread an expert: its part of the gradient, and of the loss, for which the
-/// tokens' scores are added up in their order.
-__global__ void __launch_bounds__(kThreads) share_experts_kernel(AuxiliaryLossArguments a, bool with_loss) {
+/// A block has so many experts of a sequence, and for each so many threads, which add up blocks of its tokens' scores.
+constexpr int kSharedExperts = 16;
+constexpr int kShares = 64;
+
+/// Block (experts / kSharedExperts, sequence): each expert's part of the gradient, and of the loss, for which the
+/// tokens' scores are added up block by block of tokens, and the blocks in their order.
+__global__ void __launch_bounds__(kSharedExperts* kShares)
+    share_experts_kernel(AuxiliaryLossArguments a, bool with_loss) {
+  __shared__ double of_blocks[kShares][kSharedExperts];
   const int64_t sequence = blockIdx.y;
   const int64_t begin = a.sequence_offset[sequence];
   const int64_t end = a.sequence_offset[sequence + 1];
-  const int expert = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
-  if (expert >= a.experts) return;
+  const auto column = static_cast<int>(threadIdx.x), share = static_cast<int>(threadIdx.y);
+  const int expert = static_cast<int>(blockIdx.x) * kSharedExperts + column;
+  const bool known = expert < a.experts;
   const int64_t at = sequence * a.experts + expert;
-  const double tokens = static_cast<double>(end - begin);
-  const double gradient_scale = a.gradient_scale == nullptr ? 0.0 : static_cast<float>(*a.gradient_scale);
-  const double f = end > begin ? static_cast<double>(a.experts) * a.chosen[at] / (a.top_k * tokens) : 0.0;
-  a.d_share[at] = static_cast<float>(gradient_scale * a.alpha * f);
-  if (!with_loss) return;
-  double score_total = 0;  // T P_i
-#pragma unroll 8
-  for (int64_t token = begin; token < end; ++token) {
-    score_total = __dadd_rn(score_total, __dmul_rn(a.scores[token * a.experts + expert], a.inverse[token]));
+  double f = 0;
+  if (share == 0 && known) {
+    const double tokens = static_cast<double>(end - begin);
+    const double gradient_scale = a.gradient_scale == nullptr ? 0.0 : static_cast<float>(*a.gradient_scale);
+    f = end > begin ? static_cast<double>(a.experts) * a.chosen[at] / (a.top_k * tokens) : 0.0;
+    a.d_share[at] = static_cast<float>(gradient_scale * a.alpha * f);
   }
-  a.loss[at] = __dmul_rn(__dmul_rn(a.alpha, f), score_total);
+  if (!with_loss) return;
+  double total = 0;  // T P_i
+  for (int64_t first = begin; first < end; first += kShares * cpu::kBalanceBlock) {
+    const int64_t block = first + share * cpu::kBalanceBlock;
+    const int64_t block_end = block + cpu::kBalanceBlock < end ? block + cpu::kBalanceBlock : end;
+    double sum = 0;
+    if (known) {
+#pragma unroll 16
+      for (int64_t token = block; token < block_end; ++token) {
+        sum = __dadd_rn(sum, __dmul_rn(a.scores[token * a.experts + expert], a.inverse[token]));
+      }
+    }
+    of_blocks[share][column] = sum;
+    __syncthreads();
+    if (share == 0) {
+      for (int s = 0; s < kShares && first + s * cpu::kBalanceBlock < end; ++s) {
+        total = __dadd_rn(total, of_blocks[s][column]);
+      }
+    }
+    __syncthreads();
+  }
+  if (share == 0 && known) a.loss[at] = __dmul_rn(__dmul_rn(a.alpha, f), total);
 }
 
 /// The experts' parts of each sequence's loss in their order, then the sequences in theirs. One block; a thread a
@@ -143,6 +169,7 @@ __global__ void __launch_bounds__(kThreads) share_experts_kernel(AuxiliaryLossAr
 __global__ void __launch_bounds__(kThreads) add_losses_kernel(double* loss_sum, AuxiliaryLossArguments a) {
   for (int64_t s = threadIdx.x; s < a.sequences; s += kThreads) {
     double loss = 0;
+#pragma unroll 16
     for (int e = 0; e < a.experts; ++e) loss = __dadd_rn(loss, a.loss[s * a.experts + e]);
     a.loss[s * a.experts] = loss;
   }
@@ -190,9 +217,9 @@ void launch_auxiliary_loss(double* loss_sum, const AuxiliaryLossArguments& a, cu
     prepare_shares_kernel<kPerLane><<<blocks_for<kWarps>(a.tokens), kThreads, 0, stream>>>(a);
     check_launch("prepare_shares_kernel");
   }
-  share_experts_kernel<<<dim3(static_cast<unsigned>((a.experts + kThreads - 1) / kThreads),
+  share_experts_kernel<<<dim3(static_cast<unsigned>((a.experts + kSharedExperts - 1) / kSharedExperts),
                               static_cast<unsigned>(a.sequences)),
-                         kThreads, 0, stream>>>(a, loss_sum != nullptr);
+                         dim3(kSharedExperts, kShares), 0, stream>>>(a, loss_sum != nullptr);
   check_launch("share_experts_kernel");
   if (loss_sum != nullptr) {
     add_losses_kernel<<<1, kThreads, 0, stream>>>(loss_sum, a);

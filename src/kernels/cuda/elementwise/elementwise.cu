@@ -60,13 +60,30 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <typename T>
+void launch_copy(T* out, int64_t ld_out, const T* in, int64_t ld_in, int64_t rows, int64_t columns,
+                 cudaStream_t stream) {
+  copy_kernel<<<blocks_for<kThreads>(rows * columns), kThreads, 0, stream>>>(out, ld_out, in, ld_in, rows, columns);
+  check_launch("copy_kernel");
+}
+
+/// Whether rows begin at whole words of 16 bytes.
+template <typename T>
+bool takes_words(const T* data, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(data) % sizeof(uint4) == 0 && stride % (sizeof(uint4) / sizeof(T)) == 0;
+}
+
 template <typename Out, typename In>
 void launch_convert(Out* out, int64_t ld_out, const In* in, int64_t ld_in, int64_t rows, int64_t columns,
                     cudaStream_t stream) {
   if (rows <= 0 || columns <= 0) return;
   if constexpr (std::is_same_v<Out, In>) {
-    copy_kernel<<<blocks_for<kThreads>(rows * columns), kThreads, 0, stream>>>(out, ld_out, in, ld_in, rows, columns);
-    return check_launch("copy_kernel");
+    constexpr int64_t kEach = sizeof(uint4) / sizeof(In);
+    if (columns % kEach == 0 && takes_words(out, ld_out) && takes_words(in, ld_in)) {
+      return launch_copy(reinterpret_cast<uint4*>(out), ld_out / kEach, reinterpret_cast<const uint4*>(in),
+                         ld_in / kEach, rows, columns / kEach, stream);
+    }
+    launch_copy(out, ld_out, in, ld_in, rows, columns, stream);
   } else {
     const bool vectors = columns % kVector == 0 && takes_vectors(out, ld_out) && takes_vectors(in, ld_in);
     const auto kernel = vectors ? convert_kernel<kVector, Out, In> : convert_kernel<1, Out, In>;

@@ -238,12 +238,12 @@ void launch_backward_input(T* d_x, int64_t ld_d_x, const T* d_out, int64_t ld_d_
 
 // Small blocks: a chunk has few columns' worth of threads.
 constexpr int kWeightThreads = 64;
-constexpr int kChunkShares = 8;
+constexpr int kChunkShares = 32;
 
-// At least 64 rows a chunk, at most 256 chunks.
-constexpr int64_t kMaxChunks = 256;
+// At least 16 rows a chunk, at most 512 chunks.
+constexpr int64_t kMaxChunks = 512;
 int64_t rows_per_chunk(int64_t rows) {
-  return std::max<int64_t>(64, (rows + kMaxChunks - 1) / kMaxChunks);
+  return std::max<int64_t>(16, (rows + kMaxChunks - 1) / kMaxChunks);
 }
 int64_t chunk_count(int64_t rows) {
   return (rows + rows_per_chunk(rows) - 1) / rows_per_chunk(rows);

@@ -150,6 +150,29 @@ bool multiply_few_columns(ExecutionContext& ctx, const Tensor& out, const Tensor
   return true;
 }
 
+/// d_y W in fp32 with few outputs, as a router has; false for any other.
+bool multiply_few_outputs(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, const PreparedWeight& weight,
+                          bool accumulate) {
+  if (cuda::plain_kernels_wanted() || !is_f32(d_out)) return false;
+  const Tensor& rows = weight.backward_input.defined() ? weight.backward_input : weight.forward;
+  bool fits = false;
+  for_activation_type(d_x, [&](auto* element) {
+    using T = Element<decltype(element)>;
+    const cuda::InOrderGradient<T> gradient{.d_x = d_x.raw<T>(),
+                                            .ld_d_x = d_x.stride(),
+                                            .d_y = d_out.raw<float>(),
+                                            .ld_d_y = d_out.stride(),
+                                            .weight = rows.raw<float>(),
+                                            .rows = d_out.size(0),
+                                            .steps = weight.outputs,
+                                            .columns = weight.inputs,
+                                            .accumulate = accumulate};
+    fits = cuda::in_order_gradient_fits(gradient);
+    if (fits && !ctx.planning) cuda::multiply_gradient_in_order(gradient, stream_of(ctx));
+  });
+  return fits;
+}
+
 /// d_weight += (or =) d_out^T x; over groups of rows where these are defined.
 void add_weight_gradient(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out, const Tensor& x,
                          const RowGroups& groups, bool accumulate) {
@@ -266,6 +289,7 @@ void product(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Pr
   }
   if (!backward && multiply_few(ctx, out, x, weight, groups, accumulate)) return;
   if (!backward && !grouped && multiply_few_columns(ctx, out, x, weight, accumulate)) return;
+  if (backward && !grouped && multiply_few_outputs(ctx, out, x, weight, accumulate)) return;
   if (grouped && choose_grouped_form(out, x, weight.outputs, weight.inputs).tensor_cores) {
     multiply_on_tensor_cores(ctx, out, x, weight, backward, groups, accumulate);
     return;

@@ -45,6 +45,59 @@ TEST(InOrderProduct, HasTheBitsOfThePlainProduct) {
   check(3, 5, 0, 4, 5);
 }
 
+/// The gradient of m rows between elements that are to stay, by the form under test and by the plain product.
+template <typename T>
+void check_gradient(int64_t m, int64_t n, int64_t k, int64_t ld_d_x, int64_t ld_d_y, bool accumulate) {
+  SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k << (accumulate ? " added" : ""));
+  const auto d_y = random_elements<float>(m * ld_d_y, 64), weight = random_elements<float>(n * k, 65);
+  const auto before = random_elements<T>(m * ld_d_x, 66);
+  DeviceBuffer<float> device_d_y(d_y), device_weight(weight);
+  DeviceBuffer<T> found(before), expected(before);
+  const InOrderGradient<T> gradient{found.get(), ld_d_x, device_d_y.get(), ld_d_y, device_weight.get(), m,
+                                    k,           n,      accumulate};
+  ASSERT_TRUE(in_order_gradient_fits(gradient));
+  multiply_gradient_in_order(gradient, nullptr);
+  StridedProduct<float, T> plain{};
+  plain.c = expected.get(), plain.c_row = ld_d_x;
+  plain.a = device_d_y.get(), plain.a_row = ld_d_y, plain.a_step = 1;
+  plain.b = device_weight.get(), plain.b_step = n, plain.b_column = 1;
+  plain.rows = m, plain.steps = k, plain.columns = n, plain.batches = 1, plain.accumulate = accumulate;
+  multiply_strided(plain, nullptr);
+  EXPECT_TRUE(same_bytes(found.download(), expected.download()));
+}
+
+TEST(InOrderGradient, HasTheBitsOfThePlainProduct) {
+  DT_SKIP_WITHOUT_GPU();
+  check_gradient<bfloat16>(4096, 2048, 64, 2048, 64, true);  // V2-Lite's router
+  check_gradient<float>(300, 7168, 256, 7168, 256, false);   // V3's
+  const uint64_t key = random_key("in_order_test/gradient", 1);
+  for (int shape = 0; shape < 24; ++shape) {
+    const auto draw = [&](int what, int64_t most) {
+      return 1 + static_cast<int64_t>(random_bits(key, shape * 8 + what) % most);
+    };
+    const int64_t m = draw(0, 300), n = 4 * draw(1, 150), k = 4 * draw(2, kFewSteps / 4);
+    const int64_t ld_d_x = n + 4 * draw(3, 3), ld_d_y = k + 4 * draw(4, 3);
+    check_gradient<float>(m, n, k, ld_d_x, ld_d_y, shape % 2 == 0);
+    check_gradient<bfloat16>(m, n, k, ld_d_x, ld_d_y, shape % 3 == 0);
+  }
+}
+
+TEST(InOrderGradient, LeavesOthersToOthers) {
+  alignas(16) float storage[8];
+  const InOrderGradient<float> gradient{storage, 4, storage, 4, storage, 1, 4, 4};
+  EXPECT_TRUE(in_order_gradient_fits(gradient));
+  const auto changed = [&](auto InOrderGradient<float>::*member, auto value) {
+    InOrderGradient<float> other = gradient;
+    other.*member = value;
+    return in_order_gradient_fits(other);
+  };
+  EXPECT_FALSE(changed(&InOrderGradient<float>::steps, kFewSteps + 4));
+  EXPECT_FALSE(changed(&InOrderGradient<float>::steps, int64_t{6}));
+  EXPECT_FALSE(changed(&InOrderGradient<float>::columns, int64_t{6}));
+  EXPECT_FALSE(changed(&InOrderGradient<float>::ld_d_x, int64_t{6}));
+  EXPECT_FALSE(changed(&InOrderGradient<float>::d_y, static_cast<const float*>(storage + 1)));
+}
+
 TEST(InOrderProduct, LeavesOthersToOthers) {
   alignas(16) float storage[8];
   const InOrderProduct product{storage, 4, storage, 4, storage, 1, 4, 4};

@@ -1,15 +1,14 @@
 #include <cuda_pipeline.h>
 
-#include "kernels/cuda/block.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/matmul/in_order.h"
+#include "kernels/cuda/vector.cuh"
 
 namespace deeptitan::cuda {
 namespace {
 
 constexpr int kSide = 8;  // threads along each side of a tile
 constexpr int kThreads = kSide * kSide;
-constexpr int kVector = 4;  // floats of 16 bytes
 constexpr int kStages = 4;
 
 /// A tile's rows of an operand, kSteps of them along K; the padding puts rows that are read together into banks of
@@ -104,7 +103,105 @@ void launch(const InOrderProduct& p, cudaStream_t stream) {
   check_launch("in_order_kernel");
 }
 
+constexpr int kGradientRows = 64, kGradientColumns = 128, kGradientSteps = 32;
+constexpr int kGradientThreads = 256;
+constexpr int kRowsEach = kGradientRows / (kGradientThreads / kWarp);
+
+/// A block has a tile of 64 x 128; a thread 8 rows of four neighbours, a warp's 128 columns. d_y lies in shared memory
+/// by steps, so that a warp reads one word of it for four rows.
+template <typename T>
+__global__ void __launch_bounds__(kGradientThreads) in_order_gradient_kernel(const InOrderGradient<T> p) {
+  __shared__ __align__(16) float left[kGradientSteps][kGradientRows + kVector];
+  __shared__ __align__(16) float right[kGradientSteps][kGradientColumns];
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kGradientRows;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * kGradientColumns;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int64_t column = first_column + lane * kVector;
+  float sum[kRowsEach][kVector] = {};
+  for (int64_t k = 0; k < p.steps; k += kGradientSteps) {
+    constexpr int kLeftChunks = kGradientSteps / kVector;
+#pragma unroll
+    for (int part = 0; part < kGradientRows * kLeftChunks / kGradientThreads; ++part) {
+      const int chunk = static_cast<int>(threadIdx.x) + part * kGradientThreads;
+      const int row = chunk / kLeftChunks, step = chunk % kLeftChunks * kVector;
+      float4 word{};
+      if (first_row + row < p.rows && k + step < p.steps) {
+        word = *reinterpret_cast<const float4*>(p.d_y + (first_row + row) * p.ld_d_y + k + step);
+      }
+      left[step][row] = word.x;
+      left[step + 1][row] = word.y;
+      left[step + 2][row] = word.z;
+      left[step + 3][row] = word.w;
+    }
+#pragma unroll
+    for (int part = 0; part < kGradientSteps * kWarp / kGradientThreads; ++part) {
+      const int step = warp + part * (kGradientThreads / kWarp);
+      float4 word{};
+      if (k + step < p.steps && column < p.columns) {
+        word = *reinterpret_cast<const float4*>(p.weight + (k + step) * p.columns + column);
+      }
+      *reinterpret_cast<float4*>(&right[step][lane * kVector]) = word;
+    }
+    __syncthreads();
+    const int steps = static_cast<int>(p.steps - k < kGradientSteps ? p.steps - k : kGradientSteps);
+#pragma unroll 8
+    for (int step = 0; step < steps; ++step) {
+      const float4 w = *reinterpret_cast<const float4*>(&right[step][lane * kVector]);
+      float d[kRowsEach];
+#pragma unroll
+      for (int i = 0; i < kRowsEach; i += kVector) {
+        const float4 four = *reinterpret_cast<const float4*>(&left[step][warp * kRowsEach + i]);
+        d[i] = four.x, d[i + 1] = four.y, d[i + 2] = four.z, d[i + 3] = four.w;
+      }
+#pragma unroll
+      for (int i = 0; i < kRowsEach; ++i) {
+        sum[i][0] = exact_fma(d[i], w.x, sum[i][0]);
+        sum[i][1] = exact_fma(d[i], w.y, sum[i][1]);
+        sum[i][2] = exact_fma(d[i], w.z, sum[i][2]);
+        sum[i][3] = exact_fma(d[i], w.w, sum[i][3]);
+      }
+    }
+    __syncthreads();
+  }
+  if (column >= p.columns) return;
+#pragma unroll
+  for (int i = 0; i < kRowsEach; ++i) {
+    const int64_t row = first_row + warp * kRowsEach + i;
+    if (row >= p.rows) break;
+    T* to = p.d_x + row * p.ld_d_x + column;
+    Floats<kVector> x{};
+    if (p.accumulate) x = load_floats<kVector>(to);
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) x.at[j] = p.accumulate ? exact_add(x.at[j], sum[i][j]) : sum[i][j];
+    store_floats(to, x);
+  }
+}
+
+template <typename T>
+void launch_gradient(const InOrderGradient<T>& p, cudaStream_t stream) {
+  if (p.rows <= 0 || p.columns <= 0) return;
+  const dim3 grid(static_cast<unsigned>((p.rows + kGradientRows - 1) / kGradientRows),
+                  static_cast<unsigned>((p.columns + kGradientColumns - 1) / kGradientColumns));
+  in_order_gradient_kernel<<<grid, kGradientThreads, 0, stream>>>(p);
+  check_launch("in_order_gradient_kernel");
+}
+
 }  // namespace
+
+template <typename T>
+bool in_order_gradient_fits(const InOrderGradient<T>& p) {
+  return p.steps <= kFewSteps && p.steps % kVector == 0 && p.columns % kVector == 0 && takes_vectors(p.d_x, p.ld_d_x) &&
+         takes_vectors(p.d_y, p.ld_d_y) && takes_vectors(p.weight, p.columns);
+}
+template bool in_order_gradient_fits(const InOrderGradient<float>&);
+template bool in_order_gradient_fits(const InOrderGradient<bfloat16>&);
+
+void multiply_gradient_in_order(const InOrderGradient<float>& gradient, cudaStream_t stream) {
+  launch_gradient(gradient, stream);
+}
+void multiply_gradient_in_order(const InOrderGradient<bfloat16>& gradient, cudaStream_t stream) {
+  launch_gradient(gradient, stream);
+}
 
 bool in_order_fits(const InOrderProduct& p) {
   const auto aligned = [](const float* data, int64_t stride) {

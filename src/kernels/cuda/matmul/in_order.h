@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "core/bfloat16.h"
+
 namespace deeptitan::cuda {
 
 /// Columns above which a library's larger tiles serve better.
@@ -30,5 +32,30 @@ struct InOrderProduct {
 bool in_order_fits(const InOrderProduct& product);
 
 void multiply_in_order(const InOrderProduct& product, cudaStream_t stream);
+
+/// Outputs above which a sum is long enough for a library.
+inline constexpr int64_t kFewSteps = 256;
+
+/// d_x [M, N] = d_y [M, K] W [K, N], or d_x += it: the gradient of what such a product multiplies. The sums are the
+/// plain product's as well.
+template <typename T>
+struct InOrderGradient {
+  T* d_x = nullptr;
+  int64_t ld_d_x = 0;
+  const float* d_y = nullptr;
+  int64_t ld_d_y = 0;
+  const float* weight = nullptr;
+  int64_t rows = 0;
+  int64_t steps = 0;    // K: the product's outputs
+  int64_t columns = 0;  // N: its inputs
+  bool accumulate = false;
+};
+
+/// Whether steps are few, and d_x, d_y and W can be read four elements at a time.
+template <typename T>
+bool in_order_gradient_fits(const InOrderGradient<T>& gradient);
+
+void multiply_gradient_in_order(const InOrderGradient<float>& gradient, cudaStream_t stream);
+void multiply_gradient_in_order(const InOrderGradient<bfloat16>& gradient, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

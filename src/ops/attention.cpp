@@ -104,6 +104,20 @@ double cached_bytes(const Tensor& out, const Tensor& query, const Tensor& cache,
          entries * static_cast<double>(cache.size(2)) * static_cast<double>(dtype_size(cache.dtype()));
 }
 
+#ifdef DT_CUDA
+void check_entries(const char* op, const LatentEntries& e, const Tensor& cache, const AttentionShape& s) {
+  const int64_t tokens = e.query.size(0), latent_dim = cache.size(2) - s.rope_dim;
+  check(op, "query", e.query, cache.dtype(), {tokens, s.heads * (s.nope_dim + s.rope_dim)});
+  check(op, "kv_latent", e.kv_latent, cache.dtype(), {tokens, cache.size(2)});
+  check(op, "norm_weight", e.norm_weight, DType::kF32, {latent_dim});
+  check(op, "positions", e.positions, DType::kI32, {tokens});
+  check(op, "slot", e.slot, DType::kI32, {tokens});
+  check(op, "cos", e.cos, DType::kF32, {-1, s.rope_dim / 2});
+  check(op, "sin", e.sin, DType::kF32, {-1, s.rope_dim / 2});
+  check_contiguous(op, {cache});
+}
+#endif
+
 }  // namespace
 
 void rope_rotate(ExecutionContext& ctx, const Tensor& x, int64_t heads, int64_t first, const Tensor& cos,
@@ -200,6 +214,17 @@ void write_latent_cache(ExecutionContext& ctx, const Tensor& cache, const Tensor
 }
 
 #ifdef DT_CUDA
+bool enter_latents(ExecutionContext& ctx, const LatentEntries& e, const Tensor& cache, const AttentionShape& s) {
+  if (ctx.device.kind != DeviceKind::kCuda || !on_cuda::enter_latents_fits(e, cache, s)) return false;
+  check_entries("enter_latents", e, cache, s);
+  OpScope op(ctx, "enter_latents", {&e.query}, {&e.kv_latent, &e.norm_weight, &e.positions, &e.slot, &cache},
+             {.bytes = 2.0 * static_cast<double>(dtype_size(cache.dtype())) *
+                       static_cast<double>(e.query.size(0) * (s.heads * s.rope_dim + cache.size(2)))});
+  constexpr decltype(&on_cuda::enter_latents) kNoCpuForm = nullptr;  // the device is none
+  op.run(kNoCpuForm, on_cuda::enter_latents, e, cache, s);
+  return true;
+}
+
 bool attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntries& e, const Tensor& cache,
                       const CachedSequences& sequences, const PreparedWeight& key_weight,
                       const PreparedWeight& value_weight, const AttentionShape& s) {
@@ -208,13 +233,8 @@ bool attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntr
   }
   check_cached_attention("attention_of_few", out, e.query, cache, sequences, key_weight, key_weight.backward_input,
                          value_weight, s);
+  check_entries("attention_of_few", e, cache, s);
   const int64_t tokens = e.query.size(0), latent_dim = cache.size(2) - s.rope_dim;
-  check("attention_of_few", "kv_latent", e.kv_latent, cache.dtype(), {tokens, cache.size(2)});
-  check("attention_of_few", "norm_weight", e.norm_weight, DType::kF32, {latent_dim});
-  check("attention_of_few", "positions", e.positions, DType::kI32, {tokens});
-  check("attention_of_few", "slot", e.slot, DType::kI32, {tokens});
-  check("attention_of_few", "cos", e.cos, DType::kF32, {-1, s.rope_dim / 2});
-  check("attention_of_few", "sin", e.sin, DType::kF32, {-1, s.rope_dim / 2});
   OpScope op(ctx, "attention_of_few", {&out},
              {&e.query, &e.kv_latent, &e.norm_weight, &e.positions, &e.slot, &cache, &sequences.query_offset,
               &sequences.cached_length, &sequences.page_table},
@@ -225,6 +245,10 @@ bool attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntr
   return true;
 }
 #else
+bool enter_latents(ExecutionContext& /*ctx*/, const LatentEntries& /*entries*/, const Tensor& /*cache*/,
+                   const AttentionShape& /*shape*/) {
+  return false;
+}
 bool attention_of_few(ExecutionContext& /*ctx*/, const Tensor& /*out*/, const LatentEntries& /*entries*/,
                       const Tensor& /*cache*/, const CachedSequences& /*sequences*/,
                       const PreparedWeight& /*key_weight*/, const PreparedWeight& /*value_weight*/,

@@ -100,7 +100,16 @@ bool attention_of_few(ExecutionContext& ctx, const Tensor& out /* [T, H * Dv] */
                       const Tensor& cache /* [pages, page_size, L + Dr] */, const CachedSequences& sequences,
                       const PreparedWeight& key_weight, const PreparedWeight& value_weight,
                       const AttentionShape& shape);
+
+/// For many tokens: norms the latents, rotates queries (in place) and keys and writes the entries, with the bits of
+/// rms_norm, rope_rotate and write_latent_cache. kv_latent is left as it is. False, and nothing is done, where the device
+/// has no form for these sizes and types: then run those.
+bool enter_latents(ExecutionContext& ctx, const LatentEntries& entries,
+                   const Tensor& cache /* [pages, page_size, L + Dr] */, const AttentionShape& shape);
 namespace on_cuda {
+bool enter_latents_fits(const LatentEntries& entries, const Tensor& cache, const AttentionShape& shape);
+void enter_latents(ExecutionContext& ctx, const LatentEntries& entries, const Tensor& cache,
+                   const AttentionShape& shape);
 bool attention_of_few_fits(const LatentEntries& entries, const Tensor& cache, const PreparedWeight& key_weight,
                            const PreparedWeight& value_weight, const AttentionShape& shape);
 void attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntries& entries, const Tensor& cache,

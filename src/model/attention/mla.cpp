@@ -165,10 +165,12 @@ void MultiHeadLatentAttention::attend_through_cache(ExecutionContext& ctx, const
       attention_of_few(ctx, out, entries, cache, batch.sequences(), *absorbed_key_, *value_, shape_)) {
     return;
   }
-  const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
-  kv_norm_.forward(ctx, s.latent_normed, {}, s.latent(s.kv_latent, latent_dim_));
-  rotate_both(ctx, s.query, key_rope, batch.positions);
-  write_latent_cache(ctx, cache, batch.cache_slot, s.latent_normed, key_rope);
+  if (!enter_latents(ctx, entries, cache, shape_)) {
+    const Tensor key_rope = s.key_rope(s.kv_latent, latent_dim_);
+    kv_norm_.forward(ctx, s.latent_normed, {}, s.latent(s.kv_latent, latent_dim_));
+    rotate_both(ctx, s.query, key_rope, batch.positions);
+    write_latent_cache(ctx, cache, batch.cache_slot, s.latent_normed, key_rope);
+  }
   if (ctx.check_finite) fill_zero(ctx, out);  // each form looks at all rows, and writes its own
   if (batch.capacity.max_query >= kExpandedRows) {
     expanded_attention(ctx, out, s.query, cache, batch.sequences(), *key_, *value_, shape_);

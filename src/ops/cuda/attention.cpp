@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/cuda_device.h"
+#include "kernels/cuda/attention/enter_latents.h"
 #include "kernels/cuda/attention/few_latent.h"
 #include "kernels/cuda/attention/latent_tiles.h"
 #include "kernels/cuda/attention/sm90_attention_backward.h"
@@ -40,6 +41,31 @@ void attend(bfloat16* out, const cuda::LatentRows<bfloat16>& rows, bool by_warpg
   cuda::latent_attention(out, rows, stream);
 }
 
+cuda::EnteredLatents entered_latents(const LatentEntries& e, const Tensor& cache) {
+  return {.cache = cache.raw<bfloat16>(),
+          .entries = cache.size(0) * cache.size(1),
+          .slot = e.slot.raw<int32_t>(),
+          .kv_latent = e.kv_latent.raw<bfloat16>(),
+          .ld_latent = e.kv_latent.stride(),
+          .norm_weight = e.norm_weight.raw<float>(),
+          .epsilon = static_cast<float>(e.epsilon),
+          .cos = e.cos.raw<float>(),
+          .sin = e.sin.raw<float>(),
+          .positions = e.positions.raw<int32_t>(),
+          .halves = e.halves};
+}
+
+cuda::EnteredPrompt entered_prompt(const LatentEntries& e, const Tensor& cache, const AttentionShape& s) {
+  return {.entered = entered_latents(e, cache),
+          .query = e.query.raw<bfloat16>(),
+          .ld_query = e.query.stride(),
+          .tokens = e.query.size(0),
+          .heads = s.heads,
+          .nope_dim = s.nope_dim,
+          .rope_dim = s.rope_dim,
+          .latent_dim = cache.size(2) - s.rope_dim};
+}
+
 /// All but what only a run has: sizes, types and addresses of weights.
 cuda::FewLatentTokens few_tokens(const LatentEntries& e, const Tensor& cache, const PreparedWeight& key_weight,
                                  const PreparedWeight& value_weight, const AttentionShape& s) {
@@ -56,17 +82,7 @@ cuda::FewLatentTokens few_tokens(const LatentEntries& e, const Tensor& cache, co
                       .latent_dim = cache.size(2) - s.rope_dim,
                       .rope_dim = s.rope_dim,
                       .scale = static_cast<float>(s.scale)},
-          .entered = {.cache = cache.raw<bfloat16>(),
-                      .entries = cache.size(0) * cache.size(1),
-                      .slot = e.slot.raw<int32_t>(),
-                      .kv_latent = e.kv_latent.raw<bfloat16>(),
-                      .ld_latent = e.kv_latent.stride(),
-                      .norm_weight = e.norm_weight.raw<float>(),
-                      .epsilon = static_cast<float>(e.epsilon),
-                      .cos = e.cos.raw<float>(),
-                      .sin = e.sin.raw<float>(),
-                      .positions = e.positions.raw<int32_t>(),
-                      .halves = e.halves}};
+          .entered = entered_latents(e, cache)};
 }
 
 // The plain form of both: the rows of sequences with `least` to `most` rows attend over latents, with W_key [H, Dn, L]
@@ -344,6 +360,15 @@ void attention_of_few(ExecutionContext& ctx, const Tensor& out, const LatentEntr
   in.entries.page_table_stride = sequences.page_table.stride();
   in.by_warpgroups = takes_hopper_kernels(cache) && cuda::sm90_latent_attention_fits(in.entries);
   cuda::few_latent_attention(in, sequences.max_visible, splits.raw<float>(), stream_of(ctx));
+}
+
+bool enter_latents_fits(const LatentEntries& e, const Tensor& cache, const AttentionShape& s) {
+  return !cuda::plain_kernels_wanted() && cache.dtype() == DType::kBF16 &&
+         cuda::enter_latents_fit(entered_prompt(e, cache, s));
+}
+
+void enter_latents(ExecutionContext& ctx, const LatentEntries& e, const Tensor& cache, const AttentionShape& s) {
+  cuda::enter_latents(entered_prompt(e, cache, s), stream_of(ctx));
 }
 
 }  // namespace deeptitan::on_cuda

@@ -23,6 +23,7 @@
 #include "device_option.h"
 #include "device_peaks.h"
 #include "generate/model_runner.h"
+#include "generate/scheduler.h"
 #include "generate/sequence.h"
 #include "hub/cached_model.h"
 #include "model/model_cost.h"
@@ -46,6 +47,7 @@ struct BenchArguments {
   int64_t steps = 20;
   int64_t tokens = 512;
   int64_t batch = 1;
+  int64_t cached = 0;
   std::string dtype = "auto";
   std::string experts = "auto";
   std::string device = "auto";
@@ -165,20 +167,27 @@ double decode_bytes(const ModelConfig& model, DType dtype, int64_t batch, int64_
          static_cast<double>(batch * cached * cache_bytes_per_token(model, dtype));
 }
 
+// Prompts as they are run where text is generated: in batches and chunks that the scheduler makes.
+void read_prompts(ModelRunner& runner, std::vector<Sequence>& sequences) {
+  Scheduler scheduler(runner);
+  for (Sequence& sequence : sequences) scheduler.add(&sequence, sequence.length(), 0);
+  for (auto rows = scheduler.next(); !rows.empty(); rows = scheduler.next()) runner.run(rows);
+}
+
 // Weights are drawn, not read: what is measured does not depend on them.
 void bench_inference(const BenchArguments& a, bool decode) {
   ModelConfig model = model_of(a.target);
-  const int64_t context = a.tokens + (decode ? a.steps + kInferenceWarmUp + 1 : 0);
+  const int64_t cached = decode ? a.tokens : a.cached;
+  const int64_t context = cached + (decode ? a.steps + kInferenceWarmUp + 1 : a.tokens);
   model.max_position_embeddings = std::max(model.max_position_embeddings, context);
   const DeviceChoice choice = choose_device(a.device);
   const bool gpu = on_gpu(choice.device);
   const DType dtype = parse_compute_dtype(a.dtype, choice.device);
-  const int64_t batch = decode ? a.batch : 1;
   ModelRunner runner(model, {.device = choice.device,
                              .compute = dtype,
                              .context_length = context,
-                             .sequences = batch,
-                             .prefill_chunk = std::min<int64_t>(a.tokens, 1024),
+                             .sequences = a.batch,
+                             .batch_tokens = std::min(a.batch * a.tokens, usual_prefill_chunk(choice.device)),
                              .experts = parse_expert_products(a.experts)});
   const auto peak = [&] {
     return decode ? measure_memory_peak(choice.device, 0.5) : measure_matrix_peak(choice.device, dtype, 0.5);
@@ -190,35 +199,34 @@ void bench_inference(const BenchArguments& a, bool decode) {
   runner.allocate();
   runner.initialize(1);
   const uint64_t key = random_key("bench/tokens", 1);
-  const auto token = [&](int64_t sequence, int64_t place) {
-    return static_cast<int32_t>(random_bits(key, sequence * context + place) % model.vocab_size);
-  };
-  std::vector<Sequence> sequences(batch);
-  const auto prefill = [&](int64_t i) {
-    Sequence& sequence = sequences[i];
-    for (int64_t t = 0; t < a.tokens; ++t) sequence.tokens.push_back(token(i, t));
-    while (sequence.pending() > 0) {
-      const ModelRunner::Rows rows{&sequence, next_chunk(sequence.pending(), runner.options().prefill_chunk)};
-      runner.run({&rows, 1});
+  std::vector<Sequence> sequences(a.batch);
+  const auto add_tokens = [&](int64_t count) {
+    for (int64_t i = 0; i < a.batch; ++i) {
+      for (int64_t t = 0; t < count; ++t) {
+        const int64_t place = i * context + sequences[i].length();
+        sequences[i].tokens.push_back(static_cast<int32_t>(random_bits(key, place) % model.vocab_size));
+      }
     }
   };
   OpProfile profile;
   profile.keep_spans = !a.profile.empty();
   std::vector<double> seconds;
-  for (int64_t i = 0; decode && i < batch; ++i) prefill(i);
+  add_tokens(cached);
+  if (cached > 0) read_prompts(runner, sequences);
   std::vector<ModelRunner::Rows> rows;
   std::vector<NextToken> next(sequences.size(), NextToken{.choice = TokenChoice()});
   rows.reserve(sequences.size());
   for (Sequence& sequence : sequences) rows.push_back({&sequence, 1});
   const auto run_step = [&] {
-    if (!decode) runner.release(sequences.front());
-    for (int64_t i = 0; decode && i < batch; ++i) sequences[i].tokens.push_back(token(i, sequences[i].length()));
-    if (!decode) sequences.front().tokens.clear();
+    if (!decode) {
+      for (Sequence& sequence : sequences) runner.truncate(sequence, cached);
+    }
+    add_tokens(decode ? 1 : a.tokens);
     const double start = monotonic_seconds();
     if (decode) {
       runner.run(rows, next);
     } else {
-      prefill(0);
+      read_prompts(runner, sequences);
     }
     return monotonic_seconds() - start;
   };
@@ -234,20 +242,21 @@ void bench_inference(const BenchArguments& a, bool decode) {
   }
   write_trace(a, profile);
   const double best_peak = gpu ? peak_before : std::max(peak_before, peak());
-  const double tokens_per_second = static_cast<double>(decode ? batch : a.tokens) / median(seconds);
+  const double tokens_per_second = static_cast<double>(a.batch * (decode ? 1 : a.tokens)) / median(seconds);
   Json report;
   report["bench"] = decode ? "decode" : "prefill";
   report["config"] = a.target;
   report_device(report, choice);
   report["dtype"] = dtype == DType::kBF16 ? "bf16" : "fp32";
   report["steps"] = a.steps;
-  report[decode ? "cached_tokens" : "tokens"] = a.tokens;
-  if (decode) report["batch"] = batch;
+  if (!decode) report["tokens"] = a.tokens;
+  if (cached > 0) report["cached_tokens"] = cached;
+  if (decode || a.batch > 1) report["batch"] = a.batch;
   report["tokens_per_second"] = tokens_per_second;
   report_seconds(report, seconds);
   if (decode) {
     // What a step must read: the weights it meets, and the cache.
-    const double bytes = decode_bytes(model, dtype, batch, a.tokens) / median(seconds);
+    const double bytes = decode_bytes(model, dtype, a.batch, a.tokens) / median(seconds);
     report["gflops"] = tokens_per_second * decode_flops_per_token(model, a.tokens) / 1e9;
     report["gigabytes_per_second"] = bytes / 1e9;
     report["memory_peak_gigabytes_per_second"] = best_peak / 1e9;
@@ -296,10 +305,14 @@ void add_bench_command(CLI::App& app) {
                             "auto: bf16 on a GPU and where the processor multiplies it, else fp32")
                ->capture_default_str(),
            {"auto", "bf16", "fp32"});
-    if (decode) {
-      whole_number(
-          mode->add_option("--batch", arguments->batch, "Sequences that are decoded at once")->capture_default_str(),
-          "SEQUENCES", 1);
+    whole_number(mode->add_option("--batch", arguments->batch,
+                                  decode ? "Sequences that are decoded at once" : "Prompts that are read at once")
+                     ->capture_default_str(),
+                 "SEQUENCES", 1);
+    if (!decode) {
+      whole_number(mode->add_option("--cached", arguments->cached, "Tokens in the cache before each prompt")
+                       ->capture_default_str(),
+                   "TOKENS", 0);
     }
     add_experts_option(*mode, arguments->experts);
     mode->callback([arguments, decode] { bench_inference(*arguments, decode); });
@@ -307,7 +320,7 @@ void add_bench_command(CLI::App& app) {
   add_inference("decode", "Tokens generated one after another: tokens/s, share of the memory's bandwidth, time by op",
                 "Tokens in the cache before the first", true);
   add_inference("prefill", "A prompt read at once: tokens/s, share of the matrix peak, time by op",
-                "Tokens of the prompt", false);
+                "Tokens of each prompt", false);
 }
 
 }  // namespace deeptitan

@@ -25,7 +25,7 @@ std::unique_ptr<ModelRunner> runner_for(const ModelFiles& files, RunnerOptions o
   options.context_length = tokens.front();
   // Short prompts go into one batch.
   options.batch_tokens =
-      std::min<int64_t>(options.prefill_chunk, std::accumulate(tokens.begin(), tokens.end(), int64_t{0}));
+      std::min<int64_t>(usual_prefill_chunk(options.device), std::accumulate(tokens.begin(), tokens.end(), int64_t{0}));
   options.sequences = std::min(std::ssize(tokens), asked_for > 0 ? asked_for : kUsualSequences);
   const auto pages_for = [&](int64_t count) { return (count + options.page_size - 1) / options.page_size; };
   while (true) {

@@ -41,6 +41,11 @@ constexpr int64_t kTableAlignment = 8 * 16;
 
 // Batches that are kept as graphs: beyond these, sequences come and go too fast for one to be worth its memory.
 constexpr size_t kMostGraphs = 64;
+constexpr size_t kMostPromptGraphs = 8;
+
+// Batches of more tokens let what does not fill a GPU run beside other ops: launches of fewer follow so closely upon
+// one another that a second stream would only part them.
+constexpr int64_t kMostTokensInOrder = 256;
 
 }  // namespace
 
@@ -57,6 +62,8 @@ BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& opt
   workspace_ = arena("workspace");
   ctx_.device = options_.device;
   ctx_.workspace = workspace_;
+  // Ranks exchange in an order that all of them keep.
+  if (options_.device.kind == DeviceKind::kCuda && options_.ranks == nullptr) beside_ = arena("workspace beside it");
   // What ranks say of one that does not come names the batch.
   if (options_.ranks != nullptr && options_.device.kind == DeviceKind::kCpu) ctx_.state = &options_.ranks->state();
 
@@ -114,6 +121,7 @@ void BatchExecutor::allocate() {
   use_device(options_.device);
   ctx_.compute = Stream(options_.device);
   ctx_.communication = Stream(options_.device);
+  ctx_.beside = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
   const int64_t tables =
@@ -189,6 +197,7 @@ BatchLayout BatchExecutor::upload(const BatchTables& tables) {
 
 // [tokens, hidden] behind the stage that lies here, in workspace that the caller gives back.
 Tensor BatchExecutor::forward_hidden(const BatchLayout& batch) {
+  ctx_.beside_workspace = batch.tokens() > kMostTokensInOrder ? beside_ : nullptr;
   const auto take = [&] { return workspace_->take(options_.compute, {batch.tokens(), config().hidden_size}); };
   const Tensor hidden = take();
   Tensor before;
@@ -248,24 +257,38 @@ void BatchExecutor::forward_logprobs(const BatchLayout& batch, int64_t scored) {
   hand_over(likeliest_.rows(0, scored));
 }
 
-// One token a sequence, op by op the first time, then as a graph. Dynamic rotary tables follow the length.
+// The graph of a batch that has run before, or a place for it: nullptr where there is none.
+BatchExecutor::BatchGraph* BatchExecutor::graph_of(const BatchCapacity& capacity, bool* known) {
+  const bool prompts = capacity.max_query > 1;
+  std::vector<BatchGraph>& graphs = prompts ? prompt_graphs_ : decode_graphs_;
+  const auto found =
+      std::find_if(graphs.begin(), graphs.end(), [&](const BatchGraph& of) { return of.capacity == capacity; });
+  *known = found != graphs.end();
+  if (*known) {
+    // Prompts' lengths are many: those that came last stay.
+    if (prompts) std::rotate(found, found + 1, graphs.end());
+    return prompts ? &graphs.back() : &*found;
+  }
+  if (prompts && graphs.size() == kMostPromptGraphs) graphs.erase(graphs.begin());
+  if (graphs.size() == kMostGraphs) return nullptr;
+  graphs.push_back({capacity, nullptr});
+  return &graphs.back();
+}
+
+// Op by op the first time, then as a graph. Dynamic rotary tables follow the length.
 void BatchExecutor::run_batch(const BatchLayout& batch) {
-  const bool by_ops = options_.device.kind == DeviceKind::kCpu || !options_.graphs || batch.capacity.max_query > 1 ||
-                      ctx_.check_finite || ctx_.profile != nullptr || config().rope.kind == RopeKind::kDynamic ||
+  const bool by_ops = options_.device.kind == DeviceKind::kCpu || !options_.graphs || ctx_.check_finite ||
+                      ctx_.profile != nullptr || config().rope.kind == RopeKind::kDynamic ||
                       options_.ranks != nullptr || !model_.can_be_captured() ||
                       !grouped_gemm_can_be_captured(options_.experts.value_or(GroupedGemmStrategy::kBf16));
   if (by_ops) return forward(batch);
-  const auto found = std::find_if(decode_graphs_.begin(), decode_graphs_.end(),
-                                  [&](const DecodeGraph& known) { return known.capacity == batch.capacity; });
-  if (found == decode_graphs_.end()) {
-    if (decode_graphs_.size() < kMostGraphs) decode_graphs_.push_back({batch.capacity, nullptr});
-    return forward(batch);
+  bool known = false;
+  BatchGraph* const found = graph_of(batch.capacity, &known);
+  if (found == nullptr || !known) return forward(batch);
+  if (found->graph == nullptr) {
+    found->graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, batch] { forward(batch); });
   }
-  std::unique_ptr<CapturedGraph>& graph = found->graph;
-  if (graph == nullptr) {
-    graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, batch] { forward(batch); });
-  }
-  graph->run();
+  found->graph->run();
 }
 
 void BatchExecutor::run(const BatchTables& tables) {

@@ -84,6 +84,7 @@ class BatchExecutor {
   Arena* cache_;
   Arena* inputs_;
   Arena* workspace_;
+  Arena* beside_ = nullptr;  // of ops that run beside others
   MemoryPlan plan_;
 
   ExecutionContext ctx_;
@@ -98,11 +99,13 @@ class BatchExecutor {
   UploadRing uploads_;
   MemoryBlock host_logits_;  // pinned
   MemoryBlock host_chosen_;  // pinned
-  struct DecodeGraph {
+  struct BatchGraph {
     BatchCapacity capacity;
     std::unique_ptr<CapturedGraph> graph;  // nullptr: has run once
   };
-  std::vector<DecodeGraph> decode_graphs_;
+  BatchGraph* graph_of(const BatchCapacity& capacity, bool* known);
+  std::vector<BatchGraph> decode_graphs_;  // of one token a sequence
+  std::vector<BatchGraph> prompt_graphs_;  // of more; the latest behind
 };
 
 /// What a rank behind the first does: plans, loads from `directory` and runs what the first tells it, until that ends.

@@ -8,11 +8,12 @@
 namespace deeptitan {
 
 BatchCapacity BatchTables::capacity(int64_t table_pages) const {
-  BatchCapacity capacity{.tokens = tokens(), .sequences = sequences(), .pages = table_pages};
+  BatchCapacity capacity{.tokens = tokens(), .sequences = sequences(), .pages = table_pages, .few_end = 0};
   for (int64_t s = 0; s < sequences(); ++s) {
     const int64_t rows = query_offset[s + 1] - query_offset[s];
     capacity.max_query = std::max(capacity.max_query, rows);
     capacity.max_visible = std::max(capacity.max_visible, cached_length[s] + rows);
+    if (rows < kExpandedRows) capacity.few_end = query_offset[s + 1];
   }
   return capacity;
 }

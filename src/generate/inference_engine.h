@@ -9,13 +9,13 @@ namespace deeptitan {
 
 struct InferenceOptions {
   Device device = {};
-  DType compute = DType::kF32;   // of weights, activations and the cache: fp32 or bf16
-  int64_t context_length = 0;    // most tokens of a sequence; 0: the model's max_position_embeddings
-  int64_t prefill_chunk = 1024;  // most tokens of one forward: what the workspace is planned for
-  int64_t page_size = 64;        // tokens of a cache page
-  int64_t sequences = 1;         // that runner() runs in one batch
-  int64_t batch_tokens = 0;      // that runner() runs in one batch; 0: as RunnerOptions says
-  int64_t pages = 0;             // of the cache; 0: as many as `sequences` sequences of the context's length need
+  DType compute = DType::kF32;  // of weights, activations and the cache: fp32 or bf16
+  int64_t context_length = 0;   // most tokens of a sequence; 0: the model's max_position_embeddings
+  int64_t prefill_chunk = 0;    // most tokens of one forward, for which workspace is planned; 0: see RunnerOptions
+  int64_t page_size = 64;       // tokens of a cache page
+  int64_t sequences = 1;        // that runner() runs in one batch
+  int64_t batch_tokens = 0;     // that runner() runs in one batch; 0: as RunnerOptions says
+  int64_t pages = 0;            // of the cache; 0: as many as `sequences` sequences of the context's length need
   std::optional<GroupedGemmStrategy> experts = {};  // see RunnerOptions
   RunnerRanks* ranks = nullptr;                     // see RunnerOptions
 };

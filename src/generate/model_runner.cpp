@@ -16,10 +16,24 @@ void check_in_vocabulary(int32_t id, int64_t vocab) {
   DT_CHECK(0 <= id && id < vocab, "token id {} is outside the model's vocabulary of {}", id, vocab);
 }
 
+// Prompts come in smaller chunks where those that nobody asked for would be what does not fit.
+std::unique_ptr<BatchExecutor> make_executor(const ModelConfig& config, const RunnerOptions& options) {
+  constexpr int64_t kFewest = 1024;
+  RunnerOptions smaller = options;
+  while (true) {
+    auto executor = std::make_unique<BatchExecutor>(config, complete_options(smaller, config));
+    const RunnerOptions& used = executor->options();
+    const bool may_shrink = options.prefill_chunk == 0 && used.ranks == nullptr && used.prefill_chunk > kFewest;
+    if (!may_shrink || executor->plan().total() <= available_memory(used.device)) return executor;
+    smaller.prefill_chunk = std::max(kFewest, used.prefill_chunk / 2);
+    smaller.batch_tokens = std::min(options.batch_tokens, smaller.prefill_chunk);
+  }
+}
+
 }  // namespace
 
 ModelRunner::ModelRunner(const ModelConfig& config, const RunnerOptions& options)
-    : executor_(config, complete_options(options, config)), pool_(this->options().pages) {
+    : executor_(make_executor(config, options)), pool_(this->options().pages) {
   RunnerRanks* const ranks = this->options().ranks;
   if (ranks == nullptr) {
     memory_ = {{plan().total(), available_memory(this->options().device), 1, plan().largest()}};
@@ -40,25 +54,25 @@ void ModelRunner::allocate() {
         memory.ranks_of_host > 1 ? fmt::format(" on its host, for {} ranks", memory.ranks_of_host) : "",
         memory_.size() > 1 ? "" : held_by_others(options().device), memory.largest);
   }
-  executor_.allocate();
+  executor_->allocate();
 }
 
 void ModelRunner::load(const ModelDirectory& directory) {
   RunnerRanks* const ranks = options().ranks;
   if (ranks != nullptr) ranks->tell(RunnerRanks::Command::kLoad);
-  executor_.load(directory);
+  executor_->load(directory);
   if (ranks != nullptr) ranks->wait_for_all();
 }
 
 void ModelRunner::load(const DeepseekModel& trained) {
   DT_CHECK(options().ranks == nullptr, "a model in training is read by the process that trains it, not by ranks");
-  executor_.load(trained);
+  executor_->load(trained);
 }
 
 void ModelRunner::initialize(uint64_t seed) {
   RunnerRanks* const ranks = options().ranks;
   if (ranks != nullptr) ranks->tell(RunnerRanks::Command::kDraw, seed_to_words(seed));
-  executor_.initialize(seed);
+  executor_->initialize(seed);
   if (ranks != nullptr) ranks->wait_for_all();
 }
 
@@ -116,7 +130,7 @@ BatchTables ModelRunner::lay_out(std::span<const Rows> rows) {
 
 std::span<const float> ModelRunner::run(std::span<const Rows> rows) {
   BatchTables tables = lay_out(rows);
-  const std::span<const float> logits = executor_.logits(tables);
+  const std::span<const float> logits = executor_->logits(tables);
   for (const auto& [sequence, count] : rows) sequence->cached += count;
   return logits;
 }
@@ -124,7 +138,7 @@ std::span<const float> ModelRunner::run(std::span<const Rows> rows) {
 void ModelRunner::run(std::span<const Rows> rows, std::span<NextToken> next) {
   DT_CHECK(next.size() == rows.size(), "run: {} sequences with {} next tokens", rows.size(), next.size());
   BatchTables tables = lay_out(rows);
-  executor_.choose(tables, next);
+  executor_->choose(tables, next);
   for (const auto& [sequence, count] : rows) sequence->cached += count;
 }
 
@@ -163,7 +177,7 @@ void ModelRunner::score(std::span<const Rows> rows, std::span<const Wanted> want
     tables.scored_rows.push_back(follower.row);
     tables.targets.push_back(follower.target);
   }
-  executor_.logprobs(tables, logprobs, likeliest);
+  executor_->logprobs(tables, logprobs, likeliest);
   for (const auto& [sequence, run] : rows) sequence->cached += run;
 }
 

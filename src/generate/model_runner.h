@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,10 +29,10 @@ class ModelRunner {
   /// the model's max_position_embeddings.
   ModelRunner(const ModelConfig& config, const RunnerOptions& options);
 
-  const ModelConfig& config() const { return executor_.config(); }
-  const RunnerOptions& options() const { return executor_.options(); }
+  const ModelConfig& config() const { return executor_->config(); }
+  const RunnerOptions& options() const { return executor_->options(); }
   /// Of what lies here.
-  const MemoryPlan& plan() const { return executor_.plan(); }
+  const MemoryPlan& plan() const { return executor_->plan(); }
   /// What each rank takes; one where all is here.
   const std::vector<RankMemory>& memory() const { return memory_; }
 
@@ -69,9 +70,9 @@ class ModelRunner {
   void run(std::span<const Rows> rows, std::span<NextToken> next);
   /// The logits behind a row of that batch that wanted them, or whose token could not be chosen; valid until the next
   /// call.
-  std::span<const float> logits(int64_t row) const { return executor_.logits_of(row); }
+  std::span<const float> logits(int64_t row) const { return executor_->logits_of(row); }
   /// Which tokens run() may choose, those from the end of `tokens` on excepted; before it is called, all.
-  void allow(const std::vector<bool>& tokens) { executor_.allow(tokens); }
+  void allow(const std::vector<bool>& tokens) { executor_->allow(tokens); }
   /// Runs them, and gives for each row the log-probability of targets[row] behind it (natural logarithm) and the
   /// likeliest follower. A target of -1 asks for nothing and gets 0 and -1; what it would cost is left out.
   void score(std::span<const Rows> rows, std::span<const int32_t> targets, std::span<float> logprobs,
@@ -95,9 +96,9 @@ class ModelRunner {
   Sequence fork(const Sequence& sequence);
 
   /// While set, time and floating-point operations are kept by op; nullptr ends it.
-  void set_profile(OpProfile* profile) { executor_.set_profile(profile); }
+  void set_profile(OpProfile* profile) { executor_->set_profile(profile); }
   /// While true, the first op whose output is not finite throws Error that names it.
-  void set_check_finite(bool on) { executor_.set_check_finite(on); }
+  void set_check_finite(bool on) { executor_->set_check_finite(on); }
 
  private:
   bool writes_shared_page(const Sequence& sequence) const;
@@ -106,7 +107,7 @@ class ModelRunner {
   void check_runnable(std::span<const Rows> rows) const;
   BatchTables lay_out(std::span<const Rows> rows);
 
-  BatchExecutor executor_;
+  std::unique_ptr<BatchExecutor> executor_;
   PagePool pool_;
   std::vector<RankMemory> memory_;
 };

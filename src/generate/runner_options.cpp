@@ -8,6 +8,10 @@
 
 namespace deeptitan {
 
+int64_t usual_prefill_chunk(Device device) {
+  return device.kind == DeviceKind::kCpu ? 1024 : 8192;
+}
+
 RunnerOptions complete_options(RunnerOptions options, const ModelConfig& config) {
   if (options.context_length == 0) options.context_length = config.max_position_embeddings;
   DT_CHECK_USAGE(0 < options.context_length && options.context_length <= config.max_position_embeddings,
@@ -19,6 +23,9 @@ RunnerOptions complete_options(RunnerOptions options, const ModelConfig& config)
                  "experts' products by {} were asked for, and the model has no experts; leave it at auto",
                  grouped_gemm_strategy_name(*options.experts));
   if (config.rope.kind == RopeKind::kDynamic) options.sequences = 1;
+  // Each rank plans for itself, so that the first could not choose fewer for all.
+  const Device planned_for = options.ranks == nullptr ? options.device : Device{};
+  if (options.prefill_chunk == 0) options.prefill_chunk = usual_prefill_chunk(planned_for);
   options.prefill_chunk = std::clamp<int64_t>(options.prefill_chunk, 1, options.context_length);
   options.batch_tokens = std::max(options.batch_tokens, options.prefill_chunk + options.sequences - 1);
   const int64_t context_pages = (options.context_length + options.page_size - 1) / options.page_size;

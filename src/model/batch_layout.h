@@ -16,6 +16,7 @@ struct BatchCapacity {
   int64_t max_query = 0;    // rows of one sequence
   int64_t max_visible = 0;  // entries that a row sees, itself included
   int64_t pages = 0;        // of a sequence; 0: no cache
+  int64_t few_end = -1;     // rows up to the last sequence of fewer than kExpandedRows rows; -1: it may be any
 
   auto operator<=>(const BatchCapacity&) const = default;
 };

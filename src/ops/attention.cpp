@@ -90,8 +90,8 @@ double expanded_flops(int64_t tokens, int64_t latent_dim, const CachedSequences&
 
 // Projections and latent attention of the rows that do not expand.
 double absorbed_flops(int64_t tokens, int64_t latent_dim, const CachedSequences& sequences, const AttentionShape& s) {
-  const bool expands = sequences.max_query >= kExpandedRows;
-  const int64_t rows = expands ? std::max<int64_t>(0, tokens - sequences.max_query) : tokens;
+  const bool expands = sequences.max_query >= kExpandedRows && sequences.max_query <= tokens;
+  const int64_t rows = expands ? tokens - sequences.max_query : tokens;
   return 2.0 * static_cast<double>(rows * s.heads) *
          static_cast<double>(latent_dim * (s.nope_dim + s.value_dim) +
                              sequences.max_visible * (2 * latent_dim + s.rope_dim));

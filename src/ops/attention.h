@@ -68,7 +68,7 @@ void expanded_attention(ExecutionContext& ctx, const Tensor& out /* [T, H * Dv] 
 
 /// The same in absorbed form, for the rows of sequences with fewer rows: key projection times query, attention over
 /// latents, value projection times the result. key_weight is prepared for products with W_key itself, not its
-/// transpose. Padding rows become zeros.
+/// transpose. Padding rows become zeros. Sequences of many rows may go on behind the last of T.
 void absorbed_attention(ExecutionContext& ctx, const Tensor& out /* [T, H * Dv] */,
                         const Tensor& query /* [T, H * (Dn + Dr)] */,
                         const Tensor& cache /* [pages, page_size, L + Dr] */, const CachedSequences& sequences,
@@ -102,8 +102,8 @@ bool attention_of_few(ExecutionContext& ctx, const Tensor& out /* [T, H * Dv] */
                       const AttentionShape& shape);
 
 /// For many tokens: norms the latents, rotates queries (in place) and keys and writes the entries, with the bits of
-/// rms_norm, rope_rotate and write_latent_cache. kv_latent is left as it is. False, and nothing is done, where the device
-/// has no form for these sizes and types: then run those.
+/// rms_norm, rope_rotate and write_latent_cache. kv_latent is left as it is. False, and nothing is done, where the
+/// device has no form for these sizes and types: then run those.
 bool enter_latents(ExecutionContext& ctx, const LatentEntries& entries,
                    const Tensor& cache /* [pages, page_size, L + Dr] */, const AttentionShape& shape);
 namespace on_cuda {

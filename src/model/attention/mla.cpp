@@ -1,5 +1,6 @@
 #include "model/attention/mla.h"
 
+#include "core/beside_scope.h"
 #include "core/error.h"
 #include "ops/elementwise.h"
 
@@ -117,13 +118,23 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
   if (record == nullptr) temporary.emplace(*this, *ctx.workspace, *ctx.workspace, tokens);
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
 
+  const LinearLayer& query_down = q_a_ ? *q_a_ : q_b_;
+  const Tensor& query = q_a_ ? s.q_latent : s.query;
+  const bool beside = ctx.beside_workspace != nullptr;
+  if (beside) {
+    const BesideScope scope(ctx);  // too narrow a product to fill a chip
+    kv_a_.forward(ctx, s.kv_latent, x);
+  }
+  if (beside) {
+    query_down.forward(ctx, query, x);
+  } else {
+    query_down.forward_beside(ctx, query, kv_a_, s.kv_latent, x);
+  }
   if (q_a_) {
-    q_a_->forward_beside(ctx, s.q_latent, kv_a_, s.kv_latent, x);
     q_norm_->forward(ctx, s.q_latent_normed, s.q_latent_rstd, s.q_latent);
     q_b_.forward(ctx, s.query, s.q_latent_normed);
-  } else {
-    q_b_.forward_beside(ctx, s.query, kv_a_, s.kv_latent, x);
   }
+  if (beside) BesideScope::join(ctx);
   DT_CHECK(batch.cached() || kv_b_, "attention without a cache needs a model for training");
   if (batch.cached()) {
     attend_through_cache(ctx, forward, s);
@@ -175,7 +186,11 @@ void MultiHeadLatentAttention::attend_through_cache(ExecutionContext& ctx, const
   if (batch.capacity.max_query >= kExpandedRows) {
     expanded_attention(ctx, out, s.query, cache, batch.sequences(), *key_, *value_, shape_);
   }
-  absorbed_attention(ctx, out, s.query, cache, batch.sequences(), *absorbed_key_, *value_, shape_);
+  // Rows of few come first where sequences decode beside prompts.
+  const int64_t few_end = batch.capacity.few_end < 0 ? batch.tokens() : batch.capacity.few_end;
+  if (few_end == 0) return;
+  absorbed_attention(ctx, out.rows(0, few_end), s.query.rows(0, few_end), cache, batch.sequences(), *absorbed_key_,
+                     *value_, shape_);
 }
 
 void MultiHeadLatentAttention::backward_input(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_x,

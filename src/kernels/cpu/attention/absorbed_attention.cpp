@@ -111,7 +111,7 @@ void absorbed_attention(T* out, const CachedAttention<T>& in, const HeadWeights&
     const int64_t end = b.query_offset[s];
     if (first < end) attend_rows_in_latent_space(out, in, first, end, key_weight, value_weight, scratch);
   }
-  const int64_t padding = b.query_offset[b.sequences];
+  const int64_t padding = std::min<int64_t>(b.query_offset[b.sequences], b.tokens);
   std::fill(out + padding * in.heads * in.value_dim, out + b.tokens * in.heads * in.value_dim, T{});
 }
 

@@ -25,8 +25,8 @@ struct EnteredPrompt {
 /// Whether a warp's registers hold the latents, and all lie so that eight neighbours are read at once.
 bool enter_latents_fit(const EnteredPrompt& prompt);
 
-/// The bits of rms_norm, rope_rotate and write_latent_cache one after another, in one launch. Neither the normed latents
-/// nor the rotated rope keys are written anywhere but into the cache.
+/// The bits of rms_norm, rope_rotate and write_latent_cache one after another, in one launch. Neither the normed
+/// latents nor the rotated rope keys are written anywhere but into the cache.
 void enter_latents(const EnteredPrompt& prompt, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

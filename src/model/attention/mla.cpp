@@ -122,10 +122,10 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
   const Tensor& query = q_a_ ? s.q_latent : s.query;
   const bool beside = ctx.beside_workspace != nullptr;
   if (beside) {
-    const BesideScope scope(ctx);  // too narrow a product to fill a chip
-    kv_a_.forward(ctx, s.kv_latent, x);
-  }
-  if (beside) {
+    {
+      const BesideScope scope(ctx);  // too narrow a product to fill a chip
+      kv_a_.forward(ctx, s.kv_latent, x);
+    }
     query_down.forward(ctx, query, x);
   } else {
     query_down.forward_beside(ctx, query, kv_a_, s.kv_latent, x);

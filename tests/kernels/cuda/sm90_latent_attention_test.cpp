@@ -153,7 +153,8 @@ std::vector<Batch> batches() {
       {{1, 1}, {700, 90}, 48, 128, 800, 1},  // pages larger than a tile
       {{1, 1}, {200, 90}, 192, 8, 256},      // the smallest pages
   };
-  for (const auto& [sequences, heads] : {std::pair<int64_t, int64_t>{20, 128}, {40, 128}, {100, 64}}) {
+  for (const auto& [sequences, heads] :
+       {std::pair<int64_t, int64_t>{20, 128}, {40, 128}, {100, 64}, {80, 16}, {70, 20}}) {
     all.push_back({random_counts(sequences, 0, 2, 5), random_counts(sequences, 0, 700, 6), heads, 64, 1024, 3});
   }
   return all;
@@ -223,6 +224,8 @@ TEST(Sm90LatentAttention, RefusesWhatItDoesNotTake) {
   narrow.latent_dim = 256;
   pages.page_size = 20;
   EXPECT_FALSE(sm90_latent_attention_fits(few));
+  few.tokens = 65;
+  EXPECT_TRUE(sm90_latent_attention_fits(few));
   EXPECT_FALSE(sm90_latent_attention_fits(narrow));
   EXPECT_FALSE(sm90_latent_attention_fits(pages));
 }

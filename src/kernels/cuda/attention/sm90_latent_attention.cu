@@ -86,7 +86,11 @@ namespace {
 
 namespace own = sm90::latent_attention;
 
-constexpr int64_t kLeastHeads = 48;  // with fewer most rows of a block would be nobody's
+// With fewer heads most rows of a block are nobody's. Where tokens are many, entries are read as fast as memory gives
+// them all the same.
+constexpr int64_t kLeastHeads = 48;
+constexpr int64_t kLeastHeadsOfMany = 16;
+constexpr int64_t kManyTokens = 65;
 constexpr int64_t kMostEntries = int64_t{1}
                                  << 29;  // of a cache, more than memory holds: a map covers less than 2^40 bytes
 
@@ -165,11 +169,12 @@ LatentPartials launch(bfloat16* out, const LatentRows<bfloat16>& in, int64_t cap
 bool sm90_latent_attention_fits(const LatentRows<bfloat16>& in) {
   const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
   return in.latent_dim == own::kLatent && in.rope_dim == own::kRope && in.visible == nullptr &&
-         in.heads >= kLeastHeads && box_rows(in.page_size) >= 8 && aligned(in.query) && aligned(in.cache);
+         in.heads >= (in.tokens < kManyTokens ? kLeastHeads : kLeastHeadsOfMany) && box_rows(in.page_size) >= 8 &&
+         aligned(in.query) && aligned(in.cache);
 }
 
 int64_t sm90_latent_attention_workspace(int64_t tokens, int64_t heads, int64_t capacity) {
-  if (heads < kLeastHeads) return 0;
+  if (heads < kLeastHeadsOfMany) return 0;
   // What fewer tokens take, split, is not more than planned for many.
   int64_t most = workspace_floats(tokens, heads, capacity);
   for (const Class& one : kClasses) {

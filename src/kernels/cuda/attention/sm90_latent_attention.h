@@ -1,7 +1,8 @@
 #pragma once
 
 // Attention over cached latents with many heads, by Hopper's warpgroup products: bf16, latents of 512 and rope keys of
-// 64. A block takes 64 heads of a token, so that an entry that it reads is multiplied 64 times. All pointers are device
+// 64. A block takes 64 heads of a token, so that an entry that it reads is multiplied 64 times; in larger batches fewer
+// heads do too. All pointers are device
 // pointers. Deterministic; a token's result does not depend on those beside it, but for the class of their number.
 // Nothing is allocated, waited for or read back.
 

@@ -77,6 +77,7 @@ BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& opt
                                       options_.context_length);
   forward(largest);
   forward_logprobs(largest, options_.batch_tokens);
+  if (gets_results()) choose_tokens(ctx_, chosen_, logits_, choices_, allowed_);
   model_.parameters().plan_preparing(ctx_);
   ctx_.planning = false;
   plan_ = plan_of(arenas_, options_.device);

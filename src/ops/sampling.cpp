@@ -13,7 +13,7 @@ void choose_tokens(ExecutionContext& ctx, const Tensor& chosen, const Tensor& lo
   check_tensor(allowed, "choose_tokens: allowed", DType::kI32, {choice_words(vocab)});
   check_contiguous("choose_tokens", {chosen, choices, allowed});
   OpScope op(ctx, "choose_tokens", {&chosen}, {&logits, &choices, &allowed});
-  op.run(on_cpu::choose_tokens, DT_ON_CUDA(choose_tokens), chosen, logits, choices, allowed);
+  op.run_with_workspace(on_cpu::choose_tokens, DT_ON_CUDA(choose_tokens), chosen, logits, choices, allowed);
 }
 
 }  // namespace deeptitan

@@ -43,21 +43,29 @@ TEST(ChooseTokens, AreThoseOfTheCpu) {
       DeviceBuffer<TokenChoice> device_choices(choices);
       DeviceBuffer<uint32_t> device_allowed(allowed);
       DeviceBuffer<int32_t> chosen(rows);
+      DeviceBuffer<char> workspace(choose_tokens_workspace(rows, vocab));
       choose_tokens(chosen.get(), device_logits.get(), ld, device_choices.get(), device_allowed.get(), rows, vocab,
-                    nullptr);
+                    workspace.get(), nullptr);
       std::vector<int32_t> expected(rows);
       cpu::choose_tokens(expected.data(), logits.data(), ld, choices.data(), allowed.data(), rows, vocab);
       EXPECT_EQ(chosen.download(), expected) << vocab << " tokens, spread " << spread;
+      for (const int64_t row : {2, 4, 13}) {  // a row by itself has more parts
+        choose_tokens(chosen.get(), device_logits.get() + row * ld, ld, device_choices.get() + row,
+                      device_allowed.get(), 1, vocab, workspace.get(), nullptr);
+        EXPECT_EQ(chosen.download()[0], expected[row]) << vocab << " tokens, spread " << spread << ", row " << row;
+      }
       DeviceBuffer<uint32_t> none(std::vector<uint32_t>(allowed.size(), 0));
-      choose_tokens(chosen.get(), device_logits.get(), ld, device_choices.get(), none.get(), rows, vocab, nullptr);
+      choose_tokens(chosen.get(), device_logits.get(), ld, device_choices.get(), none.get(), rows, vocab,
+                    workspace.get(), nullptr);
       EXPECT_EQ(chosen.download(), std::vector<int32_t>(rows, -1)) << "none may be chosen";
     }
   }
 }
 
 TEST(ChooseTokens, OfTooManyAreRefused) {
-  expect_runtime_error([] { choose_tokens(nullptr, nullptr, 0, nullptr, nullptr, 1, kMostChoices + 1, nullptr); },
-                       "a GPU chooses among at most 524288 tokens, found 524289");
+  expect_runtime_error(
+      [] { choose_tokens(nullptr, nullptr, 0, nullptr, nullptr, 1, kMostChoices + 1, nullptr, nullptr); },
+      "a GPU chooses among at most 524288 tokens, found 524289");
 }
 
 }  // namespace

@@ -134,6 +134,10 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Change of a router's bias in a step (gamma of DeepSeek-V3, section 2.1.2); 0 = none."},
     {"training.aux_loss_weight", DT_MEMBER(&c.training.aux_loss_weight), "", kAtLeast0, kFixed,
      "Weight of the sequence-wise balance loss (alpha of DeepSeek-V3, section 2.1.2); 0 = none."},
+    {"training.pair_weight_gradients", DT_MEMBER(&c.training.pair_weight_gradients), "", kAny, kMayDiffer,
+     "Whether experts' weight gradients of two microbatches are added up at once: a GPU then reads and writes each "
+     "gradient half as often, which counts where experts have few rows, and two microbatches lie in memory. It changes "
+     "the order of those sums."},
     {"training.freeze", DT_MEMBER(&c.training.freeze), "", kAny, kFixed,
      "Patterns of the checkpoint's parameter names (`*`, `?` and `[0-3]` as in a shell) that are not trained, such as "
      "`model.embed_tokens.weight`, or `model.layers.*.mlp.gate.*` for the routers with their biases. They cost no "

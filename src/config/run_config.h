@@ -127,6 +127,7 @@ struct RunConfig {
     double router_bias_update_speed = 0.001;
     double aux_loss_weight = 0.0001;
     std::vector<std::string> freeze;  // patterns of parameter names
+    bool pair_weight_gradients = false;
     bool operator==(const Training&) const = default;
   } training;
 

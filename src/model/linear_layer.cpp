@@ -69,4 +69,11 @@ void LinearLayer::backward_weights_grouped(ExecutionContext& ctx, const Tensor& 
   }
 }
 
+void LinearLayer::backward_weights_of_both(ExecutionContext& ctx, const GroupedOperands& first,
+                                           const GroupedOperands& second) const {
+  if (parameter_->gradient.defined()) {
+    grouped_linear_backward_weight_of_both(ctx, parameter_->gradient, first, second, parameter_->accumulate_gradient());
+  }
+}
+
 }  // namespace deeptitan

@@ -45,6 +45,8 @@ class LinearLayer {
                               bool accumulate) const;
   void backward_weights_grouped(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x,
                                 const RowGroups& groups) const;
+  void backward_weights_of_both(ExecutionContext& ctx, const GroupedOperands& first,
+                                const GroupedOperands& second) const;
 
  private:
   Parameter* parameter_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -46,6 +47,18 @@ class GradientObserver {
   virtual void completed(ExecutionContext& ctx, int64_t time) = 0;
 };
 
+/// What a forward saves for its backward. Each kind of layer has its own.
+struct Record {
+  virtual ~Record() = default;
+};
+
+/// Of two microbatches whose weights' backward follow one another: the first leaves its experts' weights to the second,
+/// which adds both up at once. By layer, the first's record.
+struct PairedWeights {
+  bool first = false;  // whether this is the first of the two
+  std::map<int64_t, const Record*>* waiting = nullptr;
+};
+
 /// What travels with a forward and its backward through every layer.
 struct ForwardContext {
   const BatchLayout& batch;
@@ -55,11 +68,7 @@ struct ForwardContext {
   /// The experts take as many tokens at once as surely fit: a step whose rows overflowed is run again so.
   bool experts_in_slices = false;
   GradientObserver* gradients = nullptr;  // told as a backward completes gradients
-};
-
-/// What a forward saves for its backward. Each kind of layer has its own.
-struct Record {
-  virtual ~Record() = default;
+  PairedWeights paired = {};              // in a backward of weights
 };
 
 /// What a backward computes again rather than finds in the record.

@@ -218,6 +218,28 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
                         d_out, x, groups, accumulate);
 }
 
+void grouped_linear_backward_weight_of_both(ExecutionContext& ctx, const Tensor& d_weight, const GroupedOperands& first,
+                                            const GroupedOperands& second, bool accumulate) {
+  constexpr const char* kName = "grouped_linear_backward_weight_of_both";
+  double flops = 0;
+  for (const GroupedOperands* operands : {&first, &second}) {
+    const auto& [d_out, x, groups] = *operands;
+    check_activation_type("grouped_linear_backward_weight_of_both: x", x);
+    check_tensor(x, "grouped_linear_backward_weight_of_both: x", first.x.dtype(), {-1, first.x.size(1)});
+    check_tensor(d_weight, "grouped_linear_backward_weight_of_both: d_weight", DType::kF32, {-1, -1, x.size(1)});
+    check_tensor(d_out, "grouped_linear_backward_weight_of_both: d_out", x.dtype(), {x.size(0), d_weight.size(1)});
+    check_row_groups(kName, groups, d_weight.size(0), x.size(0));
+    flops += product_flops(x.size(0), d_weight.size(1), d_weight.size(2));
+  }
+  check_contiguous(kName, {d_weight});
+  OpScope op(ctx, kName, {&d_weight},
+             {&first.d_out, &first.x, &first.groups.offsets, &first.groups.sizes, &second.d_out, &second.x,
+              &second.groups.offsets, &second.groups.sizes},
+             {.flops = flops});
+  op.run_with_workspace(on_cpu::grouped_linear_backward_weight_of_both,
+                        DT_ON_CUDA(grouped_linear_backward_weight_of_both), d_weight, first, second, accumulate);
+}
+
 void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
   check_activation_type("add_bias: out", out);
   check_tensor(bias, "add_bias: bias", DType::kF32, {out.size(1)});

@@ -97,6 +97,19 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
                                     const Tensor& d_out /* [M, N] */, const Tensor& x /* [M, K] */,
                                     const RowGroups& groups, bool accumulate);
 
+/// What a weight gradient over groups is made of.
+struct GroupedOperands {
+  Tensor d_out;  // [M, N]
+  Tensor x;      // [M, K]
+  RowGroups groups;
+};
+
+/// The same of the rows of `first` and then of `second`, whose gradients a GPU's tensor cores add up before they touch
+/// d_weight; elsewhere one after the other.
+void grouped_linear_backward_weight_of_both(ExecutionContext& ctx, const Tensor& d_weight /* f32 [G, N, K] */,
+                                            const GroupedOperands& first, const GroupedOperands& second,
+                                            bool accumulate);
+
 /// out[r, :] += bias, and its gradient d_bias += (or =) sum over rows of d_out, in the order of the rows.
 void add_bias(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& bias /* f32 [N] */);
 void add_bias_backward(ExecutionContext& ctx, const Tensor& d_bias /* f32 [N] */, const Tensor& d_out /* [M, N] */,
@@ -123,6 +136,7 @@ decltype(deeptitan::prepare_weight_as_stored) prepare_weight_as_stored;
 DT_OP_FORMS(prepare_weight);
 DT_OP_FORMS(linear_backward_weight);
 DT_OP_FORMS(grouped_linear_backward_weight);
+DT_OP_FORMS(grouped_linear_backward_weight_of_both);
 DT_OP_FORMS(add_bias);
 DT_OP_FORMS(add_bias_backward);
 

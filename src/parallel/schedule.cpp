@@ -51,7 +51,7 @@ int Schedule::place_on_rank(int stage) const {
 
 Schedule with_transfers(std::string name, int ranks, int stages, int microbatches,
                         const std::vector<std::vector<Action>>& computed, std::vector<int> placement) {
-  Schedule schedule{std::move(name), ranks, stages, microbatches, {}, std::move(placement)};
+  Schedule schedule{std::move(name), ranks, stages, microbatches, {}, std::move(placement), false};
   for (const std::vector<Action>& of_rank : computed) {
     std::vector<Action>& actions = schedule.actions.emplace_back();
     std::vector<int> left(stages, microbatches);
@@ -145,6 +145,18 @@ Schedule zero_bubble_schedule(int ranks, int microbatches) {
     while (weights < microbatches) actions.push_back({ActionKind::kBackwardWeights, rank, weights++});
   }
   return with_transfers("zb-h1", ranks, ranks, microbatches, computed);
+}
+
+Schedule paired_weights_schedule() {
+  std::vector<Action> actions;
+  for (int m = 0; m < 2; ++m) {
+    actions.push_back({ActionKind::kForward, 0, m});
+    actions.push_back({ActionKind::kBackwardInput, 0, m});
+  }
+  for (int m = 0; m < 2; ++m) actions.push_back({ActionKind::kBackwardWeights, 0, m});
+  Schedule schedule = with_transfers("paired weights", 1, 1, 2, {actions});
+  schedule.paired_weights = true;
+  return schedule;
 }
 
 Schedule make_schedule(const RunConfig::Parallelism& parallelism, int ranks, int microbatches) {

@@ -39,6 +39,8 @@ struct Schedule {
   int microbatches = 1;
   std::vector<std::vector<Action>> actions;  // by rank
   std::vector<int> placement = {};           // the rank of each stage; empty: stage s lies on rank s % ranks
+  /// Microbatches 2i and 2i + 1 have their weights' backward one right after the other: experts' are added up together.
+  bool paired_weights = false;
 
   int rank_of(int stage) const { return placement.empty() ? stage % ranks : placement[stage]; }
   /// Whether what crosses the boundary before a stage comes from another rank. Neighbours on one rank hand it over
@@ -63,6 +65,9 @@ Schedule interleaved_schedule(int ranks, int chunks, int microbatches);
 /// ZB-H1 (Qi et al. 2023, arXiv:2401.10241, section 3): as one forward, one backward, with the weights' backward put
 /// off into the bubble, and no more microbatches alive than there.
 Schedule zero_bubble_schedule(int ranks, int microbatches);
+
+/// One rank, one stage and two microbatches: both forward and backward of inputs, then the weights of both.
+Schedule paired_weights_schedule();
 
 /// The one that [parallelism] names.
 Schedule make_schedule(const RunConfig::Parallelism& parallelism, int ranks, int microbatches);

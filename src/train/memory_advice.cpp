@@ -23,6 +23,7 @@ constexpr Recomputing kLayers{ActivationCheckpointMode::kLayer, "activation_chec
 // Those that compute more again than the configuration does, the least first.
 std::vector<Recomputing> more_than(const RunConfig& config) {
   std::vector<Recomputing> more;
+  if (config.training.pair_weight_gradients) return more;  // refused together
   for (const Recomputing& way : {kCheap, kLayers}) {
     if (way.mode > config.activation_checkpoint.mode) more.push_back(way);
   }
@@ -59,7 +60,9 @@ int64_t planned_bytes(const RunConfig& config, const ModelConfig& model, const R
 
 Schedule schedule_of_run(const RunConfig& config, const RankGroups& groups) {
   // Without a pipeline microbatches run one by one, however many there are.
-  if (!groups.pipelined()) return one_f_one_b_schedule(1, 1);
+  if (!groups.pipelined()) {
+    return config.training.pair_weight_gradients ? paired_weights_schedule() : one_f_one_b_schedule(1, 1);
+  }
   return make_schedule(config.parallelism, groups.pipeline->size(),
                        static_cast<int>(config.microbatches_per_step() / ranks_in(groups.data)));
 }

@@ -24,10 +24,26 @@ std::pair<std::string, std::string> first_difference(std::string_view a, std::st
   }
 }
 
+// What training.pair_weight_gradients asks of a run.
+void check_pairs(const RunConfig& config, int ranks) {
+  if (!config.training.pair_weight_gradients) return;
+  DT_CHECK_USAGE(ranks == 1, "training.pair_weight_gradients is for runs of one rank, found {}: set it to false",
+                 ranks);
+  DT_CHECK_USAGE(config.activation_checkpoint.mode == ActivationCheckpointMode::kNone,
+                 "training.pair_weight_gradients keeps two microbatches in memory, of which nothing is computed again: "
+                 "set activation_checkpoint.mode = \"none\"");
+  const int64_t microbatches = config.microbatches_per_step();
+  DT_CHECK_USAGE(microbatches % 2 == 0,
+                 "training.pair_weight_gradients wants an even number of microbatches a step, found {}: change "
+                 "training.global_batch_size or training.local_batch_size",
+                 microbatches);
+}
+
 }  // namespace
 
 Mesh mesh_of_run(const RunConfig& config, int ranks) {
   const Mesh mesh = make_mesh(config.parallelism, ranks);
+  check_pairs(config, ranks);
   if (ranks == 1) return mesh;
   check_mesh(mesh, config, resolve_model_config(config));
   if (mesh.pp > 1) {

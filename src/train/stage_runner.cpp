@@ -151,8 +151,11 @@ void StageRunner::backward(const Run& run, const Action& action, DeepseekModel::
   const Place place{action.stage, action.microbatch};
   const bool of_input = what != DeepseekModel::Backward::kWeights;
   if (of_input) finish_sending_from(run.ctx, place);
-  model_.backward(run.ctx, run.context(action.microbatch), run.microbatches[action.microbatch].targets, what,
-                  record_at(place));
+  ForwardContext context = run.context(action.microbatch);
+  if (schedule_.paired_weights && what == DeepseekModel::Backward::kWeights) {
+    context.paired = {.first = action.microbatch % 2 == 0, .waiting = &waiting_experts_};
+  }
+  model_.backward(run.ctx, context, run.microbatches[action.microbatch].targets, what, record_at(place));
   if (action.stage > 0 && !receives(action.stage) && of_input) give_to_stage_before(run.ctx, place);
   if (what == DeepseekModel::Backward::kInput) return;
   weights_done_[index(place)] = 1;

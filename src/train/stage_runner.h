@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <span>
 #include <utility>
@@ -102,7 +103,8 @@ class StageRunner {
   // over, and what has been sent in this run.
   std::vector<StageRecord*> live_;
   std::vector<char> weights_done_, sent_forward_, sent_backward_;
-  std::vector<size_t> next_;  // by rank: the action that comes next
+  std::vector<size_t> next_;                          // by rank: the action that comes next
+  std::map<int64_t, const Record*> waiting_experts_;  // by layer: the first of two microbatches with paired weights
 };
 
 }  // namespace deeptitan

@@ -174,8 +174,8 @@ void TrainingEngine::naming_step(int64_t step, const Body& body) const {
 
 void TrainingEngine::begin_step(int64_t step, double learning_rate, int64_t target_tokens, int64_t microbatches) {
   const int waiting = runner_.schedule().microbatches;
-  DT_CHECK(microbatches_loaded_ == 0 && (waiting == 1 || microbatches == waiting),
-           "a step of {} microbatches for a schedule of {}", microbatches, waiting);
+  DT_CHECK(microbatches_loaded_ == 0 && microbatches % waiting == 0, "a step of {} microbatches for a schedule of {}",
+           microbatches, waiting);
   StepInput& in = input_.in;
   in.step = step;
   in.learning_rate = learning_rate;

@@ -87,6 +87,12 @@ TEST(LinearOps, GroupedProductsRefuseWhatDoesNotFit) {
         grouped_linear_backward_weight(c.ctx, c.f32({3, 6, 7}), out, x, groups, true);
       },
       "grouped_linear_backward_weight: d_weight: expected f32 [any, any, 8], found f32 [3, 6, 7]");
+  expect_runtime_error(
+      [&] {
+        const GroupedOperands first{out, x, groups}, second{c.f32({5, 7}), x, groups};
+        grouped_linear_backward_weight_of_both(c.ctx, c.f32({3, 6, 8}), first, second, true);
+      },
+      "grouped_linear_backward_weight_of_both: d_out: expected f32 [5, 6], found f32 [5, 7]");
 }
 
 TEST(LinearOps, AWeightIsPreparedFromWholeGroups) {

@@ -122,17 +122,6 @@ TEST_F(TrainingOnGpu, TwoRunsHaveTheSameBits) {
   EXPECT_EQ(all_values(*first), all_values(*cheaply));
 }
 
-TEST_F(TrainingOnGpu, SamplesAndEvaluatesAsTheCpu) {
-  const ModelConfig config = tiny_v3();
-  const auto cpu = drawn_engine(config, {}, DType::kF32);
-  const auto gpu = drawn_engine(config, gpu_, DType::kF32);
-  const PackedBatch batch = random_batch(config, 2, 24, 9);
-  const double expected = cpu->evaluate(batch);
-  EXPECT_NEAR(gpu->evaluate(batch), expected, 1e-5 * expected);
-  const std::vector<int32_t> prompt(batch.tokens.begin(), batch.tokens.begin() + 11);
-  EXPECT_LT(relative_error(gpu->next_token_logits(prompt), cpu->next_token_logits(prompt)), 1e-5);
-}
-
 /// Widths that every fast kernel takes: tensor cores, the library's products, and the small ones.
 ModelConfig wide_v3() {
   ModelConfig c = tiny_v3();
@@ -146,6 +135,41 @@ ModelConfig wide_v3() {
   c.qk_rope_head_dim = 32;
   c.v_head_dim = 64;
   return c;
+}
+
+// Their sums have another order than those of one microbatch after another.
+TEST_F(TrainingOnGpu, PairedWeightGradientsAreThoseOfBoth) {
+  const ModelConfig config = wide_v3();
+  const auto paired = [&] {
+    TrainingEngineOptions options;
+    options.device = gpu_;
+    options.compute = DType::kBF16;
+    options.seq_len = 24;
+    options.sequences = 2;
+    options.schedule = paired_weights_schedule();
+    return drawn_engine(config, options);
+  };
+  const auto one_by_one = drawn_engine(config, gpu_, DType::kBF16);
+  const auto first = paired(), second = paired();
+  for (int64_t step = 1; step <= 3; ++step) {
+    const StepResult expected = run_step(*one_by_one, config, step);
+    const StepResult found = run_step(*first, config, step);
+    EXPECT_NEAR(found.loss, expected.loss, (step == 1 ? 1e-6 : 1e-3) * expected.loss) << step;
+    EXPECT_NEAR(found.gradient_norm, expected.gradient_norm, (step == 1 ? 1e-5 : 1e-2) * expected.gradient_norm);
+    EXPECT_EQ(found.loss, run_step(*second, config, step).loss) << step;
+  }
+  EXPECT_EQ(all_values(*first), all_values(*second));
+}
+
+TEST_F(TrainingOnGpu, SamplesAndEvaluatesAsTheCpu) {
+  const ModelConfig config = tiny_v3();
+  const auto cpu = drawn_engine(config, {}, DType::kF32);
+  const auto gpu = drawn_engine(config, gpu_, DType::kF32);
+  const PackedBatch batch = random_batch(config, 2, 24, 9);
+  const double expected = cpu->evaluate(batch);
+  EXPECT_NEAR(gpu->evaluate(batch), expected, 1e-5 * expected);
+  const std::vector<int32_t> prompt(batch.tokens.begin(), batch.tokens.begin() + 11);
+  EXPECT_LT(relative_error(gpu->next_token_logits(prompt), cpu->next_token_logits(prompt)), 1e-5);
 }
 
 // Captured on the second step's batches and replayed on five others, with documents, targets, loads and learning rates

@@ -107,6 +107,20 @@ TEST(StageRunner, StagesHaveTheBitsOfOneStage) {
   }
 }
 
+// The CPU adds the experts' gradients up one microbatch after another in either case.
+TEST(StageRunner, PairedWeightsHaveTheBitsOfOneMicrobatchAfterAnother) {
+  for (ModelConfig config : {four_layers(tiny_v3()), four_layers(tiny_v2())}) {
+    config.num_nextn_predict_layers = 0;  // a module, or a tied head, writes to a table between the two
+    config.tie_word_embeddings = false;
+    const TrainedRun expected = train_two_steps(config, stage_options(one_f_one_b_schedule(1, 1)));
+    const TrainedRun found = train_two_steps(config, stage_options(paired_weights_schedule()));
+    EXPECT_EQ(found.losses, expected.losses);
+    EXPECT_EQ(found.norms, expected.norms);
+    EXPECT_EQ(found.balance, expected.balance);
+    EXPECT_EQ(found.values, expected.values);
+  }
+}
+
 TEST(StageRunner, RecomputedLayersHaveTheSameBits) {
   ModelConfig config = four_layers(tiny_v3());
   config.num_nextn_predict_layers = 0;

@@ -249,6 +249,15 @@ void MixtureOfExperts::backward_input(ExecutionContext& ctx, const ForwardContex
   router_.backward_input(ctx, d_x, s.d_logits, true);
 }
 
+void MixtureOfExperts::experts_backward_weights_of_both(ExecutionContext& ctx, const ExpertRows& first,
+                                                        const ExpertRows& second) const {
+  const RowGroups of_first = groups_of(first), of_second = groups_of(second);
+  down_.backward_weights_of_both(ctx, {first.d_expert_out, first.activated, of_first},
+                                 {second.d_expert_out, second.activated, of_second});
+  gate_up_.backward_weights_of_both(ctx, {first.d_gate_up, first.rows, of_first},
+                                    {second.d_gate_up, second.rows, of_second});
+}
+
 void MixtureOfExperts::backward_weights(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& d_out,
                                         const Tensor& x, Record& record) const {
   Saved& s = static_cast<Saved&>(record);
@@ -261,8 +270,13 @@ void MixtureOfExperts::backward_weights(ExecutionContext& ctx, const ForwardCont
       experts_backward_input(ctx, e, d_rows);
       experts_backward_weights(ctx, e);
     });
-  } else {
+  } else if (forward.paired.waiting == nullptr) {
     experts_backward_weights(ctx, s.experts);
+  } else if (forward.paired.first) {
+    (*forward.paired.waiting)[layer_] = &record;
+  } else {
+    const Record& before = *forward.paired.waiting->at(layer_);
+    experts_backward_weights_of_both(ctx, static_cast<const Saved&>(before).experts, s.experts);
   }
   if (shared_) shared_->backward_weights(ctx, forward, d_out, x, *s.shared);
   ArenaScope workspace(*ctx.workspace);

@@ -57,6 +57,7 @@ class MixtureOfExperts final : public Sublayer {
   void slice_again(ExecutionContext& ctx, const ExpertRows& experts, const Tensor& x, const Tensor& d_weight,
                    const Tensor& d_out) const;
   void experts_backward_weights(ExecutionContext& ctx, const ExpertRows& experts) const;
+  void experts_backward_weights_of_both(ExecutionContext& ctx, const ExpertRows& first, const ExpertRows& second) const;
   RouterOptions options_;
   int64_t hidden_;
   int64_t width_;

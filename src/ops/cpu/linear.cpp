@@ -128,6 +128,12 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
   });
 }
 
+void grouped_linear_backward_weight_of_both(ExecutionContext& ctx, const Tensor& d_weight, const GroupedOperands& first,
+                                            const GroupedOperands& second, bool accumulate) {
+  on_cpu::grouped_linear_backward_weight(ctx, d_weight, first.d_out, first.x, first.groups, accumulate);
+  on_cpu::grouped_linear_backward_weight(ctx, d_weight, second.d_out, second.x, second.groups, true);
+}
+
 void add_bias(ExecutionContext& /*ctx*/, const Tensor& out, const Tensor& bias) {
   for_activation_type(out, [&](auto* element) {
     using T = Element<decltype(element)>;

@@ -206,4 +206,22 @@ void weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weig
                                      kernel_workspace, stream_of(ctx));
 }
 
+void weight_gradient_of_both_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight,
+                                             const GroupedOperands& first, const GroupedOperands& second,
+                                             bool accumulate) {
+  ArenaScope workspace(*ctx.workspace);
+  const auto rows_of = [&](const GroupedOperands& operands) {
+    const auto [begin, count, number] = group_rows(operands.groups);
+    return cuda::GroupedGemmRows{dense(ctx, workspace, operands.d_out).raw<bfloat16>(),
+                                 dense(ctx, workspace, operands.x).raw<bfloat16>(), begin, count,
+                                 operands.groups.capacity};
+  };
+  const cuda::GroupedGemmRows of_first = rows_of(first), of_second = rows_of(second);
+  if (ctx.planning) return;
+  cuda::grouped_gemm_weight_gradient_of_both(d_weight.raw<float>(), of_first, of_second,
+                                             static_cast<int>(d_weight.size(0)), static_cast<int>(d_weight.size(1)),
+                                             static_cast<int>(d_weight.size(2)), {.accumulate = accumulate},
+                                             stream_of(ctx));
+}
+
 }  // namespace deeptitan::on_cuda

@@ -32,5 +32,8 @@ void quantize_group(ExecutionContext& ctx, const PreparedWeight& weight, int64_t
 /// d_weight = d_out^T x, or d_weight += d_out^T x, for each group's rows.
 void weight_gradient_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight, const Tensor& d_out,
                                      const Tensor& x, const RowGroups& groups, bool accumulate);
+void weight_gradient_of_both_on_tensor_cores(ExecutionContext& ctx, const Tensor& d_weight,
+                                             const GroupedOperands& first, const GroupedOperands& second,
+                                             bool accumulate);
 
 }  // namespace deeptitan::on_cuda

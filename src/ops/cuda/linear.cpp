@@ -341,6 +341,15 @@ void grouped_linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weigh
   add_weight_gradient(ctx, d_weight, d_out, x, groups, accumulate);
 }
 
+void grouped_linear_backward_weight_of_both(ExecutionContext& ctx, const Tensor& d_weight, const GroupedOperands& first,
+                                            const GroupedOperands& second, bool accumulate) {
+  if (choose_grouped_form(d_weight, first.x, first.d_out.size(1), first.x.size(1)).tensor_cores) {
+    return weight_gradient_of_both_on_tensor_cores(ctx, d_weight, first, second, accumulate);
+  }
+  on_cuda::grouped_linear_backward_weight(ctx, d_weight, first.d_out, first.x, first.groups, accumulate);
+  on_cuda::grouped_linear_backward_weight(ctx, d_weight, second.d_out, second.x, second.groups, true);
+}
+
 void add_bias(ExecutionContext& ctx, const Tensor& out, const Tensor& bias) {
   if (ctx.planning) return;
   for_activation_type(out, [&](auto* element) {

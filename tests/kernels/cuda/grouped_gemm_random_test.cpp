@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -152,20 +153,49 @@ class GroupedGemmRandom : public testing::TestWithParam<Strategy> {
     EXPECT_EQ(touched, 0) << "elements written outside every group";
   }
 
-  void check_weight_gradient(const Case& c, bool accumulate = true) {
+  /// Rows of a case on the host and on the device, NaN outside the groups.
+  struct GradientRows {
+    GradientRows(const Case& of, uint64_t key)
+        : groups(of.groups),
+          dy(store_bf16(random_values(of.groups.rows * of.n, key))),
+          x(store_bf16(random_values(of.groups.rows * of.k, key + 1))),
+          dy_bytes(dy.bytes.size()),
+          x_bytes(x.bytes.size()) {
+      poison_rows_outside(groups, of.n, &dy);
+      poison_rows_outside(groups, of.k, &x);
+      dy_bytes.upload(dy.bytes);
+      x_bytes.upload(x.bytes);
+    }
+    const bfloat16* left() { return reinterpret_cast<const bfloat16*>(dy_bytes.get()); }
+    const bfloat16* right() { return reinterpret_cast<const bfloat16*>(x_bytes.get()); }
+
+    RowGroups groups;
+    StoredOperand dy, x;
+    DeviceBuffer<uint8_t> dy_bytes, x_bytes;
+    DeviceBuffer<int32_t> offsets{groups.offsets}, sizes{groups.sizes};
+  };
+
+  /// Of the rows of a case, and behind them those of `behind`, which has as many groups and the same widths.
+  void check_weight_gradient(const Case& c, bool accumulate = true, const Case* behind = nullptr) {
     const auto groups = static_cast<int64_t>(c.groups.sizes.size());
-    StoredOperand dy = store_bf16(random_values(c.groups.rows * c.n, 31));
-    StoredOperand x = store_bf16(random_values(c.groups.rows * c.k, 32));
-    poison_rows_outside(c.groups, c.n, &dy);
-    poison_rows_outside(c.groups, c.k, &x);
-    DeviceBuffer<uint8_t> dy_bytes(dy.bytes), x_bytes(x.bytes), workspace(grouped_gemm_workspace_bytes(GetParam()));
-    DeviceBuffer<int32_t> offsets(c.groups.offsets), sizes(c.groups.sizes);
+    std::vector<std::unique_ptr<GradientRows>> all;
+    all.push_back(std::make_unique<GradientRows>(c, 31));
+    if (behind != nullptr) all.push_back(std::make_unique<GradientRows>(*behind, 33));
+    DeviceBuffer<uint8_t> workspace(grouped_gemm_workspace_bytes(GetParam()));
     DeviceBuffer<float> gradient(groups * c.n * c.k);
     DT_CUDA_CHECK(cudaMemset(gradient.get(), accumulate ? 0 : 0xff, gradient.bytes()));  // NaN, to be overwritten
-    const GroupedGemmShape shape{offsets.get(), sizes.get(), static_cast<int>(groups), c.groups.rows, c.n, c.k};
-    grouped_gemm_weight_gradient(GetParam(), gradient.get(), reinterpret_cast<bfloat16*>(dy_bytes.get()),
-                                 reinterpret_cast<bfloat16*>(x_bytes.get()), shape, {.accumulate = accumulate},
-                                 workspace.get(), nullptr);
+    if (behind == nullptr) {
+      GradientRows& r = *all[0];
+      const GroupedGemmShape shape{r.offsets.get(), r.sizes.get(), static_cast<int>(groups), c.groups.rows, c.n, c.k};
+      grouped_gemm_weight_gradient(GetParam(), gradient.get(), r.left(), r.right(), shape, {.accumulate = accumulate},
+                                   workspace.get(), nullptr);
+    } else {
+      const auto rows = [&](GradientRows& r) {
+        return GroupedGemmRows{r.left(), r.right(), r.offsets.get(), r.sizes.get(), r.groups.rows};
+      };
+      grouped_gemm_weight_gradient_of_both(gradient.get(), rows(*all[0]), rows(*all[1]), static_cast<int>(groups), c.n,
+                                           c.k, {.accumulate = accumulate}, nullptr);
+    }
     DT_CUDA_CHECK(cudaDeviceSynchronize());
 
     Draw draw(8);
@@ -177,9 +207,11 @@ class GroupedGemmRandom : public testing::TestWithParam<Strategy> {
         DT_CUDA_CHECK(cudaMemcpy(result.data(), gradient.get() + (g * c.n + i) * c.k, c.k * sizeof(float),
                                  cudaMemcpyDeviceToHost));
         std::fill(reference.begin(), reference.end(), 0.0);
-        for (int64_t t = c.groups.offsets[g]; t < c.groups.offsets[g] + c.groups.sizes[g]; ++t) {
-          const double left = dy.values[t * c.n + i];
-          for (int64_t j = 0; j < c.k; ++j) reference[j] += left * x.values[t * c.k + j];
+        for (const auto& r : all) {
+          for (int64_t t = r->groups.offsets[g]; t < r->groups.offsets[g] + r->groups.sizes[g]; ++t) {
+            const double left = r->dy.values[t * c.n + i];
+            for (int64_t j = 0; j < c.k; ++j) reference[j] += left * r->x.values[t * c.k + j];
+          }
         }
         for (int64_t j = 0; j < c.k; ++j) difference.add(result[j], reference[j]);
       }
@@ -210,6 +242,16 @@ TEST_P(GroupedGemmRandom, WeightGradient) {
     const Case c = draw_case(300 + shape);
     SCOPED_TRACE(c.describe());
     check_weight_gradient(c, shape % 3 != 2);
+  }
+}
+
+TEST_P(GroupedGemmRandom, WeightGradientOfRowsOfTwoBuffers) {
+  if (GetParam() != Strategy::kBf16) GTEST_SKIP() << "tensor cores add both up";
+  for (int shape = 0; shape < 2 * kShapes; ++shape) {
+    const Case c = draw_case(600 + shape);
+    Case behind = make_case(c.n, c.k, static_cast<int>(c.groups.sizes.size()), 700 + shape);
+    SCOPED_TRACE(c.describe() + "; behind them " + behind.describe());
+    check_weight_gradient(c, shape % 3 != 2, &behind);
   }
 }
 

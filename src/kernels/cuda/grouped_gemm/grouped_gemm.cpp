@@ -160,6 +160,22 @@ const bfloat16* as_bf16(const GroupedGemmOperand& operand) {
   return static_cast<const bfloat16*>(operand.data);
 }
 
+sm90::GroupedGemmParameters weight_gradient_parameters(float* weight_gradient, const bfloat16* output_gradient,
+                                                       const bfloat16* activations, const GroupedGemmShape& shape,
+                                                       const GroupedGemmOptions& options) {
+  sm90::GroupedGemmParameters parameters = common_parameters(shape, shape.n, shape.k, 0);
+  parameters.whole_blocks = shape.n % 64 == 0 && shape.k % 64 == 0;
+  const int box_blocks = parameters.whole_blocks ? 2 : 1;
+  parameters.a = transposed_map(output_gradient, shape.n, shape.rows, 1, box_blocks);
+  parameters.a_half = transposed_map(output_gradient, shape.n, shape.rows, 1, 1);
+  parameters.b = transposed_map(activations, shape.k, shape.rows, 1, box_blocks);
+  parameters.output =
+      swizzled_map(weight_gradient, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, shape.k, shape.n, shape.groups, 64);
+  parameters.output_rows = weight_gradient;
+  parameters.accumulate = options.accumulate;
+  return parameters;
+}
+
 }  // namespace
 
 std::vector<GroupedGemmStrategy> available_grouped_gemm_strategies() {
@@ -233,16 +249,33 @@ void grouped_gemm_weight_gradient(GroupedGemmStrategy strategy, float* weight_gr
     loop_weight_gradient(weight_gradient, output_gradient, activations, shape, options, workspace, stream);
     return;
   }
-  sm90::GroupedGemmParameters parameters = common_parameters(shape, shape.n, shape.k, 0);
-  parameters.whole_blocks = shape.n % 64 == 0 && shape.k % 64 == 0;
-  const int box_blocks = parameters.whole_blocks ? 2 : 1;
-  parameters.a = transposed_map(output_gradient, shape.n, shape.rows, 1, box_blocks);
-  parameters.a_half = transposed_map(output_gradient, shape.n, shape.rows, 1, 1);
-  parameters.b = transposed_map(activations, shape.k, shape.rows, 1, box_blocks);
-  parameters.output =
-      swizzled_map(weight_gradient, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, shape.k, shape.n, shape.groups, 64);
-  parameters.output_rows = weight_gradient;
-  parameters.accumulate = options.accumulate;
+  const sm90::GroupedGemmParameters parameters =
+      weight_gradient_parameters(weight_gradient, output_gradient, activations, shape, options);
+  sm90::launch_bf16_weight_gradient(parameters, multiprocessors(options), stream);
+}
+
+void grouped_gemm_weight_gradient_of_both(float* weight_gradient, const GroupedGemmRows& first,
+                                          const GroupedGemmRows& second, int groups, int n, int k,
+                                          const GroupedGemmOptions& options, cudaStream_t stream) {
+  const auto shape_of = [&](const GroupedGemmRows& x) {
+    return GroupedGemmShape{x.group_offsets, x.group_sizes, groups, x.rows, n, k};
+  };
+  if (first.rows == 0 || second.rows == 0) {
+    const GroupedGemmRows& one = first.rows == 0 ? second : first;
+    return grouped_gemm_weight_gradient(GroupedGemmStrategy::kBf16, weight_gradient, one.output_gradient,
+                                        one.activations, shape_of(one), options, nullptr, stream);
+  }
+  for (const GroupedGemmRows* x : {&first, &second}) {
+    if (!check_product(GroupedGemmStrategy::kBf16, shape_of(*x), options, nullptr)) return;
+    check_pointer("output_gradient", x->output_gradient, 16);
+    check_pointer("activations", x->activations, 16);
+  }
+  check_pointer("weight_gradient", weight_gradient, 16);
+  sm90::GroupedGemmParameters parameters =
+      weight_gradient_parameters(weight_gradient, first.output_gradient, first.activations, shape_of(first), options);
+  const sm90::GroupedGemmParameters behind = weight_gradient_parameters(weight_gradient, second.output_gradient,
+                                                                        second.activations, shape_of(second), options);
+  parameters.second = {behind.a, behind.a_half, behind.b, behind.offsets, behind.sizes, behind.rows};
   sm90::launch_bf16_weight_gradient(parameters, multiprocessors(options), stream);
 }
 

@@ -74,4 +74,19 @@ void grouped_gemm_weight_gradient(GroupedGemmStrategy strategy, float* weight_gr
                                   const bfloat16* activations, const GroupedGemmShape& shape,
                                   const GroupedGemmOptions& options, void* workspace, cudaStream_t stream);
 
+/// Rows of a weight gradient: its operands and where each group lies in them, as in GroupedGemmShape.
+struct GroupedGemmRows {
+  const bfloat16* output_gradient;
+  const bfloat16* activations;
+  const int32_t* group_offsets;
+  const int32_t* group_sizes;
+  int64_t rows;
+};
+
+/// As grouped_gemm_weight_gradient by kBf16, of both rows at once: group by group the sums go over the first rows and
+/// on over the second, so the gradient is read and written once. E, n and k are `groups`, `n` and `k`.
+void grouped_gemm_weight_gradient_of_both(float* weight_gradient, const GroupedGemmRows& first,
+                                          const GroupedGemmRows& second, int groups, int n, int k,
+                                          const GroupedGemmOptions& options, cudaStream_t stream);
+
 }  // namespace deeptitan::cuda

@@ -35,17 +35,22 @@ __device__ __forceinline__ void clear_rows(const Rings<Shape>& rings, int stage,
 /// awaited.
 template <typename Shape, int kN>
 __device__ __forceinline__ void accumulate_bf16(float* accumulators, const Rings<Shape>& rings,
-                                                RingCursor<Shape::kStages>& stage, int k_size, int computing_threads,
-                                                int warpgroup, int lane, int thread) {
+                                                RingCursor<Shape::kStages>& stage, const TileWork& tile,
+                                                int computing_threads, int warpgroup, int lane, int thread) {
   constexpr int kBoxBytes = 64 * 128;
   constexpr uint32_t kStepA = (Shape::kTransposeA ? 16 * 128 : 32) >> 4;
   constexpr uint32_t kStepB = (Shape::kTransposeB ? 16 * 128 : 32) >> 4;
-  if (Shape::kGroupsAlongK && k_size == 0) return;
+  const int slices =
+      Shape::kGroupsAlongK ? tile.slices(Shape::kTileK) : (tile.k_size + Shape::kTileK - 1) / Shape::kTileK;
+  if (Shape::kGroupsAlongK && slices == 0) return;
+  int left = tile.k_size, behind = tile.k_second;  // rows of those at hand that are left, and of those that follow
   int previous = 0;
-  for (int k = 0; k < k_size; k += Shape::kTileK) {
+  for (int slice = 0; slice < slices; ++slice) {
     mbarrier_wait(rings.full(stage.index), stage.lap);
     if constexpr (Shape::kGroupsAlongK) {
-      if (k_size - k < Shape::kTileK) clear_rows(rings, stage.index, k_size - k, computing_threads, thread);
+      if (left <= 0) left = behind;
+      if (left < Shape::kTileK) clear_rows(rings, stage.index, left, computing_threads, thread);
+      left -= Shape::kTileK;
     }
     const uint32_t a = make_descriptor(rings.a(stage.index) + warpgroup * Shape::kHalfABytes, kBoxBytes);
     const uint32_t b = make_descriptor(rings.b(stage.index), kBoxBytes);
@@ -53,7 +58,7 @@ __device__ __forceinline__ void accumulate_bf16(float* accumulators, const Rings
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      const int accumulate = step > 0 || k > 0;
+      const int accumulate = step > 0 || slice > 0;
       if constexpr (kN == 256) {
         wgmma_m64n256k16_bf16<Shape::kTransposeA, Shape::kTransposeB>(accumulators, a + step * kStepA,
                                                                       b + step * kStepB, accumulate);
@@ -64,7 +69,7 @@ __device__ __forceinline__ void accumulate_bf16(float* accumulators, const Rings
     }
     wgmma_commit();
     pin_registers<kN / 2>(accumulators);
-    if (k > 0) {
+    if (slice > 0) {
       wgmma_wait<1>();
       release_stage(rings, previous, lane);
     }

@@ -38,11 +38,13 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
   RingCursor<Shape::kStages> stage;
   RingCursor<Shape::kTileSlots> slot;
   while (true) {
-    const auto [group, m, m_valid, n, n_valid, k_size] = next_tile(rings, slot, lane);
+    const TileWork tile = next_tile(rings, slot, lane);
+    const auto [group, m, m_valid, n, n_valid, k_size, k_second] = tile;
     if (group < 0) break;
+    if (Shape::kGroupsAlongK && p.accumulate && k_size + k_second == 0) continue;
 
     if (warpgroup * 64 >= m_valid) {  // nothing to compute here, but the stages must go round
-      for (int k = 0; k < k_size; k += Shape::kTileK) {
+      for (int slice = 0; slice < tile.slices(Shape::kTileK); ++slice) {
         mbarrier_wait(rings.full(stage.index), stage.lap);
         release_stage(rings, stage.index, lane);
         stage.advance();
@@ -63,9 +65,9 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
       }
       if constexpr (!Shape::kScaledA) scale_rowwise<Shape>(accumulators, p, group, m, m_valid, n, n_valid, warp, lane);
     } else if (n_valid > 128) {
-      accumulate_bf16<Shape, 256>(accumulators, rings, stage, k_size, computing_threads, warpgroup, lane, thread);
+      accumulate_bf16<Shape, 256>(accumulators, rings, stage, tile, computing_threads, warpgroup, lane, thread);
     } else {
-      accumulate_bf16<Shape, 128>(accumulators, rings, stage, k_size, computing_threads, warpgroup, lane, thread);
+      accumulate_bf16<Shape, 128>(accumulators, rings, stage, tile, computing_threads, warpgroup, lane, thread);
     }
 
     store_tile<Shape>(accumulators, p, rings.staging(warpgroup), group, m + 64 * warpgroup,

@@ -24,6 +24,13 @@ struct GroupedGemmParameters {
   void* output_rows;      // the output again, for what goes past the TMA
   bool accumulate;        // weight gradient: added to what is there, else it takes its place
   bool whole_blocks;      // operands whose rows run along the contraction are loaded 128 columns a box, else 64
+  /// Weight gradient: rows of other buffers that are added up with these, group by group behind them; sizes null: none.
+  struct {
+    CUtensorMap a, a_half, b;
+    const int32_t* offsets;
+    const int32_t* sizes;
+    int rows;
+  } second;
   int groups;
   int rows;
   int m;  // weight gradient: rows of each group's output
@@ -35,7 +42,8 @@ struct GroupedGemmParameters {
 void launch_bf16_forward(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
 /// C = A x B, B [groups, k, n].
 void launch_bf16_input_gradient(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
-/// W[g] += (or =) A^T x B over the group's rows, A [rows, m], B [rows, n], W fp32 [groups, m, n].
+/// W[g] += (or =) A^T x B over the group's rows, and those of `second` behind them, A [rows, m], B [rows, n], W fp32
+/// [groups, m, n].
 void launch_bf16_weight_gradient(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
 /// C = diag(a_scales) A x B^T diag(b_scales), e4m3, B [groups, n, k].
 void launch_fp8_rowwise(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);

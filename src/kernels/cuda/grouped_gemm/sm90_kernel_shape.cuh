@@ -102,6 +102,9 @@ __device__ __forceinline__ void release_stage(const Rings<Shape>& rings, int sta
 /// What the producer tells of a tile; members as in Tile. group < 0: there are no more.
 struct TileWork {
   int group, m, m_valid, n, n_valid, k_size;
+  int k_second;  // weight gradient: as k_size, of the second rows
+
+  __device__ int slices(int tile_k) const { return (k_size + tile_k - 1) / tile_k + (k_second + tile_k - 1) / tile_k; }
 };
 
 /// Takes the next tile's description from its slot; a whole warp.
@@ -117,8 +120,8 @@ __device__ __forceinline__ TileWork next_tile(const Rings<Shape>& rings, RingCur
   }
   slot.advance();
   const auto from_first_lane = [](int value) { return __shfl_sync(~0u, value, 0); };
-  return {from_first_lane(first.x), from_first_lane(first.y),  from_first_lane(first.z),
-          from_first_lane(first.w), from_first_lane(second.x), from_first_lane(second.y)};
+  return {from_first_lane(first.x),  from_first_lane(first.y),  from_first_lane(first.z), from_first_lane(first.w),
+          from_first_lane(second.x), from_first_lane(second.y), from_first_lane(second.z)};
 }
 
 }  // namespace deeptitan::cuda::sm90

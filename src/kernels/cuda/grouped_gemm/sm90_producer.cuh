@@ -37,26 +37,32 @@ __device__ __forceinline__ void load_operand(uint32_t destination, const CUtenso
   }
 }
 
+/// The operands of a slice, and its first row where groups cut K.
+struct SliceSource {
+  const CUtensorMap *a, *a_half, *b;
+  int k_begin;
+};
+
 /// Loads one slice along K of a tile's operands, in few boxes: the TMA keeps only so many in flight. One thread.
 template <typename Shape>
 __device__ __forceinline__ void load_slice(const GroupedGemmParameters& p, const Rings<Shape>& rings, int stage,
-                                           const Tile& tile, int k, int rank) {
+                                           const Tile& tile, const SliceSource& source, int k, int rank) {
   const uint32_t barrier = rings.full(stage);
   const int a_halves = (tile.a_rows + 63) / 64;
   const int b_halves = (tile.n_valid + 127) / 128;
   mbarrier_arrive_expect(barrier, a_halves * Shape::kHalfABytes + b_halves * Shape::kHalfBBytes + Shape::kScaleBytes);
 
   if (tile.shares_b) {
-    load_operand<Shape::kTransposeA>(rings.a(stage), a_halves == 2 ? &p.a : &p.a_half, barrier, tile.m,
-                                     tile.k_begin + k, 0, a_halves, p.whole_blocks, false);
+    load_operand<Shape::kTransposeA>(rings.a(stage), a_halves == 2 ? source.a : source.a_half, barrier, tile.m,
+                                     source.k_begin + k, 0, a_halves, p.whole_blocks, false);
   } else if (rank < a_halves) {
-    load_operand<Shape::kTransposeA>(rings.a(stage) + rank * Shape::kHalfABytes, &p.a_half, barrier, tile.m + 64 * rank,
-                                     tile.k_begin + k, 0, 1, p.whole_blocks, true);
+    load_operand<Shape::kTransposeA>(rings.a(stage) + rank * Shape::kHalfABytes, source.a_half, barrier,
+                                     tile.m + 64 * rank, source.k_begin + k, 0, 1, p.whole_blocks, true);
   }
   for (int half = 0; half < b_halves; ++half) {
     if (tile.shares_b && half != rank) continue;
-    load_operand<Shape::kTransposeB>(rings.b(stage) + half * Shape::kHalfBBytes, &p.b, barrier, tile.n + 128 * half,
-                                     tile.k_begin + k, Shape::kGroupsAlongK ? 0 : tile.group, 2, p.whole_blocks,
+    load_operand<Shape::kTransposeB>(rings.b(stage) + half * Shape::kHalfBBytes, source.b, barrier, tile.n + 128 * half,
+                                     source.k_begin + k, Shape::kGroupsAlongK ? 0 : tile.group, 2, p.whole_blocks,
                                      tile.shares_b);
   }
   if constexpr (Shape::kScaledA) tma_load(rings.scale(stage), &p.a_scale, barrier, {tile.m / 4 * 4, k / 128, 0});
@@ -79,29 +85,42 @@ template <typename Shape>
 __device__ __forceinline__ void produce(const GroupedGemmParameters& p, const Rings<Shape>& rings, int lane) {
   const int rank = static_cast<int>(cluster_rank());
   const int clusters = gridDim.x / 2;
+  const bool two = Shape::kGroupsAlongK && p.second.sizes != nullptr;
   TileWalker<Shape::kGroupsAlongK, Shape::kBandPairs> walker({p.offsets, p.sizes, p.groups, p.rows}, p.m, p.n, p.k,
-                                                             Shape::kGroupsAlongK && !p.accumulate, lane);
+                                                             Shape::kGroupsAlongK && (!p.accumulate || two), lane);
   RingCursor<Shape::kStages> stage;
   RingCursor<Shape::kTileSlots> slot;
   Tile tile;
   if constexpr (Shape::kGroupsAlongK) {
-    stagger(walker.window_units(), static_cast<int>(blockIdx.x / 2), clusters, p.rows / p.groups);
+    stagger(walker.window_units(), static_cast<int>(blockIdx.x / 2), clusters,
+            (p.rows + (two ? p.second.rows : 0)) / p.groups);
   }
   for (int unit = blockIdx.x / 2;; unit += clusters) {
     const bool more = walker.find(unit, rank, tile);
+    int second_begin = 0, second_size = 0;
+    if (two && more) {
+      second_begin = p.second.offsets[tile.group];
+      second_size = max(0, min(p.second.sizes[tile.group], p.second.rows - second_begin));
+    }
     if (lane == 0) {
       mbarrier_wait(rings.tile_empty(slot.index), slot.lap ^ 1);
       store_shared(rings.tile(slot.index), make_int4(more ? tile.group : -1, tile.m, tile.m_valid, tile.n));
-      store_shared(rings.tile(slot.index) + 16, make_int4(tile.n_valid, tile.k_size, 0, 0));
+      store_shared(rings.tile(slot.index) + 16, make_int4(tile.n_valid, tile.k_size, second_size, 0));
       mbarrier_arrive(rings.tile_full(slot.index));
     }
     slot.advance();
     if (!more) break;
     if (lane == 0) {
-      for (int k = 0; k < tile.k_size; k += Shape::kTileK) {
-        mbarrier_wait(rings.empty(stage.index), stage.lap ^ 1);
-        load_slice<Shape>(p, rings, stage.index, tile, k, rank);
-        stage.advance();
+      const auto load_slices = [&](const SliceSource& source, int size) {
+        for (int k = 0; k < size; k += Shape::kTileK) {
+          mbarrier_wait(rings.empty(stage.index), stage.lap ^ 1);
+          load_slice<Shape>(p, rings, stage.index, tile, source, k, rank);
+          stage.advance();
+        }
+      };
+      load_slices({&p.a, &p.a_half, &p.b, tile.k_begin}, tile.k_size);
+      if constexpr (Shape::kGroupsAlongK) {
+        load_slices({&p.second.a, &p.second.a_half, &p.second.b, second_begin}, second_size);
       }
     }
     __syncwarp();
@@ -121,7 +140,7 @@ __device__ __forceinline__ void prefetch_output(const GroupedGemmParameters& p, 
     const float* lines = static_cast<const float*>(p.output_rows) +
                          (static_cast<int64_t>(tile.group) * p.m + tile.m) * p.n + tile.n + column;
     const int rows = p.accumulate && column < tile.n_valid ? tile.m_valid : 0;
-    const int slices = (tile.k_size + Shape::kTileK - 1) / Shape::kTileK;
+    const int slices = tile.slices(Shape::kTileK);
     int row = lane / 8;
     for (int slice = 0; slice < slices; ++slice) {
       mbarrier_wait(rings.full(stage.index), stage.lap);

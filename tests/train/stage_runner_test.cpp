@@ -13,6 +13,7 @@
 #include "support/compare.h"
 #include "support/expect_error.h"
 #include "support/tiny_model.h"
+#include "train/run_ranks.h"
 #include "train/training_engine.h"
 
 namespace deeptitan {
@@ -119,6 +120,27 @@ TEST(StageRunner, PairedWeightsHaveTheBitsOfOneMicrobatchAfterAnother) {
     EXPECT_EQ(found.balance, expected.balance);
     EXPECT_EQ(found.values, expected.values);
   }
+}
+
+TEST(StageRunner, PairedWeightsAreRefusedWhereTheyCannotBe) {
+  RunConfig config;
+  config.training.pair_weight_gradients = true;
+  config.training.local_batch_size = 1;
+  config.training.global_batch_size = 4;
+  EXPECT_EQ(mesh_of_run(config, 1).data_ranks(), 1);
+  RunConfig odd = config;
+  odd.training.global_batch_size = 3;
+  expect_usage_error([&] { mesh_of_run(odd, 1); },
+                     "training.pair_weight_gradients wants an even number of microbatches a step, found 3: change "
+                     "training.global_batch_size or training.local_batch_size");
+  RunConfig again = config;
+  again.activation_checkpoint.mode = ActivationCheckpointMode::kCheap;
+  expect_usage_error([&] { mesh_of_run(again, 1); },
+                     "training.pair_weight_gradients keeps two microbatches in memory, of which nothing is computed "
+                     "again: set activation_checkpoint.mode = \"none\"");
+  config.parallelism.data_parallel_replicate_degree = 2;
+  expect_usage_error([&] { mesh_of_run(config, 2); },
+                     "training.pair_weight_gradients is for runs of one rank, found 2: set it to false");
 }
 
 TEST(StageRunner, RecomputedLayersHaveTheSameBits) {

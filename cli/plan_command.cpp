@@ -152,7 +152,9 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   const bool made = most->made.has_value();
   const RankGroups groups = most->groups();
   const TrainingEngine& engine = *most->engine;
-  const MemoryPlan& plan = engine.plan();
+  MemoryPlan plan = engine.plan();
+  const int64_t connections = connection_bytes(mesh, most->transport.rank(), engine.options().device);
+  plan.add("NCCL, and sums between ranks", connections);
   if (made) {
     fmt::print("{}; memory of a rank{}:\n", mesh.describe(),
                mesh.pp == 1 ? "" : fmt::format(" (rank {}, which takes most)", most->transport.rank()));
@@ -162,8 +164,8 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   fmt::print("{:>16}  {:>10}  in all\n", plan.total(), format_bytes(plan.total()));
   const int64_t memory = arguments.memory > 0 ? arguments.memory : available_memory(engine.options().device);
   print_snapshot(config, engine, memory - plan.total());
-  for (const MemoryAdvice& a : what_would_save(config, model, plan.total(), groups)) {
-    fmt::print("{:>16}  {:>10}  with {}\n", a.bytes, format_bytes(a.bytes), a.change);
+  for (const MemoryAdvice& a : what_would_save(config, model, engine.plan().total(), groups)) {
+    fmt::print("{:>16}  {:>10}  with {}\n", a.bytes + connections, format_bytes(a.bytes + connections), a.change);
   }
   if (made) print_exchanges(engine, config.microbatches_per_step() / mesh.data_ranks());
   if (!note.empty()) fmt::print("{}\n", note);
@@ -176,8 +178,10 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
     return;
   }
   fmt::print("{}does not fit into {} bytes ({}); nearest changes that would:\n", who, memory, format_bytes(memory));
-  const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, memory, groups);
-  for (const MemoryAdvice& a : advice) fmt::print("  {}: {} ({})\n", a.change, a.bytes, format_bytes(a.bytes));
+  const std::vector<MemoryAdvice> advice = configurations_that_fit(config, model, memory - connections, groups);
+  for (const MemoryAdvice& a : advice) {
+    fmt::print("  {}: {} ({})\n", a.change, a.bytes + connections, format_bytes(a.bytes + connections));
+  }
   if (advice.empty())
     fmt::print(
         "  none of microbatch, activation checkpointing, the optimizer's moments and sequence length: the model itself "

@@ -1,14 +1,16 @@
 #include "parallel/device_groups.h"
 
+#include <algorithm>
+#include <set>
+#include <utility>
+#include <vector>
+
 #include "core/error.h"
 #ifdef DT_CUDA
-#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <set>
 #include <string>
-#include <utility>
 
 #include "comm/ipc_memory.h"
 #include "comm/nccl_communicator.h"
@@ -29,9 +31,50 @@ bool rows_from_kernel_to_kernel(ExpertDispatcherName dispatcher, const Mesh& mes
   return dispatcher != ExpertDispatcherName::kAllToAll && mesh.ep > 1 && device.kind == DeviceKind::kCuda;
 }
 
+namespace {
+
+// Where what other ranks send is put until it is added up.
+constexpr int64_t kStagingBytes = int64_t{64} << 20;
+// What nvidia-smi showed beside the plan on H100s of one host, NCCL 2.28.9 (benchmarks/results/h100.md, Several GPUs):
+// its own code and state, and the buffers that it takes for each rank of each communicator.
+constexpr int64_t kNcclBytes = 1'052'000'000;
+constexpr int64_t kNcclBytesOfPeer = 410'000'000;
+
+// Both directions between neighbours of a ring of so many.
+std::set<std::pair<int, int>> links_of_ring(int size) {
+  std::set<std::pair<int, int>> pairs;
+  for (int r = 0; r < size; ++r) {
+    pairs.emplace(r, (r + 1) % size);
+    pairs.emplace((r + 1) % size, r);
+  }
+  return pairs;
+}
+
+}  // namespace
+
+int64_t connection_bytes(const Mesh& mesh, int rank, Device device) {
+  if (device.kind == DeviceKind::kCpu || mesh.world() == 1) return 0;
+  std::set<std::vector<int>> communicators;
+  for (const MeshGroup group : {MeshGroup::kWorld, MeshGroup::kData, MeshGroup::kExpert, MeshGroup::kPipeline,
+                                MeshGroup::kReplicate, MeshGroup::kDenseShard, MeshGroup::kExpertShard}) {
+    communicators.insert(mesh.group(group, rank));
+  }
+  int64_t peers = 0;
+  for (const std::vector<int>& ranks : communicators) peers += std::ssize(ranks) - 1;
+  if (mesh.pp > 1) {
+    const int here = mesh.place(rank).pp;
+    for (const auto& [from, to] : links_of_ring(mesh.pp)) {
+      if (from == here || to == here) peers += 2;  // forward and backward
+    }
+  }
+  return kStagingBytes + kNcclBytes + peers * kNcclBytesOfPeer;
+}
+
 #ifdef DT_CUDA
 
 namespace {
+
+static_assert(NcclStaging::kBytes == kStagingBytes);
 
 std::string to_text(const ncclUniqueId& id) {
   return {id.internal, sizeof id.internal};
@@ -149,13 +192,7 @@ class DeviceGroups::Nccl {
   // Both directions between neighbours of a ring. All ranks go through them in one order, so that none waits for a rank
   // that waits for it.
   void add_links(NcclCommunicator::Parts& parts) {
-    const int size = static_cast<int>(parts.ranks.size());
-    std::set<std::pair<int, int>> pairs;
-    for (int r = 0; r < size; ++r) {
-      pairs.emplace(r, (r + 1) % size);
-      pairs.emplace((r + 1) % size, r);
-    }
-    for (const auto& [from, to] : pairs) {
+    for (const auto& [from, to] : links_of_ring(static_cast<int>(parts.ranks.size()))) {
       const bool sends = from == parts.rank;
       const std::vector<std::string> ids =
           gather_texts(host_, sends ? to_text(NcclHandle::make_unique_id()) : std::string());

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -17,6 +18,10 @@ namespace deeptitan {
 /// Whether rows go to experts on other ranks from kernel to kernel where the ranks' GPUs allow it. Throws a usage error
 /// where they are to and cannot for all that is known before GPUs are connected.
 bool rows_from_kernel_to_kernel(ExpertDispatcherName dispatcher, const Mesh& mesh, Device device);
+
+/// What DeviceGroups takes of a rank's GPU, which is no part of an engine's plan: memory for sums, and what NCCL takes
+/// for itself and for each other rank of each communicator on the host. 0 on the CPU, and of one rank.
+int64_t connection_bytes(const Mesh& mesh, int rank, Device device);
 
 /// A rank's communicators of a mesh, for what lies on its device: the host's own on the CPU, NCCL's on a GPU, which the
 /// host's introduce to each other. While it lives, this thread's waits for the GPU have the deadline of the groups.

@@ -85,6 +85,8 @@ TEST(PlanCommand, PlansForAGpuThatIsNotHere) {
   EXPECT_EQ(planned.exit_code, 0) << planned.err;
   EXPECT_GT(bytes_of(planned.out, "CUDA context"), 0) << planned.out;
   EXPECT_NE(planned.out.find(": planned for a GPU of compute capability 9.0\n"), std::string::npos) << planned.out;
+  with_memory.insert(with_memory.end(), {"--ranks", "2"});
+  EXPECT_GT(bytes_of(run_program(with_memory).out, "NCCL, and sums between ranks"), 0);
 #else
   EXPECT_TRUE(without.err.starts_with("deeptitan: device = cuda:99: this build of deeptitan has no CUDA"))
       << without.err;

@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/attention/latent_partials.cuh"
 #include "kernels/cuda/attention/latent_tiles.h"
+#include "kernels/cuda/attention/row_softmax.cuh"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -21,7 +22,6 @@ constexpr int kWeightStride = kEntries + 8;
 constexpr int kEntryBytes = kEntries * kStride * 2;
 constexpr int kQueryBytes = kHeads * kStride * 2;
 constexpr int kSharedBytes = kEntryBytes + kQueryBytes + kHeads * kWeightStride * 2;
-constexpr float kLog2E = 1.4426950408889634f;
 
 /// Most splits of a token's entries: so many that a batch of the class keeps all multiprocessors busy.
 int64_t most_splits(int64_t tokens) {
@@ -119,8 +119,7 @@ __global__ void __launch_bounds__(kThreads) latent_tiles_kernel(LatentPartials p
           largest = fmaxf(largest, s[n][i]);
         }
       }
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+      largest = quad_max(largest);
       if (lane % 4 == 0) part_max[warp][lane / 4 + 8 * half] = largest;
     }
     __syncthreads();
@@ -140,8 +139,7 @@ __global__ void __launch_bounds__(kThreads) latent_tiles_kernel(LatentPartials p
         const uint32_t at = weights + 2 * (row * kWeightStride + warp * 16 + n * 8 + lane % 4 * 2);
         asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(pack_bf16(left, right)) : "memory");
       }
-      total += __shfl_xor_sync(kAllLanes, total, 1);
-      total += __shfl_xor_sync(kAllLanes, total, 2);
+      total = quad_sum(total);
       if (lane % 4 == 0) part_sum[warp][row] = total;
       sum[half] *= correction;
 #pragma unroll

@@ -16,7 +16,6 @@ namespace deeptitan::cuda::sm90::attention_backward {
 inline constexpr int kKeyTile = 128, kQueryTile = 64;
 inline constexpr int kNope = 128, kRope = 64, kKeyDim = kNope + kRope, kValueDim = 128;
 inline constexpr int kSumFloats = kQueryTile * kKeyDim;  // of a tile's d_query
-inline constexpr float kLog2E = 1.4426950408889634f;
 
 /// A tile of keys: that of `length` tokens from token `first` on which the unit that asks counts from `first_tile`.
 /// Tiles of queries but the document's first two have a slot each for their d_query, from `first_slot` on.

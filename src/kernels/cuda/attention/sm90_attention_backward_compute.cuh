@@ -2,6 +2,7 @@
 
 // The two warpgroups of Hopper's backward of attention that multiply.
 
+#include "kernels/cuda/attention/row_softmax.cuh"
 #include "kernels/cuda/attention/sm90_attention_backward_walk.cuh"
 
 namespace deeptitan::cuda::sm90::attention_backward {
@@ -17,13 +18,6 @@ __device__ __forceinline__ float low_half(uint32_t pair) {
 }
 __device__ __forceinline__ float high_half(uint32_t pair) {
   return __uint_as_float(pair & 0xffff0000u);
-}
-
-/// 2^x, to two units of the last place; 0 below 2^-126.
-__device__ __forceinline__ float exp2_fast(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
 }
 
 /// What a thread of the consumers is: it holds, of each accumulator, rows `row` and row + 8 of its warpgroup's 64, and

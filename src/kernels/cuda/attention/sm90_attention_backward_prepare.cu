@@ -1,5 +1,6 @@
 #include "kernels/cuda/attention/sm90_attention_backward_prepare.h"
 
+#include "kernels/cuda/attention/row_softmax.cuh"
 #include "kernels/cuda/attention/sm90_attention_backward.cuh"
 #include "kernels/cuda/error.h"
 

@@ -2,25 +2,17 @@
 
 // Hopper's forward of attention: the two warpgroups that multiply.
 
+#include "kernels/cuda/attention/row_softmax.cuh"
 #include "kernels/cuda/attention/sm90_attention_forward_load.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/sm90_wgmma_bf16.cuh"
 
 namespace deeptitan::cuda::sm90::attention_forward {
 
-constexpr float kLog2E = 1.4426950408889634f;
-
 // Named barriers; 0 is __syncthreads.
 constexpr int kTurnBarrier = 1;   // and 2: warpgroup 0's and 1's turn to multiply
 constexpr int kClearBarrier = 3;  // values are cleared
 constexpr int kShortBarrier = 4;  // and 5: a warpgroup's own
-
-/// 2^x, to two units of the last place; 0 below 2^-126.
-__device__ __forceinline__ float exp2_fast(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
 
 /// S [64, kKeys] = 64 rows of queries times kKeys rows of keys. Blocks of queries lie kQueryRows rows apart.
 template <typename H, int kQueryRows, int kKeys>
@@ -71,35 +63,17 @@ __device__ __forceinline__ void mask_diagonal(float* s, int row, int lane) {
   }
 }
 
-/// Of the two rows that a lane holds a part of.
-struct RowState {
-  float max[2];
-  float sum[2];  // this lane's part
-};
-
 /// s becomes the weights, to the base of the rows' maxima, which grow; `correction` is what older weights are worth.
 template <int kKeys, bool kFirst>
 __device__ __forceinline__ void exponentiate(float* s, RowState& rows, float (&correction)[2], float scale) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float max = fmaxf(s[2 * half], s[2 * half + 1]);
-#pragma unroll
-    for (int i = 4; i < kKeys / 2; i += 4) max = fmaxf(max, fmaxf(s[i + 2 * half], s[i + 2 * half + 1]));
-    max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 1));
-    max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 2));
+    float max = row_max<kKeys>(s, half);
     if constexpr (!kFirst) max = fmaxf(max, rows.max[half]);
     const float subtracted = max * scale;
     if constexpr (!kFirst) correction[half] = exp2_fast(fmaf(rows.max[half], scale, -subtracted));
     rows.max[half] = max;
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < kKeys / 2; i += 4) {
-#pragma unroll
-      for (int j = i + 2 * half; j < i + 2 * half + 2; ++j) {
-        s[j] = exp2_fast(fmaf(s[j], scale, -subtracted));
-        sum += s[j];
-      }
-    }
+    const float sum = weigh_row<kKeys>(s, half, scale, subtracted);
     rows.sum[half] = kFirst ? sum : fmaf(rows.sum[half], correction[half], sum);
   }
 }
@@ -144,9 +118,7 @@ __device__ __forceinline__ void store_rows(const Parameters& p, const float* o, 
                                            const AttentionTile& tile, int head, int lane) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float sum = rows.sum[half];
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    const float sum = quad_sum(rows.sum[half]);
     const float inverse = 1.0f / sum;
     const int64_t token = row + 8 * half;
     const bool inside = token >= tile.rows_first && token < tile.rows_end;

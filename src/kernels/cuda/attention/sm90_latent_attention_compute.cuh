@@ -3,13 +3,13 @@
 // Hopper's attention over cached latents: the warpgroup that scores, and the two that add up a half of the latents'
 // columns each.
 
+#include "kernels/cuda/attention/row_softmax.cuh"
 #include "kernels/cuda/attention/sm90_latent_attention_load.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/sm90_wgmma_bf16.cuh"
 
 namespace deeptitan::cuda::sm90::latent_attention {
 
-constexpr float kLog2E = 1.4426950408889634f;
 /// The base of a row's weights follows its largest score only where that is this much larger, as a power of two: so
 /// seldom that the sums are hardly ever multiplied, and weights stay far from what bf16 and fp32 hold.
 constexpr float kSlack = 8;
@@ -17,13 +17,6 @@ constexpr float kSlack = 8;
 // Named barriers; 0 is __syncthreads.
 constexpr int kClearBarrier = 1;  // and 2: a half's own
 constexpr int kSumBarrier = 3;
-
-/// 2^x, to two units of the last place; 0 below 2^-126.
-__device__ __forceinline__ float exp2_fast(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
 
 /// The first kHeldChunks chunks of a tile of queries as operands of products; zeros in rows that are no head.
 __device__ __forceinline__ void load_query(uint32_t* q, const Parameters& p, const Work& work, int row, int lane) {
@@ -74,36 +67,17 @@ __device__ __forceinline__ void multiply_scores(float* s, const uint32_t* q, con
   pin_registers<kEntries / 2>(s);
 }
 
-/// Of the two rows that a lane holds a part of.
-struct RowState {
-  float max[2];  // base of the weights, as a power of two
-  float sum[2];  // this lane's part
-};
-
-/// s becomes the weights; `correction` is what older ones are worth.
+/// s becomes the weights, to a base of which rows.max is the power of two; `correction` is what older ones are worth.
 __device__ __forceinline__ void exponentiate(float* s, RowState& rows, float (&correction)[2], float scale) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float max = fmaxf(s[2 * half], s[2 * half + 1]);
-#pragma unroll
-    for (int i = 4; i < kEntries / 2; i += 4) max = fmaxf(max, fmaxf(s[i + 2 * half], s[i + 2 * half + 1]));
-    max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 1));
-    max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 2)) * scale;
+    const float max = row_max<kEntries>(s, half) * scale;
     correction[half] = 1;
     if (max > rows.max[half] + kSlack) {
       correction[half] = exp2_fast(rows.max[half] - max);
       rows.max[half] = max;
     }
-    const float base = rows.max[half];
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < kEntries / 2; i += 4) {
-#pragma unroll
-      for (int j = i + 2 * half; j < i + 2 * half + 2; ++j) {
-        s[j] = exp2_fast(fmaf(s[j], scale, -base));
-        sum += s[j];
-      }
-    }
+    const float sum = weigh_row<kEntries>(s, half, scale, rows.max[half]);
     rows.sum[half] = fmaf(rows.sum[half], correction[half], sum);
   }
 }
@@ -157,9 +131,7 @@ __device__ __forceinline__ void score(const Parameters& p, const Shared& shared,
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float sum = rows.sum[i];
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    const float sum = quad_sum(rows.sum[i]);
     const int head = work.first_head + row + 8 * i;
     if (lane % 4 != 0) continue;
     factors.sum[row + 8 * i] = sum;

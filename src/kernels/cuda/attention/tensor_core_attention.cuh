@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention/find_document.cuh"
+#include "kernels/cuda/attention/row_softmax.cuh"
 #include "kernels/cuda/attention/tensor_core_attention.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/error.h"
@@ -21,7 +22,6 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int kRows = kWarps * 16;  // of a block
 constexpr int kKeys = 64;           // of a tile that the rows' loop loads
 constexpr int kQueries = 32;        // of a tile that the keys' loop loads
-constexpr float kLog2E = 1.4426950408889634f;
 
 /// Bytes of tiles in shared memory; a row ends with 16 bytes of nothing, so that eight rows lie in different banks.
 template <int kKeyDim, int kValueDim>
@@ -90,13 +90,6 @@ __device__ __forceinline__ void load_keys_and_values(uint32_t key_tile, uint32_t
   }
 }
 
-/// 2^x, to two units of the last place; 0 below 2^-126.
-__device__ __forceinline__ float exp2_fast(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
 /// Where a token's document begins and ends; nothing lies between for a token that no document holds.
 struct Range {
   int first, end;
@@ -106,6 +99,70 @@ __device__ __forceinline__ Range range_of(const Inputs& in, int64_t token, int64
   if (document < 0) return {static_cast<int>(token) + 1, static_cast<int>(token)};
   return {in.document_offset[document], in.document_offset[document + 1]};
 }
+
+/// The tiles of keys that a block's rows see, two at a time from `base` on in shared memory, and what of them a lane's
+/// rows, `row` and 8 more, see.
+template <int kKeyDim, int kValueDim>
+struct SeenKeys {
+  using T = Tiles<kKeyDim, kValueDim>;
+  const Inputs& in;
+  int64_t head, tokens, row;
+  uint32_t base;
+  Range low, high;
+  int newest;  // where the document of this warp's last row begins
+  int oldest;  // this warp's first row
+  int first_tile, tiles;
+
+  __device__ __forceinline__ SeenKeys(const Inputs& inputs, uint32_t at, int64_t of_head, int64_t first_row,
+                                      int64_t of_tokens, int warp, int lane)
+      : in(inputs), head(of_head), tokens(of_tokens), row(first_row + warp * 16 + lane / 4), base(at) {
+    low = range_of(in, row, tokens);
+    high = range_of(in, row + 8, tokens);
+    newest = __shfl_sync(kAllLanes, high.first, kWarp - 1);
+    oldest = static_cast<int>(first_row) + warp * 16;
+    const int64_t last = (first_row + kRows < tokens ? first_row + kRows : tokens) - 1;
+    first_tile = range_of(in, first_row, tokens).first / kKeys;
+    tiles = static_cast<int>(last / kKeys) + 1;
+  }
+  __device__ __forceinline__ uint32_t key_tile(int tile) const {
+    return base + tile % 2 * (T::key_bytes(kKeys) + T::value_bytes(kKeys));
+  }
+  __device__ __forceinline__ uint32_t value_tile(int tile) const { return key_tile(tile) + T::key_bytes(kKeys); }
+
+  /// Calls body(tile) for each, in their order, while the next is on its way; the block meets before and after.
+  template <typename Body>
+  __device__ __forceinline__ void for_each(const Body& body) const {
+    const auto load = [&](int tile) {
+      load_keys_and_values<kKeys, kKeyDim, kValueDim>(key_tile(tile), value_tile(tile), in, head,
+                                                      static_cast<int64_t>(tile) * kKeys, tokens);
+    };
+    if (first_tile < tiles) load(first_tile);
+    copy_async_commit();
+    for (int tile = first_tile; tile < tiles; ++tile) {
+      if (tile + 1 < tiles) load(tile + 1);
+      copy_async_commit();
+      copy_async_wait<1>();
+      __syncthreads();
+      body(tile);
+      __syncthreads();
+    }
+    copy_async_wait<0>();
+  }
+
+  /// s becomes `hidden` where a row does not see a key.
+  __device__ __forceinline__ void hide(float (&s)[kKeys / 8][4], int tile, int lane, float hidden) const {
+    if (newest <= tile * kKeys && tile * kKeys + kKeys - 1 <= oldest) return;  // all of the warp's rows see all
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int key = tile * kKeys + n * 8 + lane % 4 * 2 + i % 2;
+        const bool seen = i < 2 ? low.first <= key && key <= row : high.first <= key && key <= row + 8;
+        if (!seen) s[n][i] = hidden;
+      }
+    }
+  }
+};
 
 /// acc [16, 8 kTiles] += the rows of tile A at `a_row`.. (kStepsA times 16 columns) times rows n.. of tile B.
 template <int kDim, int kStride, int kTiles>

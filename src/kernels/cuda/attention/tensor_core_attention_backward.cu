@@ -28,47 +28,27 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint32_t queries = shared_address(shared);
   const uint32_t d_outs = queries + T::key_bytes(kRows);
   const uint32_t base = d_outs + T::value_bytes(kRows);
-  const auto key_tile = [&](int i) { return base + i * (T::key_bytes(kKeys) + T::value_bytes(kKeys)); };
-  const auto value_tile = [&](int i) { return key_tile(i) + T::key_bytes(kKeys); };
   load_rows<kRows, kKeyDim, T::kKeyStride>(queries, in.query + head * kKeyDim, in.heads * kKeyDim, q0, tokens);
   load_rows<kRows, kValueDim, T::kValueStride>(d_outs, d_out + head * kValueDim, in.heads * kValueDim, q0, tokens);
 
-  const int64_t row = q0 + warp * 16 + lane / 4;
-  const Range low = range_of(in, row, tokens), high = range_of(in, row + 8, tokens);
+  const SeenKeys<kKeyDim, kValueDim> seen(in, base, head, q0, tokens, warp, lane);
   RowSums sums[2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    if (row + 8 * half >= tokens) continue;
-    const int64_t at = (row + 8 * half) * in.heads + head;
+    if (seen.row + 8 * half >= tokens) continue;
+    const int64_t at = (seen.row + 8 * half) * in.heads + head;
     sums[half] = {log_sum_exp[at] * kLog2E, delta[at]};
   }
-  // Whether all rows of this warp see all keys of a tile: nothing of it is masked.
-  const int newest = __shfl_sync(kAllLanes, high.first, kWarp - 1);  // where the last row's document begins
-  const int oldest = static_cast<int>(q0) + warp * 16;
-  const auto seen_whole = [&](int tile) { return newest <= tile * kKeys && tile * kKeys + kKeys - 1 <= oldest; };
-  const int64_t last = (q0 + kRows < tokens ? q0 + kRows : tokens) - 1;
-  const int first_tile = range_of(in, q0, tokens).first / kKeys;
-  const int tiles = static_cast<int>(last / kKeys) + 1;
-  const auto load = [&](int tile) {
-    load_keys_and_values<kKeys, kKeyDim, kValueDim>(key_tile(tile % 2), value_tile(tile % 2), in, head,
-                                                    static_cast<int64_t>(tile) * kKeys, tokens);
-  };
-  if (first_tile < tiles) load(first_tile);
-  copy_async_commit();
-
   float acc[kKeyDim / 8][4];
   clear(acc);
   const float scale = in.scale * kLog2E;
-  for (int tile = first_tile; tile < tiles; ++tile) {
-    if (tile + 1 < tiles) load(tile + 1);
-    copy_async_commit();
-    copy_async_wait<1>();
-    __syncthreads();
+  seen.for_each([&](int tile) {
     float s[kKeys / 8][4], dp[kKeys / 8][4];
     clear(s);
     clear(dp);
-    multiply_rows<kKeyDim, T::kKeyStride>(s, queries + 2 * warp * 16 * T::kKeyStride, key_tile(tile % 2), lane);
-    multiply_rows<kValueDim, T::kValueStride>(dp, d_outs + 2 * warp * 16 * T::kValueStride, value_tile(tile % 2), lane);
+    multiply_rows<kKeyDim, T::kKeyStride>(s, queries + 2 * warp * 16 * T::kKeyStride, seen.key_tile(tile), lane);
+    multiply_rows<kValueDim, T::kValueStride>(dp, d_outs + 2 * warp * 16 * T::kValueStride, seen.value_tile(tile),
+                                              lane);
 #pragma unroll
     for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
@@ -77,23 +57,11 @@ __global__ void __launch_bounds__(kThreads, 1)
         s[n][i] = p * (dp[n][i] - sums[i / 2].delta);
       }
     }
-    if (!seen_whole(tile)) {
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int key = tile * kKeys + n * 8 + lane % 4 * 2 + i % 2;
-          const bool seen = i < 2 ? low.first <= key && key <= row : high.first <= key && key <= row + 8;
-          if (!seen) s[n][i] = 0.0f;
-        }
-      }
-    }
+    seen.hide(s, tile, lane, 0.0f);
     uint32_t ds[kKeys / 16][4];
     pack(ds, s);
-    multiply_packed<T::kKeyStride>(acc, ds, key_tile(tile % 2), lane);
-    __syncthreads();
-  }
-  copy_async_wait<0>();
+    multiply_packed<T::kKeyStride>(acc, ds, seen.key_tile(tile), lane);
+  });
   const int64_t stride = in.heads * kKeyDim;
   store_rows(d_query + (q0 + warp * 16) * stride + head * kKeyDim, stride, acc, in.scale, in.scale,
              tokens - (q0 + warp * 16), lane);

@@ -7,16 +7,6 @@ namespace deeptitan::cuda {
 namespace tensor_core_attention {
 namespace {
 
-/// The largest of a value in the four lanes that hold a row, and their sum.
-__device__ __forceinline__ float row_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
-__device__ __forceinline__ float row_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
 template <int kKeyDim, int kValueDim>
 __global__ void __launch_bounds__(kThreads, 1)
     tensor_core_attention_forward_kernel(bfloat16* out, float* log_sum_exp, Inputs in, int64_t tokens) {
@@ -26,15 +16,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t head = blockIdx.y;
   const int64_t q0 = static_cast<int64_t>(gridDim.x - 1 - blockIdx.x) * kRows;  // the longest first
   const uint32_t base = shared_address(shared);
-  const auto key_tile = [&](int i) { return base + i * (T::key_bytes(kKeys) + T::value_bytes(kKeys)); };
-  const auto value_tile = [&](int i) { return key_tile(i) + T::key_bytes(kKeys); };
 
   // The queries stay in registers; their tile is where the keys come later.
   static_assert(T::key_bytes(kRows) <= 2 * (T::key_bytes(kKeys) + T::value_bytes(kKeys)));
   load_rows<kRows, kKeyDim, T::kKeyStride>(base, in.query + head * kKeyDim, in.heads * kKeyDim, q0, tokens);
   copy_async_commit();
-  const int64_t row = q0 + warp * 16 + lane / 4;
-  const Range low = range_of(in, row, tokens), high = range_of(in, row + 8, tokens);
+  const SeenKeys<kKeyDim, kValueDim> seen(in, base, head, q0, tokens, warp, lane);
   copy_async_wait<0>();
   __syncthreads();
   uint32_t query[kKeyDim / 16][4];
@@ -44,29 +31,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
 
-  // Whether all rows of this warp see all keys of a tile: nothing of it is masked.
-  const int newest = __shfl_sync(kAllLanes, high.first, kWarp - 1);  // where the last row's document begins
-  const int oldest = static_cast<int>(q0) + warp * 16;
-  const auto seen_whole = [&](int tile) { return newest <= tile * kKeys && tile * kKeys + kKeys - 1 <= oldest; };
-  const int64_t last = (q0 + kRows < tokens ? q0 + kRows : tokens) - 1;
-  const int first_tile = range_of(in, q0, tokens).first / kKeys;
-  const int tiles = static_cast<int>(last / kKeys) + 1;
-  const auto load = [&](int tile) {
-    load_keys_and_values<kKeys, kKeyDim, kValueDim>(key_tile(tile % 2), value_tile(tile % 2), in, head,
-                                                    static_cast<int64_t>(tile) * kKeys, tokens);
-  };
-  if (first_tile < tiles) load(first_tile);
-  copy_async_commit();
-
   float acc[kValueDim / 8][4];
   clear(acc);
   float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   const float scale = in.scale * kLog2E;
-  for (int tile = first_tile; tile < tiles; ++tile) {
-    if (tile + 1 < tiles) load(tile + 1);
-    copy_async_commit();
-    copy_async_wait<1>();
-    __syncthreads();
+  seen.for_each([&](int tile) {
     float s[kKeys / 8][4];
     clear(s);
 #pragma unroll
@@ -74,28 +43,18 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
       for (int n = 0; n < kKeys / 8; n += 2) {
         uint32_t b[4];
-        load_b_of_rows<T::kKeyStride>(b, key_tile(tile % 2), n * 8, k * 16, lane);
+        load_b_of_rows<T::kKeyStride>(b, seen.key_tile(tile), n * 8, k * 16, lane);
         mma_bf16(s[n], query[k], b[0], b[1]);
         mma_bf16(s[n + 1], query[k], b[2], b[3]);
       }
     }
-    if (!seen_whole(tile)) {
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int key = tile * kKeys + n * 8 + lane % 4 * 2 + i % 2;
-          const bool seen = i < 2 ? low.first <= key && key <= row : high.first <= key && key <= row + 8;
-          if (!seen) s[n][i] = -INFINITY;
-        }
-      }
-    }
+    seen.hide(s, tile, lane, -INFINITY);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float new_max = -INFINITY;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) new_max = fmaxf(new_max, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-      new_max = fmaxf(max[half], row_max(new_max));
+      new_max = fmaxf(max[half], quad_max(new_max));
       const float subtracted = new_max == -INFINITY ? 0.0f : new_max * scale;  // a row that has seen nothing yet
       const float correction = exp2_fast(max[half] * scale - subtracted);
       max[half] = new_max;
@@ -117,18 +76,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     uint32_t p[kKeys / 16][4];
     pack(p, s);
-    multiply_packed<T::kValueStride>(acc, p, value_tile(tile % 2), lane);
-    __syncthreads();
-  }
+    multiply_packed<T::kValueStride>(acc, p, seen.value_tile(tile), lane);
+  });
   const int64_t count = tokens - (q0 + warp * 16);
   float inverse[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float total = row_sum(sum[half]);
-    const bool held = half == 0 ? low.first <= row : high.first <= row + 8;
+    const float total = quad_sum(sum[half]);
+    const bool held = half == 0 ? seen.low.first <= seen.row : seen.high.first <= seen.row + 8;
     inverse[half] = held ? 1.0f / total : 0.0f;
     if (log_sum_exp != nullptr && lane % 4 == 0 && lane / 4 + 8 * half < count) {
-      log_sum_exp[(row + 8 * half) * in.heads + head] = held ? max[half] * in.scale + logf(total) : 0.0f;
+      log_sum_exp[(seen.row + 8 * half) * in.heads + head] = held ? max[half] * in.scale + logf(total) : 0.0f;
     }
   }
   const int64_t stride = in.heads * kValueDim;

@@ -5,9 +5,8 @@
 #include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/expert_rows/expert_rows.h"
+#include "kernels/cuda/permute/weighted_rows.cuh"
 #include "kernels/cuda/warp.cuh"
-#include "kernels/exact_math.h"
-#include "kernels/row_dot.h"
 
 namespace deeptitan::cuda {
 namespace {
@@ -89,54 +88,14 @@ void push_rows_of(T* rows, float* row_weight, const T* x, const float* weight, c
                                                                       row_bytes, stream);
 }
 
-constexpr int kPullThreads = 128;
-constexpr int kPullUnroll = 8;  // rows in flight a thread
-
-/// Block (x, y) sums the y-th part of token x: a thread has one chunk of columns.
 template <typename T, bool kVector>
-__global__ void __launch_bounds__(kPullThreads)
+__global__ void __launch_bounds__(kWeightedRowsThreads)
     pull_rows_kernel(T* out, const T* rows, const float* __restrict__ weight, const T* addend, PlacedSlots slots,
                      const __grid_constant__ PeerWindow window, int64_t hidden) {
-  const int64_t token = blockIdx.x;
-  const int64_t column = (static_cast<int64_t>(blockIdx.y) * kPullThreads + threadIdx.x) * kChunk;
-  if (column >= hidden) return;
-  const int n = static_cast<int>(min(hidden - column, static_cast<int64_t>(kChunk)));
-  const int64_t first_slot = token * slots.top_k;
-  const int64_t offset = token * hidden + column;
-  FetchedChunk<T, kVector> extra;
-  extra.fetch(addend + offset, addend != nullptr ? n : 0);
-  float sum[kChunk] = {};
-  for (int begin = 0; begin < slots.top_k; begin += kPullUnroll) {
-    FetchedChunk<T, kVector> fetched[kPullUnroll];
-    int32_t place[kPullUnroll];
-    float w[kPullUnroll];
-#pragma unroll
-    for (int i = 0; i < kPullUnroll; ++i) place[i] = begin + i < slots.top_k ? slots.place[first_slot + begin + i] : -1;
-#pragma unroll
-    for (int i = 0; i < kPullUnroll; ++i) {
-      const PlacedRow from = placed_row(max(place[i], 0), static_cast<int32_t>(slots.capacity));
-      fetched[i].fetch(at_peer(rows, window, from.rank) + from.row * hidden + column, place[i] >= 0 ? n : 0);
-    }
-#pragma unroll
-    for (int i = 0; i < kPullUnroll; ++i) {
-      w[i] = weight != nullptr && place[i] >= 0 ? weight[first_slot + begin + i] : 1.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < kPullUnroll; ++i) {
-      float value[kChunk];
-      fetched[i].unpack(value);
-      if (place[i] < 0) continue;
-#pragma unroll
-      for (int j = 0; j < kChunk; ++j) sum[j] = exact_fma(w[i], value[j], sum[j]);
-    }
-  }
-  if (addend != nullptr) {
-    float value[kChunk];
-    extra.unpack(value);
-#pragma unroll
-    for (int j = 0; j < kChunk; ++j) sum[j] = exact_add(sum[j], value[j]);
-  }
-  store_chunk(out + offset, sum, n, kVector);
+  add_up_rows<T, kVector>(out, weight, addend, slots.place, static_cast<int>(slots.top_k), hidden, [&](int32_t place) {
+    const PlacedRow from = placed_row(place, static_cast<int32_t>(slots.capacity));
+    return at_peer(rows, window, from.rank) + from.row * hidden;
+  });
 }
 
 template <typename T>
@@ -145,11 +104,9 @@ void pull_rows_of(T* out, const T* rows, const float* weight, const T* addend, c
   if (slots.tokens == 0 || hidden == 0) return;
   const bool vector = chunks_are_aligned(out, hidden) && chunks_are_aligned(rows, hidden) &&
                       (addend == nullptr || chunks_are_aligned(addend, hidden));
-  constexpr int64_t kColumnsOfBlock = kPullThreads * kChunk;
-  const dim3 grid(static_cast<unsigned>(slots.tokens),
-                  static_cast<unsigned>((hidden + kColumnsOfBlock - 1) / kColumnsOfBlock));
   const auto kernel = vector ? pull_rows_kernel<T, true> : pull_rows_kernel<T, false>;
-  kernel<<<grid, kPullThreads, 0, stream>>>(out, rows, weight, addend, slots, window, hidden);
+  kernel<<<weighted_rows_grid(slots.tokens, hidden), kWeightedRowsThreads, 0, stream>>>(out, rows, weight, addend,
+                                                                                        slots, window, hidden);
   check_launch("pull_rows_kernel");
 }
 
@@ -167,53 +124,21 @@ __global__ void __launch_bounds__(kValueThreads)
 
 constexpr int kWeightThreads = 256;
 constexpr int kRowsOfBlock = kWeightThreads / kWarp;
-constexpr int kWeightUnroll = 4;
 constexpr int64_t kMostBlocks = 2048;
 
-/// A warp a row. Each element of d_rows is read and written by one thread, in this order.
+/// A warp a row.
 template <typename T, bool kVector>
 __global__ void __launch_bounds__(kWeightThreads)
     weight_rows_backward_kernel(T* d_rows, float* __restrict__ d_weight, const T* __restrict__ y,
                                 const float* __restrict__ weight, const int32_t* __restrict__ count, int64_t hidden) {
-  static_assert(kDotLanes == kWarp && kDotSumsPerLane == kChunk && kDotSums == kWarp * kChunk);
-  const auto elements_at = [hidden](int64_t column) {
-    return static_cast<int>(max(min(hidden - column, static_cast<int64_t>(kChunk)), int64_t{0}));
-  };
   const int lane = threadIdx.x % kWarp;
   const int64_t rows = *count;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kRowsOfBlock;
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.x / kWarp; row < rows; row += step) {
-    T* gradient_row = d_rows + row * hidden;
-    const float w = weight[row];
-    float sum[kChunk] = {};
-    for (int64_t begin = lane * kChunk; begin < hidden; begin += kWeightUnroll * kDotSums) {
-      FetchedChunk<T, kVector> gradients[kWeightUnroll], values[kWeightUnroll];
-#pragma unroll
-      for (int i = 0; i < kWeightUnroll; ++i) {
-        const int64_t column = begin + i * kDotSums;
-        gradients[i].fetch(gradient_row + column, elements_at(column));
-        values[i].fetch(y + row * hidden + column, elements_at(column));
-      }
-#pragma unroll
-      for (int i = 0; i < kWeightUnroll; ++i) {
-        const int64_t column = begin + i * kDotSums;
-        float gradient[kChunk], value[kChunk], scaled[kChunk];
-        gradients[i].unpack(gradient);
-        values[i].unpack(value);
-#pragma unroll
-        for (int j = 0; j < kChunk; ++j) {
-          sum[j] = exact_fma(gradient[j], value[j], sum[j]);
-          scaled[j] = exact_mul(w, gradient[j]);
-        }
-        const int n = elements_at(column);
-        if (n > 0) store_chunk(gradient_row + column, scaled, n, kVector);
-      }
-    }
-    float lane_sum = sum[0];
-#pragma unroll
-    for (int j = 1; j < kChunk; ++j) lane_sum = exact_add(lane_sum, sum[j]);
-    lane_sum = warp_sum(lane_sum);
-    if (lane == 0) d_weight[row] = lane_sum;
+    T* gradient = d_rows + row * hidden;
+    const float dot =
+        weighted_row_backward<T, kVector>(gradient, gradient, y + row * hidden, weight[row], true, hidden);
+    if (lane == 0) d_weight[row] = dot;
   }
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/nccl_staging.h"
 #include "core/error.h"
 #ifdef DT_CUDA
 #include <cstdlib>
@@ -33,8 +34,6 @@ bool rows_from_kernel_to_kernel(ExpertDispatcherName dispatcher, const Mesh& mes
 
 namespace {
 
-// Where what other ranks send is put until it is added up.
-constexpr int64_t kStagingBytes = int64_t{64} << 20;
 // What nvidia-smi showed beside the plan on H100s of one host, NCCL 2.28.9 (benchmarks/results/h100.md, Several GPUs):
 // its own code and state, and the buffers that it takes for each rank of each communicator.
 constexpr int64_t kNcclBytes = 1'052'000'000;
@@ -67,14 +66,12 @@ int64_t connection_bytes(const Mesh& mesh, int rank, Device device) {
       if (from == here || to == here) peers += 2;  // forward and backward
     }
   }
-  return kStagingBytes + kNcclBytes + peers * kNcclBytesOfPeer;
+  return NcclStaging::kBytes + kNcclBytes + peers * kNcclBytesOfPeer;
 }
 
 #ifdef DT_CUDA
 
 namespace {
-
-static_assert(NcclStaging::kBytes == kStagingBytes);
 
 std::string to_text(const ncclUniqueId& id) {
   return {id.internal, sizeof id.internal};

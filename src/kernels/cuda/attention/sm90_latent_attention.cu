@@ -45,10 +45,11 @@ __global__ void __launch_bounds__(kThreads, 1) sm90_latent_attention_kernel(cons
       mbarrier_init(shared.rope_empty(i), 4);
     }
     for (int i = 0; i < 2; ++i) {
-      mbarrier_init(shared.weights_full(i), 4);
-      mbarrier_init(shared.weights_empty(i), 8);
+      mbarrier_init(shared.weights_full(i), kWarpgroup);
+      mbarrier_init(shared.weights_empty(i), 2 * kWarpgroup);
       mbarrier_init(shared.scored(i), 4);
     }
+    mbarrier_init(shared.sum_full(), kWarpgroup);
     mbarrier_init_fence();
   }
   let_next_launch_begin();

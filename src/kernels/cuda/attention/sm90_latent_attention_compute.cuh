@@ -14,9 +14,7 @@ namespace deeptitan::cuda::sm90::latent_attention {
 /// seldom that the sums are hardly ever multiplied, and weights stay far from what bf16 and fp32 hold.
 constexpr float kSlack = 8;
 
-// Named barriers; 0 is __syncthreads.
-constexpr int kClearBarrier = 1;  // and 2: a half's own
-constexpr int kSumBarrier = 3;
+constexpr int kClearBarrier = 1;  // and 2: a half's own named barrier; 0 is __syncthreads
 
 /// The first kHeldChunks chunks of a tile of queries as operands of products; zeros in rows that are no head.
 __device__ __forceinline__ void load_query(uint32_t* q, const Parameters& p, const Work& work, int row, int lane) {
@@ -94,15 +92,15 @@ __device__ __forceinline__ void score(const Parameters& p, const Shared& shared,
   Cursor<2> buffer(0);
   RowState rows{{-INFINITY, -INFINITY}, {0, 0}};
   mbarrier_wait(shared.query_full(), 0);
-  const auto arrive = [&](uint32_t barrier) {
+  const auto release = [&](uint32_t barrier) {  // what only products have read
     if (lane == 0) mbarrier_arrive(barrier);
   };
   const int tiles = work.tiles();
   for (int tile = 0; tile < tiles; ++tile) {
     float s[kEntries / 2], correction[2];
     multiply_scores(s, q, shared, half, rope);
-    arrive(shared.rope_empty(rope.slot));
-    arrive(shared.scored(buffer.slot));
+    release(shared.rope_empty(rope.slot));
+    if (tile > 0) release(shared.scored(buffer.slot ^ 1));
     rope.advance<1>();
     const int held = work.held(tile);
     if (held < kEntries) {
@@ -125,8 +123,7 @@ __device__ __forceinline__ void score(const Parameters& p, const Shared& shared,
       }
     }
     fence_async_shared();
-    __syncwarp();
-    arrive(shared.weights_full(buffer.slot));
+    mbarrier_arrive(shared.weights_full(buffer.slot));
     buffer.advance<1>();
   }
 #pragma unroll
@@ -141,8 +138,7 @@ __device__ __forceinline__ void score(const Parameters& p, const Shared& shared,
       statistics[1] = sum;
     }
   }
-  __syncwarp();
-  named_barrier_arrive(kSumBarrier, 3 * kWarpgroup);
+  mbarrier_arrive(shared.sum_full());
 }
 
 /// Clears the rows from `first` on of a half: a weight of 0 does not silence a NaN.
@@ -165,7 +161,6 @@ __device__ __forceinline__ void add_up(const Parameters& p, const Shared& shared
   const int row = warp * 16 + lane / 4;
   Cursor<kHalves> half(side);
   Cursor<2> buffer(0);
-  Cursor<2> later(1);
   float o[kLatent / 4] = {};
   const int tiles = work.tiles();
   for (int tile = 0; tile < tiles; ++tile) {
@@ -180,8 +175,7 @@ __device__ __forceinline__ void add_up(const Parameters& p, const Shared& shared
     const int held = work.held(tile);
     if (held < kEntries) clear_rows(entries, held, side);
     // The right half waits for the next tile's scores: its products fill the time of their exponentials.
-    if (side == 1 && tile + 1 < tiles) mbarrier_wait(shared.scored(later.slot), later.lap);
-    later.advance<1>();
+    if (side == 1 && tile + 1 < tiles) mbarrier_wait(shared.scored(buffer.slot), buffer.lap);
     const uint32_t a = make_descriptor(shared.weights(buffer.slot), 0), b = make_descriptor(entries, kChunkBytes);
     pin_registers<kLatent / 4>(o);
     wgmma_fence();
@@ -193,14 +187,12 @@ __device__ __forceinline__ void add_up(const Parameters& p, const Shared& shared
     wgmma_commit();
     wgmma_wait<0>();
     pin_registers<kLatent / 4>(o);
-    if (lane == 0) {
-      mbarrier_arrive(shared.half_empty(half.slot));
-      mbarrier_arrive(shared.weights_empty(buffer.slot));
-    }
+    if (lane == 0) mbarrier_arrive(shared.half_empty(half.slot));
+    mbarrier_arrive(shared.weights_empty(buffer.slot));
     half.advance<2>();
     buffer.advance<1>();
   }
-  named_barrier_sync(kSumBarrier, 3 * kWarpgroup);
+  mbarrier_wait(shared.sum_full(), 0);
   const int column = side * (kLatent / 2) + lane % 4 * 2;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {

@@ -43,8 +43,9 @@ struct Parameters {
 struct Barriers {
   uint64_t query_full;
   uint64_t half_full[kHalves], half_empty[kHalves], rope_full[kRopes], rope_empty[kRopes];
-  uint64_t weights_full[2], weights_empty[2];
-  uint64_t scored[2];  // the scores of an even and an odd tile are there
+  uint64_t weights_full[2], weights_empty[2];  // every lane that writes or reads some arrives
+  uint64_t scored[2];                          // the scores of the tile behind an even and an odd one are there
+  uint64_t sum_full;
 };
 
 /// What the scores' warpgroup tells the others.
@@ -68,6 +69,7 @@ struct Shared {
   __device__ uint32_t weights_full(int i) const { return at(offsetof(Barriers, weights_full), i); }
   __device__ uint32_t weights_empty(int i) const { return at(offsetof(Barriers, weights_empty), i); }
   __device__ uint32_t scored(int i) const { return at(offsetof(Barriers, scored), i); }
+  __device__ uint32_t sum_full() const { return at(offsetof(Barriers, sum_full), 0); }
 
  private:
   __device__ uint32_t at(size_t offset, int i) const { return barriers + static_cast<uint32_t>(offset) + 8 * i; }

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kBulkThreads)
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(loaded + 8 * s) : "memory");
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(added + 8 * s), "r"(kAdders / 32) : "memory");
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(added + 8 * s), "r"(kAdders) : "memory");
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
@@ -100,10 +100,7 @@ __global__ void __launch_bounds__(kBulkThreads)
       }
       *reinterpret_cast<float4*>(reinterpret_cast<char*>(x) + at + b) = sum;
     }
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(added + 8 * stage) : "memory");
-    }
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(added + 8 * stage) : "memory");  // for its own reads
   }
 #endif
 }

@@ -9,6 +9,8 @@
 #include "kernels/cuda/attention/latent_tiles.h"
 #include "kernels/cuda/attention/sm90_attention_backward.h"
 #include "kernels/cuda/attention/tensor_core_attention.h"
+#include "kernels/cuda/latent_batch.h"
+#include "kernels/cuda/test_sizes.h"
 #include "kernels/cuda/typed_elements.h"
 
 namespace deeptitan::cuda {
@@ -216,6 +218,7 @@ TEST(Sm90AttentionBackward, IsThePlainKernels) {
   for (int d = 0; d < 2100; ++d) tiny.push_back(tiny.back() + 1 + static_cast<int32_t>(random_bits(91, d) % 2));
   for (const auto& [documents, heads] :
        {std::pair<std::vector<int32_t>, int64_t>{{0, 2048}, 3}, {ragged, 5}, {tiny, 16}}) {
+    if (only_small_sizes() && heads > 3) continue;
     const BackwardInputs inputs(documents.back(), heads);
     const BackwardRun found = run_backward(inputs, documents, heads, true);
     const BackwardRun expected = run_backward(inputs, documents, heads, false);
@@ -229,6 +232,7 @@ TEST(Sm90AttentionBackward, IsThePlainKernels) {
 TEST(Sm90AttentionBackward, TwoRunsHaveTheSameBits) {
   DT_SKIP_WITHOUT_GPU();
   if (!hopper_backward_fits()) GTEST_SKIP() << "no Hopper";
+  if (only_small_sizes()) GTEST_SKIP() << "4103 tokens are no small size";
   const BackwardInputs inputs(4103, 16);  // seven rows of no document
   const std::vector<int32_t> documents = {0, 2048, 2100, 4096};
   const BackwardRun first = run_backward(inputs, documents, 16, true);
@@ -352,81 +356,56 @@ TYPED_TEST(PlainAttention, LatentOverPages) {
   EXPECT_TRUE(same_bytes(device_chosen.download(), chosen));
 }
 
-// Against the plain kernel: sequences in one tile, at its end, behind several splits, without rows, and padding.
 TEST(LatentTiles, AreThePlainKernelsAndEachTokenItsOwn) {
   DT_SKIP_WITHOUT_GPU();
   for (const auto& [heads, capacity] : {std::pair<int64_t, int64_t>{16, 400}, {5, 400}, {20, 9000}}) {
-    constexpr int64_t kWidth = 576, kPageSize = 16, kPages = 50, kTokens = 9, kSequences = 6;
-    const std::vector<int32_t> query_offset = {0, 1, 2, 2, 4, 7, 8}, cached_length = {0, 63, 9, 64, 301, 380};
-    const int64_t table_width = (capacity + kPageSize - 1) / kPageSize;
-    std::vector<int32_t> table(kSequences * table_width);
-    for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(random_bits(80, i) % kPages);
-    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * heads * kWidth, 81));
-    DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kPages * kPageSize * kWidth, 82));
-    DeviceBuffer<int32_t> offset(query_offset), cached(cached_length), device_table(table);
-    LatentRows<bfloat16> rows{.query = query.get(),
-                              .cache = cache.get(),
-                              .rows = {offset.get(), kSequences, 0, 63},
-                              .cached_length = cached.get(),
-                              .page_table = device_table.get(),
-                              .page_table_stride = table_width,
-                              .page_size = kPageSize,
-                              .tokens = kTokens,
-                              .heads = heads,
-                              .latent_dim = 512,
-                              .rope_dim = 64,
-                              .scale = 0.05f};
+    LatentBatch batch(ragged_latent_shape(heads, capacity), 80);
+    LatentRows<bfloat16> rows = batch.rows();
     if (!latent_tiles_fit(rows)) GTEST_SKIP() << "this chip has too little shared memory";
-    DeviceBuffer<bfloat16> plain(kTokens * heads * 512), tiles(kTokens * heads * 512);
-    DeviceBuffer<float> workspace(latent_tiles_workspace(kTokens, heads, 512, capacity));
+    const int64_t of_token = heads * LatentBatch::kLatent;
+    DeviceBuffer<bfloat16> plain(rows.tokens * of_token), tiles(rows.tokens * of_token);
+    DeviceBuffer<float> workspace(latent_tiles_workspace(rows.tokens, heads, rows.latent_dim, capacity));
     latent_attention(plain.get(), rows, nullptr);
     latent_attention_by_tiles(tiles.get(), rows, capacity, workspace.get(), nullptr);
     const std::vector<bfloat16> found = tiles.download();
     EXPECT_LT(relative_difference(found, plain.download()), 6e-3) << heads;  // weights are rounded to bf16
-    for (int64_t i = 8 * heads * 512; i < kTokens * heads * 512; ++i) EXPECT_EQ(found[i].bits, 0) << "padding";
+    for (int64_t i = 8 * of_token; i < rows.tokens * of_token; ++i) EXPECT_EQ(found[i].bits, 0) << "padding";
     rows.tokens = 2;  // the second sequence's token beside fewer
     latent_attention_by_tiles(tiles.get(), rows, capacity, workspace.get(), nullptr);
-    const std::vector<bfloat16> fewer = tiles.download();
-    EXPECT_TRUE(std::equal(fewer.begin(), fewer.begin() + 2 * heads * 512, found.begin(),
-                           [](bfloat16 a, bfloat16 b) { return a.bits == b.bits; }));
+    EXPECT_TRUE(same_first_rows(tiles.download(), found, 2 * of_token)) << heads;
   }
 }
 
 // Batches of decoding, whose tokens have fewer splits: against the plain kernel, and within a class each token its own.
 TEST(LatentTiles, OfABatchArePlainAndEachTokenItsOwn) {
   DT_SKIP_WITHOUT_GPU();
-  constexpr int64_t kWidth = 576, kPageSize = 32, kPages = 60, kCapacity = 700, kMost = 300;
-  constexpr int64_t kTable = (kCapacity + kPageSize - 1) / kPageSize;
-  std::vector<int32_t> table(kMost * kTable), query_offset, cached_length;
-  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(random_bits(83, i) % kPages);
-  for (int32_t t = 0; t <= kMost; ++t) query_offset.push_back(t);
-  for (int64_t t = 0; t < kMost; ++t) cached_length.push_back(static_cast<int32_t>(random_bits(84, t) % kCapacity));
+  constexpr int64_t kMost = 300;
+  LatentShape shape{.query_offset = {},
+                    .cached_length = {},
+                    .tokens = kMost,
+                    .heads = 0,
+                    .page_size = 32,
+                    .pages = 60,
+                    .capacity = 700};
+  for (int32_t t = 0; t <= kMost; ++t) shape.query_offset.push_back(t);
+  for (int64_t t = 0; t < kMost; ++t) {
+    shape.cached_length.push_back(static_cast<int32_t>(random_bits(84, t) % shape.capacity));
+  }
   for (const int64_t heads : {16, 19}) {
-    const int64_t of_token = heads * 512;
-    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kMost * heads * kWidth, 85));
-    DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kPages * kPageSize * kWidth, 86));
-    DeviceBuffer<int32_t> offset(query_offset), cached(cached_length), device_table(table);
-    LatentRows<bfloat16> rows{.query = query.get(),
-                              .cache = cache.get(),
-                              .rows = {offset.get(), kMost, 0, 63},
-                              .cached_length = cached.get(),
-                              .page_table = device_table.get(),
-                              .page_table_stride = kTable,
-                              .page_size = kPageSize,
-                              .tokens = kMost,
-                              .heads = heads,
-                              .latent_dim = 512,
-                              .rope_dim = 64,
-                              .scale = 0.05f};
+    shape.heads = heads;
+    const int64_t of_token = heads * LatentBatch::kLatent;
+    LatentBatch batch(shape, 83);
+    LatentRows<bfloat16> rows = batch.rows();
     if (!latent_tiles_fit(rows)) GTEST_SKIP() << "this chip has too little shared memory";
     DeviceBuffer<bfloat16> plain(kMost * of_token), tiles(kMost * of_token);
-    DeviceBuffer<float> workspace(latent_tiles_workspace(kMost, heads, 512, kCapacity));
+    DeviceBuffer<float> workspace(latent_tiles_workspace(kMost, heads, rows.latent_dim, shape.capacity));
     latent_attention(plain.get(), rows, nullptr);
     const std::vector<bfloat16> expected = plain.download();
     std::vector<bfloat16> least;  // the first tokens of the smallest batch of a class
     for (const int64_t tokens : {17, 40, 256, 257, 300}) {
+      if (only_small_sizes() && tokens > 17) continue;
       rows.tokens = rows.rows.sequences = tokens;
-      latent_attention_by_tiles(tiles.get(), rows, kCapacity, workspace.get(), nullptr);
+      latent_attention_by_tiles(tiles.get(), rows, shape.capacity, workspace.get(), nullptr);
       std::vector<bfloat16> found = tiles.download();
       found.resize(tokens * of_token);
       EXPECT_LT(

@@ -12,11 +12,13 @@
 #include "kernels/cuda/attention/sm90_latent_attention.h"
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/experts/few_tokens.h"
+#include "kernels/cuda/latent_batch.h"
 #include "kernels/cuda/matmul/few_rows.h"
 #include "kernels/cuda/matmul/matmul.h"
 #include "kernels/cuda/norm/rms_norm.h"
 #include "kernels/cuda/rope/rope.h"
 #include "kernels/cuda/router/router.h"
+#include "kernels/cuda/test_sizes.h"
 #include "kernels/cuda/typed_elements.h"
 #include "kernels/exact_math.h"
 
@@ -44,12 +46,11 @@ std::vector<bfloat16> gated(const bfloat16* x, const bfloat16* gate_up, const bf
 
 TEST(FewTokensMixture, HasTheBitsOfItsOpsAndEachTokenItsOwn) {
   DT_SKIP_WITHOUT_GPU();
-  const std::vector<MixtureCase> cases = {{1, 2048, 8, 6, 1408, 2816},
-                                          {16, 2048, 8, 6, 1408, 2816},
-                                          {3, 72, 5, 2, 40, 0},
-                                          {7, 264, 16, 1, 8, 2056},
-                                          {5, 7168, 9, 8, 512, 512}};
+  const std::vector<MixtureCase> cases = {{1, 2048, 8, 6, 1408, 2816}, {16, 2048, 8, 6, 1408, 2816},
+                                          {3, 72, 5, 2, 40, 0},        {7, 264, 16, 1, 8, 2056},
+                                          {16, 512, 8, 6, 264, 512},   {5, 7168, 9, 8, 512, 512}};
   for (const auto& [tokens, hidden, experts, top_k, width, shared] : cases) {
+    if (only_small_sizes() && hidden > 512) continue;
     // Drawing each would take longer than multiplying.
     const auto weights = [&](int64_t n, uint64_t key) {
       constexpr int64_t kDrawn = 1000003;
@@ -161,7 +162,8 @@ TEST(FewTokensMixture, DoesNotTakeWhatItCannotRead) {
   EXPECT_FALSE(few_tokens_mixture_fits(other));
 }
 
-constexpr int64_t kLatent = 512, kRope = 64, kWidth = kLatent + kRope, kNope = 128, kValue = 96, kHead = kNope + kRope;
+constexpr int64_t kLatent = LatentBatch::kLatent, kRope = LatentBatch::kRope, kWidth = LatentBatch::kWidth;
+constexpr int64_t kNope = 128, kValue = 96, kHead = kNope + kRope;
 
 /// By plain kernels, over queries that are rotated and entries that are written; `in.latent_query` is what it leaves.
 std::vector<bfloat16> attend_plainly(const FewLatentTokens& in, const bfloat16* query) {
@@ -204,68 +206,78 @@ std::vector<bfloat16> attend_plainly(const FewLatentTokens& in, const bfloat16* 
   return out.download();
 }
 
-// Sequences in one tile, at its end, behind several splits, without rows, and padding; nothing is entered or rotated.
+/// Decoding's attention on the device, workspace included: rows that enter the cache at `slots` (negative: nowhere) and
+/// lie at `places` of their sequences (negative: not rotated).
+struct FewLatentBatch {
+  static constexpr int64_t kPositions = 130;
+
+  FewLatentBatch(LatentBatch& batch, const std::vector<int32_t>& slots, const std::vector<int32_t>& places,
+                 bool halves = false)
+      : capacity(batch.shape.capacity),
+        query(random_elements<bfloat16>(batch.shape.tokens * batch.shape.heads * kHead, 81)),
+        rows(random_elements<bfloat16>(batch.shape.tokens * kWidth, 85)),
+        key(random_elements<bfloat16>(batch.shape.heads * kNope * kLatent, 83, 0.1f)),
+        value(random_elements<bfloat16>(batch.shape.heads * kValue * kLatent, 84, 0.1f)),
+        out(batch.shape.tokens * batch.shape.heads * kValue),
+        norm(random_elements<float>(kLatent, 86)),
+        cos(random_elements<float>(kPositions * kRope / 2, 87)),
+        sin(random_elements<float>(kPositions * kRope / 2, 88)),
+        workspace(std::max(latent_tiles_workspace(batch.shape.tokens, batch.shape.heads, kLatent, capacity),
+                           sm90_latent_attention_workspace(batch.shape.tokens, batch.shape.heads, capacity))),
+        slot(slots),
+        positions(places),
+        inputs{.out = out.get(),
+               .query = query.get(),
+               .ld_query = batch.shape.heads * kHead,
+               .key_weight = key.get(),
+               .value_weight = value.get(),
+               .nope_dim = kNope,
+               .value_dim = kValue,
+               .latent_query = batch.query.get(),
+               .entries = batch.rows(),
+               .entered = {.cache = batch.cache.get(),
+                           .entries = batch.shape.entries(),
+                           .slot = slot.get(),
+                           .kv_latent = rows.get(),
+                           .ld_latent = kWidth,
+                           .norm_weight = norm.get(),
+                           .epsilon = 1e-6f,
+                           .cos = cos.get(),
+                           .sin = sin.get(),
+                           .positions = positions.get(),
+                           .halves = halves}} {
+    inputs.by_warpgroups = capability_major(0) == 9 && sm90_latent_attention_fits(inputs.entries);
+  }
+  std::vector<bfloat16> attend() {
+    few_latent_attention(inputs, capacity, workspace.get(), nullptr);
+    return out.download();
+  }
+
+  int64_t capacity;
+  DeviceBuffer<bfloat16> query, rows, key, value, out;
+  DeviceBuffer<float> norm, cos, sin, workspace;
+  DeviceBuffer<int32_t> slot, positions;
+  FewLatentTokens inputs;
+};
+
+// Nothing is entered or rotated.
 TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
   DT_SKIP_WITHOUT_GPU();
   for (const auto& [heads, capacity] : {std::pair<int64_t, int64_t>{16, 400}, {5, 9000}, {128, 400}, {64, 9000}}) {
-    constexpr int64_t kPageSize = 16, kPages = 50, kTokens = 9, kSequences = 6;
-    const std::vector<int32_t> query_offset = {0, 1, 2, 2, 4, 7, 8}, cached_length = {0, 63, 9, 64, 301, 380};
-    const int64_t table_width = (capacity + kPageSize - 1) / kPageSize;
-    std::vector<int32_t> table(kSequences * table_width);
-    for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(random_bits(80, i) % kPages);
-    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * heads * kHead, 81));
-    DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kPages * kPageSize * kWidth, 82));
-    DeviceBuffer<bfloat16> key(random_elements<bfloat16>(heads * kNope * kLatent, 83, 0.1f));
-    DeviceBuffer<bfloat16> value(random_elements<bfloat16>(heads * kValue * kLatent, 84, 0.1f));
-    DeviceBuffer<bfloat16> rows(random_elements<bfloat16>(kTokens * kWidth, 85));
-    DeviceBuffer<float> norm(random_elements<float>(kLatent, 86));
-    DeviceBuffer<int32_t> offset(query_offset), cached(cached_length), device_table(table);
-    DeviceBuffer<int32_t> none(std::vector<int32_t>(kTokens, -1));
-    DeviceBuffer<bfloat16> latent_query(kTokens * heads * kWidth), out(kTokens * heads * kValue);
-    FewLatentTokens in{.out = out.get(),
-                       .query = query.get(),
-                       .ld_query = heads * kHead,
-                       .key_weight = key.get(),
-                       .value_weight = value.get(),
-                       .nope_dim = kNope,
-                       .value_dim = kValue,
-                       .latent_query = latent_query.get(),
-                       .entries = {.query = latent_query.get(),
-                                   .cache = cache.get(),
-                                   .rows = {offset.get(), kSequences, 0, 63},
-                                   .cached_length = cached.get(),
-                                   .page_table = device_table.get(),
-                                   .page_table_stride = table_width,
-                                   .page_size = kPageSize,
-                                   .tokens = kTokens,
-                                   .heads = heads,
-                                   .latent_dim = kLatent,
-                                   .rope_dim = kRope,
-                                   .scale = 0.05f},
-                       .entered = {.cache = cache.get(),
-                                   .entries = kPages * kPageSize,
-                                   .slot = none.get(),
-                                   .kv_latent = rows.get(),
-                                   .ld_latent = kWidth,
-                                   .norm_weight = norm.get(),
-                                   .epsilon = 1e-6f,
-                                   .positions = none.get()}};
-    if (!few_latent_fit(in)) GTEST_SKIP() << "this chip has too little shared memory";
-    in.by_warpgroups = capability_major(0) == 9 && sm90_latent_attention_fits(in.entries);
-    DeviceBuffer<float> workspace(std::max(latent_tiles_workspace(kTokens, heads, kLatent, capacity),
-                                           sm90_latent_attention_workspace(kTokens, heads, capacity)));
-    few_latent_attention(in, capacity, workspace.get(), nullptr);
-    const std::vector<bfloat16> found = out.download(), found_queries = latent_query.download();
-    const std::vector<bfloat16> plain = attend_plainly(in, query.get());
-    EXPECT_LT(relative_difference(found_queries, latent_query.download()), kOrderOfSums<bfloat16>);
+    if (only_small_sizes() && heads > 16) continue;
+    LatentBatch batch(ragged_latent_shape(heads, capacity), 80);
+    const int64_t tokens = batch.shape.tokens;
+    const std::vector<int32_t> none(tokens, -1);
+    FewLatentBatch few(batch, none, none);
+    if (!few_latent_fit(few.inputs)) GTEST_SKIP() << "this chip has too little shared memory";
+    const std::vector<bfloat16> found = few.attend(), found_queries = batch.query.download();
+    const std::vector<bfloat16> plain = attend_plainly(few.inputs, few.query.get());
+    EXPECT_LT(relative_difference(found_queries, batch.query.download()), kOrderOfSums<bfloat16>);
     // Weights of the entries are rounded to bf16.
     EXPECT_LT(relative_difference(found, plain), 8e-3) << heads;
-    for (int64_t i = 8 * heads * kValue; i < kTokens * heads * kValue; ++i) EXPECT_EQ(found[i].bits, 0) << "padding";
-    in.entries.tokens = 2;  // the second sequence's token beside fewer
-    few_latent_attention(in, capacity, workspace.get(), nullptr);
-    const std::vector<bfloat16> fewer = out.download();
-    EXPECT_TRUE(std::equal(fewer.begin(), fewer.begin() + 2 * heads * kValue, found.begin(),
-                           [](bfloat16 a, bfloat16 b) { return a.bits == b.bits; }));
+    for (int64_t i = 8 * heads * kValue; i < tokens * heads * kValue; ++i) EXPECT_EQ(found[i].bits, 0) << "padding";
+    few.inputs.entries.tokens = 2;  // the second sequence's token beside fewer
+    EXPECT_TRUE(same_first_rows(few.attend(), found, 2 * heads * kValue)) << heads;
   }
 }
 
@@ -273,77 +285,44 @@ TEST(FewLatent, AreThePlainKernelsAndEachTokenItsOwn) {
 TEST(FewLatent, EnterTheCacheAndAttendAsTheirOpsDo) {
   DT_SKIP_WITHOUT_GPU();
   for (const bool halves : {false, true}) {
-    constexpr int64_t kTokens = 6, kHeads = 17, kSequences = 4, kPageSize = 64, kTable = 2,
-                      kPages = kSequences * kTable;
-    constexpr int64_t kEntries = kPages * kPageSize, kPositions = 130, kPairs = kRope / 2;
-    const std::vector<int32_t> query_offset = {0, 3, 4, 5, 6}, cached_length = {62, 0, 63, 100};
-    std::vector<int32_t> table(kPages), slots, places;
-    for (int64_t i = 0; i < kPages; ++i) table[i] = static_cast<int32_t>(kPages - 1 - i);
-    for (int64_t s = 0; s < kSequences; ++s) {
-      for (int32_t t = query_offset[s]; t < query_offset[s + 1]; ++t) {
-        const int32_t place = cached_length[s] + t - query_offset[s];
+    const LatentShape shape{.query_offset = {0, 3, 4, 5, 6},
+                            .cached_length = {62, 0, 63, 100},
+                            .tokens = 6,
+                            .heads = 17,
+                            .page_size = 64,
+                            .pages = 8,
+                            .capacity = 128};
+    const int64_t tokens = shape.tokens, heads = shape.heads, page_size = shape.page_size;
+    std::vector<int32_t> table(shape.pages), slots, places;
+    for (int64_t i = 0; i < shape.pages; ++i) table[i] = static_cast<int32_t>(shape.pages - 1 - i);
+    for (int64_t s = 0; s < shape.sequences(); ++s) {
+      for (int32_t t = shape.query_offset[s]; t < shape.query_offset[s + 1]; ++t) {
+        const int32_t place = shape.cached_length[s] + t - shape.query_offset[s];
         places.push_back(place);
-        slots.push_back(table[s * kTable + place / kPageSize] * static_cast<int32_t>(kPageSize) + place % kPageSize);
+        slots.push_back(
+            static_cast<int32_t>(table[s * shape.table_width() + place / page_size] * page_size + place % page_size));
       }
     }
     slots[3] = -1;
     places[3] = -1;
-    DeviceBuffer<bfloat16> cache(random_elements<bfloat16>(kEntries * kWidth, 1)), expected(cache.download());
-    DeviceBuffer<bfloat16> query(random_elements<bfloat16>(kTokens * kHeads * kHead, 2)), rotated(query.download());
-    DeviceBuffer<bfloat16> rows(random_elements<bfloat16>(kTokens * kWidth, 3)), normed(kTokens * kLatent);
-    DeviceBuffer<bfloat16> key(random_elements<bfloat16>(kHeads * kNope * kLatent, 4, 0.1f));
-    DeviceBuffer<bfloat16> value(random_elements<bfloat16>(kHeads * kValue * kLatent, 5, 0.1f));
-    DeviceBuffer<float> norm(random_elements<float>(kLatent, 6)), cos(random_elements<float>(kPositions * kPairs, 7)),
-        sin(random_elements<float>(kPositions * kPairs, 8));
-    DeviceBuffer<int32_t> slot(slots), positions(places), offset(query_offset), cached(cached_length),
-        device_table(table);
-    DeviceBuffer<bfloat16> latent_query(kTokens * kHeads * kWidth), out(kTokens * kHeads * kValue);
-    FewLatentTokens in{.out = out.get(),
-                       .query = query.get(),
-                       .ld_query = kHeads * kHead,
-                       .key_weight = key.get(),
-                       .value_weight = value.get(),
-                       .nope_dim = kNope,
-                       .value_dim = kValue,
-                       .latent_query = latent_query.get(),
-                       .entries = {.query = latent_query.get(),
-                                   .cache = cache.get(),
-                                   .rows = {offset.get(), kSequences, 0, 63},
-                                   .cached_length = cached.get(),
-                                   .page_table = device_table.get(),
-                                   .page_table_stride = kTable,
-                                   .page_size = kPageSize,
-                                   .tokens = kTokens,
-                                   .heads = kHeads,
-                                   .latent_dim = kLatent,
-                                   .rope_dim = kRope,
-                                   .scale = 0.05f},
-                       .entered = {.cache = cache.get(),
-                                   .entries = kEntries,
-                                   .slot = slot.get(),
-                                   .kv_latent = rows.get(),
-                                   .ld_latent = kWidth,
-                                   .norm_weight = norm.get(),
-                                   .epsilon = 1e-6f,
-                                   .cos = cos.get(),
-                                   .sin = sin.get(),
-                                   .positions = positions.get(),
-                                   .halves = halves}};
-    if (!few_latent_fit(in)) GTEST_SKIP() << "this chip has too little shared memory";
-    DeviceBuffer<float> workspace(latent_tiles_workspace(kTokens, kHeads, kLatent, kTable * kPageSize));
-    few_latent_attention(in, kTable * kPageSize, workspace.get(), nullptr);
-    const std::vector<bfloat16> found = out.download(), entered = cache.download();
+    LatentBatch batch(shape, table, random_elements<bfloat16>(shape.entries() * kWidth, 1), 2);
+    FewLatentBatch few(batch, slots, places, halves);
+    DeviceBuffer<bfloat16> expected(batch.cache.download()), rotated(few.query.download()), normed(tokens * kLatent);
+    if (!few_latent_fit(few.inputs)) GTEST_SKIP() << "this chip has too little shared memory";
+    const std::vector<bfloat16> found = few.attend(), entered = batch.cache.download();
 
-    rms_norm(normed.get(), kLatent, nullptr, rows.get(), kWidth, norm.get(), kTokens, kLatent, 1e-6f, nullptr);
-    rope_rotate(rotated.get() + kNope, kHeads * kHead, kHeads, kHead, kRope, cos.get(), sin.get(), positions.get(),
-                kTokens, false, halves, nullptr);
-    rope_rotate(rows.get() + kLatent, kWidth, 1, kRope, kRope, cos.get(), sin.get(), positions.get(), kTokens, false,
-                halves, nullptr);
-    write_latent_cache<bfloat16>(expected.get(), kEntries, slot.get(), normed.get(), kLatent, kLatent,
-                                 rows.get() + kLatent, kWidth, kRope, kTokens, nullptr);
+    const auto rotate = [&](bfloat16* x, int64_t ld, int64_t count, int64_t head) {
+      rope_rotate(x, ld, count, head, kRope, few.cos.get(), few.sin.get(), few.positions.get(), tokens, false, halves,
+                  nullptr);
+    };
+    rms_norm(normed.get(), kLatent, nullptr, few.rows.get(), kWidth, few.norm.get(), tokens, kLatent, 1e-6f, nullptr);
+    rotate(rotated.get() + kNope, heads * kHead, heads, kHead);
+    rotate(few.rows.get() + kLatent, kWidth, 1, kRope);
+    write_latent_cache<bfloat16>(expected.get(), shape.entries(), few.slot.get(), normed.get(), kLatent, kLatent,
+                                 few.rows.get() + kLatent, kWidth, kRope, tokens, nullptr);
     // The squares of the norm are added in another order.
     EXPECT_LT(relative_difference(entered, expected.download()), kOrderOfSums<bfloat16>);
-    EXPECT_LT(relative_difference(found, attend_plainly(in, rotated.get())), 8e-3) << halves;
+    EXPECT_LT(relative_difference(found, attend_plainly(few.inputs, rotated.get())), 8e-3) << halves;
   }
 }
 

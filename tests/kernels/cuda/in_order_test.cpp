@@ -6,6 +6,7 @@
 
 #include "core/random.h"
 #include "kernels/cuda/matmul/matmul.h"
+#include "kernels/cuda/test_sizes.h"
 #include "kernels/cuda/typed_elements.h"
 
 namespace deeptitan::cuda {
@@ -13,6 +14,7 @@ namespace {
 
 /// y of m rows between sentinels that are to stay, by the form under test and by the plain product.
 void check(int64_t m, int64_t n, int64_t k, int64_t ld_x, int64_t ld_y) {
+  if (only_small_sizes() && m * n * k > 1'000'000) return;
   SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k);
   const auto x = random_elements<float>(m * ld_x, 61), weight = random_elements<float>(n * k, 62);
   const auto before = random_elements<float>(m * ld_y, 63);
@@ -48,6 +50,7 @@ TEST(InOrderProduct, HasTheBitsOfThePlainProduct) {
 /// The gradient of m rows between elements that are to stay, by the form under test and by the plain product.
 template <typename T>
 void check_gradient(int64_t m, int64_t n, int64_t k, int64_t ld_d_x, int64_t ld_d_y, bool accumulate) {
+  if (only_small_sizes() && m * n * k > 1'000'000) return;
   SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k << (accumulate ? " added" : ""));
   const auto d_y = random_elements<float>(m * ld_d_y, 64), weight = random_elements<float>(n * k, 65);
   const auto before = random_elements<T>(m * ld_d_x, 66);

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "kernels/cpu/permute/permute.h"
 #include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/test_sizes.h"
 #include "support/compare.h"
 
 namespace deeptitan::cuda {
@@ -65,6 +66,7 @@ TEST(CudaSortSlots, EqualsTheCpu) {
   unsigned seed = 0;
   for (const int experts : {1, 3, 64, 257, 384}) {
     for (const int64_t slots : {0, 1, 31, 2048, 2049, 70000}) {
+      if (only_small_sizes() && slots > 2049) continue;
       for (const int alignment : {1, 8, 128}) {
         for (const Choices choices : {Choices::kRandom, Choices::kAllOne, Choices::kEvenExpertsOnly}) {
           const Slots s = random_slots(slots, experts, alignment, choices, ++seed);

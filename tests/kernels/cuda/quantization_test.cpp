@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/permute/permute.h"
 #include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/test_sizes.h"
 #include "kernels/reference/quantization.h"
 
 namespace deeptitan::cuda {
@@ -86,6 +87,7 @@ TEST(CudaQuantization, RowsEqualTheCpuBitForBit) {
   unsigned seed = 0;
   for (const int64_t rows : {0, 1, 33}) {
     for (const int64_t hidden : {1, 127, 128, 1032, 1031, 7168}) {
+      if (only_small_sizes() && hidden > 1032) continue;
       for (const Values kind : {Values::kNormal, Values::kWild}) {
         const std::vector<bfloat16> x = random_bf16(rows * hidden, ++seed, kind);
         DeviceBuffer<bfloat16> device_x(x);
@@ -150,6 +152,7 @@ TEST(CudaQuantization, PermutedRowsEqualTheCpuBitForBit) {
   const RowMap host{row_of_slot.data(), slot_of_row.data(), tokens, rows, top_k};
   const RowMap device{device_row_of_slot.get(), device_slot_of_row.get(), tokens, rows, top_k};
   for (const int64_t hidden : {128, 2048, 9000, 77}) {
+    if (only_small_sizes() && hidden > 2048) continue;
     const std::vector<bfloat16> x = random_bf16(tokens * hidden, 5, Values::kWild);
     DeviceBuffer<bfloat16> device_x(x);
     for (const QuantizeOptions& options : kAllOptions) {
@@ -172,6 +175,7 @@ TEST(CudaQuantization, BlocksEqualTheCpuBitForBit) {
     int64_t matrices, rows, columns;
   };
   for (const Shape& s : {Shape{1, 128, 128}, {2, 1, 1}, {3, 130, 257}, {2, 300, 64}, {2, 1408, 2048}, {0, 5, 5}}) {
+    if (only_small_sizes() && s.rows > 300) continue;
     for (const Values values : {Values::kNormal, Values::kWild}) {
       for (const ScaleKind kind : {ScaleKind::kFloat, ScaleKind::kPowerOfTwo}) {
         const std::vector<bfloat16> x = random_bf16(s.matrices * s.rows * s.columns, 6, values);

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/router/router.h"
 #include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/test_sizes.h"
 
 namespace deeptitan::cuda {
 namespace {
@@ -73,6 +74,7 @@ TEST(CudaRouter, ForwardAndBackwardEqualTheCpu) {
     const int experts = options.experts;
     const int top_k = options.top_k;
     for (const int64_t tokens : {0, 1, 33, 9001}) {
+      if (only_small_sizes() && tokens > 33) continue;
       for (const bool wild : {false, true}) {
         const std::vector<float> logits = random_logits(tokens * experts, ++seed, wild);
         const std::vector<float> bias = random_logits(experts, ++seed, false);
@@ -194,6 +196,7 @@ TEST(CudaRouter, AnyNumberOfTokens) {
   DT_SKIP_WITHOUT_GPU();
   unsigned seed = 100;
   for (const int64_t tokens : {0, 1, 2, 3, 4, 5, 7, 131, 132, 133, 527, 528, 529, 2113, 8447, 8449, 16897, 50001}) {
+    if (only_small_sizes() && tokens > 529) continue;
     std::mt19937 random(++seed);
     std::normal_distribution<float> normal;
     std::vector<float> logits(tokens * 256), bias(tokens % 2 * 256);

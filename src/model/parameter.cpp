@@ -408,9 +408,25 @@ void ParameterList::load_one_by_one(ExecutionContext& ctx, const ParameterSource
   }
 }
 
-void ParameterList::refresh(ExecutionContext& ctx) {
+const ParameterList::Prepared* ParameterList::find_rows_in_order(const Parameter& parameter) const {
+  const auto found = std::find_if(prepared_.begin(), prepared_.end(), [&](const Prepared& p) {
+    return p.parameter == &parameter && p.rows.heads == 0 && p.weight.format == WeightFormat::kRowsBf16;
+  });
+  return found == prepared_.end() ? nullptr : &*found;
+}
+
+Tensor ParameterList::rows_in_order(const Parameter& parameter) const {
+  const Prepared* p = find_rows_in_order(parameter);
+  if (p == nullptr) return {};
+  const Tensor& rows = p->weight.forward.defined() ? p->weight.forward : p->weight.backward_input;
+  return rows.defined() ? rows.reshape({parameter.numel()}) : Tensor();
+}
+
+void ParameterList::refresh(ExecutionContext& ctx, const std::function<bool(const Parameter&)>& rows_are_written) {
   for (Prepared& p : prepared_) {
-    if (p.parameter->residency == Residency::kTrained) prepare_from_value(ctx, p);
+    if (p.parameter->residency != Residency::kTrained) continue;
+    if (rows_are_written && &p == find_rows_in_order(*p.parameter) && rows_are_written(*p.parameter)) continue;
+    prepare_from_value(ctx, p);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -182,8 +183,12 @@ class ParameterList {
   /// Fills all values and what is prepared from them, one expert at a time where there is no master. The source is
   /// kept where something is not in memory as it is in the source.
   void load(ExecutionContext& ctx, std::shared_ptr<const ParameterSource> source);
-  /// Fills the prepared weights from the masters, after these have changed.
-  void refresh(ExecutionContext& ctx);
+  /// The bf16 rows that products want of a parameter, where they are its elements in their order: what an update of the
+  /// master can write as it goes. bf16 [numel]; undefined where products want something else, or nothing.
+  Tensor rows_in_order(const Parameter& parameter) const;
+  /// Fills the prepared weights from the masters, after these have changed: all but the rows_in_order of parameters of
+  /// which `rows_are_written`.
+  void refresh(ExecutionContext& ctx, const std::function<bool(const Parameter&)>& rows_are_written = {});
   /// A file tensor's values in fp32, where they lie; or, where they do not lie in memory in fp32, read from the source
   /// once more into `staged`.
   const float* values(const Parameter& parameter, const FileTensor& tensor, std::vector<float>& staged) const;
@@ -205,6 +210,7 @@ class ParameterList {
   };
   void cut_buckets(const Arena& arena);
   Tensor in_bucket(const Tensor& bucket, const ParameterBucket::Member& member) const;
+  const Prepared* find_rows_in_order(const Parameter& parameter) const;
   void prepare_from_value(ExecutionContext& ctx, Prepared& prepared) const;
   void prepare_group(ExecutionContext& ctx, const Parameter& parameter, int64_t group,
                      std::span<const Tensor> matrices);

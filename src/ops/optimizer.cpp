@@ -6,18 +6,23 @@ namespace deeptitan {
 
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& first_moment,
                   const Tensor& second_moment, const Tensor& gradient, double weight_decay,
-                  const AdamWSettings& settings, const RoundingPlace& place) {
+                  const AdamWSettings& settings, const RoundingPlace& place, const Tensor& rounded) {
   check_tensor(parameter, "adamw_update: parameter", DType::kF32, {-1});
   check_activation_type("adamw_update: first_moment", first_moment);
   check_tensor(first_moment, "adamw_update: first_moment", first_moment.dtype(), {parameter.size(0)});
   check_tensor(second_moment, "adamw_update: second_moment", first_moment.dtype(), {parameter.size(0)});
   check_tensor(gradient, "adamw_update: gradient", DType::kF32, {parameter.size(0)});
   check_contiguous("adamw_update", {parameter, first_moment, second_moment, gradient});
+  if (rounded.defined()) {
+    check_tensor(rounded, "adamw_update: rounded", DType::kBF16, {parameter.size(0)});
+    check_contiguous("adamw_update", {rounded});
+  }
   // All four are read; all but the gradient are written.
-  OpScope op(ctx, "adamw_update", {&parameter, &first_moment, &second_moment}, {&gradient},
-             {.bytes = static_cast<double>(3 * parameter.bytes() + 4 * first_moment.bytes())});
+  const int64_t bytes = 3 * parameter.bytes() + 4 * first_moment.bytes() + (rounded.defined() ? rounded.bytes() : 0);
+  OpScope op(ctx, "adamw_update", {&parameter, &first_moment, &second_moment, &rounded}, {&gradient},
+             {.bytes = static_cast<double>(bytes)});
   op.run(on_cpu::adamw_update, DT_ON_CUDA(adamw_update), parameter, first_moment, second_moment, gradient, weight_decay,
-         settings, place);
+         settings, place, rounded);
 }
 
 void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x, const ElementRange& range) {

@@ -17,10 +17,11 @@ struct AdamWSettings {
 /// One AdamW step (Loshchilov and Hutter 2019) of one parameter. Learning rate, clipping and the number of applied
 /// updates come from the step state; nothing happens where the step is not valid. Both moments are of one type; those
 /// in bf16 are rounded at random by `place`, which says what elements these are, and by the number of the update.
+/// `rounded`, where it is defined, becomes the new parameter in bf16, as products want it.
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter /* f32 [n] */,
                   const Tensor& first_moment /* f32 or bf16 [n] */, const Tensor& second_moment /* [n] */,
                   const Tensor& gradient /* f32 [n] */, double weight_decay, const AdamWSettings& settings,
-                  const RoundingPlace& place);
+                  const RoundingPlace& place, const Tensor& rounded = {} /* bf16 [n] */);
 
 /// Which elements of a parameter a tensor has.
 struct ElementRange {

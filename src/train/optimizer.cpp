@@ -12,7 +12,8 @@ namespace {
 
 // Elements of a piece, as one of its own.
 OptimizerPiece elements(const OptimizerPiece& whole, int64_t begin, int64_t end) {
-  OptimizerPiece piece{whole.value.rows(begin, end), whole.gradient.rows(begin, end), {}, whole.weight_decay, {}};
+  OptimizerPiece piece{.value = whole.value.rows(begin, end), .gradient = whole.gradient.rows(begin, end), .slots = {}};
+  piece.weight_decay = whole.weight_decay;
   for (const Tensor& slot : whole.slots) piece.slots.push_back(slot.rows(begin, end));
   return piece;
 }
@@ -42,7 +43,7 @@ const std::vector<std::string>& AdamW::slots() const {
 
 void AdamW::update(ExecutionContext& ctx, const OptimizerPiece& piece) const {
   adamw_update(ctx, piece.value, piece.slots[0], piece.slots[1], piece.gradient, piece.weight_decay, settings_,
-               piece.place);
+               piece.place, piece.rounded);
 }
 
 void OptimizerState::plan(const ParameterList& parameters, const BucketShards& shards, Arena& arena) {
@@ -71,16 +72,37 @@ void OptimizerState::update(ExecutionContext& ctx, const ParameterList& paramete
 void OptimizerState::update_bucket(ExecutionContext& ctx, const ParameterList& parameters, size_t b) const {
   const ParameterBucket& bucket = parameters.buckets()[b];
   const auto [begin, end] = parts_[b];
-  const OptimizerPiece part{
-      bucket.value.rows(begin, end), bucket.kept, slots_[b], bucket.weight_decay ? weight_decay_ : 0.0, {}};
+  OptimizerPiece part{.value = bucket.value.rows(begin, end), .gradient = bucket.kept, .slots = slots_[b]};
+  part.weight_decay = bucket.weight_decay ? weight_decay_ : 0.0;
   switch (optimizer_->unit()) {
     case Optimizer::Unit::kRange:
+      if (writes_rows_of_bucket(parameters, b)) return update_parameters(ctx, parameters, b, part);
       return optimizer_->update(ctx, part);
     case Optimizer::Unit::kParameterRange:
       return update_parameters(ctx, parameters, b, part);
     case Optimizer::Unit::kMatrix:
       return update_matrices(ctx, parameters, bucket, part);
   }
+}
+
+bool OptimizerState::writes_rows_of(const ParameterList& parameters, const Parameter& parameter) const {
+  if (!optimizer_->writes_rounded() || !parameters.rows_in_order(parameter).defined()) return false;
+  for (size_t b = 0; b < parts_.size(); ++b) {
+    const ParameterBucket& bucket = parameters.buckets()[b];
+    for (const ParameterBucket::Member& member : bucket.members) {
+      if (&parameters.all()[member.parameter] == &parameter) {
+        return parts_[b].begin == 0 && parts_[b].end == bucket.numel;
+      }
+    }
+  }
+  return false;
+}
+
+bool OptimizerState::writes_rows_of_bucket(const ParameterList& parameters, size_t b) const {
+  const auto& members = parameters.buckets()[b].members;
+  return std::any_of(members.begin(), members.end(), [&](const ParameterBucket::Member& member) {
+    return writes_rows_of(parameters, parameters.all()[member.parameter]);
+  });
 }
 
 // What this rank keeps of each parameter of the bucket.
@@ -92,8 +114,9 @@ void OptimizerState::update_parameters(ExecutionContext& ctx, const ParameterLis
     const int64_t end = std::min(kept.end, member.offset + member.numel);
     if (begin >= end) continue;
     OptimizerPiece piece = elements(part, begin - kept.begin, end - kept.begin);
-    piece.place = {.key = rounding_key(parameters.all()[member.parameter].spec.name),
-                   .first = member.first + begin - member.offset};
+    const Parameter& parameter = parameters.all()[member.parameter];
+    piece.place = {.key = rounding_key(parameter.spec.name), .first = member.first + begin - member.offset};
+    if (writes_rows_of(parameters, parameter)) piece.rounded = parameters.rows_in_order(parameter);
     optimizer_->update(ctx, piece);
   }
 }

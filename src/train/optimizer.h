@@ -22,6 +22,7 @@ struct OptimizerPiece {
   Tensor value;
   Tensor gradient;
   std::vector<Tensor> slots;  // in the order of Optimizer::slots()
+  Tensor rounded = {};        // bf16: becomes the new value; only where the optimizer writes_rounded()
   double weight_decay = 0;
   RoundingPlace place = {};  // kParameterRange: which elements of which parameter it has
 };
@@ -40,6 +41,8 @@ class Optimizer {
   /// The element type of the slots: f32 or bf16.
   virtual DType slot_dtype() const { return DType::kF32; }
   virtual Unit unit() const { return Unit::kRange; }
+  /// Whether an update can leave the new values in bf16 too, as products want them. Not of whole matrices.
+  virtual bool writes_rounded() const { return false; }
   /// Does nothing where the step state says that the step is not valid.
   virtual void update(ExecutionContext& ctx, const OptimizerPiece& piece) const = 0;
 };
@@ -55,6 +58,7 @@ class AdamW final : public Optimizer {
   const std::vector<std::string>& slots() const override;
   DType slot_dtype() const override { return moments_; }
   Unit unit() const override { return moments_ == DType::kF32 ? Unit::kRange : Unit::kParameterRange; }
+  bool writes_rounded() const override { return true; }
   void update(ExecutionContext& ctx, const OptimizerPiece& piece) const override;
 
  private:
@@ -82,10 +86,14 @@ class OptimizerState {
   void update(
       ExecutionContext& ctx, const ParameterList& parameters,
       const std::function<void(const ParameterBucket&)>& updated = [](const ParameterBucket&) {}) const;
+  /// Whether update() leaves the parameter's rows_in_order as its new values are, because all of it is kept here: they
+  /// need no preparing.
+  bool writes_rows_of(const ParameterList& parameters, const Parameter& parameter) const;
   /// What of a parameter's slot lies here. Throws for a name that the optimizer has not.
   SlotPart slot(const ParameterList& parameters, const Parameter& parameter, std::string_view name) const;
 
  private:
+  bool writes_rows_of_bucket(const ParameterList& parameters, size_t bucket) const;
   void update_bucket(ExecutionContext& ctx, const ParameterList& parameters, size_t bucket) const;
   void update_parameters(ExecutionContext& ctx, const ParameterList& parameters, size_t bucket,
                          const OptimizerPiece& part) const;

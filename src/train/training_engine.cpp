@@ -322,7 +322,7 @@ void TrainingEngine::apply_step() {
   }
   add_up_stages(statistics_.load_summaries());
   // Where the step was not valid, the weights are as they were, and so is what is prepared from them.
-  list.refresh(ctx_);
+  list.refresh(ctx_, [&](const Parameter& parameter) { return optimizer_.writes_rows_of(list, parameter); });
 }
 
 // From what all ranks have, so that all decide alike.

@@ -1,5 +1,6 @@
 #include "ops/optimizer.h"
 
+#include "kernels/cpu/elementwise/elementwise.h"
 #include "kernels/cpu/optimizer/adamw.h"
 #include "kernels/cpu/optimizer/gradient_norm.h"
 #include "kernels/step_math.h"
@@ -8,7 +9,7 @@ namespace deeptitan::on_cpu {
 
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& first_moment,
                   const Tensor& second_moment, const Tensor& gradient, double weight_decay,
-                  const AdamWSettings& settings, const RoundingPlace& place) {
+                  const AdamWSettings& settings, const RoundingPlace& place, const Tensor& rounded) {
   const StepState& state = *ctx.state;
   if (state.out.valid == 0) return;
   const cpu::AdamWOptions options{settings.beta1, settings.beta2, settings.epsilon};
@@ -21,6 +22,7 @@ void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& 
                       gradient.host<float>(), parameter.numel(), state.in.learning_rate, weight_decay, state.out.clip,
                       state.out.updates, options, place);
   }
+  if (rounded.defined()) cpu::convert(rounded.host<bfloat16>(), parameter.host<float>(), parameter.numel());
 }
 
 void square_sums(ExecutionContext& ctx, const Tensor& sums, const Tensor& x, const ElementRange& range) {

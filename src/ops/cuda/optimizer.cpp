@@ -13,13 +13,14 @@ static_assert(kSquareBlocks == cuda::kSumWorkspace);
 
 void adamw_update(ExecutionContext& ctx, const Tensor& parameter, const Tensor& first_moment,
                   const Tensor& second_moment, const Tensor& gradient, double weight_decay,
-                  const AdamWSettings& settings, const RoundingPlace& place) {
+                  const AdamWSettings& settings, const RoundingPlace& place, const Tensor& rounded) {
+  auto* in_bf16 = rounded.defined() ? rounded.raw<bfloat16>() : nullptr;
   const cpu::AdamWOptions options{settings.beta1, settings.beta2, settings.epsilon};
   if (first_moment.dtype() == DType::kF32) {
-    cuda::adamw_update(parameter.raw<float>(), first_moment.raw<float>(), second_moment.raw<float>(),
+    cuda::adamw_update(parameter.raw<float>(), first_moment.raw<float>(), second_moment.raw<float>(), in_bf16,
                        gradient.raw<float>(), parameter.numel(), weight_decay, options, ctx.state, stream_of(ctx));
   } else {
-    cuda::adamw_update(parameter.raw<float>(), first_moment.raw<bfloat16>(), second_moment.raw<bfloat16>(),
+    cuda::adamw_update(parameter.raw<float>(), first_moment.raw<bfloat16>(), second_moment.raw<bfloat16>(), in_bf16,
                        gradient.raw<float>(), parameter.numel(), weight_decay, options, place, ctx.state,
                        stream_of(ctx));
   }

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -125,6 +126,12 @@ DeviceBuffer<StepState> device_state(int64_t updates, float clip) {
   return DeviceBuffer<StepState>(std::vector<StepState>{state});
 }
 
+std::vector<bfloat16> in_bf16(const std::vector<float>& x) {
+  std::vector<bfloat16> rounded(x.size());
+  std::transform(x.begin(), x.end(), rounded.begin(), to_bfloat16);
+  return rounded;
+}
+
 TEST(AdamW, HasTheBitsOfTheCpu) {
   DT_SKIP_WITHOUT_GPU();
   constexpr int64_t kCount = 100'003;
@@ -132,16 +139,18 @@ TEST(AdamW, HasTheBitsOfTheCpu) {
   auto v = random_elements<float>(kCount, 46, 0.1f);
   for (float& value : v) value *= value;
   DeviceBuffer<float> device_parameter(parameter), device_m(m), device_v(v);
+  DeviceBuffer<bfloat16> rounded(kCount);
   for (const int64_t step : {1, 2, 1000, 123'456}) {
     const auto gradient = random_elements<float>(kCount, 47 + step);
     DeviceBuffer<float> device_gradient(gradient);
     DeviceBuffer<StepState> state = device_state(step, 0.37f);
     cpu::adamw_update(parameter.data(), m.data(), v.data(), gradient.data(), kCount, 3e-4, 0.1, 0.37f, step, {});
-    adamw_update(device_parameter.get(), device_m.get(), device_v.get(), device_gradient.get(), kCount, 0.1, {},
-                 state.get(), nullptr);
+    adamw_update(device_parameter.get(), device_m.get(), device_v.get(), rounded.get(), device_gradient.get(), kCount,
+                 0.1, {}, state.get(), nullptr);
     EXPECT_TRUE(same_bytes(device_parameter.download(), parameter)) << step;
     EXPECT_TRUE(same_bytes(device_m.download(), m)) << step;
     EXPECT_TRUE(same_bytes(device_v.download(), v)) << step;
+    EXPECT_TRUE(same_bytes(rounded.download(), in_bf16(parameter))) << step;
   }
 }
 
@@ -161,6 +170,7 @@ TEST(AdamW, RoundsMomentsWithTheBitsOfTheCpu) {
       std::vector<bfloat16> m(count), v(count);
       DeviceBuffer<float> device_parameter(behind(lead, parameter));
       DeviceBuffer<bfloat16> device_m(behind(lead, m)), device_v(behind(lead, v));
+      DeviceBuffer<bfloat16> rounded(behind(lead, std::vector<bfloat16>(count)));
       for (const int64_t step : {1, 2, 123'456}) {
         auto gradient = random_elements<float>(count, 47 + step);
         if (step == 123'456) gradient.back() = std::numeric_limits<float>::infinity();
@@ -168,13 +178,14 @@ TEST(AdamW, RoundsMomentsWithTheBitsOfTheCpu) {
         DeviceBuffer<StepState> state = device_state(step, 0.37f);
         cpu::adamw_update(parameter.data(), m.data(), v.data(), gradient.data(), count, 3e-4, 0.1, 0.37f, step, {},
                           place);
-        adamw_update(device_parameter.get() + lead, device_m.get() + lead, device_v.get() + lead,
+        adamw_update(device_parameter.get() + lead, device_m.get() + lead, device_v.get() + lead, rounded.get() + lead,
                      device_gradient.get() + lead, count, 0.1, {}, place, state.get(), nullptr);
         const std::string where = fmt::format("{} from {} behind {}, step {}", count, first, lead, step);
         EXPECT_TRUE(same_bytes(device_m.download(), behind(lead, m))) << where;
         EXPECT_TRUE(same_bytes(device_v.download(), behind(lead, v))) << where;
         if (step == 123'456) continue;  // infinity over infinity: which NaN it is, is the device's affair
         EXPECT_TRUE(same_bytes(device_parameter.download(), behind(lead, parameter))) << where;
+        EXPECT_TRUE(same_bytes(rounded.download(), behind(lead, in_bf16(parameter)))) << where;
       }
     }
   }

@@ -74,11 +74,12 @@ struct Chunk {
 };
 
 /// A thread takes elements 4k to 4k + 3 of the whole parameter at once, whose random words are one call's, and reads
-/// its next ones before it works on these. kVectors: such elements of this array begin at whole words.
+/// its next ones before it works on these. kVectors: such elements of this array begin at whole words. The new
+/// parameter goes to `rounded` too, in bf16, where that is not null.
 template <typename T, bool kVectors>
 __global__ void __launch_bounds__(kThreads)
-    adamw_update_kernel(float* parameter, T* m, T* v, const float* gradient, int64_t n, Options o, RoundingPlace place,
-                        const StepState* state) {
+    adamw_update_kernel(float* parameter, T* m, T* v, bfloat16* rounded, const float* gradient, int64_t n, Options o,
+                        RoundingPlace place, const StepState* state) {
   if (state->out.valid == 0) return;
   using Pack = decltype(Chunk<T>::m);
   const int64_t before = place.first % kVector;  // of the first four, this many lie before the array
@@ -120,11 +121,14 @@ __global__ void __launch_bounds__(kThreads)
       *reinterpret_cast<float4*>(parameter + begin) = x.parameter;
       *reinterpret_cast<Pack*>(m + begin) = x.m;
       *reinterpret_cast<Pack*>(v + begin) = x.v;
+      if (rounded != nullptr) store_floats(rounded + begin, Floats<kVector>{{p[0], p[1], p[2], p[3]}});
     } else {
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
         const int64_t i = begin + j;
-        if (i >= 0 && i < n) change(parameter + i, m + i, v + i, gradient[i], words.word[j]);
+        if (i < 0 || i >= n) continue;
+        change(parameter + i, m + i, v + i, gradient[i], words.word[j]);
+        if (rounded != nullptr) store_rounded(rounded + i, parameter[i]);
       }
     }
     begin += stride;
@@ -133,31 +137,32 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-void launch_adamw(float* parameter, T* m, T* v, const float* gradient, int64_t n, double weight_decay,
-                  const cpu::AdamWOptions& options, const RoundingPlace& place, const StepState* state,
-                  cudaStream_t stream) {
+void launch_adamw(float* parameter, T* m, T* v, bfloat16* rounded, const float* gradient, int64_t n,
+                  double weight_decay, const cpu::AdamWOptions& options, const RoundingPlace& place,
+                  const StepState* state, cudaStream_t stream) {
   if (n <= 0) return;
   const Options o{options.beta1, options.beta2, weight_decay, static_cast<float>(options.epsilon)};
   const int64_t before = place.first % kVector;
   const bool vectors = takes_vectors(parameter - before, 0) && takes_vectors(m - before, 0) &&
-                       takes_vectors(v - before, 0) && takes_vectors(gradient - before, 0);
+                       takes_vectors(v - before, 0) && takes_vectors(gradient - before, 0) &&
+                       (rounded == nullptr || takes_vectors(rounded - before, 0));
   const auto kernel = vectors ? adamw_update_kernel<T, true> : adamw_update_kernel<T, false>;
   const unsigned blocks = blocks_for<kThreads>((n + before + kVector - 1) / kVector);
-  kernel<<<blocks, kThreads, 0, stream>>>(parameter, m, v, gradient, n, o, place, state);
+  kernel<<<blocks, kThreads, 0, stream>>>(parameter, m, v, rounded, gradient, n, o, place, state);
   check_launch("adamw_update_kernel");
 }
 
 }  // namespace
 
-void adamw_update(float* parameter, float* m, float* v, const float* gradient, int64_t n, double weight_decay,
-                  const cpu::AdamWOptions& options, const StepState* state, cudaStream_t stream) {
-  launch_adamw(parameter, m, v, gradient, n, weight_decay, options, {}, state, stream);
+void adamw_update(float* parameter, float* m, float* v, bfloat16* rounded, const float* gradient, int64_t n,
+                  double weight_decay, const cpu::AdamWOptions& options, const StepState* state, cudaStream_t stream) {
+  launch_adamw(parameter, m, v, rounded, gradient, n, weight_decay, options, {}, state, stream);
 }
 
-void adamw_update(float* parameter, bfloat16* m, bfloat16* v, const float* gradient, int64_t n, double weight_decay,
-                  const cpu::AdamWOptions& options, const RoundingPlace& place, const StepState* state,
-                  cudaStream_t stream) {
-  launch_adamw(parameter, m, v, gradient, n, weight_decay, options, place, state, stream);
+void adamw_update(float* parameter, bfloat16* m, bfloat16* v, bfloat16* rounded, const float* gradient, int64_t n,
+                  double weight_decay, const cpu::AdamWOptions& options, const RoundingPlace& place,
+                  const StepState* state, cudaStream_t stream) {
+  launch_adamw(parameter, m, v, rounded, gradient, n, weight_decay, options, place, state, stream);
 }
 
 }  // namespace deeptitan::cuda

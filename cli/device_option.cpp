@@ -27,10 +27,8 @@ CLI::Option* add_experts_option(CLI::App& command, std::string& word) {
       {"auto", "bf16", "fp8_blockwise", "fp8_rowwise", "loop"});
 }
 
-void say_device([[maybe_unused]] const DeviceChoice& choice) {
-#ifdef DT_CUDA
-  log_info(fmt::format("on {}", choice.description));
-#endif
+void say_device(const DeviceChoice& choice) {
+  if (built_with_cuda()) log_info(fmt::format("on {}", choice.description));
 }
 
 }  // namespace deeptitan

@@ -4,16 +4,13 @@
 
 #include "comm/mpi/mpi_world.h"
 #include "commit.h"
+#include "core/device_choice.h"
 #include "kernels/cpu/matmul/panel_kernel.h"
 
 namespace deeptitan {
 
 std::string version_line() {
-#ifdef DT_CUDA
-  const char* cuda = "with CUDA";
-#else
-  const char* cuda = "without CUDA";
-#endif
+  const char* cuda = built_with_cuda() ? "with CUDA" : "without CUDA";
   return fmt::format("deeptitan {} ({}; CPU kernels for avx2, avx512, avx512_bf16, here {}; {}; {})", DT_VERSION,
                      DT_COMMIT, cpu::panel_isa().name, cuda, mpi_in_words());
 }

@@ -26,4 +26,4 @@ set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 target_compile_options(dt_options INTERFACE
   $<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings -Xcompiler=-Wall,-Wextra,-Wno-unused-parameter,-ffp-contract=off>)
 # fmt 9 takes its constexpr away from nvcc, which then cannot check format strings; nvcc 13 compiles it well.
-target_compile_definitions(dt_options INTERFACE DT_CUDA=1 $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
+target_compile_definitions(dt_options INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:DT_CUDA=1;FMT_USE_CONSTEXPR=1>)

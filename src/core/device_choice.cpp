@@ -35,8 +35,6 @@ int gpus_here() {
   return cuda::count_devices().devices;
 }
 
-constexpr bool kCanPlanForGpus = true;
-
 std::string describe(int index) {
   const cuda::DeviceProperties gpu = cuda::device_properties(index);
   return fmt::format("cuda:{}, {} with {:.1f} GB of memory, compute capability {}.{}", index, gpu.name,
@@ -90,6 +88,14 @@ int gpu_number(std::string_view word) {
 
 }  // namespace
 
+bool built_with_cuda() {
+#ifdef DT_CUDA
+  return true;
+#else
+  return false;
+#endif
+}
+
 void use_device(Device device) {
   if (device.kind == DeviceKind::kCpu) return;
 #ifdef DT_CUDA
@@ -128,7 +134,7 @@ DeviceChoice choose_device(std::string_view word, const HostPlace& place) {
 }
 
 PlannedDevice device_to_plan(std::string_view word) {
-  if (!kCanPlanForGpus || word == "cpu" || word == "auto") return {choose_device(word).device, ""};
+  if (!built_with_cuda() || word == "cpu" || word == "auto") return {choose_device(word).device, ""};
   const int index = gpu_number(word);
   return {{DeviceKind::kCuda, index}, problem_of(index)};
 }

@@ -47,6 +47,9 @@ struct PlannedDevice {
 /// as one of compute capability 9.0.
 PlannedDevice device_to_plan(std::string_view word);
 
+/// Whether this build has CUDA, whatever the host has.
+bool built_with_cuda();
+
 /// Makes a GPU the one that this thread's launches go to. Nothing to do on the CPU.
 void use_device(Device device);
 

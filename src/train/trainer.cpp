@@ -141,9 +141,7 @@ void Trainer::build_engine() {
   // All look before any takes.
   ranks_.any(false, 0);
   check_fits(config_, model_config_, *engine_, memory, ranks_.groups());
-#ifdef DT_CUDA
-  log_info(fmt::format("on {}", device_.description));
-#endif
+  if (built_with_cuda()) log_info(fmt::format("on {}", device_.description));
   if (!options_.replay_step && wants_snapshot(config_)) plan_snapshot(memory);
   engine_->allocate();
   if (snapshot_) {

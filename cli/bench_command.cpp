@@ -28,6 +28,7 @@
 #include "hub/cached_model.h"
 #include "model/model_cost.h"
 #include "option_checks.h"
+#include "planned_model.h"
 #include "run_file.h"
 #include "threads_option.h"
 #include "train/memory_advice.h"
@@ -144,9 +145,10 @@ void bench_train(const BenchArguments& a, const std::vector<std::string>& overri
   print_report(report, a.json);
 }
 
-// A run file's model, or the one of a Hugging Face directory or config.json.
+// A run file's model, a shape by its name, or the one of a Hugging Face directory or config.json.
 ModelConfig model_of(const std::string& target) {
   if (target.ends_with(".toml")) return resolve_model_config(load_run_file(target));
+  if (is_shape_word(target)) return named_model_config(target);
   return load_model_config(model_directory_of(target));
 }
 
@@ -299,7 +301,9 @@ void add_bench_command(CLI::App& app) {
   train->allow_extras();
   train->callback([train, arguments] { bench_train(*arguments, run_file_overrides(*train)); });
   const auto add_inference = [&](const char* name, const char* description, const char* tokens, bool decode) {
-    CLI::App* mode = add_mode(*bench, name, description, arguments, "Run file (TOML), model directory or config.json");
+    CLI::App* mode =
+        add_mode(*bench, name, description, arguments,
+                 "Run file (TOML), model directory or config.json, or a shape by its name, such as v2-lite");
     whole_number(mode->add_option("--tokens", arguments->tokens, tokens)->capture_default_str(), "TOKENS", 1);
     one_of(mode->add_option("--dtype", arguments->dtype,
                             "auto: bf16 on a GPU and where the processor multiplies it, else fp32")

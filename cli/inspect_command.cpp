@@ -1,7 +1,6 @@
 #include "inspect_command.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,15 +30,8 @@ struct InspectArguments {
 // A model directory or config.json, a run file, a model in the hub's cache, or a name such as v2-lite.
 PlannedModel model_of(const std::string& target) {
   if (target.ends_with(".toml")) return planned_model(load_run_file(target, {}, MissingModel::kLeft));
-  std::error_code error;
-  const bool exists = std::filesystem::exists(target, error);
-  const std::vector<std::string> names = model_config_names();
-  if (!exists && std::find(names.begin(), names.end(), target) != names.end())
-    return {named_model_config(target), weights_note(target)};
-  const std::filesystem::path directory = model_directory_of(target);
-  const bool is_word = directory == target && !exists && target.find('/') == std::string::npos;
-  if (is_word) return {named_model_config(target), ""};  // says which names there are
-  return {load_model_config(directory), ""};
+  if (is_shape_word(target)) return {named_model_config(target), weights_note(target)};
+  return {load_model_config(model_directory_of(target)), ""};
 }
 
 std::string millions(double count) {

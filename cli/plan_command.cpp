@@ -47,15 +47,11 @@ struct PlanArguments {
 RunConfig config_of(const std::string& target, std::vector<ConfigOverride> overrides) {
   std::error_code error;
   const std::filesystem::path path = target;
-  const bool exists = std::filesystem::exists(path, error);
   const bool is_file = std::filesystem::is_regular_file(path, error) && path.filename() != "config.json";
   if (is_file || target.ends_with(".toml")) return load_run_file(target, overrides, MissingModel::kLeft);
-  const std::vector<std::string> names = model_config_names();
-  const bool is_shape = !exists && std::find(names.begin(), names.end(), target) != names.end();
-  const std::string directory = is_shape ? target : model_directory_of(target).string();
-  // A word that is nothing is a name: the message lists the names.
-  const bool is_word = !exists && directory == target && target.find('/') == std::string::npos;
-  overrides.insert(overrides.begin(), ConfigOverride{is_word ? "model.name" : "model.config", directory});
+  const bool is_shape = is_shape_word(target);
+  const std::string model = is_shape ? target : model_directory_of(target).string();
+  overrides.insert(overrides.begin(), ConfigOverride{is_shape ? "model.name" : "model.config", model});
   return parse_run_config("[data]\nsynthetic = true\n", target, overrides);
 }
 

@@ -1,6 +1,8 @@
 #include "planned_model.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <vector>
 
 #include "checkpoint/model_directory.h"
 #include "config/model_config_json.h"
@@ -32,6 +34,15 @@ std::string widened_note(const std::string& directory, const char* to) {
 std::string weights_note(const std::string& shape) {
   const std::string downloads = downloads_of_shape(shape);
   return downloads.empty() ? "" : "weights of this shape: " + downloads;
+}
+
+bool is_shape_word(const std::string& target) {
+  std::error_code error;
+  if (std::filesystem::exists(target, error) || target.find('/') != target.npos) return false;
+  const std::vector<std::string> shapes = model_config_names();
+  if (std::find(shapes.begin(), shapes.end(), target) != shapes.end()) return true;
+  return std::none_of(known_models().begin(), known_models().end(),
+                      [&](const KnownModel& known) { return target == known.short_name; });
 }
 
 PlannedModel planned_model(RunConfig config) {

@@ -1,6 +1,8 @@
 #include "config/model_config_json.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -330,11 +332,16 @@ ModelConfig parse_model_config(std::string_view json_text, std::string_view wher
 ModelConfig load_model_config(const std::filesystem::path& path) {
   std::error_code error;
   const std::filesystem::path file = std::filesystem::is_directory(path, error) ? path / "config.json" : path;
-  DT_CHECK_USAGE(std::filesystem::exists(file, error),
-                 "cannot read {}: expected a Hugging Face config.json, or a directory that holds one{}", file.string(),
-                 std::filesystem::exists(path / "model" / "config.json", error)
-                     ? fmt::format("; the run's model is {}", (path / "model").lexically_normal().string())
-                     : "");
+  if (!std::filesystem::exists(file, error)) {
+    std::string more;
+    if (error && error != std::errc::no_such_file_or_directory) more = "; " + error.message();
+    const std::filesystem::path of_run = path / "model";
+    if (std::filesystem::exists(of_run / "config.json", error)) {
+      more = fmt::format("; the run's model is {}", of_run.lexically_normal().string());
+    }
+    fail_usage("cannot read {}: expected a Hugging Face config.json, or a directory that holds one{}", file.string(),
+               more);
+  }
   DT_CHECK_USAGE(!file.native().ends_with(".safetensors"),
                  "{} holds weights; expected the model's directory, or its config.json", file.string());
   for (const std::string_view ending : {".gguf", ".ggml", ".bin", ".pt", ".pth", ".ckpt", ".onnx"}) {

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <optional>
 #include <sstream>
+#include <system_error>
 
 #include <toml++/toml.h>
 
@@ -333,10 +335,29 @@ RunConfig parse_run_config(std::string_view toml_text, std::string_view where,
   return config;
 }
 
+namespace {
+
+// "; it is a directory": why a path is no file; empty where nothing is there.
+std::string why_no_file(const std::filesystem::path& path) {
+  namespace fs = std::filesystem;
+  std::error_code error, ignored;
+  const fs::file_status status = fs::status(path, error);
+  if (fs::is_directory(status)) {
+    const fs::path of_run = path / "config.toml";
+    const bool is_run = fs::is_regular_file(of_run, ignored);
+    return "; it is a directory" + (is_run ? ", of a run whose file is " + of_run.lexically_normal().string() : "");
+  }
+  if (fs::exists(status)) return "; it is no regular file";
+  return error == std::errc::no_such_file_or_directory ? "" : "; " + error.message();
+}
+
+}  // namespace
+
 RunConfig load_run_config(const std::filesystem::path& path, std::span<const ConfigOverride> overrides) {
   std::error_code error;
   DT_CHECK_USAGE(std::filesystem::is_regular_file(path, error),
-                 "cannot read {}: expected a run file in TOML, such as configs/tiny_v3.toml", path.string());
+                 "cannot read {}: expected a run file in TOML, such as configs/tiny_v3.toml{}", path.string(),
+                 why_no_file(path));
   return parse_run_config(read_file(path, kMaxRunFileBytes), path.string(), overrides);
 }
 

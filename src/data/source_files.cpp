@@ -282,7 +282,8 @@ JsonMember list_in_object(const TextSource& source, const fs::path& path, std::s
 SourceFiles list_source_files(const TextSource& source, const fs::path& path) {
   std::error_code error;
   const auto status = fs::status(path, error);
-  DT_CHECK_USAGE(fs::exists(status), "cannot read the text {}: no such file or directory", path.string());
+  DT_CHECK_USAGE(fs::exists(status), "cannot read the text {}: {}", path.string(),
+                 error == std::errc::no_such_file_or_directory ? "no such file or directory" : error.message());
   SourceFiles found;
   if (!fs::is_directory(status)) {
     const MappedFile file(path);

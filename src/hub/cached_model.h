@@ -8,7 +8,7 @@ namespace deeptitan {
 
 /// The directory of a model that `model` names: a path as it is; else, for OWNER/NAME or a short name (known_models),
 /// the snapshot of it in the hub's cache that `download` left, of the branch main or the only one. Throws a usage error
-/// that says how to fetch a model that is not there.
+/// that says how to fetch a model that is not there, and for what names none the names that are near.
 std::filesystem::path model_directory_of(const std::string& model);
 
 /// The snapshot of `repository` (OWNER/NAME) in the cache, if it is there with its config.json.

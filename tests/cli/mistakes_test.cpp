@@ -199,7 +199,7 @@ class Mistakes : public testing::TrainedModelTest {
     }
     static const std::regex kAdvice(
         "expected|cannot|does not|is missing|no such|holds|is empty|not valid|damaged|there is no|is not a|has "
-        "neither|give "
+        "neither|did you mean|give "
         "|needs |set |save it");
     EXPECT_TRUE(std::regex_search(outcome.err, kAdvice)) << what;
   }
@@ -292,6 +292,25 @@ TEST_F(Mistakes, APathThatCannotBeReadIsNamed) {
       }
     }
   }
+}
+
+// Wherever a model is asked for, a word that is none gets the name that was meant.
+TEST_F(Mistakes, AWordThatIsNoModelGetsTheNearestName) {
+  int asked = 0;
+  for (const Words& command : commands_below({})) {
+    for (const HelpOption& option : options_of(command)) {
+      const bool takes_model = option.takes == "MODEL" || option.takes == "FILE|MODEL" || option.name == "MODEL" ||
+                               (option.name == "TARGET" && joined(command) != "bench train");
+      if (!takes_model) continue;
+      ++asked;
+      const Words words = with(command, option, "v2lite");
+      const Outcome outcome = run_program(words, {.input = ""});
+      SCOPED_TRACE(option.name);
+      expect_mistake(words, outcome, {"; did you mean 'v2-lite'?"});
+      EXPECT_EQ(outcome.exit_code, 2) << joined(words);
+    }
+  }
+  EXPECT_GE(asked, 13);
 }
 
 TEST_F(Mistakes, APathThatCannotBeWrittenIsNamed) {

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
@@ -205,6 +206,13 @@ TEST(ModelConfigJson, MissingFileIsNamed) {
   expect_usage_error([] { load_model_config("/nowhere/config.json"); },
                      "cannot read /nowhere/config.json: expected a Hugging Face config.json, or a directory that holds "
                      "one");
+  const TemporaryFolder folder;
+  const std::string loop = folder.path().string() + "/loop";
+  std::filesystem::create_symlink("loop", loop);
+  expect_usage_error([&] { load_model_config(loop); },
+                     "cannot read " + loop +
+                         ": expected a Hugging Face config.json, or a directory that holds one; Too many levels of "
+                         "symbolic links");
 }
 
 TEST(ModelConfigOverrides, ReplaceFieldsAndKeepTheRest) {

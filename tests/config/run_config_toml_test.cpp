@@ -1,6 +1,7 @@
 #include "config/run_config_toml.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -8,6 +9,7 @@
 
 #include "config/config_keys.h"
 #include "support/expect_error.h"
+#include "support/temporary_folder.h"
 
 namespace deeptitan {
 namespace {
@@ -292,6 +294,18 @@ TEST(RunConfigToml, MistakesOnTheCommandLineSaySo) {
 TEST(RunConfigToml, MissingFileIsNamed) {
   expect_usage_error([] { load_run_config("/nowhere/run.toml"); },
                      "cannot read /nowhere/run.toml: expected a run file in TOML, such as configs/tiny_v3.toml");
+  const TemporaryFolder folder;
+  const std::string path = folder.path().string();
+  const auto refused = [](const std::string& file, const std::string& why) {
+    expect_usage_error([&] { load_run_config(file, {}); },
+                       "cannot read " + file + ": expected a run file in TOML, such as configs/tiny_v3.toml; " + why);
+  };
+  refused(path, "it is a directory");
+  folder.write("config.toml", "");
+  refused(path, "it is a directory, of a run whose file is " + path + "/config.toml");
+  refused("/dev/null", "it is no regular file");
+  std::filesystem::create_symlink("loop", folder.path() / "loop");
+  refused(path + "/loop", "Too many levels of symbolic links");
 }
 
 TEST(ConfigReference, PageInDocsIsWhatTheTableSays) {

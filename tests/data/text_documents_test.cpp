@@ -298,6 +298,10 @@ TEST(TextDocuments, MistakesNameFileAndLine) {
   const std::string root = folder.path().string();
   expect_usage_error([&] { read_all({}, root + "/none.txt"); },
                      "cannot read the text " + root + "/none.txt: no such file or directory");
+  std::filesystem::create_symlink("loop", folder.path() / "loop");
+  expect_usage_error([&] { read_all({}, root + "/loop"); },
+                     "cannot read the text " + root + "/loop: Too many levels of symbolic links");
+  std::filesystem::remove(folder.path() / "loop");
   expect_usage_error([&] { read_all({}, root); },
                      "the directory " + root + " holds no text; expected text or JSON files");
   std::string path = folder.write("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \n");

@@ -9,6 +9,7 @@
 
 #include <fmt/ranges.h>
 
+#include "comm/parts.h"
 #include "core/clock.h"
 #include "core/error.h"
 
@@ -52,19 +53,6 @@ void add(DType type, char* sum, const char* x, int64_t count) {
 // 0: none, as where a checkpoint is written.
 int64_t step_of(const ExecutionContext& ctx) {
   return ctx.state == nullptr ? 0 : ctx.state->in.step;
-}
-
-std::vector<int64_t> offsets_of(std::span<const int64_t> parts) {
-  std::vector<int64_t> offsets{0};
-  for (const int64_t part : parts) offsets.push_back(offsets.back() + part);
-  return offsets;
-}
-
-// Slices of about equal size, in whole elements.
-std::vector<int64_t> even_parts(int64_t elements, int ranks) {
-  std::vector<int64_t> parts(ranks);
-  for (int r = 0; r < ranks; ++r) parts[r] = elements * (r + 1) / ranks - elements * r / ranks;
-  return parts;
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "comm/nccl_library.h"
+#include "comm/parts.h"
 #include "core/error.h"
 #include "kernels/cuda/error.h"
 #include "kernels/cuda/rank_sum/rank_sum.h"
@@ -21,19 +22,6 @@ constexpr size_t kNamedOperations = 256;
 
 cudaStream_t native(const Stream& stream) {
   return static_cast<cudaStream_t>(stream.native());
-}
-
-std::vector<int64_t> offsets_of(std::span<const int64_t> parts) {
-  std::vector<int64_t> offsets{0};
-  for (const int64_t part : parts) offsets.push_back(offsets.back() + part);
-  return offsets;
-}
-
-// Slices of about equal size, in whole elements.
-std::vector<int64_t> even_parts(int64_t elements, int ranks) {
-  std::vector<int64_t> parts(ranks);
-  for (int r = 0; r < ranks; ++r) parts[r] = elements * (r + 1) / ranks - elements * r / ranks;
-  return parts;
 }
 
 void add_in_order(DType type, char* sum, const char* parts, int64_t stride, int ranks, int own, int64_t count,

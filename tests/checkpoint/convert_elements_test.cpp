@@ -93,7 +93,7 @@ void PrintTo(const Size& size, std::ostream* out) {
 class Float8Blocks : public testing::TestWithParam<Size> {};
 
 TEST_P(Float8Blocks, QuantiseAndDequantiseFollowTheDefinition) {
-  const auto [rows, columns] = GetParam();
+  const int64_t rows = GetParam().rows, columns = GetParam().columns;
   const int64_t row_blocks = (rows + 127) / 128, column_blocks = (columns + 127) / 128;
   std::mt19937 random(7);
   std::normal_distribution<float> normal;

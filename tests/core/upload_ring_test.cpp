@@ -5,9 +5,9 @@
 
 #include <gtest/gtest.h>
 
-#include "core/device_choice.h"
 #include "core/transfer.h"
 #include "support/expect_error.h"
+#include "support/gpu.h"
 
 namespace deeptitan {
 namespace {
@@ -26,15 +26,15 @@ TEST(UploadRing, CopiesAtOnceOnTheCpu) {
 
 // Sets come back to the rooms of earlier ones; what arrives is what was there when it was added.
 TEST(UploadRing, KeepsSetsApartOnAGpu) {
-  const DeviceChoice choice = choose_device("auto");
-  if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
-  const Stream stream(choice.device);
-  Arena arena("targets", choice.device);
+  Device gpu;
+  DT_TAKE_GPU(gpu);
+  const Stream stream(gpu);
+  Arena arena("targets", gpu);
   constexpr int64_t kSets = 9, kCount = 1000;
   arena.take(DType::kI32, {kSets, kCount});
   arena.allocate();
   const Tensor targets = arena.take(DType::kI32, {kSets, kCount});
-  UploadRing ring(choice.device, kCount * 4, 2);
+  UploadRing ring(gpu, kCount * 4, 2);
   std::vector<int32_t> values(kCount), expected;
   for (int32_t set = 0; set < kSets; ++set) {
     values.assign(kCount, set);

@@ -11,7 +11,6 @@
 #include "checkpoint/convert_directory.h"
 #include "checkpoint/model_directory.h"
 #include "config/model_config_json.h"
-#include "core/device_choice.h"
 #include "generate/inference_engine.h"
 #include "generate/model_fixture.h"
 #include "generate/model_runner.h"
@@ -20,6 +19,7 @@
 #include "support/compare.h"
 #include "support/data_folder.h"
 #include "support/expect_error.h"
+#include "support/gpu.h"
 #include "support/temporary_folder.h"
 
 namespace deeptitan {
@@ -27,11 +27,7 @@ namespace {
 
 class InferenceOnGpu : public ::testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
-    gpu_ = choice.device;
-  }
+  void SetUp() override { DT_TAKE_GPU(gpu_); }
 
   std::unique_ptr<InferenceEngine> engine(Device device, DType compute, int64_t prefill_chunk = 1024) const {
     const auto folder = testing::data_folder() / "golden" / "model" / GetParam();
@@ -185,15 +181,15 @@ TEST_P(InferenceOnGpu, GraphsHaveTheBitsOfTheirOps) {
 // Prompts of so many tokens that some ops run beside others, with sequences that decode before or behind them. What is
 // looked at op by op runs in order; a graph is captured the second time and replayed with other tokens behind it.
 TEST(PromptsOnGpu, HaveTheBitsOfTheirOpsInOrder) {
-  const DeviceChoice choice = choose_device("auto");
-  if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
+  Device gpu;
+  DT_TAKE_GPU(gpu);
   for (ModelConfig config : {testing::tiny_v2(), testing::tiny_v3()}) {
     config.max_position_embeddings = 1024;
     for (const DType compute : {DType::kF32, DType::kBF16}) {
       enum Form { kGraphs, kOps, kInOrder };
       std::vector<std::vector<float>> found;
       for (const Form form : {kGraphs, kOps, kInOrder}) {
-        ModelRunner runner(config, {.device = choice.device,
+        ModelRunner runner(config, {.device = gpu,
                                     .compute = compute,
                                     .sequences = 3,
                                     .prefill_chunk = 300,
@@ -232,9 +228,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, InferenceOnGpu,
 class ExpertsOnGpu : public ::testing::TestWithParam<GroupedGemmStrategy> {
  protected:
   void SetUp() override {
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
-    gpu_ = choice.device;
+    DT_TAKE_GPU(gpu_);
     const std::vector<GroupedGemmStrategy> available = expert_strategies(gpu_);
     if (std::find(available.begin(), available.end(), GetParam()) == available.end()) {
       GTEST_SKIP() << "this GPU has " << grouped_gemm_strategy_names(available);

@@ -7,11 +7,11 @@
 
 #include <gtest/gtest.h>
 
-#include "core/device_choice.h"
 #include "generate/model_fixture.h"
 #include "generate/model_runner.h"
 #include "support/cuda_calls.h"
-#include "support/tiny_model.h"
+#include "support/gpu.h"
+#include "support/wide_model.h"
 #include "train/drawn_engine.h"
 
 namespace deeptitan {
@@ -19,38 +19,22 @@ namespace {
 
 using testing::CudaCalls;
 using testing::random_batch;
+using testing::wide_v3;
 
 class CallsOnGpu : public ::testing::TestWithParam<DType> {
  protected:
   void SetUp() override {
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
+    DT_TAKE_GPU(gpu_);
     if (!CudaCalls::library().problem().empty()) GTEST_SKIP() << "needs CUPTI: " << CudaCalls::library().problem();
-    gpu_ = choice.device;
   }
   Device gpu_;
 };
-
-/// Widths that every fast kernel takes: tensor cores, the library's products, and the small ones.
-ModelConfig wide_model() {
-  ModelConfig c = testing::tiny_v3();
-  c.vocab_size = 96;
-  c.hidden_size = 64;
-  c.intermediate_size = 96;
-  c.moe_intermediate_size = 40;
-  c.q_lora_rank = 32;
-  c.kv_lora_rank = 48;
-  c.qk_nope_head_dim = 64;
-  c.qk_rope_head_dim = 32;
-  c.v_head_dim = 64;
-  return c;
-}
 
 constexpr int64_t kWarmSteps = 3;  // op by op, captured, replayed
 constexpr int64_t kCountedSteps = 4;
 
 TEST_P(CallsOnGpu, AStepOfTrainingAllocatesNothingAndWaitsForNothing) {
-  const ModelConfig config = wide_model();
+  const ModelConfig config = wide_v3();
   for (const bool graphs : {true, false}) {
     TrainingEngineOptions options;
     options.device = gpu_;
@@ -86,7 +70,7 @@ TEST_P(CallsOnGpu, AStepOfTrainingAllocatesNothingAndWaitsForNothing) {
 
 // Tokens are chosen where the logits lie, and come to the host: one wait for all of a batch.
 TEST_P(CallsOnGpu, ATokenAllocatesNothingAndWaitsOnce) {
-  const ModelConfig config = wide_model();
+  const ModelConfig config = wide_v3();
   ModelRunner runner(config,
                      {.device = gpu_, .compute = GetParam(), .context_length = 64, .sequences = 2, .page_size = 16});
   runner.allocate();

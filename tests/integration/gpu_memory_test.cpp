@@ -8,13 +8,13 @@
 
 #include "config/model_config.h"
 #include "core/cuda_device.h"
-#include "core/device_choice.h"
 #include "core/device_memory.h"
 #include "core/file.h"
 #include "core/memory_plan.h"
 #include "generate/model_fixture.h"
 #include "generate/model_runner.h"
 #include "support/expect_error.h"
+#include "support/gpu.h"
 #include "support/tiny_model.h"
 #include "train/drawn_engine.h"
 
@@ -24,9 +24,7 @@ namespace {
 class MemoryOnGpu : public ::testing::Test {
  protected:
   void SetUp() override {
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
-    gpu_ = choice.device;
+    DT_TAKE_GPU(gpu_);
     before_ = taken();
     const int64_t limit = cuda_context_bytes(gpu_) + kCudaCodeBytes + 100'000'000;
     if (before_ > limit) GTEST_SKIP() << "others hold memory of the card: " << format_bytes(before_) << " are taken";

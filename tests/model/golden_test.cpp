@@ -9,10 +9,10 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "core/device_choice.h"
 #include "model/golden_case.h"
 #include "support/compare.h"
 #include "support/data_folder.h"
+#include "support/gpu.h"
 
 // The whole model against Hugging Face transformers (made to follow DeepSeek's published code where the two differ),
 // forward and backward. DEEPTITAN_WRITE_FIDELITY=1 writes what is measured into docs/fidelity.md.
@@ -142,11 +142,7 @@ std::string read(const std::filesystem::path& path) {
 // The same on a GPU, held to the same bounds.
 class GoldenModelOnGpu : public ::testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
-    device_ = choice.device;
-  }
+  void SetUp() override { DT_TAKE_GPU(device_); }
   Device device_;
 };
 

@@ -9,12 +9,12 @@
 #include "checkpoint/convert_directory.h"
 #include "checkpoint/model_directory.h"
 #include "checkpoint/read_tensor.h"
-#include "core/device_choice.h"
 #include "core/device_memory.h"
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
 #include "model/golden_case.h"
 #include "support/expect_error.h"
+#include "support/gpu.h"
 #include "support/temporary_folder.h"
 
 namespace deeptitan {
@@ -24,11 +24,7 @@ using testing::GoldenCase;
 
 class LoadingOnGpu : public ::testing::Test {
  protected:
-  void SetUp() override {
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
-    gpu_ = choice.device;
-  }
+  void SetUp() override { DT_TAKE_GPU(gpu_); }
   Device gpu_;
 };
 

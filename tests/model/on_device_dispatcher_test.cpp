@@ -24,6 +24,7 @@
 #include "model/moe/all_to_all_dispatcher.h"
 #include "ops/expert_rows.h"
 #include "support/expect_error.h"
+#include "support/gpu.h"
 #include "support/thread_memory.h"
 
 namespace deeptitan {
@@ -276,8 +277,8 @@ class OnDeviceDispatcherOnGpu : public ::testing::Test {
     setenv("CUDA_MODULE_LOADING", "EAGER", 0);
   }
   void SetUp() override {
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
+    Device gpu;
+    DT_TAKE_GPU(gpu);
   }
   static void expect_those_of_the_cpu(const std::function<Device(int)>& device_of, bool captured) {
     for (const ExchangeOfRows& c : cases()) {

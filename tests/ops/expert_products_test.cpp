@@ -13,6 +13,7 @@
 #include "ops/linear.h"
 #include "support/compare.h"
 #include "support/expect_error.h"
+#include "support/gpu.h"
 
 // G groups, N outputs, K inputs.
 
@@ -52,9 +53,7 @@ PreparedWeight weight_of(int64_t groups, int64_t outputs, int64_t inputs, Strate
 class ExpertProducts : public ::testing::TestWithParam<Strategy> {
  protected:
   void SetUp() override {
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
-    ctx_.device = choice.device;
+    DT_TAKE_GPU(ctx_.device);
     use_device(ctx_.device);
     ctx_.compute = Stream(ctx_.device);
     const std::vector<Strategy> available = expert_strategies(ctx_.device);

@@ -11,6 +11,7 @@
 #include "ops/linear.h"
 #include "support/compare.h"
 #include "support/expect_error.h"
+#include "support/gpu.h"
 
 // One test over all formats: each product that the table has, in every use of it, against plain sums in double.
 // G groups, N outputs, K inputs, M rows.
@@ -46,9 +47,7 @@ class WeightFormats : public ::testing::TestWithParam<WeightProduct> {
  protected:
   void SetUp() override {
     if (device_of(GetParam().format) == DeviceKind::kCpu) return;
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
-    ctx_.device = choice.device;
+    DT_TAKE_GPU(ctx_.device);
     use_device(ctx_.device);
     ctx_.compute = Stream(ctx_.device);
   }

@@ -13,13 +13,14 @@
 #include <gtest/gtest.h>
 
 #include "checkpoint/run_checkpoints.h"
-#include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/transfer.h"
 #include "model/deepseek/checkpoint.h"
 #include "support/compare.h"
+#include "support/gpu.h"
 #include "support/tiny_model.h"
+#include "support/wide_model.h"
 #include "train/drawn_engine.h"
 #include "train/training_checkpoint.h"
 #include "train/training_engine.h"
@@ -32,14 +33,11 @@ using testing::random_batch;
 using testing::relative_error;
 using testing::tiny_v2;
 using testing::tiny_v3;
+using testing::wide_v3;
 
 class TrainingOnGpu : public ::testing::Test {
  protected:
-  void SetUp() override {
-    const DeviceChoice choice = choose_device("auto");
-    if (choice.device.kind == DeviceKind::kCpu) GTEST_SKIP() << "needs a GPU; runs on " << choice.description;
-    gpu_ = choice.device;
-  }
+  void SetUp() override { DT_TAKE_GPU(gpu_); }
   Device gpu_;
 };
 
@@ -120,21 +118,6 @@ TEST_F(TrainingOnGpu, TwoRunsHaveTheSameBits) {
   EXPECT_EQ(all_values(*first), all_values(*second));
   EXPECT_EQ(all_values(*first), all_values(*recomputed));
   EXPECT_EQ(all_values(*first), all_values(*cheaply));
-}
-
-/// Widths that every fast kernel takes: tensor cores, the library's products, and the small ones.
-ModelConfig wide_v3() {
-  ModelConfig c = tiny_v3();
-  c.vocab_size = 96;
-  c.hidden_size = 64;
-  c.intermediate_size = 96;
-  c.moe_intermediate_size = 40;
-  c.q_lora_rank = 32;
-  c.kv_lora_rank = 48;
-  c.qk_nope_head_dim = 64;
-  c.qk_rope_head_dim = 32;
-  c.v_head_dim = 64;
-  return c;
 }
 
 // Their sums have another order than those of one microbatch after another.

@@ -116,6 +116,16 @@ class Converter {
   }
 
  private:
+  /// What no load would accept is not written: what was damaged before, and what is too large for the narrower type.
+  void check_finite(const std::string& name, const void* elements, DType dtype, int64_t count) const {
+    if (dtype != DType::kF32 && dtype != DType::kBF16) return;
+    const int64_t place = first_not_finite(elements, dtype, count);
+    DT_CHECK(place < 0,
+             "{}: tensor {} has a value that is not finite as {}; the model was damaged, its training diverged, or it "
+             "has values that only a wider type holds",
+             model_.path().string(), shown(name), dtype_word(dtype));
+  }
+
   void write(const std::string& name, const void* data, size_t bytes) {
     writer_.write(name, data, bytes);
     written_(bytes);
@@ -133,6 +143,7 @@ class Converter {
     const size_t piece_bytes = static_cast<size_t>(piece_elements_) * dtype_size(source.dtype);
     for (size_t offset = 0; offset < source.bytes; offset += piece_bytes) {
       const size_t bytes = std::min(piece_bytes, source.bytes - offset);
+      check_finite(name, source.data + offset, source.dtype, static_cast<int64_t>(bytes / dtype_size(source.dtype)));
       write(name, source.data + offset, bytes);
       release(source, offset, bytes);
     }
@@ -149,6 +160,7 @@ class Converter {
       converted_.resize(elements * size);
       convert_elements(source.data + offset, source.dtype, converted_.data(), conversion.dtype,
                        static_cast<int64_t>(elements));
+      check_finite(source.name, converted_.data(), conversion.dtype, static_cast<int64_t>(elements));
       write(source.name, converted_.data(), converted_.size());
       release(source, offset, elements * source_size);
     }
@@ -177,6 +189,7 @@ class Converter {
       } else {
         convert_elements(source.data + offset, source.dtype, converted_.data(), dtype, static_cast<int64_t>(elements));
       }
+      check_finite(source.name, converted_.data(), dtype, static_cast<int64_t>(elements));
       if (conversion.quantize) {
         values_.resize(elements);
         scales_.resize(static_cast<size_t>((count + kFloat8BlockSize - 1) / kFloat8BlockSize * column_blocks));

@@ -2,9 +2,11 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <random>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "checkpoint/convert_elements.h"
 #include "checkpoint/read_tensor.h"
@@ -41,6 +43,19 @@ std::vector<float> values_of(const TensorDeclaration& tensor) {
   std::vector<float> values(static_cast<size_t>(element_count(tensor.shape)));
   for (float& x : values) x = normal(random);
   return values;
+}
+
+/// Puts a value in the place of a tensor's last one.
+bool put(const fs::path& file, const char* name, float value) {
+  std::string bytes = read_file(file);
+  uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  const auto json = nlohmann::json::parse(bytes.substr(sizeof header, header));
+  if (!json.contains(name)) return false;
+  const uint64_t end = sizeof header + header + json[name]["data_offsets"][1].get<uint64_t>();
+  std::memcpy(bytes.data() + end - sizeof value, &value, sizeof value);
+  write_file(file, bytes);
+  return true;
 }
 
 /// A small fp32 model with the files that lie beside one.
@@ -250,6 +265,25 @@ TEST(ConvertDirectory, WritesNoMoreThanItReads) {
   EXPECT_NE(config.find("Infinity"), std::string::npos) << config;
   EXPECT_NE(config.find("\"x\\ud83d\""), std::string::npos) << config;
   EXPECT_NE(config.find("1e999"), std::string::npos) << config;
+}
+
+// No load would accept it; 3.4e38 is a number in fp32 and none in bf16.
+TEST(ConvertDirectory, WritesNothingThatIsNotFinite) {
+  const std::map<const char*, float> bad = {{kProjection, NAN}, {kNorm, INFINITY}, {kEmbedding, 3.4e38f}};
+  for (const auto& [name, value] : bad) {
+    for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF8E4M3}) {
+      const TemporaryFolder parent;
+      const fs::path in = parent / "in";
+      fs::create_directory(in);
+      write_model(in);
+      ASSERT_TRUE(put(in / "model.safetensors", name, value));
+      const std::string refusal = message_of([&] { convert_directory(in, parent / "out", to(dtype)); });
+      const bool refused =
+          refusal.starts_with(in.string() + ": tensor " + name + " has a value that is not finite as ");
+      EXPECT_EQ(refused, dtype != DType::kF32 || !std::isfinite(value)) << refusal;
+      EXPECT_NE(fs::exists(parent / "out"), refused);
+    }
+  }
 }
 
 TEST(ConvertDirectory, FollowsLinksInTheCacheAndNowhereElse) {

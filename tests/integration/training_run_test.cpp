@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -478,6 +479,23 @@ TEST(TrainingRun, AValidationLossThatIsNotFiniteStopsAndNamesTheSource) {
   EXPECT_TRUE(message.starts_with("step 1: the validation loss of ")) << message;
   EXPECT_NE(message.find(": not finite, though the step itself was. First: "), std::string::npos) << message;
   EXPECT_NE(message.find("gave a value that is not finite in its output fp32 ["), std::string::npos) << message;
+}
+
+// The next step would have found it; the last one and one that is saved have none.
+TEST(TrainingRun, AModelThatIsNotFiniteIsNotWritten) {
+  for (const bool beside : {true, false}) {
+    RunConfig config = sample().config(beside ? "diverged" : "diverged_at_the_end");
+    config.training.router_bias_update_speed = 1e300;
+    config.validation.freq = 0;
+    config.checkpoint.interval = beside ? 2 : 0;
+    if (!beside) config.training.steps = 2;
+    const std::string message = error_of(config);
+    EXPECT_TRUE(message.starts_with("the model is not written to ")) << message;
+    EXPECT_NE(message.find("e_score_correction_bias is not finite: nan at place 0, as fp32; training has diverged"),
+              std::string::npos)
+        << message;
+    EXPECT_FALSE(std::filesystem::exists(std::filesystem::path(config.job.dump_folder) / "model"));
+  }
 }
 
 TEST(TrainingRun, SuchStepsAreSkippedWhereAskedFor) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <optional>
 #include <set>
@@ -63,21 +64,29 @@ void check_names(const ModelDirectory& directory, const DeepseekModel& model) {
            directory.path().string(), shown(unknown.front()), unknown.size());
 }
 
-// One NaN or infinity makes every answer a wrong one, or only those that meet its row or expert. `first_row` is the
-// row of the tensor (of a vector: the place) that the value begins with.
-void check_finite(const ModelDirectory& directory, const std::string& name, const Tensor& value,
-                  int64_t first_row = 0) {
+// One NaN or infinity makes every answer a wrong one, or only those that meet its row or expert. Where the first one
+// lies; nothing where all are finite. `first_row` is the row of the tensor (of a vector: the place) that the value
+// begins with.
+std::optional<std::string> place_not_finite(const Tensor& value, int64_t first_row = 0) {
   const int64_t place = first_not_finite(value.raw(), value.dtype(), value.numel());
-  if (place < 0) return;
+  if (place < 0) return std::nullopt;
   const std::string where =
       value.rank() == 2 ? fmt::format("row {}, column {}", first_row + place / value.size(1), place % value.size(1))
                         : fmt::format("place {}", first_row + place);
   const double found = value.dtype() == DType::kF32 ? value.host<float>()[place]
                                                     : static_cast<double>(to_float(value.host<bfloat16>()[place]));
+  return fmt::format("{} at {}, as {}", std::isnan(found) ? "nan" : fmt::format("{}", found), where,
+                     dtype_word(value.dtype()));
+}
+
+void check_finite(const ModelDirectory& directory, const std::string& name, const Tensor& value,
+                  int64_t first_row = 0) {
+  const auto place = place_not_finite(value, first_row);
+  if (!place) return;
   fail(
-      "{}: tensor {} is not finite: {} at {}, as {}; the model was damaged or its training diverged, use an earlier "
-      "checkpoint or download it again",
-      directory.path().string(), name, found, where, dtype_word(value.dtype()));
+      "{}: tensor {} is not finite: {}; the model was damaged or its training diverged, use an earlier checkpoint or "
+      "download it again",
+      directory.path().string(), name, *place);
 }
 
 void check_finite_float8(const ModelDirectory& directory, const std::string& name, const Tensor& value) {
@@ -218,18 +227,28 @@ ModelWriter::ModelWriter(std::filesystem::path directory, const DeepseekModel& m
   if (shared) number_shards(writer_ ? &*writer_ : nullptr, *ranks.host);
 }
 
+// What no load would accept is not written either: a checkpoint of it would push the good ones out.
+void ModelWriter::write_finite(const std::string& name, const Tensor& value) {
+  const auto place = place_not_finite(value);
+  DT_CHECK(!place,
+           "the model is not written to {}: tensor {} is not finite: {}; training has diverged, go on from the last "
+           "checkpoint with a smaller optimizer.lr, training.max_norm or training.router_bias_update_speed",
+           directory_.string(), name, *place);
+  writer_->write(name, value.raw(), value.bytes());
+}
+
 ShardedSafetensorsWriter::Shards ModelWriter::write(const TensorValues& values) {
   std::vector<float> staged;
   std::vector<bfloat16> rounded;
   for (const auto& [p, tensor] : mine_) {
-    const float* of_tensor = values(*p, tensor, staged);
+    float* of_tensor = const_cast<float*>(values(*p, tensor, staged));
     if (dtype_of(*p) == DType::kF32) {
-      writer_->write(tensor.name, of_tensor, tensor.numel() * sizeof(float));
+      write_finite(tensor.name, as_tensor(of_tensor, DType::kF32, tensor.shape));
       continue;
     }
     rounded.resize(tensor.numel());
     convert_elements(of_tensor, DType::kF32, rounded.data(), DType::kBF16, tensor.numel());
-    writer_->write(tensor.name, rounded.data(), rounded.size() * sizeof(bfloat16));
+    write_finite(tensor.name, as_tensor(rounded.data(), DType::kBF16, tensor.shape));
   }
   if (first_ && !carried_.empty()) write_carried(*writer_, carried_, carried_from_);
   return writer_ ? writer_->finish_shards() : ShardedSafetensorsWriter::Shards();

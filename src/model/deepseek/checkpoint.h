@@ -46,12 +46,13 @@ class ModelWriter {
   ModelWriter(std::filesystem::path directory, const DeepseekModel& model, DType dtype,
               const ModelDirectory* carried_from, const WritingRanks& ranks);
 
-  /// Writes this rank's shards; asks no other rank. Once.
+  /// Writes this rank's shards; asks no other rank. Once. Throws Error at the first value that is not finite.
   ShardedSafetensorsWriter::Shards write(const TensorValues& values);
   /// The first rank's: the index of all ranks' shards, and config.json.
   void write_index(const ShardedSafetensorsWriter::Shards& all) const;
 
  private:
+  void write_finite(const std::string& name, const Tensor& value);
   DType dtype_of(const Parameter& parameter) const { return parameter.spec.trained ? dtype_ : DType::kF32; }
 
   std::filesystem::path directory_;

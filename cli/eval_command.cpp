@@ -93,7 +93,7 @@ std::vector<NamedTexts> read_texts(const std::vector<std::string>& paths, const 
   std::vector<NamedTexts> texts;
   for (const std::string& path : paths) {
     if (path == "-") {
-      texts.push_back({path, {encode_prompt(tokenizer, valid_text(read_standard_input(), "standard input"))}});
+      texts.push_back({path, {encode_prompt(tokenizer, valid_file_text(read_standard_input(), "standard input"))}});
       continue;
     }
     const SourceFiles found = list_source_files({}, path);

@@ -19,6 +19,7 @@
 #include <CLI/CLI.hpp>
 
 #include "chat/chat_template.h"
+#include "core/byte_order_mark.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -129,7 +130,7 @@ std::vector<int32_t> parse_json_array(std::string_view line, const std::string& 
 
 // The documents of a file or directory, as training reads them: no braces of JSON are learnt.
 std::vector<std::string> read_texts(const std::string& path) {
-  if (path == kStandardInput) return {valid_text(read_input(path), path)};
+  if (path == kStandardInput) return {valid_file_text(read_input(path), path)};
   std::vector<std::string> texts;
   const TextStatistics statistics = for_each_document(
       {}, path, [&](std::string_view document, const std::string& /*where*/) { texts.emplace_back(document); });
@@ -178,7 +179,7 @@ void run_encode(const EncodeArguments& arguments) {
                  arguments.model);
   DT_CHECK_USAGE(!arguments.eos || eos, "--eos: the tokenizer in {} names no eos_token; leave the flag out",
                  arguments.model);
-  const std::string text = valid_text(read_input(arguments.file), arguments.file);
+  const std::string text = valid_file_text(read_input(arguments.file), arguments.file);
   const std::vector<std::string_view> lines = split_lines(text);
   const EncodeOptions options = {.add_special_tokens = false, .parse_special_tokens = !arguments.plain};
   std::string output;
@@ -204,7 +205,7 @@ void run_decode(const DecodeArguments& arguments) {
     write_output(tokenizer.decode(arguments.ids, arguments.skip_special) + "\n");
   } else {
     const std::string text = read_input(arguments.file);
-    const std::vector<std::string_view> lines = split_lines(text);
+    const std::vector<std::string_view> lines = split_lines(without_byte_order_mark(text));
     for (size_t i = 0; i < lines.size(); ++i) {
       write_output(tokenizer.decode(parse_json_array(lines[i], arguments.file, i + 1), arguments.skip_special) + "\n");
     }

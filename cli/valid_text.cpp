@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "core/byte_order_mark.h"
 #include "core/log.h"
 #include "core/utf8.h"
 
@@ -15,6 +16,10 @@ std::string valid_text(std::string text, std::string_view source) {
   log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", source,
                           sanitized.replaced_count));
   return std::move(sanitized.text);
+}
+
+std::string valid_file_text(std::string text, std::string_view source) {
+  return valid_text(std::string(without_byte_order_mark(text)), source);
 }
 
 }  // namespace deeptitan

@@ -8,4 +8,7 @@ namespace deeptitan {
 /// `text` as valid UTF-8. Where parts had to be replaced, a warning that begins with `source` says how many.
 std::string valid_text(std::string text, std::string_view source);
 
+/// valid_text of what a file or pipe holds, without the byte order mark that some editors put first.
+std::string valid_file_text(std::string text, std::string_view source);
+
 }  // namespace deeptitan

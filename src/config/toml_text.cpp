@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
+#include "core/byte_order_mark.h"
 #include "core/utf8.h"
 
 namespace deeptitan {
 namespace {
 
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 constexpr std::string_view kEndsAKey = "\n=,[]{}";
 constexpr int kMostDots = 16;  // of one key; toml++ goes down into a table for each, and up again recursively
 

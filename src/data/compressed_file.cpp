@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <system_error>
 #include <vector>
 
 #include <fcntl.h>
@@ -99,7 +100,11 @@ std::string decompress_beginning(const std::filesystem::path& path, std::string_
 }
 
 MappedFile decompress(const std::filesystem::path& path, std::string_view bytes) {
-  const std::filesystem::path folder = std::filesystem::temp_directory_path();
+  std::error_code error;
+  const std::filesystem::path folder = std::filesystem::temp_directory_path(error);
+  DT_CHECK(!error,
+           "{} cannot be unpacked: TMPDIR names no folder ({}); let it name one with room for what the file holds",
+           path.string(), error.message());
   std::string name = (folder / "deeptitan-XXXXXX").string();
   const int descriptor = ::mkostemp(name.data(), O_CLOEXEC);
   if (descriptor < 0) fail_file("create a file in", folder, errno);

@@ -12,6 +12,7 @@
 #include <fnmatch.h>
 #include <nlohmann/json.hpp>
 
+#include "core/byte_order_mark.h"
 #include "core/error.h"
 #include "core/json_reader.h"
 #include "core/mapped_file.h"
@@ -224,7 +225,7 @@ std::string what_is_binary(const fs::path& path, std::string_view bytes) {
 FileLayout layout_of(const TextSource& source, const fs::path& path, std::string_view bytes) {
   if (source.format == SourceFormat::kPlain) return FileLayout::kText;
   if (source.format == SourceFormat::kChat) return chat_layout(source, path, bytes);
-  if (bytes.starts_with("\xEF\xBB\xBF")) bytes.remove_prefix(3);
+  bytes = without_byte_order_mark(bytes);
   const std::string_view line = first_line(bytes);
   const char begins = line.empty() ? '\0' : line.front();
   if (begins == '[') {
@@ -251,7 +252,7 @@ FileLayout layout_of(const TextSource& source, const fs::path& path, std::string
 }
 
 JsonMember list_in_object(const TextSource& source, const fs::path& path, std::string_view bytes) {
-  if (bytes.starts_with("\xEF\xBB\xBF")) bytes.remove_prefix(3);
+  bytes = without_byte_order_mark(bytes);
   const std::vector<JsonMember> members = json_members(bytes);
   std::vector<JsonMember> lists;
   for (const JsonMember& member : members) {

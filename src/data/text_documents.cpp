@@ -5,6 +5,7 @@
 #include <string>
 
 #include "config/nearest_name.h"
+#include "core/byte_order_mark.h"
 #include "core/error.h"
 #include "core/json_reader.h"
 #include "core/mapped_file.h"
@@ -16,8 +17,6 @@
 namespace deeptitan {
 
 namespace {
-
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n\f\v") == std::string_view::npos;
@@ -71,8 +70,7 @@ class DocumentReader {
     const MappedFile file(path);
     std::optional<MappedFile> unpacked;
     if (compression_of(file.bytes()) != Compression::kNone) unpacked = decompress(path, file.bytes());
-    std::string_view bytes = unpacked ? unpacked->bytes() : file.bytes();
-    if (bytes.starts_with(kByteOrderMark)) bytes.remove_prefix(kByteOrderMark.size());
+    const std::string_view bytes = without_byte_order_mark(unpacked ? unpacked->bytes() : file.bytes());
     ++statistics_.files;
     switch (layout_of(source_, path, bytes)) {
       case FileLayout::kText:

@@ -57,6 +57,8 @@ TEST_F(TokenizerCommand, EncodesALineAtATimeAndDecodesItAgain) {
   EXPECT_NE(encoded.out, expected(kLines, false));
   const std::vector<std::string> from_pipe = {"tokenizer", "encode", "--model", directory(), "--file", "-"};
   EXPECT_EQ(run_program(from_pipe, {.input = text, .largest_file_bytes = 0}).out, encoded.out);
+  const std::string mark = "\xEF\xBB\xBF";
+  EXPECT_EQ(run_program(from_pipe, {.input = mark + text, .largest_file_bytes = 0}).out, encoded.out);
   EXPECT_EQ(run_program({"tokenizer", "encode", "--model", directory(), "--file", file, "--plain"}).out,
             expected(kLines, false));
   const Outcome framed = run_program(
@@ -65,6 +67,7 @@ TEST_F(TokenizerCommand, EncodesALineAtATimeAndDecodesItAgain) {
 
   const std::vector<std::string> decode = {"tokenizer", "decode", "--model", directory(), "--file", "-"};
   EXPECT_EQ(run_program(decode, {.input = encoded.out, .largest_file_bytes = 0}).out, text);
+  EXPECT_EQ(run_program(decode, {.input = mark + encoded.out, .largest_file_bytes = 0}).out, text);
   const Outcome wrong = run_program(decode, {.input = "[1, 2]\n[1 2]\n", .largest_file_bytes = 0});
   EXPECT_EQ(wrong.exit_code, 1);
   EXPECT_EQ(wrong.err, "deeptitan: -:2: expected a JSON array of token ids, such as [1, 2, 3]\n");

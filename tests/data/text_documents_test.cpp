@@ -1,5 +1,7 @@
 #include "data/text_documents.h"
 
+#include <cstdlib>
+
 #include <gtest/gtest.h>
 
 #include "data/source_files.h"
@@ -171,6 +173,17 @@ TEST(TextDocuments, CompressedFilesCountAsWhatTheyHold) {
   // gzip and zstd of {"text": "a"}\n{"text": "b"}\n, made by the programs of these names.
   const std::string gzip = bytes_of("1f8b0800000000000203ab562a49ad2851b252504a54aae5aa86f392803c003dbde6101c000000");
   const std::string zstd = bytes_of("28b52ffd241cc50000907b2274657874223a202261227d0a62227d0a0100b14d25787d3d1a");
+  {
+    const std::string file = folder.write("a.gz", gzip),
+                      before = std::getenv("TMPDIR") ? std::getenv("TMPDIR") : "/tmp";
+    ::setenv("TMPDIR", "/nowhere", 1);
+    expect_runtime_error(
+        [&] { read_all({}, file); },
+        file +
+            " cannot be unpacked: TMPDIR names no folder (No such file or directory); let it name one with "
+            "room for what the file holds");
+    ::setenv("TMPDIR", before.c_str(), 1);
+  }
   for (const std::string name : {"a.jsonl.gz", "a.json.zst", "a"}) {
     EXPECT_EQ(read_all({}, folder.write(name, gzip)).documents, (Documents{"a", "b"})) << name;
     EXPECT_EQ(read_all({}, folder.write(name, zstd)).documents, (Documents{"a", "b"})) << name;

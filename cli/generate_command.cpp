@@ -60,13 +60,16 @@ struct GenerateArguments {
   RankArguments ranks;
 };
 
+// Every answer is planned before the first is made.
+constexpr int64_t kMostSamples = 100'000;
+
 void print_now(std::string_view text) {
   write_output(text);
   flush_output();
 }
 
 std::string read_text(const std::string& path) {
-  return valid_text(read_file_or_input(path), path == "-" ? "standard input" : path);
+  return valid_file_text(read_file_or_input(path), path == "-" ? "standard input" : path);
 }
 
 // The prompt as it was given: by the command line, a file or a pipe, and by one of them alone.
@@ -268,7 +271,7 @@ void add_generate_command(CLI::App& app) {
   whole_number(
       command->add_option("--samples", arguments->samples, "Answers to each prompt, of seed, seed + 1 and so on")
           ->capture_default_str(),
-      "ANSWERS", 1);
+      "ANSWERS", 1, kMostSamples);
   whole_number(
       command
           ->add_option("--sequences", arguments->sequences,

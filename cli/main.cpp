@@ -39,6 +39,17 @@ bool runs_over_ranks(const std::string& command) {
   return command == "train" || command == "generate" || command == "chat" || command == "eval";
 }
 
+// The exit code of --help and --version, which are results as others are.
+int end_help(int exit_code) {
+  try {
+    flush_output();
+    return exit_code;
+  } catch (const Error& error) {
+    report_error(printable_message(error.what()));
+    return kExitFailure;
+  }
+}
+
 int run(int argc, char** argv) {
   CLI::App app("deeptitan trains and runs DeepSeek-V2 and V3 Mixture-of-Experts language models.", "deeptitan");
   app.set_version_flag("--version", version_line);
@@ -64,7 +75,7 @@ int run(int argc, char** argv) {
     flush_output();
     return 0;
   } catch (const CLI::Success& success) {  // --help, --version
-    return app.exit(success);
+    return end_help(app.exit(success));
   } catch (const CLI::RuntimeError& ended) {  // a command chose its exit code and has said why
     return ended.get_exit_code();
   } catch (const CLI::ParseError& error) {

@@ -36,6 +36,11 @@ bool parse_whole(const std::string& text, Number& value) {
   return error == std::errc() && rest == end;
 }
 
+// What was given, in a message.
+std::string given(const std::string& input) {
+  return input.empty() ? "an empty text" : input;
+}
+
 std::string range_text(const std::string& kind, const std::string& least, const std::string& most) {
   return most.empty() ? fmt::format("{} of at least {}", kind, least)
                       : fmt::format("{} from {} to {}", kind, least, most);
@@ -68,7 +73,7 @@ CLI::Option* whole_number(CLI::Option* option, const std::string& unit, int64_t 
   return with_check(option, unit, [=](const std::string& input) {
     int64_t value = 0;
     const bool valid = parse_whole(input, value) && value >= least && value <= most;
-    return valid ? std::string() : fmt::format("expected {}, not {}", expected, input);
+    return valid ? std::string() : fmt::format("expected {}, not {}", expected, given(input));
   });
 }
 
@@ -82,7 +87,7 @@ CLI::Option* number_in(CLI::Option* option, double least, double most, LowerBoun
     double value = 0;
     const bool valid =
         parse_whole(input, value) && std::isfinite(value) && value <= most && (above ? value > least : value >= least);
-    return valid ? std::string() : fmt::format("expected {}, not {}", expected, input);
+    return valid ? std::string() : fmt::format("expected {}, not {}", expected, given(input));
   });
 }
 
@@ -96,14 +101,15 @@ CLI::Option* one_of(CLI::Option* option, const std::vector<std::string>& values)
       input = canonical;
       return std::string();
     }
-    return fmt::format("expected one of {}, not {}{}", fmt::join(values, ", "), input, did_you_mean(input, values));
+    return fmt::format("expected one of {}, not {}{}", fmt::join(values, ", "), given(input),
+                       did_you_mean(input, values));
   });
   return option->transform(validator);
 }
 
 CLI::Option* device_word(CLI::Option* option) {
   return with_check(option, "DEVICE", [](const std::string& input) {
-    return is_device_word(input) ? std::string() : fmt::format("expected {}, not {}", kDeviceWords, input);
+    return is_device_word(input) ? std::string() : fmt::format("expected {}, not {}", kDeviceWords, given(input));
   });
 }
 
@@ -126,7 +132,8 @@ CLI::Option* byte_count(CLI::Option* option) {
   CLI::Validator validator("");
   validator.operation([](std::string& input) {
     const uint64_t bytes = parse_bytes(input);
-    if (bytes == 0) return fmt::format("expected a number of bytes, such as 5000000000, 5GB or 4GiB, not {}", input);
+    if (bytes == 0)
+      return fmt::format("expected a number of bytes, such as 5000000000, 5GB or 4GiB, not {}", given(input));
     input = std::to_string(bytes);
     return std::string();
   });

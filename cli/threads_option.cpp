@@ -8,7 +8,6 @@
 namespace deeptitan {
 
 void add_threads_option(CLI::App& command) {
-  constexpr int kMostThreads = 4096;
   CLI::Option* option = command.add_option_function<int>(
       "--threads", [](int threads) { omp_set_num_threads(threads); },
       "Threads of the processor (default: all cores, or OMP_NUM_THREADS)");

@@ -23,6 +23,7 @@
 #include "rank_session.h"
 #include "run_file.h"
 #include "start_ranks.h"
+#include "threads_option.h"
 #include "train/run_ranks.h"
 #include "train/trainer.h"
 #include "train/training_engine.h"
@@ -157,7 +158,8 @@ void add_train_command(CLI::App& app) {
                    "Repeat this step from the checkpoint before it, look at every op's output, and write nothing"),
                "STEP", 1);
   device_word(command->add_option("--device", arguments->device, "training.device: cpu, cuda, cuda:N or auto"));
-  whole_number(command->add_option("--threads", arguments->threads, "In place of training.threads"), "THREADS", 1);
+  whole_number(command->add_option("--threads", arguments->threads, "In place of training.threads"), "THREADS", 1,
+               kMostThreads);
   whole_number(command->add_option("--ranks", arguments->ranks,
                                    "Start this many processes on this host, by mpirun, and train over them as "
                                    "[parallelism] lays them out (default: this one, or those of the launcher)"),

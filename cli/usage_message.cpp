@@ -107,6 +107,11 @@ std::string complaint(const CLI::App& command, const std::vector<std::string>& e
     const bool none = text.ends_with("] is required");
     return none ? "expected one of " + names : "expected one of " + names + " alone";
   }
+  // "--seed: At Most 1 required but received 2"
+  constexpr std::string_view kTwice = ": At Most 1 required but received ";
+  if (const size_t end = text.find(kTwice); end != std::string::npos) {
+    return fmt::format("{} is given {} times; expected once", text.substr(0, end), text.substr(end + kTwice.size()));
+  }
   // "--resume: 1 required VALUE missing"
   const size_t option_end = text.find(": 1 required ");
   return option_end == std::string::npos ? text : text.substr(0, option_end) + " needs a value";

@@ -34,6 +34,8 @@ constexpr NumberRange kAtLeast0{.least = 0};
 constexpr NumberRange kAtLeast1{.least = 1};
 constexpr NumberRange kAbove0{.least = 0, .above = true};
 constexpr NumberRange kZeroToOne{.least = 0, .most = 1};
+constexpr NumberRange kThreads{.least = 0, .most = 4096};
+constexpr NumberRange kSequences{.least = 1, .most = 1 << 20};
 constexpr NumberRange kDegree{.least = 1, .most = 1 << 20};
 constexpr NumberRange kBeta{.least = 0, .most = 1, .below = true};
 
@@ -112,12 +114,13 @@ const ConfigKey<RunConfig> kKeys[] = {
      "Seed of the weights and of the order of the data. Same seed, same bits."},
     {"training.steps", DT_MEMBER(&c.training.steps), "steps", kAtLeast1, kMayDiffer, "Optimizer steps of the run."},
     {"training.seq_len", DT_MEMBER(&c.training.seq_len), "tokens", kAtLeast1, kFixed, "Tokens of a sequence."},
-    {"training.local_batch_size", DT_MEMBER(&c.training.local_batch_size), "sequences", kAtLeast1, kMayDiffer,
+    {"training.local_batch_size", DT_MEMBER(&c.training.local_batch_size), "sequences", kSequences, kMayDiffer,
      "Sequences of a microbatch: what is in memory at once. A run that goes on keeps the sequences of its steps."},
-    {"training.global_batch_size", DT_MEMBER(&c.training.global_batch_size), "sequences", kAtLeast0, kFixed,
+    {"training.global_batch_size", DT_MEMBER(&c.training.global_batch_size), "sequences",
+     NumberRange{.least = 0, .most = kSequences.most}, kFixed,
      "Sequences of an optimizer step, a multiple of training.local_batch_size times the ranks that take different "
      "sequences; 0 = one microbatch on each of them."},
-    {"training.threads", DT_MEMBER(&c.training.threads), "threads", kAtLeast0, kMayDiffer,
+    {"training.threads", DT_MEMBER(&c.training.threads), "threads", kThreads, kMayDiffer,
      "Threads of the processor that the run takes; the numbers do not depend on it; 0 = all cores, or "
      "OMP_NUM_THREADS."},
     {"training.max_norm", DT_MEMBER(&c.training.max_norm), "", kAtLeast0, kFixed,

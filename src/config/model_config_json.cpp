@@ -331,6 +331,7 @@ ModelConfig parse_model_config(std::string_view json_text, std::string_view wher
 
 ModelConfig load_model_config(const std::filesystem::path& path) {
   std::error_code error;
+  DT_CHECK_USAGE(!path.empty(), "the model's name is empty; expected a directory with a Hugging Face config.json");
   const std::filesystem::path file = std::filesystem::is_directory(path, error) ? path / "config.json" : path;
   if (!std::filesystem::exists(file, error)) {
     std::string more;

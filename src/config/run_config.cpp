@@ -25,6 +25,9 @@ bool RunConfig::Data::has_chats() const {
 
 namespace {
 
+/// Seventy times what DeepSeek-V3 was trained on; counts of tokens and sequences stay far within 64 bits.
+constexpr double kMostTokens = 1e15;
+
 /// A key of the other format would be ignored: say so.
 void check_format_keys(const TextSource& source, std::string_view where) {
   const TextSource defaults;
@@ -57,6 +60,12 @@ void validate(const RunConfig& c, std::string_view where) {
       t.global_batch_size, t.local_batch_size,
       std::max<int64_t>(1, t.global_batch_size / t.local_batch_size) * t.local_batch_size,
       (t.global_batch_size / t.local_batch_size + 1) * t.local_batch_size);
+  const double tokens = static_cast<double>(t.steps) * static_cast<double>(t.seq_len) *
+                        static_cast<double>(std::max(t.local_batch_size, t.global_batch_size));
+  DT_CHECK_USAGE(tokens <= kMostTokens,
+                 "{}: training.steps = {} of {} tokens each are more than the {} tokens that a run may have; lower "
+                 "training.steps",
+                 where, t.steps, tokens / static_cast<double>(t.steps), kMostTokens);
   DT_CHECK_USAGE(c.parallelism.data_parallel_shard_degree != 0,
                  "{}: parallelism.data_parallel_shard_degree = 0; use the number of ranks, or -1 for what the other "
                  "degrees leave",

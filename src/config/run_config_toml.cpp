@@ -127,7 +127,10 @@ struct Assignment {
     return true;
   }
   bool operator()(double* target) const {
-    const std::optional<double> value = node.is_number() ? node.value<double>() : std::nullopt;
+    // Not node.value<double>() for a whole number: it has none beyond 2^53.
+    const std::optional<double> value = node.is_integer()          ? static_cast<double>(node.as_integer()->get())
+                                        : node.is_floating_point() ? node.value<double>()
+                                                                   : std::nullopt;
     if (!value || !std::isfinite(*value) || !range.contains(*value)) return false;
     *target = *value;
     return true;

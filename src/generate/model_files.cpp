@@ -8,6 +8,7 @@
 #include "config/model_config_json.h"
 #include "core/clock.h"
 #include "core/dtype_word.h"
+#include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "model/model_cost.h"
@@ -27,6 +28,10 @@ void say_time(uint64_t bytes, double seconds) {
 
 ModelFiles open_model_files(const std::filesystem::path& directory) {
   const ModelConfig config = load_model_config(directory);
+  std::error_code error;
+  DT_CHECK_USAGE(!std::filesystem::is_regular_file(directory, error),
+                 "{} is a file; expected a model's directory, which holds config.json, tokenizer.json and weights",
+                 directory.string());
   const Tokenizer tokenizer = Tokenizer::load(directory);
   return {directory, config, tokenizer, load_generation_config(directory, config, tokenizer)};
 }

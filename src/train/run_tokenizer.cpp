@@ -1,6 +1,7 @@
 #include "train/run_tokenizer.h"
 
 #include <filesystem>
+#include <system_error>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -9,7 +10,13 @@ namespace deeptitan {
 
 Tokenizer load_tokenizer(const RunConfig& config) {
   const auto& model = config.model;
-  Tokenizer tokenizer = Tokenizer::load(model.tokenizer.empty() ? model.initial_checkpoint : model.tokenizer);
+  const bool of_checkpoint = model.tokenizer.empty();
+  const std::filesystem::path place = of_checkpoint ? model.initial_checkpoint : model.tokenizer;
+  std::error_code error;
+  DT_CHECK_USAGE(std::filesystem::exists(place, error),
+                 "model.{} = {}: no such file or directory; paths are relative to the working directory",
+                 of_checkpoint ? "initial_checkpoint" : "tokenizer", place.string());
+  Tokenizer tokenizer = Tokenizer::load(place);
   if (model.chat_template.empty()) return tokenizer;
   DT_CHECK_USAGE(
       std::filesystem::is_regular_file(model.chat_template),

@@ -215,6 +215,16 @@ TEST(Usage, AValueOutOfRangeOrOfTheWrongTypeIsNamed) {
                      "inspect: --context: expected a whole number of at least 1, not 0 (see deeptitan inspect --help)");
   expect_usage_error({"train", "run.toml", "--replay-step", "x"},
                      "train: --replay-step: expected a whole number of at least 1, not x (see deeptitan train --help)");
+  expect_usage_error({"generate", "--model", "x", "--prompt", "a", "--samples", "99999999999"},
+                     "generate: --samples: expected a whole number from 1 to 100000, not 99999999999 (see deeptitan "
+                     "generate --help)");
+  expect_usage_error({"generate", "--model", "x", "--prompt", "a", "--top-k", ""},
+                     "generate: --top-k: expected a whole number of at least 0, not an empty text (see deeptitan "
+                     "generate --help)");
+  expect_usage_error({"generate", "--model", "x", "--seed", "1", "--seed", "2"},
+                     "generate: --seed is given 2 times; expected once (see deeptitan generate --help)");
+  expect_usage_error({"train", "run.toml", "--threads", "4097"},
+                     "train: --threads: expected a whole number from 1 to 4096, not 4097 (see deeptitan train --help)");
   expect_usage_error(
       {"download", "a/b", "--parallel", "65"},
       "download: --parallel: expected a whole number from 1 to 64, not 65 (see deeptitan download --help)");
@@ -360,6 +370,13 @@ TEST(Usage, PathsOfTheWrongKindAreNamed) {
   const std::string weights = folder.write("model.safetensors", "x");
   expect_usage_error({"generate", "--model", weights, "--prompt", "a"},
                      weights + " holds weights; expected the model's directory, or its config.json");
+  const std::string golden = std::string(DT_TEST_DATA_DIR) + "/golden/model/v2_lite/config.json";
+  expect_usage_error({"generate", "--model", golden, "--prompt", "a"},
+                     golden +
+                         " is a file; expected a model's directory, which holds config.json, tokenizer.json and "
+                         "weights");
+  expect_usage_error({"generate", "--model", "", "--prompt", "a"},
+                     "the model's name is empty; expected a directory with a Hugging Face config.json");
   const std::string pipe = folder.path().string() + "/config.json";
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
   for (const std::vector<std::string>& arguments :
@@ -444,6 +461,11 @@ TEST(Usage, ResultsThatCannotBeWrittenAreAFailure) {
       run_program({"plan", std::string(DT_TEST_DATA_DIR) + "/../configs/tiny_v3.toml"}, {.output_file = "/dev/full"});
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_TRUE(outcome.err.starts_with("deeptitan: cannot write to standard output: No space left")) << outcome.err;
+  for (const char* question : {"--help", "--version"}) {
+    const Outcome help = run_program({question}, {.output_file = "/dev/full"});
+    EXPECT_EQ(help.exit_code, 1) << question;
+    EXPECT_TRUE(help.err.starts_with("deeptitan: cannot write to standard output: No space left")) << help.err;
+  }
 }
 
 }  // namespace

@@ -49,6 +49,10 @@ TEST(ValidateRunConfig, EachMisfitHasItsMessage) {
   expect(
       "model = {name = \"v3\"}\ntraining = {local_batch_size = 8, global_batch_size = 20}\ndata = {synthetic = true}",
       "run.toml: training.global_batch_size = 20 is not a multiple of training.local_batch_size = 8; use 16 or 24");
+  expect("model = {name = \"v3\"}\ntraining = {steps = 9223372036854775807}\ndata = {synthetic = true}",
+         "run.toml: training.steps = 9223372036854775807 of 2048 tokens each are more than the 1000000000000000 tokens "
+         "that a run "
+         "may have; lower training.steps");
   expect("model = {name = \"v3\"}\ndata = {synthetic = true, sources = [{path = \"a\"}]}",
          "run.toml: data.synthetic = true leaves no room for data.sources; remove one of them");
   expect("model = {name = \"v3\"}",

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "config/config_keys.h"
+#include "core/error.h"
 #include "support/expect_error.h"
 #include "support/temporary_folder.h"
 
@@ -285,6 +286,12 @@ TEST(RunConfigToml, MistakesOnTheCommandLineSaySo) {
          "command line: unknown key 'training.stepz'; did you mean 'training.steps'? (docs/config.md lists all keys)");
   expect({"--training.steps", "many"}, "command line: training.steps = 'many'; expected a whole number of at least 1");
   expect({"--training.steps", "0"}, "command line: training.steps = 0; expected a whole number of at least 1");
+  for (const char* key : {"--training.local_batch_size", "--training.global_batch_size"}) {
+    EXPECT_THROW(parse(kRun, {key, "1048577"}), Error) << key;
+  }
+  expect({"--training.threads", "4097"},
+         "command line: training.threads = 4097; expected a whole number from 0 to 4096");
+  EXPECT_EQ(parse(kRun, {"--optimizer.eps", "9223372036854775807"}).optimizer.eps, 0x1p63);
   expect({"--training.dtype", "fp16"}, "command line: training.dtype = 'fp16'; expected one of auto, bf16, fp32");
   expect({"--training.steps"}, "--training.steps needs a value: --training.steps VALUE");
   expect({"steps"}, "unexpected argument 'steps'; a key of the run file is set as --section.key value");

@@ -59,6 +59,10 @@ void RunFolder::lock() {
   lock_.emplace(root_ / kLockFile, root_.string());
 }
 
+bool RunFolder::in_place() const {
+  return held() && there(checkpoints());
+}
+
 void RunFolder::check_free(bool resuming) const {
   const bool own = resuming || holds_a_run();
   const std::set<std::string> recorded = resuming ? std::set<std::string>() : read_record();

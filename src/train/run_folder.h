@@ -36,7 +36,9 @@ class RunFolder {
   /// Takes the folder for this process where it exists. Throws Error that names the process which has it.
   void lock();
   /// Whether the folder that was locked still stands in its place.
-  bool in_place() const { return lock_ && lock_->in_place(); }
+  bool held() const { return lock_ && lock_->in_place(); }
+  /// Whether it does, with the folder of its checkpoints.
+  bool in_place() const;
 
   /// Throws a usage error, naming the path, where something that the run would write is there and no run wrote it, or
   /// is of another kind (a folder for a file). With `resuming`, the files beside the checkpoints are the run's.

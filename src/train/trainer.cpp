@@ -273,17 +273,23 @@ void Trainer::stop_not_finite(int64_t step, const StepResult& result) {
 // What was in the folder is gone; the run is not.
 void Trainer::stop_without_folder() {
   if (saver_) saver_->give_up();
-  last_result();  // what is saved is whole
-  if (ranks_.first()) {
-    folder_ = RunFolder(folder_.root());
-    folder_.claim(/*resuming=*/false);
-    write_file(folder_.config(), progress_.config);
+  // What is saved is whole, and its metrics are those of its step.
+  while (std::optional<StepResult> result = engine_->remaining_report()) {
+    const StepMetrics metrics = metrics_of(std::move(*result));
+    if (report_) report_->show(metrics, 0);
   }
   progress_.metrics = {};
+  if (ranks_.first()) {
+    const bool held = folder_.held();
+    if (held && report_) progress_.metrics = report_->synced();
+    if (!held) folder_ = RunFolder(folder_.root());
+    folder_.claim(/*resuming=*/held);
+    write_file(folder_.config(), progress_.config);
+  }
   save(/*beside=*/false);
   fail(
-      "{} was removed or replaced while the run wrote into it. Step {} was saved in a new one; go on with --resume "
-      "auto",
+      "{} or checkpoints in it was removed or replaced while the run wrote into it. Step {} was saved anew; go on with "
+      "--resume auto",
       folder_.root().string(), progress_.step);
 }
 

@@ -1,5 +1,6 @@
 // What a shell can do to a program: closed descriptors, pipes that end, signals, folders that go away.
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <fstream>
@@ -154,6 +155,26 @@ TEST_F(ProcessTest, AFolderThatIsTakenAwayIsNoticedAndTheStepIsSaved) {
   EXPECT_EQ(
       run_program({"train", file, "--validation.freq", "0", "--resume", "auto", "--training.steps", steps}).exit_code,
       0);
+}
+
+TEST_F(ProcessTest, CheckpointsThatAreTakenAwayAreNoticedAndTheStepIsSaved) {
+  const std::string file = run_file("cleared", 100000);
+  Program program({"train", file, "--validation.freq", "0", "--checkpoint.interval", "2"});
+  ASSERT_TRUE(program.wait_for_output("step 5/"));
+  fs::rename(sample().run("cleared") / "checkpoints", sample().run("cleared") / "elsewhere");
+  const Outcome outcome = program.finish();
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
+  EXPECT_NE(outcome.err.find("was removed or replaced while the run wrote into it. Step "), std::string::npos)
+      << outcome.err;
+  const auto saved = latest_checkpoint(sample().run("cleared") / "checkpoints");
+  ASSERT_TRUE(saved.has_value());
+  EXPECT_GE(saved->step, 5);
+  const Outcome again = run_program({"train", file, "--validation.freq", "0", "--resume", "auto", "--training.steps",
+                                     std::to_string(saved->step + 1)});
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(again.err.find("is lost"), std::string::npos) << again.err;
+  const std::string metrics = read_file(sample().run("cleared") / "metrics.jsonl");
+  EXPECT_EQ(std::count(metrics.begin(), metrics.end(), '\n'), saved->step + 1);
 }
 
 TEST_F(ProcessTest, AVocabularyThatCannotBeWrittenLeavesNothingInTheWay) {

@@ -92,7 +92,7 @@ void print_snapshot(const RunConfig& config, const TrainingEngine& engine, int64
 }
 
 // On as many ranks as --ranks says, or else as the degrees name.
-Mesh planned_mesh(const RunConfig::Parallelism& p, int64_t ranks) {
+Mesh planned_mesh(const RunConfig::Parallelism& p, int64_t ranks, const ModelConfig& model) {
   constexpr int64_t kMostRanks = 1 << 20;
   if (ranks == 0) {
     ranks = p.pipeline_parallel_degree * p.expert_parallel_degree * p.data_parallel_replicate_degree;
@@ -100,7 +100,7 @@ Mesh planned_mesh(const RunConfig::Parallelism& p, int64_t ranks) {
     DT_CHECK_USAGE(ranks <= kMostRanks, "the degrees of [parallelism] name {} ranks; at most {} are planned", ranks,
                    kMostRanks);
   }
-  return make_mesh(p, static_cast<int>(ranks));
+  return make_mesh(p, static_cast<int>(ranks), &model);
 }
 
 // A rank of a mesh with all that it takes, and nothing to exchange with.
@@ -131,7 +131,7 @@ void run_plan(const PlanArguments& arguments, const std::vector<std::string>& ov
   RunConfig read = config_of(arguments.config, parse_overrides(overrides));
   if (!arguments.device.empty()) read.training.device = arguments.device;
   const auto [model, note] = planned_model(read);
-  const Mesh mesh = planned_mesh(read.parallelism, arguments.ranks);
+  const Mesh mesh = planned_mesh(read.parallelism, arguments.ranks, model);
   check_mesh(mesh, read, model);
   const RunConfig config = with_global_batch(read, mesh);
   const PlannedDevice device = device_to_plan(config.training.device);

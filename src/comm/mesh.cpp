@@ -42,15 +42,25 @@ std::vector<int> divisors(int number) {
   return result;
 }
 
-// A few layouts of `ranks` ranks, those first that keep most of the degrees asked for.
-std::vector<std::string> possible_layouts(const RunConfig::Parallelism& wanted, int ranks) {
+bool divides_experts(int ep, const ModelConfig& model) {
+  return ep == 1 || (model.n_routed_experts > 0 && model.n_routed_experts % ep == 0);
+}
+
+bool has_layers_for(int pp, const RunConfig::Parallelism& wanted, const ModelConfig& model) {
+  return pp == 1 || pp * wanted.stages_per_rank() <= model.num_hidden_layers;
+}
+
+// A few layouts of `ranks` ranks that the model can have, those first that keep most of the degrees asked for.
+std::vector<std::string> possible_layouts(const RunConfig::Parallelism& wanted, int ranks, const ModelConfig* model) {
   struct Layout {
     int kept;
     Mesh mesh;
   };
   std::vector<Layout> layouts;
   for (const int pp : divisors(ranks)) {
+    if (model != nullptr && !has_layers_for(pp, wanted, *model)) continue;
     for (const int ep : divisors(ranks / pp)) {
+      if (model != nullptr && !divides_experts(ep, *model)) continue;
       const int left = ranks / pp / ep;
       for (const int replicate : divisors(left)) {
         const Mesh mesh{.pp = pp, .ep = ep, .dp_shard = left / replicate, .dp_replicate = replicate};
@@ -134,7 +144,7 @@ std::string Mesh::describe() const {
                      ep, dp_shard, dp_replicate);
 }
 
-Mesh make_mesh(const RunConfig::Parallelism& p, int ranks) {
+Mesh make_mesh(const RunConfig::Parallelism& p, int ranks, const ModelConfig* model) {
   // Every degree is at most 2^20 (the key's range): the product of three fits, that of four might not.
   const int64_t without_shards =
       p.pipeline_parallel_degree * p.expert_parallel_degree * p.data_parallel_replicate_degree;
@@ -147,7 +157,7 @@ Mesh make_mesh(const RunConfig::Parallelism& p, int ranks) {
       "order: {}",
       p.pipeline_parallel_degree, p.expert_parallel_degree,
       rest ? "-1 (what is left)" : fmt::format("{}", p.data_parallel_shard_degree), p.data_parallel_replicate_degree,
-      ranks, ranks == 1 ? "" : "s", ranks == 1 ? "is" : "are", fmt::join(possible_layouts(p, ranks), "; "));
+      ranks, ranks == 1 ? "" : "s", ranks == 1 ? "is" : "are", fmt::join(possible_layouts(p, ranks, model), "; "));
   return {.pp = static_cast<int>(p.pipeline_parallel_degree),
           .ep = static_cast<int>(p.expert_parallel_degree),
           .dp_shard = static_cast<int>(shards),
@@ -155,7 +165,7 @@ Mesh make_mesh(const RunConfig::Parallelism& p, int ranks) {
 }
 
 void check_mesh(const Mesh& mesh, const RunConfig& config, const ModelConfig& model) {
-  DT_CHECK_USAGE(mesh.ep == 1 || (model.n_routed_experts > 0 && model.n_routed_experts % mesh.ep == 0),
+  DT_CHECK_USAGE(divides_experts(mesh.ep, model),
                  "parallelism.expert_parallel_degree = {} does not divide n_routed_experts = {}; use {}", mesh.ep,
                  model.n_routed_experts,
                  model.n_routed_experts == 0 ? "1" : divisor_words(model.n_routed_experts, model.n_routed_experts));

@@ -54,9 +54,9 @@ struct Mesh {
   std::string describe() const;
 };
 
-/// The mesh that [parallelism] asks for on `ranks` ranks. Throws a usage error that lists possible layouts where the
-/// product of the degrees is not their number.
-Mesh make_mesh(const RunConfig::Parallelism& parallelism, int ranks);
+/// The mesh that [parallelism] asks for on `ranks` ranks. Throws a usage error where the product of the degrees is not
+/// their number. It lists possible layouts; of `model`, those that divide its experts and have layers for each stage.
+Mesh make_mesh(const RunConfig::Parallelism& parallelism, int ranks, const ModelConfig* model = nullptr);
 
 /// Throws a usage error where a model of this shape cannot be laid out so: experts that cannot be divided, more stages
 /// than layers, or a global batch that is not whole microbatches on every rank.

@@ -42,10 +42,11 @@ void check_pairs(const RunConfig& config, int ranks) {
 }  // namespace
 
 Mesh mesh_of_run(const RunConfig& config, int ranks) {
-  const Mesh mesh = make_mesh(config.parallelism, ranks);
   check_pairs(config, ranks);
-  if (ranks == 1) return mesh;
-  check_mesh(mesh, config, resolve_model_config(config));
+  if (ranks == 1) return make_mesh(config.parallelism, ranks);
+  const ModelConfig model = resolve_model_config(config);
+  const Mesh mesh = make_mesh(config.parallelism, ranks, &model);
+  check_mesh(mesh, config, model);
   if (mesh.pp > 1) {
     // Throws where it has no order for so many microbatches.
     const int64_t microbatches = with_global_batch(config, mesh).microbatches_per_step() / mesh.data_ranks();

@@ -86,6 +86,21 @@ TEST(Mesh, AnImpossibleLayoutListsPossibleOnes) {
   EXPECT_NE(message_of([] { make_mesh(degrees(1, 1, 3, 1), 2); }), "no error");
 }
 
+// 16 experts are not shared out to 3 ranks, and 3 layers are not 6 stages.
+TEST(Mesh, LayoutsAreThoseThatTheModelCanHave) {
+  ModelConfig model;
+  model.num_hidden_layers = 3;
+  model.n_routed_experts = 16;
+  const std::string listed = message_of([&] { make_mesh(degrees(4, 1, -1, 1), 6, &model); });
+  EXPECT_NE(listed.find("layouts that are, in this order: 1 x 1 x 6 x 1; 2 x 1 x 3 x 1; 3 x 1 x 2 x 1; 1 x 1 x 3 x 2; "
+                        "1 x 1 x 2 x 3; 1 x 1 x 1 x 6"),
+            std::string::npos)
+      << listed;
+  model.n_routed_experts = 0;
+  const std::string dense = message_of([&] { make_mesh(degrees(1, 3, -1, 1), 2, &model); });
+  EXPECT_NE(dense.find("in this order: 1 x 1 x 2 x 1; 1 x 1 x 1 x 2; 2 x 1 x 1 x 1"), std::string::npos) << dense;
+}
+
 TEST(Mesh, AModelThatCannotBeLaidOutSaysWhichDegreesCould) {
   RunConfig config;
   config.training.local_batch_size = 2;

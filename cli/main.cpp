@@ -10,6 +10,7 @@
 #include "bench_command.h"
 #include "chat_command.h"
 #include "check_processor.h"
+#include "comm/late_rank.h"
 #include "comm/mpi/mpi_world.h"
 #include "convert_command.h"
 #include "core/error.h"
@@ -83,6 +84,7 @@ int run(int argc, char** argv) {
     return kExitUsage;
   } catch (const Error& error) {
     report_error(printable_message(error.what()));
+    if (dynamic_cast<const LateRank*>(&error) != nullptr) let_other_ranks_speak();
     return error.kind() == ErrorKind::kUsage ? kExitUsage : kExitFailure;
   } catch (const std::filesystem::filesystem_error& error) {
     report_error(fmt::format("cannot use {}: {}", shown(error.path1().string(), 400), error.code().message()));

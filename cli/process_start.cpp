@@ -18,6 +18,7 @@ namespace deeptitan {
 namespace {
 
 constexpr auto kFirstRankSpeaks = std::chrono::milliseconds(1500);
+constexpr auto kOthersSpeak = kFirstRankSpeaks + std::chrono::milliseconds(1000);
 
 int speaking_rank = 0;
 
@@ -46,6 +47,10 @@ void report_error(std::string_view message) {
     speaker += "rank " + std::to_string(speaking_rank) + ": ";
   }
   std::fputs((speaker + std::string(message) + "\n").c_str(), stderr);
+}
+
+void let_other_ranks_speak() {
+  if (find_launch()) std::this_thread::sleep_for(kOthersSpeak);
 }
 
 }  // namespace deeptitan

@@ -16,4 +16,8 @@ void speak_as_rank(int rank);
 /// first says which it is, and waits a moment before: what befell all ranks the first one says, and ends the others.
 void report_error(std::string_view message);
 
+/// Waits, where a launcher has started this rank, as long as others may take to report for whom they have waited: the
+/// one that this rank names may itself wait for another.
+void let_other_ranks_speak();
+
 }  // namespace deeptitan

@@ -9,6 +9,7 @@
 
 #include <fmt/ranges.h>
 
+#include "comm/late_rank.h"
 #include "comm/parts.h"
 #include "core/clock.h"
 #include "core/error.h"
@@ -140,9 +141,9 @@ class HostCommunicator::Exchange {
       if (!group_.transport_.has_ended(rank)) late.insert(rank);
     }
     group_.transport_.miss(std::vector<int>(late.begin(), late.end()));
-    fail("rank {} has waited {:.3g} s in {} of group {}, {}, for rank{} {}: {}", group_.transport_.rank(), waited,
-         operation_, group_.name_, group_.when(ctx_), late.size() == 1 ? "" : "s", fmt::join(late, ", "),
-         kWhyRanksAreLate);
+    deeptitan::fail_late("rank {} has waited {:.3g} s in {} of group {}, {}, for rank{} {}: {}",
+                         group_.transport_.rank(), waited, operation_, group_.name_, group_.when(ctx_),
+                         late.size() == 1 ? "" : "s", fmt::join(late, ", "), kWhyRanksAreLate);
   }
 
   HostCommunicator& group_;

@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 #include <fmt/ranges.h>
 
+#include "comm/late_rank.h"
 #include "comm/nccl_library.h"
 #include "comm/parts.h"
 #include "core/error.h"
@@ -112,9 +113,9 @@ void NcclCommunicator::run_on(ExecutionContext& ctx, NcclHandle& handle, const S
         }
       },
       [&](double waited) {
-        DT_CHECK(waited < deadline(), "rank {} has waited {:g} s in {} of group {}, {}, for {}: {}",
-                 parts_.ranks[rank()], deadline(), operation, name(), when(ctx.step), others_of(others()),
-                 kWhyRanksAreLate);
+        if (waited < deadline()) return;
+        fail_late("rank {} has waited {:g} s in {} of group {}, {}, for {}: {}", parts_.ranks[rank()], deadline(),
+                  operation, name(), when(ctx.step), others_of(others()), kWhyRanksAreLate);
       });
   parts_.operations->add(ctx, stream, operation, name(), others());
 }

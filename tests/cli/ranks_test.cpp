@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <random>
+#include <regex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -153,6 +154,27 @@ TEST(Ranks, ARankThatStopsIsNamedByTheOthers) {
   EXPECT_TRUE(message.find(", for rank 1: it has stopped, hangs, or ") != std::string::npos ||
               message.find(", for ranks 1, 2: it has stopped, hangs, or ") != std::string::npos)
       << message;
+  expect_none_left(file, start);
+}
+
+// The first stage waits for the second, and that one for the last, which has stopped: the second has time to say so.
+TEST(Ranks, OneThatIsWaitedForSaysForWhomItWaits) {
+  const std::string file = run_file("stops-behind");
+  Program program({"train", file, "--ranks", "3", "--model.shape.num_hidden_layers", "3",
+                   "--parallelism.pipeline_parallel_degree", "3", "--training.steps", "100000", "--validation.freq",
+                   "0", "--parallelism.deadline_seconds", "2"});
+  ASSERT_TRUE(program.wait_for_output("step 2/"));
+  const double start = monotonic_seconds();
+  ::kill(process_of_rank(file, 2), SIGSTOP);
+  const Outcome outcome = program.finish();
+  EXPECT_LT(monotonic_seconds() - start, 10);
+  EXPECT_NE(outcome.exit_code, 0);
+  EXPECT_TRUE(std::regex_search(
+      outcome.err, std::regex("deeptitan: rank 0 has waited 2 s in [a-z_]+ of group [a-z ]+, (in|after) step ")))
+      << outcome.err;
+  EXPECT_TRUE(std::regex_search(outcome.err, std::regex("deeptitan: rank 1: rank 1 has waited 2 s in [a-z_]+ of group "
+                                                        "[a-z ]+, (in|after) step [0-9]+, for ranks? (0, )?2: ")))
+      << outcome.err;
   expect_none_left(file, start);
 }
 

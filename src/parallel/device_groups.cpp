@@ -14,6 +14,7 @@
 #include <string>
 
 #include "comm/ipc_memory.h"
+#include "comm/late_rank.h"
 #include "comm/nccl_communicator.h"
 #include "comm/nccl_library.h"
 #include "comm/rank_texts.h"
@@ -87,18 +88,35 @@ ncclUniqueId to_id(std::string_view text) {
 
 }  // namespace
 
+class DeviceConnections {
+ public:
+  explicit DeviceConnections(Device device)
+      : staging(std::make_shared<NcclStaging>(device)), operations(std::make_shared<NcclOperations>()) {}
+
+  std::shared_ptr<NcclStaging> staging;
+  std::shared_ptr<NcclOperations> operations;
+  std::map<std::vector<int>, std::shared_ptr<NcclHandle>> by_ranks;
+};
+
 /// The communicators of GPUs. Groups of the same ranks share one of NCCL's: all that they do is queued in one stream.
 class DeviceGroups::Nccl {
  public:
-  Nccl(const HostGroups& host, const Mesh& mesh, Device device, double deadline)
-      : host_(*host.groups().host), mesh_(mesh), device_(device), deadline_(deadline), rank_(host_.rank()) {
+  Nccl(const HostGroups& host, const Mesh& mesh, Device device, double deadline,
+       std::shared_ptr<DeviceConnections> connections)
+      : host_(*host.groups().host),
+        mesh_(mesh),
+        device_(device),
+        deadline_(deadline),
+        rank_(host_.rank()),
+        connections_(std::move(connections)) {
     // What graphs send is not registered with NCCL: sends of registered memory were seen to hang (NCCL 2.28.9).
     ::setenv("NCCL_GRAPH_REGISTER", "0", /*overwrite=*/0);
     check_own_gpu();
     use_device(device);
-    staging_ = std::make_shared<NcclStaging>(device);
-    operations_ = std::make_shared<NcclOperations>();
+    if (connections_ == nullptr) connections_ = std::make_shared<DeviceConnections>(device);
   }
+
+  const std::shared_ptr<DeviceConnections>& connections() const { return connections_; }
 
   RankGroups make() {
     RankGroups groups;
@@ -140,7 +158,8 @@ class DeviceGroups::Nccl {
   void abandon() noexcept {
     if (expert_memory_ != nullptr) expert_memory_->abandon();
     if (gradient_memory_ != nullptr) gradient_memory_->abandon();
-    for (const std::shared_ptr<NcclHandle>& handle : handles_) handle->abort();
+    for (const std::shared_ptr<NcclHandle>& handle : links_) handle->abort();
+    for (const auto& [ranks, handle] : connections_->by_ranks) handle->abort();
   }
 
  private:
@@ -158,16 +177,16 @@ class DeviceGroups::Nccl {
   // The handle of a group's ranks; nullptr: there is one.
   std::shared_ptr<NcclHandle> handle_of(const std::vector<int>& ranks) {
     if (ranks.size() == 1) return nullptr;
-    std::shared_ptr<NcclHandle>& handle = by_ranks_[ranks];
-    if (handle != nullptr) return handle;
+    const auto known = connections_->by_ranks.find(ranks);
+    if (known != connections_->by_ranks.end()) return known->second;
     // Of each group the first rank makes the id; all groups of one kind are introduced at once.
     const bool first = ranks.front() == rank_;
     const std::vector<std::string> ids =
         gather_texts(host_, first ? to_text(NcclHandle::make_unique_id()) : std::string());
     const auto place = std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin();
-    handle = std::make_shared<NcclHandle>(to_id(ids[ranks.front()]), static_cast<int>(ranks.size()),
-                                          static_cast<int>(place), deadline_);
-    handles_.push_back(handle);
+    auto handle = std::make_shared<NcclHandle>(to_id(ids[ranks.front()]), static_cast<int>(ranks.size()),
+                                               static_cast<int>(place), deadline_);
+    connections_->by_ranks.emplace(ranks, handle);
     return handle;
   }
 
@@ -178,8 +197,8 @@ class DeviceGroups::Nccl {
     parts.rank = static_cast<int>(std::find(parts.ranks.begin(), parts.ranks.end(), rank_) - parts.ranks.begin());
     parts.device = device_;
     parts.handle = handle_of(parts.ranks);
-    parts.staging = staging_;
-    parts.operations = operations_;
+    parts.staging = connections_->staging;
+    parts.operations = connections_->operations;
     parts.deadline = deadline_;
     if (links) add_links(parts);
     communicators_.push_back(std::make_unique<NcclCommunicator>(std::move(parts)));
@@ -196,7 +215,7 @@ class DeviceGroups::Nccl {
       if (!sends && to != parts.rank) continue;
       NcclCommunicator::Link link{
           std::make_shared<NcclHandle>(to_id(ids[parts.ranks[from]]), 2, sends ? 0 : 1, deadline_), Stream(device_)};
-      handles_.push_back(link.handle);
+      links_.push_back(link.handle);
       connect(link, sends);
       (sends ? parts.to : parts.from).emplace(sends ? to : from, std::move(link));
     }
@@ -205,7 +224,7 @@ class DeviceGroups::Nccl {
   // NCCL connects two ranks, and takes memory for that, when they first exchange something, for which the host waits
   // then: here, where both do it, and before memory is planned.
   void connect(const NcclCommunicator::Link& link, bool sends) {
-    char* const memory = staging_->memory.data();
+    char* const memory = connections_->staging->memory.data();
     auto* const stream = static_cast<cudaStream_t>(link.stream.native());
     link.handle->run_group(
         [&] {
@@ -230,10 +249,10 @@ class DeviceGroups::Nccl {
 
   void watch(double waited) {
     if (waited < deadline_) return;
-    const std::string operation = operations_->oldest();
+    const std::string operation = connections_->operations->oldest();
     if (operation.empty()) return;  // it is this rank's own work that takes long
     abandon();
-    fail("rank {} has waited {:g} s in {}: {}", rank_, waited, operation, kWhyRanksAreLate);
+    fail_late("rank {} has waited {:g} s in {}: {}", rank_, waited, operation, kWhyRanksAreLate);
   }
 
   Communicator& host_;
@@ -241,22 +260,24 @@ class DeviceGroups::Nccl {
   Device device_;
   double deadline_;
   int rank_;
-  std::shared_ptr<NcclStaging> staging_;
-  std::shared_ptr<NcclOperations> operations_;
-  std::map<std::vector<int>, std::shared_ptr<NcclHandle>> by_ranks_;
-  std::vector<std::shared_ptr<NcclHandle>> handles_;
+  std::shared_ptr<DeviceConnections> connections_;
+  std::vector<std::shared_ptr<NcclHandle>> links_;
   std::vector<std::unique_ptr<NcclCommunicator>> communicators_;
   std::unique_ptr<IpcMemory> expert_memory_, gradient_memory_;
 };
 
 DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline,
-                           ExpertDispatcherName dispatcher)
+                           ExpertDispatcherName dispatcher, std::shared_ptr<DeviceConnections> connections)
     : groups_(host.groups()) {
   if (device.kind == DeviceKind::kCpu || mesh.world() == 1) return;
-  nccl_ = std::make_unique<Nccl>(host, mesh, device, deadline);
+  nccl_ = std::make_unique<Nccl>(host, mesh, device, deadline, std::move(connections));
   groups_ = nccl_->make();
   nccl_->connect_experts(groups_, *host.groups().ep, dispatcher);
   nccl_->connect_gradients(groups_, *host.groups().dense.shard);
+}
+
+std::shared_ptr<DeviceConnections> DeviceGroups::connections() const {
+  return nccl_ == nullptr ? nullptr : nccl_->connections();
 }
 
 DeviceGroups::~DeviceGroups() {
@@ -272,12 +293,16 @@ void DeviceGroups::abandon() noexcept {
 class DeviceGroups::Nccl {};
 
 DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& /*mesh*/, Device device, double /*deadline*/,
-                           ExpertDispatcherName /*dispatcher*/)
+                           ExpertDispatcherName /*dispatcher*/, std::shared_ptr<DeviceConnections> /*connections*/)
     : groups_(host.groups()) {
   if (device.kind != DeviceKind::kCpu) fail_without_cuda("ranks", device);
 }
 
 DeviceGroups::~DeviceGroups() = default;
+
+std::shared_ptr<DeviceConnections> DeviceGroups::connections() const {
+  return nullptr;
+}
 
 void DeviceGroups::abandon() noexcept {}
 

@@ -23,19 +23,26 @@ bool rows_from_kernel_to_kernel(ExpertDispatcherName dispatcher, const Mesh& mes
 /// for itself and for each other rank of each communicator on the host. 0 on the CPU, and of one rank.
 int64_t connection_bytes(const Mesh& mesh, int rank, Device device);
 
+/// What a rank's GPU is connected to others by, which groups of the same ranks share.
+class DeviceConnections;
+
 /// A rank's communicators of a mesh, for what lies on its device: the host's own on the CPU, NCCL's on a GPU, which the
 /// host's introduce to each other. While it lives, this thread's waits for the GPU have the deadline of the groups.
 class DeviceGroups {
  public:
   /// Every rank of the mesh makes one. The host's groups outlive it. Throws where NCCL is not there, and where a rank
   /// does not come within the deadline; and a usage error where rows are to go from kernel to kernel and cannot.
+  /// `connections`: those of another mesh of the same world, which this one goes on with; all ranks give them, or none.
   DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline = kDefaultDeadline,
-               ExpertDispatcherName dispatcher = ExpertDispatcherName::kAuto);
+               ExpertDispatcherName dispatcher = ExpertDispatcherName::kAuto,
+               std::shared_ptr<DeviceConnections> connections = nullptr);
   ~DeviceGroups();
   DeviceGroups(const DeviceGroups&) = delete;
   DeviceGroups& operator=(const DeviceGroups&) = delete;
 
   const RankGroups& groups() const { return groups_; }
+  /// nullptr on the CPU, and of one rank.
+  std::shared_ptr<DeviceConnections> connections() const;
   /// Where something has failed: ends what others would still be waited for by this rank's GPU.
   void abandon() noexcept;
 

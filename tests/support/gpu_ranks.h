@@ -1,9 +1,12 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -50,18 +53,45 @@ inline GpuRank& gpu_rank() {
   return rank;
 }
 
-/// The groups of a mesh of all ranks.
+/// The groups of a mesh of all ranks. NCCL takes seconds to connect GPUs: each mesh is connected once in a process, and
+/// all go on with what the first has connected.
 class GpuMesh {
  public:
-  explicit GpuMesh(const Mesh& mesh, ExpertDispatcherName dispatcher = ExpertDispatcherName::kAllToAll)
-      : host_(gpu_rank().transport(), mesh, kDeadline),
-        device_(host_, mesh, gpu_rank().device(), kDeadline, dispatcher) {}
-  const RankGroups& groups() const { return device_.groups(); }
+  explicit GpuMesh(const Mesh& mesh, ExpertDispatcherName dispatcher = ExpertDispatcherName::kAllToAll) {
+    std::vector<std::unique_ptr<Connected>>& all = connected();
+    const auto found = std::find_if(all.begin(), all.end(), [&](const auto& one) { return one->mesh == mesh; });
+    const auto place = static_cast<size_t>(found - all.begin());
+    if (place == all.size()) {
+      all.push_back(std::make_unique<Connected>(mesh, all.empty() ? nullptr : all.front()->device.connections()));
+    }
+    groups_ = all[place]->device.groups();
+    if (dispatcher == ExpertDispatcherName::kAllToAll) groups_.expert_memory = nullptr;
+    if (dispatcher == ExpertDispatcherName::kOnDevice && mesh.ep > 1 && groups_.expert_memory == nullptr) {
+      fail("the GPUs of these ranks do not reach each other's memory");
+    }
+  }
+  const RankGroups& groups() const { return groups_; }
+
+  /// Before MPI ends.
+  static void disconnect() { connected().clear(); }
 
  private:
   static constexpr double kDeadline = 60;
-  HostGroups host_;
-  DeviceGroups device_;
+  struct Connected {
+    Connected(const Mesh& wanted, std::shared_ptr<DeviceConnections> connections)
+        : mesh(wanted),
+          host(gpu_rank().transport(), mesh, kDeadline),
+          device(host, mesh, gpu_rank().device(), kDeadline, ExpertDispatcherName::kAuto, std::move(connections)) {}
+    Mesh mesh;
+    HostGroups host;
+    DeviceGroups device;
+  };
+  static std::vector<std::unique_ptr<Connected>>& connected() {
+    static std::vector<std::unique_ptr<Connected>> all;
+    return all;
+  }
+
+  RankGroups groups_;
 };
 
 /// What main() does in a test program whose processes are ranks with a GPU each.
@@ -70,6 +100,7 @@ inline int run_gpu_ranks(int argc, char** argv) {
   try {
     gpu_rank().start();
     const int failed = RUN_ALL_TESTS();
+    GpuMesh::disconnect();
     gpu_rank().finish();
     return failed;
   } catch (const Error& error) {

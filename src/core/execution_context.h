@@ -14,14 +14,12 @@ namespace deeptitan {
 /// Goes into every op: where it runs and what it may use.
 struct ExecutionContext {
   Device device;
-  Stream compute;                     // ops run here
-  Stream communication;               // what goes to other ranks, beside it
-  Stream beside;                      // what does not wait for the ops of `compute`, nor they for it (BesideScope)
-  Arena* workspace = nullptr;         // a stack: an op gives back what it took
-  Arena* beside_workspace = nullptr;  // the same for what is queued in `beside`; nullptr: nothing is
-  StepState* state = nullptr;         // on the device: forms of ops read and write it, nobody else
-  int64_t step = 0;                   // the one that is queued, for messages; 0: before the first
-  OpProfile* profile = nullptr;       // nullptr: nothing is counted or timed
+  Stream compute;                // ops run here
+  Stream communication;          // what goes to other ranks, beside it
+  Arena* workspace = nullptr;    // a stack: an op gives back what it took
+  StepState* state = nullptr;    // on the device: forms of ops read and write it, nobody else
+  int64_t step = 0;              // the one that is queued, for messages; 0: before the first
+  OpProfile* profile = nullptr;  // nullptr: nothing is counted or timed
   int spared_multiprocessors =
       0;                      // of a GPU: kernels that stay on theirs to the end leave these to what goes on beside
   bool planning = false;      // ops check and count workspace, but launch nothing

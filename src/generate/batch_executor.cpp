@@ -43,10 +43,6 @@ constexpr int64_t kTableAlignment = 8 * 16;
 constexpr size_t kMostGraphs = 64;
 constexpr size_t kMostPromptGraphs = 8;
 
-// Batches of more tokens let what does not fill a GPU run beside other ops: launches of fewer follow so closely upon
-// one another that a second stream would only part them.
-constexpr int64_t kMostTokensInOrder = 256;
-
 }  // namespace
 
 BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& options)
@@ -62,8 +58,6 @@ BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& opt
   workspace_ = arena("workspace");
   ctx_.device = options_.device;
   ctx_.workspace = workspace_;
-  // Ranks exchange in an order that all of them keep.
-  if (options_.device.kind == DeviceKind::kCuda && options_.ranks == nullptr) beside_ = arena("workspace beside it");
   // What ranks say of one that does not come names the batch.
   if (options_.ranks != nullptr && options_.device.kind == DeviceKind::kCpu) ctx_.state = &options_.ranks->state();
 
@@ -122,7 +116,6 @@ void BatchExecutor::allocate() {
   use_device(options_.device);
   ctx_.compute = Stream(options_.device);
   ctx_.communication = Stream(options_.device);
-  ctx_.beside = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
   const int64_t tables =
@@ -198,7 +191,6 @@ BatchLayout BatchExecutor::upload(const BatchTables& tables) {
 
 // [tokens, hidden] behind the stage that lies here, in workspace that the caller gives back.
 Tensor BatchExecutor::forward_hidden(const BatchLayout& batch) {
-  ctx_.beside_workspace = batch.tokens() > kMostTokensInOrder ? beside_ : nullptr;
   const auto take = [&] { return workspace_->take(options_.compute, {batch.tokens(), config().hidden_size}); };
   const Tensor hidden = take();
   Tensor before;

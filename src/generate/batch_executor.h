@@ -84,7 +84,6 @@ class BatchExecutor {
   Arena* cache_;
   Arena* inputs_;
   Arena* workspace_;
-  Arena* beside_ = nullptr;  // of ops that run beside others
   MemoryPlan plan_;
 
   ExecutionContext ctx_;

@@ -1,6 +1,5 @@
 #include "model/attention/mla.h"
 
-#include "core/beside_scope.h"
 #include "core/error.h"
 #include "ops/elementwise.h"
 
@@ -120,21 +119,11 @@ void MultiHeadLatentAttention::forward(ExecutionContext& ctx, const ForwardConte
 
   const LinearLayer& query_down = q_a_ ? *q_a_ : q_b_;
   const Tensor& query = q_a_ ? s.q_latent : s.query;
-  const bool beside = ctx.beside_workspace != nullptr;
-  if (beside) {
-    {
-      const BesideScope scope(ctx);  // too narrow a product to fill a chip
-      kv_a_.forward(ctx, s.kv_latent, x);
-    }
-    query_down.forward(ctx, query, x);
-  } else {
-    query_down.forward_beside(ctx, query, kv_a_, s.kv_latent, x);
-  }
+  query_down.forward_beside(ctx, query, kv_a_, s.kv_latent, x);
   if (q_a_) {
     q_norm_->forward(ctx, s.q_latent_normed, s.q_latent_rstd, s.q_latent);
     q_b_.forward(ctx, s.query, s.q_latent_normed);
   }
-  if (beside) BesideScope::join(ctx);
   DT_CHECK(batch.cached() || kv_b_, "attention without a cache needs a model for training");
   if (batch.cached()) {
     attend_through_cache(ctx, forward, s);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/beside_scope.h"
 #include "ops/elementwise.h"
 #include "ops/mixture.h"
 
@@ -128,12 +127,6 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
   Saved& s = record == nullptr ? *temporary : static_cast<Saved&>(*record);
   const Routing& routing = s.experts.routing;
 
-  // Beside the router, the sort and the dispatch, none of which fills a chip.
-  const bool beside = shared_ && ctx.beside_workspace != nullptr;
-  if (beside) {
-    const BesideScope scope(ctx);
-    shared_->forward(ctx, forward, out, x, s.shared.get());
-  }
   {
     ArenaScope scratch(*ctx.workspace);
     const Tensor wide = scratch.take(DType::kF32, {tokens, hidden_});
@@ -161,8 +154,7 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
       forward.experts_in_slices || (record == nullptr && dispatcher_->tokens_that_fit(tokens) < tokens);
   // Rows are on their way beside the shared experts.
   if (!in_slices) dispatcher_->begin_dispatch(ctx, s.experts.rows, x, routing, s.experts.route);
-  if (shared_ && !beside) shared_->forward(ctx, forward, out, x, s.shared.get());
-  if (beside) BesideScope::join(ctx);
+  if (shared_) shared_->forward(ctx, forward, out, x, s.shared.get());
   const auto run = [&](const ExpertRows& e, const Tensor& to) {
     experts_forward(ctx, e);
     dispatcher_->combine(ctx, to, e.expert_out, e.routing.expert_weight, shared_ ? to : Tensor(), e.route);

@@ -57,6 +57,11 @@ void LinearLayer::forward_grouped(ExecutionContext& ctx, const Tensor& out, cons
   grouped_linear(ctx, out, x, *weight_, groups);
 }
 
+bool LinearLayer::forward_grouped_gate_up(ExecutionContext& ctx, const Tensor& out, const Tensor& x,
+                                          const RowGroups& groups) const {
+  return grouped_gate_up(ctx, out, x, *weight_, groups);
+}
+
 void LinearLayer::backward_input_grouped(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out,
                                          const RowGroups& groups, bool accumulate) const {
   grouped_linear_backward_input(ctx, d_x, d_out, *weight_, groups, accumulate);

@@ -41,6 +41,10 @@ class LinearLayer {
 
   /// Over rows sorted by group.
   void forward_grouped(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const RowGroups& groups) const;
+  /// SwiGLU of it, where the outputs are a gate's and an up projection's; false, and nothing is done, where the device
+  /// has no op for that.
+  bool forward_grouped_gate_up(ExecutionContext& ctx, const Tensor& out, const Tensor& x,
+                               const RowGroups& groups) const;
   void backward_input_grouped(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out, const RowGroups& groups,
                               bool accumulate) const;
   void backward_weights_grouped(ExecutionContext& ctx, const Tensor& d_out, const Tensor& x,

@@ -199,6 +199,27 @@ void grouped_linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, c
   run_product(ctx, kGrouped, out, x, weight, /*backward=*/false, groups, false);
 }
 
+bool grouped_gate_up([[maybe_unused]] ExecutionContext& ctx, [[maybe_unused]] const Tensor& out,
+                     [[maybe_unused]] const Tensor& x, [[maybe_unused]] const PreparedWeight& weight,
+                     [[maybe_unused]] const RowGroups& groups) {
+#ifdef DT_CUDA
+  if (ctx.device.kind == DeviceKind::kCuda && on_cuda::grouped_gate_up_fits(out, x, weight)) {
+    const int64_t rows = x.size(0);
+    check_tensor(x, "grouped_gate_up: x", x.dtype(), {rows, weight.inputs});
+    check_tensor(out, "grouped_gate_up: out", x.dtype(), {rows, weight.outputs / 2});
+    check_row_groups("grouped_gate_up", groups, weight.groups, rows);
+    check_contiguous("grouped_gate_up", {out, x});
+    OpScope op(ctx, "grouped_gate_up", {&out}, {&x, &weight.forward, &groups.offsets, &groups.sizes},
+               {.flops = product_flops(rows, weight.outputs, weight.inputs)});
+    op.only_rows_of(groups);
+    constexpr decltype(&on_cuda::grouped_gate_up) kNoCpuForm = nullptr;  // the device is none
+    op.run(kNoCpuForm, on_cuda::grouped_gate_up, out, x, weight, groups);
+    return true;
+  }
+#endif
+  return false;
+}
+
 void grouped_linear_backward_input(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_out,
                                    const PreparedWeight& weight, const RowGroups& groups, bool accumulate) {
   run_product(ctx, kGroupedBackward, d_x, d_out, weight, /*backward=*/true, groups, accumulate);

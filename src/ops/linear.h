@@ -90,6 +90,11 @@ void linear_backward_weight(ExecutionContext& ctx, const Tensor& d_weight /* f32
 /// a weight gradient that is not accumulated.
 void grouped_linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,
                     const PreparedWeight& weight, const RowGroups& groups);
+/// out = SwiGLU of x W^T, of whose N rows the first half are a gate's: what grouped_linear and grouped_swiglu give one
+/// after the other, bit for bit, in one launch. False, and nothing is done, where the device has no form for these
+/// sizes and types: then run those.
+bool grouped_gate_up(ExecutionContext& ctx, const Tensor& out /* [M, N / 2] */, const Tensor& x /* [M, K] */,
+                     const PreparedWeight& weight, const RowGroups& groups);
 void grouped_linear_backward_input(ExecutionContext& ctx, const Tensor& d_x /* [M, K] */,
                                    const Tensor& d_out /* [M, N] */, const PreparedWeight& weight,
                                    const RowGroups& groups, bool accumulate = false);
@@ -128,6 +133,9 @@ ProductForm product;
 bool linear_twice_fits(const Tensor& out, const PreparedWeight& weight, const Tensor& other_out,
                        const PreparedWeight& other, const Tensor& x);
 decltype(deeptitan::linear_twice) linear_twice;
+bool grouped_gate_up_fits(const Tensor& out, const Tensor& x, const PreparedWeight& weight);
+void grouped_gate_up(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
+                     const RowGroups& groups);
 decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;
 decltype(deeptitan::plan_preparing) plan_preparing;
 decltype(deeptitan::expert_strategies) expert_strategies;

@@ -1,4 +1,5 @@
-// Ops that stand for several where a GPU takes few rows in bf16; elsewhere they leave the work to those.
+// Ops that stand for several where a GPU has them in one: of few rows in bf16, or of experts' rows; elsewhere they
+// leave the work to those.
 
 #include <gtest/gtest.h>
 
@@ -97,6 +98,21 @@ TEST_F(FewRowsOps, AMixtureRefusesWhatDoesNotFit) {
                        "mixture_of_few: down: expected 4 matrices [16, 8], found 4 of [16, 16]");
 }
 
+TEST_F(FewRowsOps, AGatedProductRefusesWhatDoesNotFit) {
+  constexpr int64_t kRows = 40, kExperts = 4;
+  const PreparedWeight gate_up = weight(kExperts, 32, 16);
+  const RowGroups groups{.offsets = i32({kExperts + 1}), .sizes = i32({kExperts}), .capacity = kRows};
+  const Tensor x = bf16({kRows, 16}), out = bf16({kRows, 16});
+  EXPECT_TRUE(grouped_gate_up(ctx_, out, x, gate_up, groups));
+  EXPECT_FALSE(grouped_gate_up(ctx_, bf16({8, 16}), bf16({8, 16}), gate_up, groups)) << "few";
+  EXPECT_FALSE(grouped_gate_up(ctx_, f32({kRows, 16}), f32({kRows, 16}), gate_up, groups)) << "in f32";
+  expect_runtime_error(
+      [&] {
+        grouped_gate_up(ctx_, bf16({kRows, 32}), x, gate_up, groups);
+      },
+      "grouped_gate_up: out: expected bf16 [40, 16], found bf16 [40, 32] on cuda:0");
+}
+
 TEST(FewRowsOpsOnTheCpu, LeaveTheWorkToOthers) {
   OpCase c;
   const PreparedWeight router = weight_of(1, 4, 16), gate_up = weight_of(4, 16, 16), down = weight_of(4, 16, 8);
@@ -104,6 +120,7 @@ TEST(FewRowsOpsOnTheCpu, LeaveTheWorkToOthers) {
   options.experts = 4, options.top_k = 2;
   const Tensor x = c.bf16({3, 16});
   EXPECT_FALSE(mixture_of_few(c.ctx, x, x, x, {}, mixture_of(router, gate_up, down), options));
+  EXPECT_FALSE(grouped_gate_up(c.ctx, x, x, gate_up, {}));
   LatentEntries entries;
   entries.query = entries.kv_latent = x;
   EXPECT_FALSE(attention_of_few(c.ctx, x, entries, c.bf16({1, 4, 16}), {}, router, down, {}));

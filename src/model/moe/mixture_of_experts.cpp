@@ -25,7 +25,6 @@ struct MixtureOfExperts::Saved final : Record {
     experts.route = moe.dispatcher_->make_route(saved, tokens, capacity);
     Arena& of_rows = moe.dispatcher_->can_dispatch_again() ? cheap : saved;
     experts.rows = of_rows.take(moe.dtype_, {capacity, moe.hidden_});
-    experts.gate_up = saved.take(moe.dtype_, {capacity, 2 * moe.width_});
     experts.activated = cheap.take(moe.dtype_, {capacity, moe.width_});
     experts.expert_out = saved.take(moe.dtype_, {capacity, moe.hidden_});
   }
@@ -58,8 +57,9 @@ MixtureOfExperts::MixtureOfExperts(ParameterList& parameters, const ExpertsPlan&
 std::unique_ptr<Record> MixtureOfExperts::make_record(const RecordArenas& arenas, int64_t tokens) const {
   auto saved = std::make_unique<Saved>(*this, arenas.saved, arenas.cheap(), tokens);
   if (shared_) saved->shared = shared_->make_record(arenas, tokens);
-  saved->d_logits = arenas.gradients.take(DType::kF32, {tokens, options_.experts});
   const int64_t capacity = saved->experts.rows.size(0);
+  saved->experts.gate_up = arenas.saved.take(dtype_, {capacity, 2 * width_});
+  saved->d_logits = arenas.gradients.take(DType::kF32, {tokens, options_.experts});
   saved->experts.d_expert_out = arenas.gradients.take(dtype_, {capacity, hidden_});
   saved->experts.d_gate_up = arenas.gradients.take(dtype_, {capacity, 2 * width_});
   return saved;
@@ -88,8 +88,12 @@ void MixtureOfExperts::for_slices(ExecutionContext& ctx, const ExpertRows& whole
 // Between dispatch and combine.
 void MixtureOfExperts::experts_forward(ExecutionContext& ctx, const ExpertRows& e) const {
   const RowGroups groups = groups_of(e);
-  gate_up_.forward_grouped(ctx, e.gate_up, e.rows, groups);
-  grouped_swiglu(ctx, e.activated, e.gate_up.columns(0, width_), e.gate_up.columns(width_, 2 * width_), groups);
+  if (e.gate_up.defined() || !gate_up_.forward_grouped_gate_up(ctx, e.activated, e.rows, groups)) {
+    ArenaScope workspace(*ctx.workspace);
+    const Tensor gate_up = e.gate_up.defined() ? e.gate_up : workspace.take(dtype_, {e.rows.size(0), 2 * width_});
+    gate_up_.forward_grouped(ctx, gate_up, e.rows, groups);
+    grouped_swiglu(ctx, e.activated, gate_up.columns(0, width_), gate_up.columns(width_, 2 * width_), groups);
+  }
   down_.forward_grouped(ctx, e.expert_out, e.activated, groups);
 }
 

@@ -43,7 +43,7 @@ class MixtureOfExperts final : public Sublayer {
     Routing routing;
     TokenDispatcher::Route route;
     Tensor rows;          // [R, D]: the tokens, in groups by expert
-    Tensor gate_up;       // [R, 2 I]
+    Tensor gate_up;       // [R, 2 I]; undefined: not kept
     Tensor activated;     // [R, I]
     Tensor expert_out;    // [R, D]
     Tensor d_expert_out;  // [R, D]

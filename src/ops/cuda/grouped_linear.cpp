@@ -13,6 +13,7 @@
 #include "kernels/cuda/elementwise/elementwise.h"
 #include "kernels/cuda/grouped_gemm/grouped_gemm.h"
 #include "kernels/cuda/kernel_choice.h"
+#include "kernels/cuda/matmul/few_rows.h"
 #include "kernels/cuda/quantization/quantization.h"
 #include "ops/cuda/element.h"
 
@@ -129,6 +130,21 @@ void multiply_on_tensor_cores(ExecutionContext& ctx, const Tensor& out, const Te
     cuda::convert(out.raw<bfloat16>(), out.stride(), result.raw<bfloat16>(), result.stride(), out.size(0), out.size(1),
                   stream);
   }
+}
+
+// Rows that are few take another order of sums (few_rows.h), and keep it.
+bool grouped_gate_up_fits(const Tensor& out, const Tensor& x, const PreparedWeight& weight) {
+  const int64_t width = weight.outputs / 2;
+  return !is_fp8(weight.format) && weight.strategy != GroupedGemmStrategy::kLoop && x.size(0) > cuda::kFewGroupedRows &&
+         weight.outputs % 2 == 0 && choose_grouped_form(out, x, width, weight.inputs).tensor_cores &&
+         out.contiguous() && x.contiguous();
+}
+
+void grouped_gate_up(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
+                     const RowGroups& groups) {
+  cuda::grouped_gemm_gate_up(out.raw<bfloat16>(), x.raw<bfloat16>(), weight.forward.raw<bfloat16>(),
+                             shape_of(groups, weight.outputs / 2, weight.inputs),
+                             {.max_multiprocessors = most_multiprocessors(ctx)}, stream_of(ctx));
 }
 
 void multiply_by_strategy(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,

@@ -211,6 +211,18 @@ void grouped_gemm_forward(GroupedGemmStrategy strategy, bfloat16* output, const 
   }
 }
 
+void grouped_gemm_gate_up(bfloat16* output, const bfloat16* activations, const bfloat16* weights,
+                          const GroupedGemmShape& shape, const GroupedGemmOptions& options, cudaStream_t stream) {
+  if (!check_product(GroupedGemmStrategy::kBf16, shape, options, nullptr)) return;
+  check_pointer("activations", activations, 16);
+  check_pointer("weights", weights, 16);
+  check_pointer("output", output, 16);
+  sm90::GroupedGemmParameters parameters = common_parameters(shape, 0, shape.n, shape.k);
+  set_rows(&parameters, output, shape.n, activations, shape.k, bf16_map);
+  parameters.b = bf16_map(weights, shape.k, 2 * static_cast<int64_t>(shape.n), shape.groups, 128);
+  sm90::launch_bf16_gate_up(parameters, multiprocessors(options), stream);
+}
+
 void grouped_gemm_input_gradient(GroupedGemmStrategy strategy, bfloat16* input_gradient,
                                  const GroupedGemmOperand& output_gradient, const GroupedGemmOperand& weights,
                                  const GroupedGemmShape& shape, const GroupedGemmOptions& options, void* workspace,

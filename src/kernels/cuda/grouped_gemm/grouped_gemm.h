@@ -59,6 +59,12 @@ void grouped_gemm_forward(GroupedGemmStrategy strategy, bfloat16* output, const 
                           const GroupedGemmOperand& weights, const GroupedGemmShape& shape,
                           const GroupedGemmOptions& options, void* workspace, cudaStream_t stream);
 
+/// output [T, n] (bf16) = SwiGLU of activations [T, k] x weights[g]^T by kBf16, weights [E, 2 n, k]: n rows of the
+/// gate, then as many of the up projection, both rounded to bf16 before they meet. The bits are those of
+/// grouped_gemm_forward and grouped_swiglu. Errors as there.
+void grouped_gemm_gate_up(bfloat16* output, const bfloat16* activations, const bfloat16* weights,
+                          const GroupedGemmShape& shape, const GroupedGemmOptions& options, cudaStream_t stream);
+
 /// input_gradient [T, k] (bf16) = output_gradient [T, n] x weights[g]. bf16 strategies take the forward's weights
 /// [E, n, k]; the tensor cores read e4m3 along the contraction alone, so fp8 strategies take the transposed prepared
 /// weight [E, k, n]. Errors as grouped_gemm_forward.

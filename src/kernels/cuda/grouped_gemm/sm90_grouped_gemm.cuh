@@ -64,8 +64,9 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
         accumulate_fp8<Shape, 1>(accumulators, rings, stage, p, group, m, n, warpgroup, lane, thread);
       }
       if constexpr (!Shape::kScaledA) scale_rowwise<Shape>(accumulators, p, group, m, m_valid, n, n_valid, warp, lane);
-    } else if (n_valid > 128) {
+    } else if (Shape::kGated || n_valid > 128) {
       accumulate_bf16<Shape, 256>(accumulators, rings, stage, tile, computing_threads, warpgroup, lane, thread);
+      if constexpr (Shape::kGated) gate_columns(accumulators);
     } else {
       accumulate_bf16<Shape, 128>(accumulators, rings, stage, tile, computing_threads, warpgroup, lane, thread);
     }

@@ -40,6 +40,8 @@ struct GroupedGemmParameters {
 
 /// C = A x B^T, B [groups, n, k].
 void launch_bf16_forward(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
+/// C = SwiGLU of A x B^T, B [groups, 2 n, k]: rows of the gate, then those of the up projection.
+void launch_bf16_gate_up(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
 /// C = A x B, B [groups, k, n].
 void launch_bf16_input_gradient(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
 /// W[g] += (or =) A^T x B over the group's rows, and those of `second` behind them, A [rows, m], B [rows, n], W fp32

@@ -13,7 +13,7 @@ namespace deeptitan::cuda::sm90 {
 inline constexpr int kAllConsumersBarrier = 1;
 inline constexpr int kWarpgroupBarrier = 2;
 
-enum class Product { kBf16Forward, kBf16InputGradient, kBf16WeightGradient, kFp8Rowwise, kFp8Blockwise };
+enum class Product { kBf16Forward, kBf16GateUp, kBf16InputGradient, kBf16WeightGradient, kFp8Rowwise, kFp8Blockwise };
 
 /// Sizes that follow from the kind of product and how shared memory is split between the pipeline and the epilogue.
 template <Product kProduct_, int kStages_, int kChunkBuffers_>
@@ -26,12 +26,15 @@ struct KernelShape {
   static constexpr int kBandPairs = 8;
 
   static constexpr bool kFp8 = kProduct == Product::kFp8Rowwise || kProduct == Product::kFp8Blockwise;
+  /// B has two rows for each column of the output: its gate's, and n rows on its up projection's.
+  static constexpr bool kGated = kProduct == Product::kBf16GateUp;
   static constexpr bool kScaledA = kProduct == Product::kFp8Blockwise;
   static constexpr bool kGroupsAlongK = kProduct == Product::kBf16WeightGradient;
   static constexpr int kTransposeA = kGroupsAlongK ? 1 : 0;
   static constexpr int kTransposeB = kGroupsAlongK || kProduct == Product::kBf16InputGradient ? 1 : 0;
 
-  static constexpr int kTileK = kFp8 ? 128 : 64;  // 128 bytes
+  static constexpr int kColumns = kGated ? kTileN / 2 : kTileN;  // of the output, a tile
+  static constexpr int kTileK = kFp8 ? 128 : 64;                 // 128 bytes
   static constexpr int kWarpgroups = 2;
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
   static constexpr int kConsumerThreads = 32 * kConsumerWarps;

@@ -49,7 +49,7 @@ __device__ __forceinline__ void load_slice(const GroupedGemmParameters& p, const
                                            const Tile& tile, const SliceSource& source, int k, int rank) {
   const uint32_t barrier = rings.full(stage);
   const int a_halves = (tile.a_rows + 63) / 64;
-  const int b_halves = (tile.n_valid + 127) / 128;
+  const int b_halves = Shape::kGated ? (tile.n_valid > 0 ? 2 : 0) : (tile.n_valid + 127) / 128;
   mbarrier_arrive_expect(barrier, a_halves * Shape::kHalfABytes + b_halves * Shape::kHalfBBytes + Shape::kScaleBytes);
 
   if (tile.shares_b) {
@@ -61,9 +61,9 @@ __device__ __forceinline__ void load_slice(const GroupedGemmParameters& p, const
   }
   for (int half = 0; half < b_halves; ++half) {
     if (tile.shares_b && half != rank) continue;
-    load_operand<Shape::kTransposeB>(rings.b(stage) + half * Shape::kHalfBBytes, source.b, barrier, tile.n + 128 * half,
-                                     source.k_begin + k, Shape::kGroupsAlongK ? 0 : tile.group, 2, p.whole_blocks,
-                                     tile.shares_b);
+    load_operand<Shape::kTransposeB>(rings.b(stage) + half * Shape::kHalfBBytes, source.b, barrier,
+                                     tile.n + half * (Shape::kGated ? p.n : 128), source.k_begin + k,
+                                     Shape::kGroupsAlongK ? 0 : tile.group, 2, p.whole_blocks, tile.shares_b);
   }
   if constexpr (Shape::kScaledA) tma_load(rings.scale(stage), &p.a_scale, barrier, {tile.m / 4 * 4, k / 128, 0});
 }
@@ -86,8 +86,8 @@ __device__ __forceinline__ void produce(const GroupedGemmParameters& p, const Ri
   const int rank = static_cast<int>(cluster_rank());
   const int clusters = gridDim.x / 2;
   const bool two = Shape::kGroupsAlongK && p.second.sizes != nullptr;
-  TileWalker<Shape::kGroupsAlongK, Shape::kBandPairs> walker({p.offsets, p.sizes, p.groups, p.rows}, p.m, p.n, p.k,
-                                                             Shape::kGroupsAlongK && (!p.accumulate || two), lane);
+  TileWalker<Shape::kGroupsAlongK, Shape::kBandPairs, Shape::kColumns> walker(
+      {p.offsets, p.sizes, p.groups, p.rows}, p.m, p.n, p.k, Shape::kGroupsAlongK && (!p.accumulate || two), lane);
   RingCursor<Shape::kStages> stage;
   RingCursor<Shape::kTileSlots> slot;
   Tile tile;

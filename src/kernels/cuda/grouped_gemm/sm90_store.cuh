@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/activation/swiglu.cuh"
 #include "kernels/cuda/grouped_gemm/sm90_grouped_gemm.h"
 #include "kernels/cuda/grouped_gemm/sm90_kernel_shape.cuh"
 #include "kernels/cuda/sm90_primitives.cuh"
@@ -30,6 +31,14 @@ __device__ __forceinline__ void scale_rowwise(float* accumulators, const Grouped
     accumulators[4 * i + 2] *= high * first;
     accumulators[4 * i + 3] *= high * second;
   }
+}
+
+/// accumulators [64, 128] = SwiGLU of the gate's 128 columns and the up projection's, which lie behind them, both
+/// rounded first: what the product stores, and SwiGLU makes of that.
+__device__ __forceinline__ void gate_columns(float* accumulators) {
+  const auto rounded = [](float sum) { return __bfloat162float(__float2bfloat16_rn(sum)); };
+#pragma unroll
+  for (int i = 0; i < 64; ++i) accumulators[i] = swiglu(rounded(accumulators[i]), rounded(accumulators[64 + i]));
 }
 
 __device__ __forceinline__ uint32_t pack_bf16(float first, float second) {
@@ -84,7 +93,7 @@ __device__ __forceinline__ void store_boxes(const float* accumulators, const Gro
   const bool elected = thread % 128 == 0;
   const int barrier = kWarpgroupBarrier + thread / 128;
 #pragma unroll
-  for (int chunk = 0; chunk < kTileN / kColumns; ++chunk) {
+  for (int chunk = 0; chunk < Shape::kColumns / kColumns; ++chunk) {
     if (kColumns * chunk < n_valid) {
       const uint32_t buffer = staging + chunk % Shape::kChunkBuffers * Shape::kChunkBytes;
       if (elected) bulk_wait_read<Shape::kChunkBuffers - 1>();
@@ -123,7 +132,7 @@ __device__ __forceinline__ void store_rows(const float* accumulators, const Grou
   __nv_bfloat16* output =
       static_cast<__nv_bfloat16*>(p.output_rows) + static_cast<int64_t>(m + first_row) * p.n + n + column;
 #pragma unroll
-  for (int chunk = 0; chunk < kTileN / 64; ++chunk) {
+  for (int chunk = 0; chunk < Shape::kColumns / 64; ++chunk) {
     if (64 * chunk >= n_valid) break;
     const uint32_t buffer = staging + chunk % Shape::kChunkBuffers * Shape::kChunkBytes + first_row * 128;
     stage_bf16(accumulators + 32 * chunk, buffer, lane);

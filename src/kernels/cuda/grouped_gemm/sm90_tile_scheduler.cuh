@@ -40,13 +40,20 @@ struct GroupTable {
 };
 
 /// Walks the units in increasing order; all 32 lanes of a warp together. kGroupsAlongK: the groups cut the contraction
-/// (weight gradient, output [groups, m, n]), else the output's rows. A band is kBandPairs pairs of tile rows.
+/// (weight gradient, output [groups, m, n]), else the output's rows. A band is kBandPairs pairs of tile rows, a tile
+/// kColumns of the output wide.
 /// empty_too: groups without rows have their tiles too, of zeros.
-template <bool kGroupsAlongK, int kBandPairs>
+template <bool kGroupsAlongK, int kBandPairs, int kColumns>
 class TileWalker {
  public:
   __device__ TileWalker(const GroupTable& table, int m, int n, int k, bool empty_too, int lane)
-      : table_(table), m_(m), n_(n), k_(k), empty_too_(empty_too), lane_(lane), n_tiles_((n + kTileN - 1) / kTileN) {
+      : table_(table),
+        m_(m),
+        n_(n),
+        k_(k),
+        empty_too_(empty_too),
+        lane_(lane),
+        n_tiles_((n + kColumns - 1) / kColumns) {
     fetch_window();
     enter_window();
   }
@@ -113,8 +120,8 @@ class TileWalker {
       m_tile = 2 * pairs;
       n_tile = 2 * (unit - pairs * n_tiles_) + rank;
     }
-    tile.n = n_tile * kTileN;
-    tile.n_valid = max(0, min(kTileN, n_ - tile.n));
+    tile.n = n_tile * kColumns;
+    tile.n_valid = max(0, min(kColumns, n_ - tile.n));
     tile.a_rows = min(kTileM, m_extent - m_tile * kTileM);
     tile.m_valid = tile.n_valid == 0 ? 0 : tile.a_rows;
     tile.m = m_tile * kTileM + (kGroupsAlongK ? 0 : begin);

@@ -285,6 +285,31 @@ TEST(GroupedGemmFp8Blockwise, DiffersFromTheDescaledProductByLessThanAThousandth
 }
 
 // More than 2^31 elements before the group, in the activations and then in the output.
+TEST(GroupedGemmBf16, TwoWeightsOfTheSameRowsHaveTheBitsOfTwoLaunches) {
+  SKIP_UNLESS_AVAILABLE(Strategy::kBf16);
+  constexpr int64_t kRows = 300;
+  for (const auto& [entries, n, k] : {std::tuple(300, 256, 512), std::tuple(129, 640, 72), std::tuple(1, 8, 64)}) {
+    const StoredOperand x = store_activations(Strategy::kBf16, random_values(kRows * k, 41), kRows, k);
+    const StoredOperand first = store_weights(Strategy::kBf16, random_values(int64_t{n} * k, 42), 1, n, k);
+    const StoredOperand second = store_weights(Strategy::kBf16, random_values(int64_t{n} * k, 43), 1, n, k);
+    DeviceBuffer<uint8_t> x_bytes(x.bytes), first_bytes(first.bytes), second_bytes(second.bytes);
+    const auto as_bf16 = [](DeviceBuffer<uint8_t>& bytes) { return reinterpret_cast<const bfloat16*>(bytes.get()); };
+    DeviceBuffer<int32_t> offsets(std::vector<int32_t>{0, 0}), sizes(std::vector<int32_t>{entries, entries});
+    DeviceBuffer<bfloat16> found(2 * kRows * n), expected(2 * kRows * n);
+    for (DeviceBuffer<bfloat16>* buffer : {&found, &expected}) {
+      DT_CUDA_CHECK(cudaMemset(buffer->get(), 0xff, buffer->bytes()));
+    }
+    grouped_gemm_forward_of_both(found.get(), as_bf16(x_bytes), as_bf16(first_bytes), as_bf16(second_bytes),
+                                 {offsets.get(), sizes.get(), 2, kRows, n, k}, nullptr);
+    const GroupedGemmShape one{offsets.get(), sizes.get(), 1, kRows, n, k};
+    grouped_gemm_forward(Strategy::kBf16, expected.get(), {x_bytes.get()}, {first_bytes.get()}, one, {}, nullptr,
+                         nullptr);
+    grouped_gemm_forward(Strategy::kBf16, expected.get() + kRows * n, {x_bytes.get()}, {second_bytes.get()}, one, {},
+                         nullptr, nullptr);
+    EXPECT_TRUE(same_bytes(found.download(), expected.download())) << entries << " rows, " << n << " x " << k;
+  }
+}
+
 TEST(GroupedGemmBf16, OffsetsBeyondTwoToThe31) {
   SKIP_UNLESS_AVAILABLE(Strategy::kBf16);
   constexpr int64_t kRows = 300'000;

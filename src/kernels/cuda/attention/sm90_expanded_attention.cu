@@ -33,13 +33,12 @@ struct Parts {
   int32_t* first_key;     // [sequences]: a sequence's first entry among those of the turn, -1: not of this turn
   int32_t* sequence;      // [at once]: of a slot
   int32_t* entry_offset;  // [at once + 1]: a slot's first entry
-  int32_t* group;         // first entry and number of all: what the grouped product takes
-  bfloat16* latent;       // [entries, L]
-  bfloat16* key_rope;     // [entries, Dr]
-  bfloat16* key;          // [entries, H, Dn]
-  bfloat16* value;        // [entries, H, Dv]
+  int32_t* group;      // [4]: first entry of keys and of values, and number of each, as the grouped product takes them
+  bfloat16* latent;    // [entries, L]
+  bfloat16* key_rope;  // [entries, Dr]
+  bfloat16* key;       // [entries, H, Dn]
+  bfloat16* value;     // [entries, H, Dv], right behind them
   void* attention;
-  void* product;
   int64_t bytes;
 };
 Parts parts_of(const ExpandedAttention& in, void* workspace) {
@@ -56,14 +55,14 @@ Parts parts_of(const ExpandedAttention& in, void* workspace) {
   Parts parts{.first_key = integers(in.rows.sequences),
               .sequence = integers(turns.sequences),
               .entry_offset = integers(turns.sequences + 1),
-              .group = integers(2),
+              .group = integers(4),
               .latent = elements(in.latent_dim),
               .key_rope = elements(in.rope_dim),
-              .key = elements(in.heads * in.nope_dim),
-              .value = elements(in.heads * in.value_dim),
+              .key = elements(in.heads * (in.nope_dim + in.value_dim)),
+              .value = nullptr,
               .attention = take(sm90_attention_forward_workspace(in.tokens, in.rows.sequences)),
-              .product = take(static_cast<int64_t>(grouped_gemm_workspace_bytes(GroupedGemmStrategy::kBf16))),
               .bytes = 0};
+  parts.value = parts.key + entries * in.heads * in.nope_dim;
   parts.bytes = used;
   return parts;
 }
@@ -95,8 +94,8 @@ __global__ void __launch_bounds__(kWarp)
     parts.entry_offset[slot] = entries;
   }
   if (lane == 0) {
-    parts.group[0] = 0;
-    parts.group[1] = entries;
+    parts.group[0] = parts.group[1] = 0;
+    parts.group[2] = parts.group[3] = entries;
   }
 }
 
@@ -105,7 +104,7 @@ __global__ void __launch_bounds__(kGatherThreads)
     gather_entries_kernel(Parts parts, ExpandedAttention in, int at_once) {
   constexpr int kWarps = kGatherThreads / kWarp;
   const int lane = threadIdx.x % kWarp;
-  const int64_t entries = parts.group[1];
+  const int64_t entries = parts.group[2];
   for (int64_t at = blockIdx.x * kWarps + threadIdx.x / kWarp; at < entries; at += gridDim.x * kWarps) {
     const int64_t slot = find_document(parts.entry_offset, at_once, at);
     const int64_t entry = at - parts.entry_offset[slot];
@@ -125,7 +124,8 @@ __global__ void __launch_bounds__(kGatherThreads)
 }  // namespace
 
 bool sm90_expanded_attention_fits(const ExpandedAttention& in) {
-  return in.latent_dim % 8 == 0 && sm90_attention_has_head(in.nope_dim, in.rope_dim, in.value_dim) &&
+  return in.latent_dim % 8 == 0 && in.nope_dim == in.value_dim &&
+         sm90_attention_has_head(in.nope_dim, in.rope_dim, in.value_dim) &&
          in.most_visible * in.heads * (in.nope_dim + in.value_dim) * 2 <= kMostExpandedBytes;
 }
 
@@ -146,18 +146,14 @@ void sm90_expanded_attention(bfloat16* out, const ExpandedAttention& in, void* w
     const auto blocks = static_cast<unsigned>(std::clamp<int64_t>(entries / (kGatherThreads / kWarp), 1, kMostBlocks));
     gather_entries_kernel<<<blocks, kGatherThreads, 0, stream>>>(parts, in, at_once);
     DT_CUDA_CHECK(cudaGetLastError());
-    const auto expand = [&](bfloat16* to, const bfloat16* weight, int64_t width) {
-      grouped_gemm_forward(GroupedGemmStrategy::kBf16, to, {parts.latent}, {weight},
-                           {.group_offsets = parts.group,
-                            .group_sizes = parts.group + 1,
-                            .groups = 1,
-                            .rows = entries,
-                            .n = static_cast<int>(in.heads * width),
-                            .k = static_cast<int>(in.latent_dim)},
-                           {}, parts.product, stream);
-    };
-    expand(parts.key, in.key_weight, in.nope_dim);
-    expand(parts.value, in.value_weight, in.value_dim);
+    grouped_gemm_forward_of_both(parts.key, parts.latent, in.key_weight, in.value_weight,
+                                 {.group_offsets = parts.group,
+                                  .group_sizes = parts.group + 2,
+                                  .groups = 2,
+                                  .rows = entries,
+                                  .n = static_cast<int>(in.heads * in.nope_dim),
+                                  .k = static_cast<int>(in.latent_dim)},
+                                 stream);
     sm90_attention_over_entries(out,
                                 {.query = in.query,
                                  .key = parts.key,

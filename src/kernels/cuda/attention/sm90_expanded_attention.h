@@ -44,7 +44,7 @@ bool sm90_expanded_attention_fits(const ExpandedAttention& in);
 /// hold, the others wait for their turn.
 int64_t sm90_expanded_attention_workspace(const ExpandedAttention& in);
 
-/// out [tokens, H, Dv] in the rows of the sequences that are meant; the others are left alone. Six launches for each
+/// out [tokens, H, Dv] in the rows of the sequences that are meant; the others are left alone. Five launches for each
 /// turn; how many of those there are depends on capacities alone.
 void sm90_expanded_attention(bfloat16* out, const ExpandedAttention& in, void* workspace, cudaStream_t stream);
 

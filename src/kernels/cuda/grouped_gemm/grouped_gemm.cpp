@@ -211,6 +211,23 @@ void grouped_gemm_forward(GroupedGemmStrategy strategy, bfloat16* output, const 
   }
 }
 
+void grouped_gemm_forward_of_both(bfloat16* output, const bfloat16* activations, const bfloat16* first,
+                                  const bfloat16* second, const GroupedGemmShape& shape, cudaStream_t stream) {
+  DT_CHECK(shape.groups == 2, "grouped GEMM: two weights of the same rows are two groups, not {}", shape.groups);
+  if (!check_product(GroupedGemmStrategy::kBf16, shape, {}, nullptr)) return;
+  check_pointer("activations", activations, 16);
+  check_pointer("first weights", first, 16);
+  check_pointer("second weights", second, 16);
+  check_pointer("output", output, 16);
+  sm90::GroupedGemmParameters parameters = common_parameters(shape, 0, shape.n, shape.k);
+  set_rows(&parameters, output, shape.n, activations, shape.k, bf16_map);
+  parameters.output = bf16_map(output, shape.n, 2 * shape.rows, 1, 64);
+  parameters.b = bf16_map(first, shape.k, shape.n, 1, 128);
+  parameters.second.b = bf16_map(second, shape.k, shape.n, 1, 128);
+  parameters.group_rows = static_cast<int>(shape.rows);
+  sm90::launch_bf16_forward(parameters, multiprocessors({}), stream);
+}
+
 void grouped_gemm_gate_up(bfloat16* output, const bfloat16* activations, const bfloat16* weights,
                           const GroupedGemmShape& shape, const GroupedGemmOptions& options, cudaStream_t stream) {
   if (!check_product(GroupedGemmStrategy::kBf16, shape, options, nullptr)) return;

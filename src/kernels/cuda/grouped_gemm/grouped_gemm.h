@@ -59,6 +59,11 @@ void grouped_gemm_forward(GroupedGemmStrategy strategy, bfloat16* output, const 
                           const GroupedGemmOperand& weights, const GroupedGemmShape& shape,
                           const GroupedGemmOptions& options, void* workspace, cudaStream_t stream);
 
+/// output [2, T, n] (bf16) = activations [T, k] x first [n, k]^T and x second [n, k]^T by kBf16, in one launch: the
+/// bits of two. `shape` has two groups, both of the same rows. Errors as grouped_gemm_forward.
+void grouped_gemm_forward_of_both(bfloat16* output, const bfloat16* activations, const bfloat16* first,
+                                  const bfloat16* second, const GroupedGemmShape& shape, cudaStream_t stream);
+
 /// output [T, n] (bf16) = SwiGLU of activations [T, k] x weights[g]^T by kBf16, weights [E, 2 n, k]: n rows of the
 /// gate, then as many of the up projection, both rounded to bf16 before they meet. The bits are those of
 /// grouped_gemm_forward and grouped_swiglu. Errors as there.

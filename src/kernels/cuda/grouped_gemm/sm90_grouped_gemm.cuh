@@ -71,8 +71,9 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
       accumulate_bf16<Shape, 128>(accumulators, rings, stage, tile, computing_threads, warpgroup, lane, thread);
     }
 
-    store_tile<Shape>(accumulators, p, rings.staging(warpgroup), group, m + 64 * warpgroup,
-                      min(64, m_valid - 64 * warpgroup), n, n_valid, thread);
+    const int first_row = m + 64 * warpgroup + (Shape::kTwoWeights ? group * p.group_rows : 0);
+    store_tile<Shape>(accumulators, p, rings.staging(warpgroup), group, first_row, min(64, m_valid - 64 * warpgroup), n,
+                      n_valid, thread);
   }
   if (lane == 0) bulk_wait_read<0>();  // shared memory outlives the stores that read it
 }

@@ -25,12 +25,14 @@ struct GroupedGemmParameters {
   bool accumulate;        // weight gradient: added to what is there, else it takes its place
   bool whole_blocks;      // operands whose rows run along the contraction are loaded 128 columns a box, else 64
   /// Weight gradient: rows of other buffers that are added up with these, group by group behind them; sizes null: none.
+  /// Forward: `b` alone, the weights of group 1, whose results lie `group_rows` rows below those of group 0.
   struct {
     CUtensorMap a, a_half, b;
     const int32_t* offsets;
     const int32_t* sizes;
     int rows;
   } second;
+  int group_rows;  // forward: 0, or what `second` says
   int groups;
   int rows;
   int m;  // weight gradient: rows of each group's output

@@ -28,6 +28,8 @@ struct KernelShape {
   static constexpr bool kFp8 = kProduct == Product::kFp8Rowwise || kProduct == Product::kFp8Blockwise;
   /// B has two rows for each column of the output: its gate's, and n rows on its up projection's.
   static constexpr bool kGated = kProduct == Product::kBf16GateUp;
+  /// Two weights may meet the same rows.
+  static constexpr bool kTwoWeights = kProduct == Product::kBf16Forward;
   static constexpr bool kScaledA = kProduct == Product::kFp8Blockwise;
   static constexpr bool kGroupsAlongK = kProduct == Product::kBf16WeightGradient;
   static constexpr int kTransposeA = kGroupsAlongK ? 1 : 0;

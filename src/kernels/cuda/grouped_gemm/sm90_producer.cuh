@@ -37,10 +37,11 @@ __device__ __forceinline__ void load_operand(uint32_t destination, const CUtenso
   }
 }
 
-/// The operands of a slice, and its first row where groups cut K.
+/// The operands of a slice, its first row where groups cut K, and which of the matrices of B it is.
 struct SliceSource {
   const CUtensorMap *a, *a_half, *b;
   int k_begin;
+  int matrix;
 };
 
 /// Loads one slice along K of a tile's operands, in few boxes: the TMA keeps only so many in flight. One thread.
@@ -62,8 +63,8 @@ __device__ __forceinline__ void load_slice(const GroupedGemmParameters& p, const
   for (int half = 0; half < b_halves; ++half) {
     if (tile.shares_b && half != rank) continue;
     load_operand<Shape::kTransposeB>(rings.b(stage) + half * Shape::kHalfBBytes, source.b, barrier,
-                                     tile.n + half * (Shape::kGated ? p.n : 128), source.k_begin + k,
-                                     Shape::kGroupsAlongK ? 0 : tile.group, 2, p.whole_blocks, tile.shares_b);
+                                     tile.n + half * (Shape::kGated ? p.n : 128), source.k_begin + k, source.matrix, 2,
+                                     p.whole_blocks, tile.shares_b);
   }
   if constexpr (Shape::kScaledA) tma_load(rings.scale(stage), &p.a_scale, barrier, {tile.m / 4 * 4, k / 128, 0});
 }
@@ -118,9 +119,11 @@ __device__ __forceinline__ void produce(const GroupedGemmParameters& p, const Ri
           stage.advance();
         }
       };
-      load_slices({&p.a, &p.a_half, &p.b, tile.k_begin}, tile.k_size);
+      const bool other = Shape::kTwoWeights && p.group_rows > 0 && tile.group == 1;
+      const int matrix = Shape::kGroupsAlongK || other ? 0 : tile.group;
+      load_slices({&p.a, &p.a_half, other ? &p.second.b : &p.b, tile.k_begin, matrix}, tile.k_size);
       if constexpr (Shape::kGroupsAlongK) {
-        load_slices({&p.second.a, &p.second.a_half, &p.second.b, second_begin}, second_size);
+        load_slices({&p.second.a, &p.second.a_half, &p.second.b, second_begin, 0}, second_size);
       }
     }
     __syncwarp();

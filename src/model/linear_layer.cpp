@@ -32,6 +32,10 @@ void LinearLayer::forward(ExecutionContext& ctx, const Tensor& out, const Tensor
   if (bias_ != nullptr) add_bias(ctx, out, bias_->value);
 }
 
+bool LinearLayer::forward_widened(ExecutionContext& ctx, const Tensor& out, const Tensor& x) const {
+  return bias_ == nullptr && widened_linear(ctx, out, x, *weight_);
+}
+
 void LinearLayer::forward_beside(ExecutionContext& ctx, const Tensor& out, const LinearLayer& other,
                                  const Tensor& other_out, const Tensor& x) const {
   linear_twice(ctx, out, *weight_, other_out, *other.weight_, x);

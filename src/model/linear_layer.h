@@ -31,6 +31,8 @@ class LinearLayer {
   const PreparedWeight& weight() const { return *weight_; }
 
   void forward(ExecutionContext& ctx, const Tensor& out /* [T, outputs] */, const Tensor& x /* [T, inputs] */) const;
+  /// Of an fp32 layer, from rows in bf16; false, and nothing is done, where the device has no op for that.
+  bool forward_widened(ExecutionContext& ctx, const Tensor& out /* f32 */, const Tensor& x) const;
   /// This layer's and another's product of the same x.
   void forward_beside(ExecutionContext& ctx, const Tensor& out, const LinearLayer& other, const Tensor& other_out,
                       const Tensor& x) const;

@@ -155,6 +155,22 @@ void linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const Pre
   run_product(ctx, kLinear, out, x, weight, /*backward=*/false, {}, accumulate);
 }
 
+bool widened_linear([[maybe_unused]] ExecutionContext& ctx, [[maybe_unused]] const Tensor& out,
+                    [[maybe_unused]] const Tensor& x, [[maybe_unused]] const PreparedWeight& weight) {
+#ifdef DT_CUDA
+  if (ctx.device.kind == DeviceKind::kCuda && on_cuda::widened_linear_fits(out, x, weight)) {
+    check_tensor(x, "widened_linear: x", DType::kBF16, {x.size(0), weight.inputs});
+    check_tensor(out, "widened_linear: out", DType::kF32, {x.size(0), weight.outputs});
+    OpScope op(ctx, "linear", {&out}, {&x, &weight.forward},
+               {.flops = product_flops(x.size(0), weight.outputs, weight.inputs)});
+    constexpr decltype(&on_cuda::widened_linear) kNoCpuForm = nullptr;  // the device is none
+    op.run(kNoCpuForm, on_cuda::widened_linear, out, x, weight);
+    return true;
+  }
+#endif
+  return false;
+}
+
 void linear_twice(ExecutionContext& ctx, const Tensor& out, const PreparedWeight& weight, const Tensor& other_out,
                   const PreparedWeight& other, const Tensor& x) {
 #ifdef DT_CUDA

@@ -74,6 +74,12 @@ void prepare_weight_as_stored(ExecutionContext& ctx, PreparedWeight& weight, int
 void linear(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const Tensor& x /* [M, K] */,
             const PreparedWeight& weight, bool accumulate = false);
 
+/// out = x W^T of rows in bf16 and a weight in fp32, which an fp32 product multiplies: what convert and linear give one
+/// after the other, bit for bit, in one launch. False, and nothing is done, where the device has no form for these
+/// sizes and types: then run those.
+bool widened_linear(ExecutionContext& ctx, const Tensor& out /* f32 [M, N] */, const Tensor& x /* bf16 [M, K] */,
+                    const PreparedWeight& weight);
+
 /// Two products of one x: in one launch where the device has that for these sizes.
 void linear_twice(ExecutionContext& ctx, const Tensor& out /* [M, N] */, const PreparedWeight& weight,
                   const Tensor& other_out /* [M, N'] */, const PreparedWeight& other, const Tensor& x /* [M, K] */);
@@ -130,6 +136,8 @@ decltype(deeptitan::plan_prepared_weight) plan_prepared_weight;
 }  // namespace on_cpu
 namespace on_cuda {
 ProductForm product;
+bool widened_linear_fits(const Tensor& out, const Tensor& x, const PreparedWeight& weight);
+void widened_linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight);
 bool linear_twice_fits(const Tensor& out, const PreparedWeight& weight, const Tensor& other_out,
                        const PreparedWeight& other, const Tensor& x);
 decltype(deeptitan::linear_twice) linear_twice;

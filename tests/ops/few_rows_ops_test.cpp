@@ -113,6 +113,20 @@ TEST_F(FewRowsOps, AGatedProductRefusesWhatDoesNotFit) {
       "grouped_gate_up: out: expected bf16 [40, 16], found bf16 [40, 32] on cuda:0");
 }
 
+TEST_F(FewRowsOps, AWidenedProductRefusesWhatDoesNotFit) {
+  const PreparedWeight router = weight(1, 8, 16, DType::kF32);
+  const Tensor x = bf16({40, 16}), out = f32({40, 8});
+  EXPECT_TRUE(widened_linear(ctx_, out, x, router));
+  EXPECT_FALSE(widened_linear(ctx_, out, f32({40, 16}), router)) << "in f32";
+  EXPECT_FALSE(widened_linear(ctx_, out, x, weight(1, 8, 16))) << "a weight in bf16";
+  EXPECT_FALSE(widened_linear(ctx_, f32({40, 264}), x, weight(1, 264, 16, DType::kF32))) << "many columns";
+  expect_runtime_error(
+      [&] {
+        widened_linear(ctx_, f32({39, 8}), x, router);
+      },
+      "widened_linear: out: expected f32 [40, 8], found f32 [39, 8] on cuda:0");
+}
+
 TEST(FewRowsOpsOnTheCpu, LeaveTheWorkToOthers) {
   OpCase c;
   const PreparedWeight router = weight_of(1, 4, 16), gate_up = weight_of(4, 16, 16), down = weight_of(4, 16, 8);
@@ -120,6 +134,7 @@ TEST(FewRowsOpsOnTheCpu, LeaveTheWorkToOthers) {
   options.experts = 4, options.top_k = 2;
   const Tensor x = c.bf16({3, 16});
   EXPECT_FALSE(mixture_of_few(c.ctx, x, x, x, {}, mixture_of(router, gate_up, down), options));
+  EXPECT_FALSE(widened_linear(c.ctx, c.f32({3, 4}), x, router));
   EXPECT_FALSE(grouped_gate_up(c.ctx, x, x, gate_up, {}));
   LatentEntries entries;
   entries.query = entries.kv_latent = x;

@@ -133,10 +133,13 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
 
   {
     ArenaScope scratch(*ctx.workspace);
-    const Tensor wide = scratch.take(DType::kF32, {tokens, hidden_});
     const Tensor logits = scratch.take(DType::kF32, {tokens, options_.experts});
-    convert(ctx, wide, x);
-    router_.forward(ctx, logits, wide);
+    if (!router_.forward_widened(ctx, logits, x)) {
+      ArenaScope of_rows(*ctx.workspace);
+      const Tensor wide = of_rows.take(DType::kF32, {tokens, hidden_});
+      convert(ctx, wide, x);
+      router_.forward(ctx, logits, wide);
+    }
     RouteRecord* record_of_routes = forward.routes;
     if (record_of_routes != nullptr && record_of_routes->replay) {
       copy(ctx, routing.expert_index, record_of_routes->expert_index[layer_]);

@@ -133,18 +133,23 @@ bool multiply_few(ExecutionContext& ctx, const Tensor& out, const Tensor& x, con
   return done;
 }
 
+template <typename T>
+cuda::InOrderProduct<T> in_order_product(const Tensor& out, const Tensor& x, const PreparedWeight& weight) {
+  return {.y = out.raw<float>(),
+          .ld_y = out.stride(),
+          .x = x.raw<T>(),
+          .ld_x = x.stride(),
+          .weight = weight.forward.raw<float>(),
+          .rows = x.size(0),
+          .outputs = weight.outputs,
+          .inputs = weight.inputs};
+}
+
 /// x W^T in fp32 with few columns, as a router has; false for any other.
 bool multiply_few_columns(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight,
                           bool accumulate) {
   if (cuda::plain_kernels_wanted() || !is_f32(x) || !is_f32(out) || accumulate) return false;
-  const cuda::InOrderProduct product{.y = out.raw<float>(),
-                                     .ld_y = out.stride(),
-                                     .x = x.raw<float>(),
-                                     .ld_x = x.stride(),
-                                     .weight = weight.forward.raw<float>(),
-                                     .rows = x.size(0),
-                                     .outputs = weight.outputs,
-                                     .inputs = weight.inputs};
+  const auto product = in_order_product<float>(out, x, weight);
   if (!cuda::in_order_fits(product)) return false;
   if (!ctx.planning) cuda::multiply_in_order(product, stream_of(ctx));
   return true;
@@ -230,6 +235,15 @@ cuda::FewRowsProduct<bfloat16> few_rows(const Tensor& out, const Tensor& x, cons
 }
 
 }  // namespace
+
+bool widened_linear_fits(const Tensor& out, const Tensor& x, const PreparedWeight& weight) {
+  return !cuda::plain_kernels_wanted() && x.dtype() == DType::kBF16 && is_f32(out) &&
+         weight.format == WeightFormat::kRowsF32 && cuda::in_order_fits(in_order_product<bfloat16>(out, x, weight));
+}
+
+void widened_linear(ExecutionContext& ctx, const Tensor& out, const Tensor& x, const PreparedWeight& weight) {
+  cuda::multiply_in_order(in_order_product<bfloat16>(out, x, weight), stream_of(ctx));
+}
 
 bool linear_twice_fits(const Tensor& out, const PreparedWeight& weight, const Tensor& other_out,
                        const PreparedWeight& other, const Tensor& x) {

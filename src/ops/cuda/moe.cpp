@@ -1,5 +1,4 @@
 #include "core/cuda_device.h"
-#include "kernels/cuda/error.h"
 #include "kernels/cuda/permute/permute.h"
 #include "kernels/cuda/router/balance.h"
 #include "kernels/cuda/router/router.h"
@@ -21,7 +20,7 @@ RowMap row_map(const SlotOrder& order, int64_t tokens) {
 void* router_workspace(ExecutionContext& ctx, ArenaScope& workspace, int64_t tokens) {
   if (cuda::route_in_one_block(tokens)) return nullptr;
   void* scratch = workspace.take_bytes(static_cast<int64_t>(cuda::kRouterWorkspaceBytes));
-  if (!ctx.planning) DT_CUDA_CHECK(cudaMemsetAsync(scratch, 0, cuda::kRouterWorkspaceBytes, stream_of(ctx)));
+  if (!ctx.planning) cuda::clear_router_workspace(scratch, stream_of(ctx));
   return scratch;
 }
 

@@ -13,18 +13,23 @@ namespace deeptitan::cuda {
 namespace {
 
 /// y of m rows between sentinels that are to stay, by the form under test and by the plain product.
+template <typename T>
 void check(int64_t m, int64_t n, int64_t k, int64_t ld_x, int64_t ld_y) {
   if (only_small_sizes() && m * n * k > 1'000'000) return;
-  SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k);
-  const auto x = random_elements<float>(m * ld_x, 61), weight = random_elements<float>(n * k, 62);
+  SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k << " of " << sizeof(T) << " bytes an element");
+  const auto x = random_elements<T>(m * ld_x, 61);
+  const auto weight = random_elements<float>(n * k, 62);
   const auto before = random_elements<float>(m * ld_y, 63);
-  DeviceBuffer<float> device_x(x), device_weight(weight), found(before), expected(before);
-  const InOrderProduct product{found.get(), ld_y, device_x.get(), ld_x, device_weight.get(), m, n, k};
+  std::vector<float> wide;
+  for (const T element : x) wide.push_back(to_float(element));
+  DeviceBuffer<T> device_x(x);
+  DeviceBuffer<float> device_wide(wide), device_weight(weight), found(before), expected(before);
+  const InOrderProduct<T> product{found.get(), ld_y, device_x.get(), ld_x, device_weight.get(), m, n, k};
   ASSERT_TRUE(in_order_fits(product));
   multiply_in_order(product, nullptr);
   StridedProduct<float, float> plain{};
   plain.c = expected.get(), plain.c_row = ld_y;
-  plain.a = device_x.get(), plain.a_row = ld_x, plain.a_step = 1;
+  plain.a = device_wide.get(), plain.a_row = ld_x, plain.a_step = 1;
   plain.b = device_weight.get(), plain.b_step = 1, plain.b_column = k;
   plain.rows = m, plain.steps = k, plain.columns = n, plain.batches = 1;
   multiply_strided(plain, nullptr);
@@ -33,18 +38,34 @@ void check(int64_t m, int64_t n, int64_t k, int64_t ld_x, int64_t ld_y) {
 
 TEST(InOrderProduct, HasTheBitsOfThePlainProduct) {
   DT_SKIP_WITHOUT_GPU();
-  check(512, 64, 2048, 2048, 64);     // V2-Lite's router in a prefill
-  check(1024, 256, 7168, 7168, 256);  // V3's
-  check(2500, 64, 2048, 2048, 64);    // the larger tiles
+  check<float>(512, 64, 2048, 2048, 64);     // V2-Lite's router in a prefill
+  check<float>(1024, 256, 7168, 7168, 256);  // V3's
+  check<float>(2500, 64, 2048, 2048, 64);    // the larger tiles
   const uint64_t key = random_key("in_order_test", 1);
   for (int shape = 0; shape < 24; ++shape) {
     const auto draw = [&](int what, int64_t most) {
       return 1 + static_cast<int64_t>(random_bits(key, shape * 8 + what) % most);
     };
     const int64_t m = draw(0, shape % 2 == 0 ? 70 : 9000), n = draw(1, kFewColumns), k = 4 * draw(2, 90);
-    check(m, n, k, k + 4 * draw(3, 3), n + draw(4, 5));
+    check<float>(m, n, k, k + 4 * draw(3, 3), n + draw(4, 5));
   }
-  check(3, 5, 0, 4, 5);
+  check<float>(3, 5, 0, 4, 5);
+}
+
+TEST(InOrderProduct, OfNarrowRowsHasTheBitsOfThoseWidened) {
+  DT_SKIP_WITHOUT_GPU();
+  check<bfloat16>(512, 64, 2048, 2048, 64);
+  check<bfloat16>(1024, 256, 7168, 7168, 256);
+  check<bfloat16>(2500, 64, 2048, 2048, 64);
+  const uint64_t key = random_key("in_order_test", 2);
+  for (int shape = 0; shape < 24; ++shape) {
+    const auto draw = [&](int what, int64_t most) {
+      return 1 + static_cast<int64_t>(random_bits(key, shape * 8 + what) % most);
+    };
+    const int64_t m = draw(0, shape % 2 == 0 ? 70 : 9000), n = draw(1, kFewColumns), k = 8 * draw(2, 45);
+    check<bfloat16>(m, n, k, k + 8 * draw(3, 3), n + draw(4, 5));
+  }
+  check<bfloat16>(3, 5, 0, 8, 5);
 }
 
 /// The gradient of m rows between elements that are to stay, by the form under test and by the plain product.
@@ -103,17 +124,17 @@ TEST(InOrderGradient, LeavesOthersToOthers) {
 
 TEST(InOrderProduct, LeavesOthersToOthers) {
   alignas(16) float storage[8];
-  const InOrderProduct product{storage, 4, storage, 4, storage, 1, 4, 4};
+  const InOrderProduct<float> product{storage, 4, storage, 4, storage, 1, 4, 4};
   EXPECT_TRUE(in_order_fits(product));
-  const auto changed = [&](auto InOrderProduct::*member, auto value) {
-    InOrderProduct other = product;
+  const auto changed = [&](auto InOrderProduct<float>::*member, auto value) {
+    InOrderProduct<float> other = product;
     other.*member = value;
     return in_order_fits(other);
   };
-  EXPECT_FALSE(changed(&InOrderProduct::outputs, kFewColumns + 1));
-  EXPECT_FALSE(changed(&InOrderProduct::inputs, int64_t{6}));
-  EXPECT_FALSE(changed(&InOrderProduct::ld_x, int64_t{6}));
-  EXPECT_FALSE(changed(&InOrderProduct::x, static_cast<const float*>(storage + 1)));
+  EXPECT_FALSE(changed(&InOrderProduct<float>::outputs, kFewColumns + 1));
+  EXPECT_FALSE(changed(&InOrderProduct<float>::inputs, int64_t{6}));
+  EXPECT_FALSE(changed(&InOrderProduct<float>::ld_x, int64_t{6}));
+  EXPECT_FALSE(changed(&InOrderProduct<float>::x, static_cast<const float*>(storage + 1)));
 }
 
 }  // namespace

@@ -7,100 +7,139 @@
 namespace deeptitan::cuda {
 namespace {
 
-constexpr int kSide = 8;  // threads along each side of a tile
-constexpr int kThreads = kSide * kSide;
-constexpr int kStages = 4;
-
 /// A tile's rows of an operand, kSteps of them along K; the padding puts rows that are read together into banks of
 /// their own.
-template <int kRows, int kSteps>
+template <typename T, int kRows, int kSteps>
 struct Stage {
-  float row[kRows][kSteps + kVector];
+  static constexpr int kWord = 16 / sizeof(T);  // elements that are copied at a time
+  T row[kRows][kSteps + kWord];
+};
+
+/// Sums that a thread has along each side, threads along each side of a tile, steps along K at a time, stages of them.
+template <int kRowsEach_, int kColumnsEach_, int kThreadRows_, int kThreadColumns_, int kSteps_, int kStages_>
+struct InOrderShape {
+  static constexpr int kRowsEach = kRowsEach_, kColumnsEach = kColumnsEach_;
+  static constexpr int kThreadRows = kThreadRows_, kThreadColumns = kThreadColumns_;
+  static constexpr int kSteps = kSteps_, kStages = kStages_;
+  static constexpr int kThreads = kThreadRows * kThreadColumns;
+  static constexpr int kRows = kRowsEach * kThreadRows, kColumns = kColumnsEach * kThreadColumns;  // of a tile
 };
 
 /// Starts copying rows first .. first + kRows - 1 of `source` from step k on; zeros beyond `count` and `steps`.
-template <int kRows, int kSteps>
-__device__ void fetch(Stage<kRows, kSteps>& stage, const float* source, int64_t stride, int64_t first, int64_t count,
+template <int kThreads, typename T, int kRows, int kSteps>
+__device__ void fetch(Stage<T, kRows, kSteps>& stage, const T* source, int64_t stride, int64_t first, int64_t count,
                       int64_t k, int64_t steps) {
-  constexpr int kChunks = kSteps / kVector;
+  constexpr int kWord = Stage<T, kRows, kSteps>::kWord;
+  constexpr int kChunks = kSteps / kWord;
 #pragma unroll
-  for (int part = 0; part < kRows * kChunks / kThreads; ++part) {
+  for (int part = 0; part < (kRows * kChunks + kThreads - 1) / kThreads; ++part) {
     const int chunk = static_cast<int>(threadIdx.x) + part * kThreads;
+    if (kRows * kChunks % kThreads != 0 && chunk >= kRows * kChunks) break;
     const int row = chunk / kChunks;
-    const int step = chunk % kChunks * kVector;
+    const int step = chunk % kChunks * kWord;
     const bool inside = first + row < count && k + step < steps;
-    const float* from = inside ? source + (first + row) * stride + k + step : source;
+    const T* from = inside ? source + (first + row) * stride + k + step : source;
     __pipeline_memcpy_async(&stage.row[row][step], from, 16, inside ? 0 : 16);
   }
 }
 
-/// A thread computes kEach x kEach sums, kSide rows and columns apart, so that a warp's rows lie in banks of their own.
-template <int kEach, int kSteps>
-__global__ void __launch_bounds__(kThreads) in_order_kernel(const InOrderProduct p) {
-  constexpr int kTile = kEach * kSide;
-  __shared__ __align__(16) Stage<kTile, kSteps> x_stages[kStages];
-  __shared__ __align__(16) Stage<kTile, kSteps> w_stages[kStages];
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kTile;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * kTile;
-  const int row = static_cast<int>(threadIdx.x) / kSide;
-  const int column = static_cast<int>(threadIdx.x) % kSide;
+template <typename T, typename Shape>
+struct InOrderStage {
+  Stage<T, Shape::kRows, Shape::kSteps> x;
+  Stage<float, Shape::kColumns, Shape::kSteps> weight;
+};
+
+/// A thread's rows and columns lie kThreadRows and kThreadColumns apart, so that a warp's are in banks of their own.
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads) in_order_kernel(const InOrderProduct<T> p) {
+  constexpr int kStages = Shape::kStages, kSteps = Shape::kSteps;
+  extern __shared__ __align__(16) char dynamic[];
+  auto* const stages = reinterpret_cast<InOrderStage<T, Shape>*>(dynamic);
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * Shape::kRows;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.y) * Shape::kColumns;
+  const int row = static_cast<int>(threadIdx.x) / Shape::kThreadColumns;
+  const int column = static_cast<int>(threadIdx.x) % Shape::kThreadColumns;
   const auto slices = static_cast<int>((p.inputs + kSteps - 1) / kSteps);
   const auto fetch_slice = [&](int slice) {
     if (slice < slices) {
       const int64_t k = static_cast<int64_t>(slice) * kSteps;
-      fetch(x_stages[slice % kStages], p.x, p.ld_x, first_row, p.rows, k, p.inputs);
-      fetch(w_stages[slice % kStages], p.weight, p.inputs, first_column, p.outputs, k, p.inputs);
+      InOrderStage<T, Shape>& stage = stages[slice % kStages];
+      fetch<Shape::kThreads>(stage.x, p.x, p.ld_x, first_row, p.rows, k, p.inputs);
+      fetch<Shape::kThreads>(stage.weight, p.weight, p.inputs, first_column, p.outputs, k, p.inputs);
     }
     __pipeline_commit();  // one a slice, empty or not, so that waiting counts slices
   };
 #pragma unroll
   for (int slice = 0; slice < kStages - 1; ++slice) fetch_slice(slice);
-  float sum[kEach][kEach] = {};
+  float sum[Shape::kRowsEach][Shape::kColumnsEach] = {};
   for (int slice = 0; slice < slices; ++slice) {
     __pipeline_wait_prior(kStages - 2);
     __syncthreads();  // the slice is there for all, and all have left the stage that is filled next
     fetch_slice(slice + kStages - 1);
-    const Stage<kTile, kSteps>& x = x_stages[slice % kStages];
-    const Stage<kTile, kSteps>& w = w_stages[slice % kStages];
+    const InOrderStage<T, Shape>& stage = stages[slice % kStages];
 #pragma unroll
     for (int step = 0; step < kSteps; step += kVector) {
-      float4 left[kEach], right[kEach];
+      Floats<kVector> left[Shape::kRowsEach], right[Shape::kColumnsEach];
 #pragma unroll
-      for (int i = 0; i < kEach; ++i) {
-        left[i] = *reinterpret_cast<const float4*>(&x.row[row + i * kSide][step]);
-        right[i] = *reinterpret_cast<const float4*>(&w.row[column + i * kSide][step]);
+      for (int i = 0; i < Shape::kRowsEach; ++i) {
+        left[i] = load_floats<kVector>(&stage.x.row[row + i * Shape::kThreadRows][step]);
       }
-      const auto multiply = [&](float float4::*at) {
 #pragma unroll
-        for (int i = 0; i < kEach; ++i) {
+      for (int j = 0; j < Shape::kColumnsEach; ++j) {
+        right[j] = load_floats<kVector>(&stage.weight.row[column + j * Shape::kThreadColumns][step]);
+      }
 #pragma unroll
-          for (int j = 0; j < kEach; ++j) sum[i][j] = exact_fma(left[i].*at, right[j].*at, sum[i][j]);
+      for (int at = 0; at < kVector; ++at) {
+#pragma unroll
+        for (int i = 0; i < Shape::kRowsEach; ++i) {
+#pragma unroll
+          for (int j = 0; j < Shape::kColumnsEach; ++j) {
+            sum[i][j] = exact_fma(left[i].at[at], right[j].at[at], sum[i][j]);
+          }
         }
-      };
-      multiply(&float4::x);
-      multiply(&float4::y);
-      multiply(&float4::z);
-      multiply(&float4::w);
+      }
     }
   }
 #pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int64_t m = first_row + row + i * kSide;
+  for (int i = 0; i < Shape::kRowsEach; ++i) {
+    const int64_t m = first_row + row + i * Shape::kThreadRows;
 #pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-      const int64_t n = first_column + column + j * kSide;
+    for (int j = 0; j < Shape::kColumnsEach; ++j) {
+      const int64_t n = first_column + column + j * Shape::kThreadColumns;
       if (m < p.rows && n < p.outputs) p.y[m * p.ld_y + n] = sum[i][j];
     }
   }
 }
 
-template <int kEach, int kSteps>
-void launch(const InOrderProduct& p, cudaStream_t stream) {
-  constexpr int kTile = kEach * kSide;
-  const dim3 grid(static_cast<unsigned>((p.rows + kTile - 1) / kTile),
-                  static_cast<unsigned>((p.outputs + kTile - 1) / kTile));
-  in_order_kernel<kEach, kSteps><<<grid, kThreads, 0, stream>>>(p);
+template <typename Shape, typename T>
+void launch(const InOrderProduct<T>& p, cudaStream_t stream) {
+  constexpr int kSharedBytes = Shape::kStages * sizeof(InOrderStage<T, Shape>);
+  static const bool allowed = [] {
+    DT_CUDA_CHECK(
+        cudaFuncSetAttribute(in_order_kernel<T, Shape>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
+    return true;
+  }();
+  static_cast<void>(allowed);
+  const dim3 grid(static_cast<unsigned>((p.rows + Shape::kRows - 1) / Shape::kRows),
+                  static_cast<unsigned>((p.outputs + Shape::kColumns - 1) / Shape::kColumns));
+  in_order_kernel<T, Shape><<<grid, Shape::kThreads, kSharedBytes, stream>>>(p);
   check_launch("in_order_kernel");
+}
+
+// Tiles are small while there are so few that each sum's chain of additions is what takes time; larger where they fill
+// the chip, and the operands' way from shared memory counts.
+template <typename T>
+void launch_product(const InOrderProduct<T>& p, cudaStream_t stream) {
+  if (p.rows <= 0 || p.outputs <= 0) return;
+  constexpr int64_t kFewResults = 768 * 64, kManyResults = 3072 * 64;
+  const int64_t results = p.rows * p.outputs;
+  if (results <= kFewResults) {
+    launch<InOrderShape<2, 1, 8, 16, 128, 4>>(p, stream);
+  } else if (results <= kManyResults) {
+    launch<InOrderShape<4, 4, 8, 8, 64, 4>>(p, stream);
+  } else {
+    launch<InOrderShape<4, 8, 16, 8, 32, 4>>(p, stream);
+  }
 }
 
 constexpr int kGradientRows = 64, kGradientColumns = 128, kGradientSteps = 32;
@@ -203,23 +242,22 @@ void multiply_gradient_in_order(const InOrderGradient<bfloat16>& gradient, cudaS
   launch_gradient(gradient, stream);
 }
 
-bool in_order_fits(const InOrderProduct& p) {
-  const auto aligned = [](const float* data, int64_t stride) {
-    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % kVector == 0;
+template <typename T>
+bool in_order_fits(const InOrderProduct<T>& p) {
+  const auto aligned = [](const auto* data, int64_t stride) {
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride * static_cast<int64_t>(sizeof *data) % 16 == 0;
   };
-  return p.outputs <= kFewColumns && p.inputs % kVector == 0 && aligned(p.x, p.ld_x) && aligned(p.weight, p.inputs);
+  return p.outputs <= kFewColumns && p.inputs % (16 / static_cast<int64_t>(sizeof(T))) == 0 && aligned(p.x, p.ld_x) &&
+         aligned(p.weight, p.inputs);
 }
+template bool in_order_fits(const InOrderProduct<float>&);
+template bool in_order_fits(const InOrderProduct<bfloat16>&);
 
-// Tiles of 16 x 16 while there are so few that each sum's chain of additions is what takes time; of 32 x 32 where they
-// fill the chip, and half the reads of the operands count.
-void multiply_in_order(const InOrderProduct& p, cudaStream_t stream) {
-  if (p.rows <= 0 || p.outputs <= 0) return;
-  constexpr int64_t kManyResults = int64_t{2048} * 64;
-  if (p.rows * p.outputs <= kManyResults) {
-    launch<2, 64>(p, stream);
-  } else {
-    launch<4, 32>(p, stream);
-  }
+void multiply_in_order(const InOrderProduct<float>& product, cudaStream_t stream) {
+  launch_product(product, stream);
+}
+void multiply_in_order(const InOrderProduct<bfloat16>& product, cudaStream_t stream) {
+  launch_product(product, stream);
 }
 
 }  // namespace deeptitan::cuda

@@ -16,11 +16,12 @@ namespace deeptitan::cuda {
 /// Columns above which a library's larger tiles serve better.
 inline constexpr int64_t kFewColumns = 256;
 
-/// y [M, N] = x [M, K] W [N, K]^T.
+/// y [M, N] = x [M, K] W [N, K]^T; x in bf16 is widened as it is read.
+template <typename T>
 struct InOrderProduct {
   float* y = nullptr;
   int64_t ld_y = 0;
-  const float* x = nullptr;
+  const T* x = nullptr;
   int64_t ld_x = 0;
   const float* weight = nullptr;
   int64_t rows = 0;
@@ -29,9 +30,11 @@ struct InOrderProduct {
 };
 
 /// Whether columns are few, and x and W can be read 16 bytes at a time.
-bool in_order_fits(const InOrderProduct& product);
+template <typename T>
+bool in_order_fits(const InOrderProduct<T>& product);
 
-void multiply_in_order(const InOrderProduct& product, cudaStream_t stream);
+void multiply_in_order(const InOrderProduct<float>& product, cudaStream_t stream);
+void multiply_in_order(const InOrderProduct<bfloat16>& product, cudaStream_t stream);
 
 /// Outputs above which a sum is long enough for a library.
 inline constexpr int64_t kFewSteps = 256;

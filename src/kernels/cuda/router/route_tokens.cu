@@ -161,6 +161,10 @@ void launch_route_tokens(RouterArguments a, const RouterOptions& options, cudaSt
   });
 }
 
+__global__ void __launch_bounds__(kMaxExperts) clear_router_workspace_kernel(unsigned long long* workspace) {
+  workspace[threadIdx.x] = 0;
+}
+
 }  // namespace
 
 void route_tokens(int32_t* expert_index, float* expert_weight, float* scores, int32_t* counts, const float* logits,
@@ -177,6 +181,11 @@ void route_tokens(int32_t* expert_index, float* expert_weight, float* scores, in
   a.workspace = static_cast<unsigned long long*>(workspace);
   a.tokens = tokens;
   launch_route_tokens(a, options, stream);
+}
+
+void clear_router_workspace(void* workspace, cudaStream_t stream) {
+  clear_router_workspace_kernel<<<1, kMaxExperts, 0, stream>>>(static_cast<unsigned long long*>(workspace));
+  check_launch("clear_router_workspace_kernel");
 }
 
 void route_tokens_to_given_experts(float* expert_weight, float* scores, int32_t* counts, const float* logits,

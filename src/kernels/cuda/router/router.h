@@ -17,6 +17,9 @@ namespace deeptitan::cuda {
 /// every launch leaves it zero again. Launches that may run at the same time need one each.
 inline constexpr size_t kRouterWorkspaceBytes = kMaxExperts * sizeof(uint64_t);
 
+/// Zeros it: a kernel, since a memory node of a graph takes three times as long.
+void clear_router_workspace(void* workspace, cudaStream_t stream);
+
 /// Whether so many tokens are routed by one block, which needs no workspace: it may be null.
 inline bool route_in_one_block(int64_t tokens) {
   return tokens <= 16;

@@ -1,6 +1,7 @@
 // A stable counting sort in two launches. The slots are cut into chunks of kSlotsOfBlock, one a block. The first launch
 // counts each chunk's slots by expert; in the second each block adds up the counts of the chunks before its own, so
-// that it knows where its first slot of each expert goes, and hands out places in order.
+// that it knows where its first slot of each expert goes, and hands out places in order. Where chunks are few a block
+// counts the slots before its own itself, and the second launch is the only one.
 
 #include <algorithm>
 
@@ -19,6 +20,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kSlotsOfWarp = 256;
 constexpr int kSlotsOfBlock = kWarps * kSlotsOfWarp;
+constexpr int kFewBlocks = 3;
 
 int block_count(int64_t slots) {
   return static_cast<int>((slots + kSlotsOfBlock - 1) / kSlotsOfBlock);
@@ -45,6 +47,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// kAlone: nothing has been counted, nor slot_of_row been filled.
+template <bool kAlone>
 __global__ void __launch_bounds__(kThreads)
     place_slots_kernel(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offset, int32_t* group_size,
                        int32_t* row_overflow, const int32_t* expert_index, const int32_t* counts,
@@ -68,9 +72,13 @@ __global__ void __launch_bounds__(kThreads)
   }
   int32_t total;
   int32_t offset = block_exclusive_scan<kThreads>(sum, warp_totals, total);
-  if (total > shape.row_capacity) {  // for all blocks alike: nothing has a row
-    const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-    const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const bool overflow = total > shape.row_capacity;
+  if constexpr (kAlone) {
+    for (int64_t row = (overflow ? 0 : total) + first; row < shape.row_capacity; row += stride) slot_of_row[row] = -1;
+  }
+  if (overflow) {  // for all blocks alike: nothing has a row
     for (int64_t slot = first; slot < shape.slots; slot += stride) row_of_slot[slot] = -1;
     for (int64_t e = first; e <= experts; e += stride) {
       group_offset[e] = 0;
@@ -87,6 +95,9 @@ __global__ void __launch_bounds__(kThreads)
       if (blockIdx.x == 0) {
         group_offset[e] = offset;
         if (group_size != nullptr) group_size[e] = counts[e];
+        if constexpr (kAlone) {
+          for (int32_t row = counts[e]; row < padded[i]; ++row) slot_of_row[offset + row] = -1;
+        }
       }
     }
     offset += padded[i];
@@ -96,12 +107,18 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
 
   // Past the chunks before this one.
-  for (int e = threadIdx.x; e < experts; e += kThreads) {
-    int32_t before = 0;
+  if constexpr (kAlone) {
+    const int64_t before = static_cast<int64_t>(blockIdx.x) * kSlotsOfBlock;
+#pragma unroll 8
+    for (int64_t slot = threadIdx.x; slot < before; slot += kThreads) atomicAdd(&first_row[expert_index[slot]], 1);
+  } else {
+    for (int e = threadIdx.x; e < experts; e += kThreads) {
+      int32_t before = 0;
 #pragma unroll 16
-    for (int b = 0; b < static_cast<int>(blockIdx.x); ++b)
-      before += block_counts[static_cast<int64_t>(b) * experts + e];
-    first_row[e] += before;
+      for (int b = 0; b < static_cast<int>(blockIdx.x); ++b)
+        before += block_counts[static_cast<int64_t>(b) * experts + e];
+      first_row[e] += before;
+    }
   }
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kSlotsOfBlock + warp * kSlotsOfWarp;
   int32_t expert[kSlotsOfWarp / kWarp];
@@ -152,10 +169,15 @@ void launch_sort(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* group_offs
   DT_CHECK(shape.alignment >= 1, "sort_slots: alignment = {}, must be at least 1", shape.alignment);
   const int blocks = std::max(block_count(shape.slots), 1);
   auto* block_counts = static_cast<int32_t*>(workspace);
+  if (blocks <= kFewBlocks) {
+    place_slots_kernel<true><<<blocks, kThreads, 0, stream>>>(row_of_slot, slot_of_row, group_offset, group_size,
+                                                              row_overflow, expert_index, counts, nullptr, shape);
+    return check_launch("place_slots_kernel");
+  }
   count_slots_kernel<<<blocks, kThreads, 0, stream>>>(block_counts, slot_of_row, expert_index, shape);
   check_launch("count_slots_kernel");
-  place_slots_kernel<<<blocks, kThreads, 0, stream>>>(row_of_slot, slot_of_row, group_offset, group_size, row_overflow,
-                                                      expert_index, counts, block_counts, shape);
+  place_slots_kernel<false><<<blocks, kThreads, 0, stream>>>(row_of_slot, slot_of_row, group_offset, group_size,
+                                                             row_overflow, expert_index, counts, block_counts, shape);
   check_launch("place_slots_kernel");
 }
 

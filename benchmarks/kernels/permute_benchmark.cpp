@@ -39,14 +39,15 @@ void benchmark_rows(Session& session, int64_t tokens, int top_k, int experts, in
   const double row_elements = static_cast<double>(rows * hidden);
 
   session.run({"unpermute" + name, 2 * (slot_elements + token_elements), 0, [&](cudaStream_t stream) {
-                 cuda::unpermute_rows(x.as<bfloat16>(), y.as<bfloat16>(), weight.as<float>(), nullptr, map, hidden,
-                                      stream);
+                 cuda::unpermute_rows(x.as<bfloat16>(), y.as<bfloat16>(), weight.as<float>(), nullptr, nullptr, map,
+                                      hidden, stream);
                }});
   session.run({"permute" + name, 2 * (token_elements + row_elements), 0, [&](cudaStream_t stream) {
                  cuda::permute_rows(y.as<bfloat16>(), x.as<bfloat16>(), map, hidden, stream);
                }});
   session.run({"permute backward" + name, 2 * (slot_elements + token_elements), 0, [&](cudaStream_t stream) {
-                 cuda::unpermute_rows(x.as<bfloat16>(), y.as<bfloat16>(), nullptr, nullptr, map, hidden, stream);
+                 cuda::unpermute_rows(x.as<bfloat16>(), y.as<bfloat16>(), nullptr, nullptr, nullptr, map, hidden,
+                                      stream);
                }});
   session.run(
       {"unpermute backward" + name, 2 * (token_elements + slot_elements + row_elements), 0, [&](cudaStream_t stream) {

@@ -137,7 +137,7 @@ void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, con
 }
 
 void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, const Tensor& weight,
-                    const Tensor& addend, const SlotOrder& order) {
+                    const Tensor& addend, const Tensor& residual, const SlotOrder& order) {
   check_activation_type("unpermute_rows: y", y);
   check_order(order, out.size(0));
   check_tensor(y, "unpermute_rows: y", y.dtype(), {order.slot_of_row.size(0), -1});
@@ -146,9 +146,10 @@ void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, c
     check_tensor(weight, "unpermute_rows: weight", DType::kF32, {out.size(0), choices(order, out.size(0))});
   }
   if (addend.defined()) check_tensor(addend, "unpermute_rows: addend", y.dtype(), {out.size(0), out.size(1)});
-  check_contiguous("unpermute_rows", {out, y, weight, addend});
-  OpScope op(ctx, "unpermute_rows", {&out}, {&y, &weight, &addend, &order.row_of_slot});
-  op.run_with_workspace(on_cpu::unpermute_rows, DT_ON_CUDA(unpermute_rows), out, y, weight, addend, order);
+  if (residual.defined()) check_tensor(residual, "unpermute_rows: residual", y.dtype(), {out.size(0), out.size(1)});
+  check_contiguous("unpermute_rows", {out, y, weight, addend, residual});
+  OpScope op(ctx, "unpermute_rows", {&out}, {&y, &weight, &addend, &residual, &order.row_of_slot});
+  op.run_with_workspace(on_cpu::unpermute_rows, DT_ON_CUDA(unpermute_rows), out, y, weight, addend, residual, order);
 }
 
 void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Tensor& d_weight, const Tensor& d_out,

@@ -77,9 +77,11 @@ void permute_rows(ExecutionContext& ctx, const Tensor& out /* [R, D] */, const T
                   const SlotOrder& order);
 
 /// out[t] = sum over k of weight[t, k] * y[row of slot (t, k)] + addend[t], in fp32, in the order of k. weight
-/// undefined: ones; addend undefined: none (it may be out).
+/// undefined: ones; addend undefined: none (it may be out). With a residual, out[t] = residual[t] + that, which is
+/// rounded first: the bits of add behind it.
 void unpermute_rows(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& y /* [R, D] */,
-                    const Tensor& weight /* f32 [T, K] */, const Tensor& addend /* [T, D] */, const SlotOrder& order);
+                    const Tensor& weight /* f32 [T, K] */, const Tensor& addend /* [T, D] */,
+                    const Tensor& residual /* [T, D], undefined: none */, const SlotOrder& order);
 
 /// The gradients of unpermute_rows with weights.
 void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y /* [R, D] */,

@@ -73,7 +73,7 @@ TEST_F(MoeOps, MovingRowsRefusesWhatDoesNotFit) {
   const Tensor weight = c_.f32({5, 2});
   sort_slots(c_.ctx, order_, routing_, 1);
   permute_rows(c_.ctx, rows, x, order_);
-  unpermute_rows(c_.ctx, x, rows, weight, x, order_);
+  unpermute_rows(c_.ctx, x, rows, weight, x, {}, order_);
   unpermute_rows_backward(c_.ctx, rows, weight, x, rows, weight, order_);
   SlotOrder wrong = order_;
   wrong.row_of_slot = c_.i32({9});
@@ -88,19 +88,24 @@ TEST_F(MoeOps, MovingRowsRefusesWhatDoesNotFit) {
       "permute_rows: out: expected f32 [10, 8], found f32 [9, 8]");
   expect_runtime_error(
       [&] {
-        unpermute_rows(c_.ctx, x, c_.f32({9, 8}), {}, {}, order_);
+        unpermute_rows(c_.ctx, x, c_.f32({9, 8}), {}, {}, {}, order_);
       },
       "unpermute_rows: y: expected f32 [10, any], found f32 [9, 8]");
   expect_runtime_error(
       [&] {
-        unpermute_rows(c_.ctx, x, rows, c_.f32({5, 3}), {}, order_);
+        unpermute_rows(c_.ctx, x, rows, c_.f32({5, 3}), {}, {}, order_);
       },
       "unpermute_rows: weight: expected f32 [5, 2], found f32 [5, 3]");
   expect_runtime_error(
       [&] {
-        unpermute_rows(c_.ctx, x, rows, {}, c_.f32({4, 8}), order_);
+        unpermute_rows(c_.ctx, x, rows, {}, c_.f32({4, 8}), {}, order_);
       },
       "unpermute_rows: addend: expected f32 [5, 8], found f32 [4, 8]");
+  expect_runtime_error(
+      [&] {
+        unpermute_rows(c_.ctx, x, rows, {}, {}, c_.f32({4, 8}), order_);
+      },
+      "unpermute_rows: residual: expected f32 [5, 8], found f32 [4, 8]");
   expect_runtime_error(
       [&] {
         unpermute_rows_backward(c_.ctx, rows, c_.f32({5, 3}), x, rows, weight, order_);

@@ -136,7 +136,7 @@ TEST(DispatchOps, NoTokensAreNothingToDo) {
   sort_slots(ctx, order, routing, 1);
   for (int g = 0; g < 5; ++g) EXPECT_EQ(order.group_offset.host<int32_t>()[g], 0) << g;
   permute_rows(ctx, f32({0, 8}), x, order);
-  unpermute_rows(ctx, f32({0, 8}), x, routing.expert_weight, {}, order);
+  unpermute_rows(ctx, f32({0, 8}), x, routing.expert_weight, {}, {}, order);
   unpermute_rows_backward(ctx, f32({0, 8}), f32({0, 2}), x, x, routing.expert_weight, order);
 }
 

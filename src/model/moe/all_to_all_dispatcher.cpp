@@ -149,7 +149,7 @@ void AllToAllDispatcher::send_back(ExecutionContext& ctx, const Tensor& returned
   const int64_t came = order.slot_of_row.size(0);
   ArenaScope workspace(*ctx.workspace);
   const Tensor as_received = workspace.take(rows.dtype(), {came, rows.size(1)});
-  unpermute_rows(ctx, as_received, rows.rows(0, came), {}, {}, order);
+  unpermute_rows(ctx, as_received, rows.rows(0, came), {}, {}, {}, order);
   if (sum(e.send_rows) == 0) fill_zero(ctx, returned);  // the step overflows: what layers behind see is finite
   ExchangeScope exchange(ctx);
   ep_.all_to_all(ctx, returned, e.send_rows, as_received, e.receive_rows);
@@ -176,7 +176,7 @@ void AllToAllDispatcher::dispatch_backward(ExecutionContext& ctx, const Tensor& 
   ArenaScope workspace(*ctx.workspace);
   const Tensor returned = workspace.take(d_rows.dtype(), {route.order.slot_of_row.size(0), d_rows.size(1)});
   send_back(ctx, returned, d_rows, route);
-  unpermute_rows(ctx, d_x, returned, {}, addend, route.order);
+  unpermute_rows(ctx, d_x, returned, {}, addend, {}, route.order);
 }
 
 void AllToAllDispatcher::combine(ExecutionContext& ctx, const Tensor& out, const Tensor& rows, const Tensor& weight,
@@ -184,7 +184,7 @@ void AllToAllDispatcher::combine(ExecutionContext& ctx, const Tensor& out, const
   ArenaScope workspace(*ctx.workspace);
   const Tensor returned = workspace.take(rows.dtype(), {route.order.slot_of_row.size(0), rows.size(1)});
   send_back(ctx, returned, rows, route);
-  unpermute_rows(ctx, out, returned, weight, addend, route.order);
+  unpermute_rows(ctx, out, returned, weight, addend, {}, route.order);
 }
 
 // The gradients of a row and of its weight are worked out where the expert's output is: what travels is the gradient of
@@ -213,7 +213,7 @@ void AllToAllDispatcher::combine_backward(ExecutionContext& ctx, const Tensor& d
     ExchangeScope exchange(ctx);
     ep_.all_to_all(ctx, weight_sent, e.send_rows, d_weight_there, e.receive_rows);
   }
-  unpermute_rows(ctx, d_weight.reshape({slots, 1}), weight_sent, {}, {}, route.order);
+  unpermute_rows(ctx, d_weight.reshape({slots, 1}), weight_sent, {}, {}, {}, route.order);
 }
 
 MakeDispatcher make_all_to_all_dispatcher(Communicator& ep, double room) {

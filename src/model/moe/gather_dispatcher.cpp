@@ -45,7 +45,7 @@ void GatherDispatcher::combine(ExecutionContext& ctx, const Tensor& out, const T
     ExchangeScope exchange(ctx);
     ep_.all_gather(ctx, rows, parts);
   }
-  unpermute_rows(ctx, out, rows, weight, addend, route.order);
+  unpermute_rows(ctx, out, rows, weight, addend, {}, route.order);
 }
 
 void GatherDispatcher::dispatch_backward(ExecutionContext& /*ctx*/, const Tensor& /*d_x*/, const Tensor& /*d_rows*/,

@@ -124,6 +124,11 @@ void MixtureOfExperts::experts_backward_weights(ExecutionContext& ctx, const Exp
 
 void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
                                Record* record) const {
+  forward_all(ctx, forward, out, x, {}, record);
+}
+
+void MixtureOfExperts::forward_all(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out,
+                                   const Tensor& x, const Tensor& residual, Record* record) const {
   const int64_t tokens = x.size(0);
   ArenaScope workspace(*ctx.workspace);
   std::optional<Saved> temporary;
@@ -162,18 +167,23 @@ void MixtureOfExperts::forward(ExecutionContext& ctx, const ForwardContext& forw
   // Rows are on their way beside the shared experts.
   if (!in_slices) dispatcher_->begin_dispatch(ctx, s.experts.rows, x, routing, s.experts.route);
   if (shared_) shared_->forward(ctx, forward, out, x, s.shared.get());
-  const auto run = [&](const ExpertRows& e, const Tensor& to) {
+  const auto run = [&](const ExpertRows& e, const Tensor& to, const Tensor& onto) {
     experts_forward(ctx, e);
-    dispatcher_->combine(ctx, to, e.expert_out, e.routing.expert_weight, shared_ ? to : Tensor(), e.route);
+    const Tensor addend = shared_ ? to : Tensor();
+    if (onto.defined()) {
+      dispatcher_->combine_onto(ctx, to, e.expert_out, e.routing.expert_weight, addend, onto, e.route);
+    } else {
+      dispatcher_->combine(ctx, to, e.expert_out, e.routing.expert_weight, addend, e.route);
+    }
   };
   if (in_slices) {
     for_slices(ctx, s.experts, [&](const ExpertRows& e, int64_t first, int64_t end) {
       dispatcher_->dispatch(ctx, e.rows, x.rows(first, end), e.routing, e.route);
-      run(e, out.rows(first, end));
+      run(e, out.rows(first, end), residual.defined() ? residual.rows(first, end) : Tensor());
     });
   } else {
     dispatcher_->finish(ctx);
-    run(s.experts, out);
+    run(s.experts, out, residual);
   }
 }
 
@@ -195,7 +205,7 @@ void MixtureOfExperts::forward_onto(ExecutionContext& ctx, const ForwardContext&
                                  .shared_down = shared_ ? &shared_->down() : nullptr};
     if (mixture_of_few(ctx, out, x, residual, routing, weights, options_)) return;
   }
-  Sublayer::forward_onto(ctx, forward, out, x, residual);
+  forward_all(ctx, forward, out, x, residual, nullptr);
 }
 
 void MixtureOfExperts::recompute(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& x,

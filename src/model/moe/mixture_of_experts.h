@@ -50,6 +50,9 @@ class MixtureOfExperts final : public Sublayer {
     Tensor d_gate_up;     // [R, 2 I]
   };
   RowGroups groups_of(const ExpertRows& experts) const { return dispatcher_->groups(experts.routing, experts.route); }
+  /// forward, or with a residual forward_onto.
+  void forward_all(ExecutionContext& ctx, const ForwardContext& forward, const Tensor& out, const Tensor& x,
+                   const Tensor& residual, Record* record) const;
   template <typename Body>
   void for_slices(ExecutionContext& ctx, const ExpertRows& whole, const Body& body) const;
   void experts_forward(ExecutionContext& ctx, const ExpertRows& experts) const;

@@ -3,12 +3,19 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "ops/elementwise.h"
 
 namespace deeptitan {
 
 void TokenDispatcher::dispatch_again(ExecutionContext& /*ctx*/, const Tensor& /*rows*/, const Tensor& /*x*/,
                                      const Route& /*route*/) const {
   fail("this dispatcher cannot bring its rows again: they are to be kept");
+}
+
+void TokenDispatcher::combine_onto(ExecutionContext& ctx, const Tensor& out, const Tensor& rows, const Tensor& weight,
+                                   const Tensor& addend, const Tensor& residual, const Route& route) const {
+  combine(ctx, out, rows, weight, addend, route);
+  add(ctx, out, out, residual);
 }
 
 int64_t TokenDispatcher::tokens_that_fit(int64_t tokens) const {

@@ -68,6 +68,10 @@ class TokenDispatcher {
   virtual void combine(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& rows /* [R, D] */,
                        const Tensor& weight /* f32 [T, K] */, const Tensor& addend /* [T, D], undefined: none */,
                        const Route& route) const = 0;
+  /// out = residual + combine, which is rounded first.
+  virtual void combine_onto(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const Tensor& rows /* [R, D] */,
+                            const Tensor& weight /* f32 [T, K] */, const Tensor& addend /* [T, D], undefined: none */,
+                            const Tensor& residual /* [T, D] */, const Route& route) const;
   virtual void combine_backward(ExecutionContext& ctx, const Tensor& d_rows /* [R, D] */,
                                 const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_out /* [T, D] */,
                                 const Tensor& rows /* [R, D] */, const Tensor& weight /* f32 [T, K] */,
@@ -116,11 +120,15 @@ class LocalDispatcher final : public TokenDispatcher {
   }
   void dispatch_backward(ExecutionContext& ctx, const Tensor& d_x, const Tensor& d_rows, const Tensor& addend,
                          const Route& route) const override {
-    unpermute_rows(ctx, d_x, d_rows, {}, addend, route.order);
+    unpermute_rows(ctx, d_x, d_rows, {}, addend, {}, route.order);
   }
   void combine(ExecutionContext& ctx, const Tensor& out, const Tensor& rows, const Tensor& weight, const Tensor& addend,
                const Route& route) const override {
-    unpermute_rows(ctx, out, rows, weight, addend, route.order);
+    unpermute_rows(ctx, out, rows, weight, addend, {}, route.order);
+  }
+  void combine_onto(ExecutionContext& ctx, const Tensor& out, const Tensor& rows, const Tensor& weight,
+                    const Tensor& addend, const Tensor& residual, const Route& route) const override {
+    unpermute_rows(ctx, out, rows, weight, addend, residual, route.order);
   }
   void combine_backward(ExecutionContext& ctx, const Tensor& d_rows, const Tensor& d_weight, const Tensor& d_out,
                         const Tensor& rows, const Tensor& weight, const Route& route) const override {

@@ -105,12 +105,12 @@ void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, con
 }
 
 void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, const Tensor& weight,
-                    const Tensor& addend, const SlotOrder& order) {
+                    const Tensor& addend, const Tensor& residual, const SlotOrder& order) {
   if (ctx.planning) return;
   for_activation_type(y, [&](auto* element) {
     using T = Element<decltype(element)>;
     cpu::unpermute_rows(out.host<T>(), y.host<T>(), host_or_null(weight), addend.defined() ? addend.host<T>() : nullptr,
-                        row_map(order, out.size(0)), out.size(1));
+                        residual.defined() ? residual.host<T>() : nullptr, row_map(order, out.size(0)), out.size(1));
   });
 }
 

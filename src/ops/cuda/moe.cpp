@@ -115,12 +115,12 @@ void permute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& x, con
 }
 
 void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, const Tensor& weight,
-                    const Tensor& addend, const SlotOrder& order) {
+                    const Tensor& addend, const Tensor& residual, const SlotOrder& order) {
   if (ctx.planning) return;
   for_activation_type(y, [&](auto* element) {
     using T = Element<decltype(element)>;
     cuda::unpermute_rows(out.raw<T>(), y.raw<T>(), raw_or_null<float>(weight), raw_or_null<T>(addend),
-                         row_map(order, out.size(0)), out.size(1), stream_of(ctx));
+                         raw_or_null<T>(residual), row_map(order, out.size(0)), out.size(1), stream_of(ctx));
   });
 }
 

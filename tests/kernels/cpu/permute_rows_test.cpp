@@ -71,8 +71,13 @@ TYPED_TEST(PermuteRows, ForwardAndBackwardMatchTheReference) {
         for (const bool weighted : {false, true}) {
           const float* weights = weighted ? weight.data() : nullptr;
           std::vector<T> out(tokens * hidden), out_plus(addend);
-          unpermute_rows(out.data(), y.data(), weights, nullptr, sorted.map(), hidden);
-          unpermute_rows(out_plus.data(), y.data(), weights, out_plus.data(), sorted.map(), hidden);
+          unpermute_rows(out.data(), y.data(), weights, nullptr, nullptr, sorted.map(), hidden);
+          unpermute_rows(out_plus.data(), y.data(), weights, out_plus.data(), nullptr, sorted.map(), hidden);
+          std::vector<T> out_onto(tokens * hidden);
+          unpermute_rows(out_onto.data(), y.data(), weights, addend.data(), d_out.data(), sorted.map(), hidden);
+          for (int64_t i = 0; i < tokens * hidden; ++i) {  // the sum is rounded, and once more with the residual
+            ASSERT_EQ(to_float(out_onto[i]), to_float(rounded<T>(to_float(out_plus[i]) + to_float(d_out[i]))));
+          }
           std::vector<T> d_y(rows * hidden, rounded<T>(NAN));
           std::vector<float> d_weight(tokens * top_k, NAN);
           unpermute_rows_backward(d_y.data(), d_weight.data(), d_out.data(), y.data(), weights, sorted.map(), hidden);
@@ -111,7 +116,7 @@ TYPED_TEST(PermuteRows, SlotsWithoutARowAddNothing) {
   const std::vector<T> y{rounded<T>(3.0f), rounded<T>(NAN)};
   const std::vector<int32_t> row_of_slot{-1, 0};
   std::vector<T> out(1);
-  unpermute_rows(out.data(), y.data(), nullptr, nullptr, RowMap{row_of_slot.data(), nullptr, 1, 1, 2}, 1);
+  unpermute_rows(out.data(), y.data(), nullptr, nullptr, nullptr, RowMap{row_of_slot.data(), nullptr, 1, 1, 2}, 1);
   EXPECT_EQ(to_float(out[0]), 3.0f);
 }
 
@@ -140,7 +145,7 @@ TYPED_TEST(PermuteRows, DoesNotDependOnTheNumberOfThreads) {
   for (const int count : {1, 4}) {
     omp_set_num_threads(count);
     outs.emplace_back(200 * 300);
-    unpermute_rows(outs.back().data(), y.data(), weight.data(), nullptr, sorted.map(), 300);
+    unpermute_rows(outs.back().data(), y.data(), weight.data(), nullptr, nullptr, sorted.map(), 300);
   }
   omp_set_num_threads(threads);
   EXPECT_EQ(0, memcmp(outs[0].data(), outs[1].data(), outs[0].size() * sizeof(T)));

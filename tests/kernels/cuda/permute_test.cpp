@@ -169,10 +169,11 @@ TYPED_TEST(CudaPermuteRows, EqualsTheCpuBitForBit) {
         const int64_t rows = sorted.host.rows;
         const std::vector<T> x = random_normal<T>(tokens * hidden, 2);
         const std::vector<T> y = random_normal<T>(rows * hidden, 4);
-        const std::vector<T> addend = random_normal<T>(tokens * hidden, 6);
+        const std::vector<T> addend = random_normal<T>(tokens * hidden, 6),
+                             residual = random_normal<T>(tokens * hidden, 8);
         const std::vector<float> weight = random_normal<float>(tokens * top_k, 5);
-        DeviceBuffer<T> device_x(x), device_y(y), device_addend(addend), out_rows(rows * hidden),
-            out_tokens(tokens * hidden);
+        DeviceBuffer<T> device_x(x), device_y(y), device_addend(addend), device_residual(residual),
+            out_rows(rows * hidden), out_tokens(tokens * hidden);
         DeviceBuffer<float> device_weight(weight), device_d_weight(tokens * top_k);
 
         std::vector<T> expected_rows(rows * hidden), expected_tokens(tokens * hidden);
@@ -183,12 +184,16 @@ TYPED_TEST(CudaPermuteRows, EqualsTheCpuBitForBit) {
         for (const bool weighted : {false, true}) {
           const float* w = weighted ? weight.data() : nullptr;
           const float* device_w = weighted ? device_weight.get() : nullptr;
-          cpu::unpermute_rows(expected_tokens.data(), y.data(), w, nullptr, sorted.host, hidden);
-          unpermute_rows(out_tokens.get(), device_y.get(), device_w, nullptr, sorted.device, hidden, nullptr);
+          cpu::unpermute_rows(expected_tokens.data(), y.data(), w, nullptr, nullptr, sorted.host, hidden);
+          unpermute_rows(out_tokens.get(), device_y.get(), device_w, nullptr, nullptr, sorted.device, hidden, nullptr);
           ASSERT_TRUE(same_bytes(out_tokens.download(), expected_tokens));
-          cpu::unpermute_rows(expected_tokens.data(), y.data(), w, addend.data(), sorted.host, hidden);
-          unpermute_rows(out_tokens.get(), device_y.get(), device_w, device_addend.get(), sorted.device, hidden,
-                         nullptr);
+          cpu::unpermute_rows(expected_tokens.data(), y.data(), w, addend.data(), nullptr, sorted.host, hidden);
+          unpermute_rows(out_tokens.get(), device_y.get(), device_w, device_addend.get(), nullptr, sorted.device,
+                         hidden, nullptr);
+          ASSERT_TRUE(same_bytes(out_tokens.download(), expected_tokens));
+          cpu::unpermute_rows(expected_tokens.data(), y.data(), w, addend.data(), residual.data(), sorted.host, hidden);
+          unpermute_rows(out_tokens.get(), device_y.get(), device_w, device_addend.get(), device_residual.get(),
+                         sorted.device, hidden, nullptr);
           ASSERT_TRUE(same_bytes(out_tokens.download(), expected_tokens));
 
           std::vector<float> d_weight(tokens * top_k);
@@ -214,7 +219,7 @@ TYPED_TEST(CudaPermuteRows, SlotsWithoutARowAddNothingAndHaveNoGradient) {
   DeviceBuffer<int32_t> row_of_slot(std::vector<int32_t>{-1, 1}), slot_of_row(std::vector<int32_t>{-1, 1});
   DeviceBuffer<float> d_weight(2);
   const RowMap map{row_of_slot.get(), slot_of_row.get(), 1, 2, 2};
-  unpermute_rows(out.get(), y.get(), nullptr, nullptr, map, 8, nullptr);
+  unpermute_rows(out.get(), y.get(), nullptr, nullptr, nullptr, map, 8, nullptr);
   for (const T value : out.download()) EXPECT_EQ(to_float(value), 3.0f);
   unpermute_rows_backward(d_y.get(), d_weight.get(), out.get(), y.get(), nullptr, map, 8, nullptr);
   EXPECT_EQ(d_weight.download(), (std::vector<float>{0.0f, 72.0f}));
@@ -252,7 +257,7 @@ TEST(CudaPermuteRowsLarge, OffsetsPass32Bits) {
     EXPECT_EQ(0, memcmp(found.data(), token, kHidden * sizeof(bfloat16)));
   }
   // Eight equal rows add up to eight times the token, exactly.
-  unpermute_rows(out.get(), rows.get(), nullptr, nullptr, map, kHidden, nullptr);
+  unpermute_rows(out.get(), rows.get(), nullptr, nullptr, nullptr, map, kHidden, nullptr);
   std::vector<bfloat16> eightfold(x.size());
   for (size_t i = 0; i < x.size(); ++i) eightfold[i] = to_bfloat16(8 * to_float(x[i]));
   EXPECT_TRUE(same_bytes(out.download(), eightfold));

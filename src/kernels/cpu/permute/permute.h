@@ -48,12 +48,13 @@ void permute_rows(float* out, const float* x, const RowMap& map, int64_t hidden)
 void permute_rows(bfloat16* out, const bfloat16* x, const RowMap& map, int64_t hidden);
 
 /// out[t] = sum_k weight[t, k] * y[row_of_slot[t, k]] + addend[t], accumulated in fp32 in the order of k, the addend
-/// last: out [T, D], y [rows, D], weight [T, K] (null: ones), addend [T, D] (null: none; may be out itself). Reads
-/// map.row_of_slot alone. With null weights it is the gradient of permute_rows.
-void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const RowMap& map,
-                    int64_t hidden);
-void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend, const RowMap& map,
-                    int64_t hidden);
+/// last: out [T, D], y [rows, D], weight [T, K] (null: ones), addend [T, D] (null: none; may be out itself). With a
+/// residual [T, D] (null: none) that is rounded, and out[t] = residual[t] + it. Reads map.row_of_slot alone. With null
+/// weights it is the gradient of permute_rows.
+void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const float* residual,
+                    const RowMap& map, int64_t hidden);
+void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend,
+                    const bfloat16* residual, const RowMap& map, int64_t hidden);
 
 /// The gradient of unpermute_rows: d_y[r] = weight[t, k] * d_out[t] and d_weight[t, k] = dot(d_out[t], y[r]) with
 /// r = row_of_slot[t, k]; a slot without a row has d_weight 0, padding rows of d_y are zeros. d_y [rows, D], d_weight

@@ -64,6 +64,18 @@ DT_VECTOR_CLONES void scale_row(bfloat16* out, const bfloat16* x, float weight, 
 }
 
 template <typename T>
+[[gnu::always_inline]] inline void add_to_row_inline(T* row, const T* x, int64_t n) {
+#pragma omp simd
+  for (int64_t d = 0; d < n; ++d) row[d] = from_float<T>(to_float(row[d]) + to_float(x[d]));
+}
+DT_VECTOR_CLONES void add_to_row(float* row, const float* x, int64_t n) {
+  add_to_row_inline(row, x, n);
+}
+DT_VECTOR_CLONES void add_to_row(bfloat16* row, const bfloat16* x, int64_t n) {
+  add_to_row_inline(row, x, n);
+}
+
+template <typename T>
 [[gnu::always_inline]] inline float dot_row_inline(const T* a, const T* b, int64_t n) {
   float sum[kDotSums] = {};
   int64_t begin = 0;
@@ -113,7 +125,8 @@ void permute_rows_of(T* out, const T* x, const RowMap& map, int64_t hidden) {
 }
 
 template <typename T>
-void unpermute_rows_of(T* out, const T* y, const float* weight, const T* addend, const RowMap& map, int64_t hidden) {
+void unpermute_rows_of(T* out, const T* y, const float* weight, const T* addend, const T* residual, const RowMap& map,
+                       int64_t hidden) {
   constexpr int64_t kColumns = 1024;  // summed at a time, so that the sums stay in the nearest cache
 #pragma omp parallel for schedule(static) if (map.tokens * hidden * map.top_k > kParallelElements)
   for (int64_t t = 0; t < map.tokens; ++t) {
@@ -125,7 +138,9 @@ void unpermute_rows_of(T* out, const T* y, const float* weight, const T* addend,
         const int64_t row = map.row_of_slot[slot];
         if (row >= 0) add_weighted_row(sum, y + row * hidden + begin, weight != nullptr ? weight[slot] : 1.0f, n);
       }
-      store_sum(out + t * hidden + begin, sum, addend != nullptr ? addend + t * hidden + begin : nullptr, n);
+      T* to = out + t * hidden + begin;
+      store_sum(to, sum, addend != nullptr ? addend + t * hidden + begin : nullptr, n);
+      if (residual != nullptr) add_to_row(to, residual + t * hidden + begin, n);
     }
   }
 }
@@ -154,13 +169,13 @@ void permute_rows(bfloat16* out, const bfloat16* x, const RowMap& map, int64_t h
   permute_rows_of(out, x, map, hidden);
 }
 
-void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const RowMap& map,
-                    int64_t hidden) {
-  unpermute_rows_of(out, y, weight, addend, map, hidden);
+void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const float* residual,
+                    const RowMap& map, int64_t hidden) {
+  unpermute_rows_of(out, y, weight, addend, residual, map, hidden);
 }
-void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend, const RowMap& map,
-                    int64_t hidden) {
-  unpermute_rows_of(out, y, weight, addend, map, hidden);
+void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend,
+                    const bfloat16* residual, const RowMap& map, int64_t hidden) {
+  unpermute_rows_of(out, y, weight, addend, residual, map, hidden);
 }
 
 void unpermute_rows_backward(float* d_y, float* d_weight, const float* d_out, const float* y, const float* weight,

@@ -92,10 +92,12 @@ template <typename T, bool kVector>
 __global__ void __launch_bounds__(kWeightedRowsThreads)
     pull_rows_kernel(T* out, const T* rows, const float* __restrict__ weight, const T* addend, PlacedSlots slots,
                      const __grid_constant__ PeerWindow window, int64_t hidden) {
-  add_up_rows<T, kVector>(out, weight, addend, slots.place, static_cast<int>(slots.top_k), hidden, [&](int32_t place) {
-    const PlacedRow from = placed_row(place, static_cast<int32_t>(slots.capacity));
-    return at_peer(rows, window, from.rank) + from.row * hidden;
-  });
+  const T* const no_residual = nullptr;
+  add_up_rows<T, kVector>(out, weight, addend, no_residual, slots.place, static_cast<int>(slots.top_k), hidden,
+                          [&](int32_t place) {
+                            const PlacedRow from = placed_row(place, static_cast<int32_t>(slots.capacity));
+                            return at_peer(rows, window, from.rank) + from.row * hidden;
+                          });
 }
 
 template <typename T>

@@ -37,10 +37,10 @@ void permute_rows(float* out, const float* x, const RowMap& map, int64_t hidden,
 void permute_rows(bfloat16* out, const bfloat16* x, const RowMap& map, int64_t hidden, cudaStream_t stream);
 
 /// As cpu::unpermute_rows, one launch.
-void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const RowMap& map,
-                    int64_t hidden, cudaStream_t stream);
-void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend, const RowMap& map,
-                    int64_t hidden, cudaStream_t stream);
+void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const float* residual,
+                    const RowMap& map, int64_t hidden, cudaStream_t stream);
+void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend,
+                    const bfloat16* residual, const RowMap& map, int64_t hidden, cudaStream_t stream);
 
 /// As cpu::unpermute_rows_backward, one launch.
 void unpermute_rows_backward(float* d_y, float* d_weight, const float* d_out, const float* y, const float* weight,

@@ -12,8 +12,8 @@ namespace {
 template <typename T, bool kVector>
 __global__ void __launch_bounds__(kWeightedRowsThreads)
     unpermute_rows_kernel(T* out, const T* __restrict__ y, const float* __restrict__ weight, const T* addend,
-                          RowMap map, int64_t hidden) {
-  add_up_rows<T, kVector>(out, weight, addend, map.row_of_slot, static_cast<int>(map.top_k), hidden,
+                          const T* residual, RowMap map, int64_t hidden) {
+  add_up_rows<T, kVector>(out, weight, addend, residual, map.row_of_slot, static_cast<int>(map.top_k), hidden,
                           [&](int32_t row) { return y + row * hidden; });
 }
 
@@ -53,15 +53,16 @@ __global__ void __launch_bounds__(kBackwardThreads)
 }
 
 template <typename T>
-void unpermute_rows_of(T* out, const T* y, const float* weight, const T* addend, const RowMap& map, int64_t hidden,
-                       cudaStream_t stream) {
+void unpermute_rows_of(T* out, const T* y, const float* weight, const T* addend, const T* residual, const RowMap& map,
+                       int64_t hidden, cudaStream_t stream) {
   if (map.tokens == 0 || hidden == 0) return;
   DT_CHECK(map.tokens < (int64_t{1} << 31), "unpermute_rows: {} tokens are more than one launch holds", map.tokens);
   const bool vector = chunks_are_aligned(out, hidden) && chunks_are_aligned(y, hidden) &&
-                      (addend == nullptr || chunks_are_aligned(addend, hidden));
+                      (addend == nullptr || chunks_are_aligned(addend, hidden)) &&
+                      (residual == nullptr || chunks_are_aligned(residual, hidden));
   const auto kernel = vector ? unpermute_rows_kernel<T, true> : unpermute_rows_kernel<T, false>;
-  kernel<<<weighted_rows_grid(map.tokens, hidden), kWeightedRowsThreads, 0, stream>>>(out, y, weight, addend, map,
-                                                                                      hidden);
+  kernel<<<weighted_rows_grid(map.tokens, hidden), kWeightedRowsThreads, 0, stream>>>(out, y, weight, addend, residual,
+                                                                                      map, hidden);
   check_launch("unpermute_rows_kernel");
 }
 
@@ -82,13 +83,13 @@ void unpermute_rows_backward_of(T* d_y, float* d_weight, const T* d_out, const T
 
 }  // namespace
 
-void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const RowMap& map,
-                    int64_t hidden, cudaStream_t stream) {
-  unpermute_rows_of(out, y, weight, addend, map, hidden, stream);
+void unpermute_rows(float* out, const float* y, const float* weight, const float* addend, const float* residual,
+                    const RowMap& map, int64_t hidden, cudaStream_t stream) {
+  unpermute_rows_of(out, y, weight, addend, residual, map, hidden, stream);
 }
-void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend, const RowMap& map,
-                    int64_t hidden, cudaStream_t stream) {
-  unpermute_rows_of(out, y, weight, addend, map, hidden, stream);
+void unpermute_rows(bfloat16* out, const bfloat16* y, const float* weight, const bfloat16* addend,
+                    const bfloat16* residual, const RowMap& map, int64_t hidden, cudaStream_t stream) {
+  unpermute_rows_of(out, y, weight, addend, residual, map, hidden, stream);
 }
 
 void unpermute_rows_backward(float* d_y, float* d_weight, const float* d_out, const float* y, const float* weight,

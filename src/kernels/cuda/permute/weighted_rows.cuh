@@ -3,6 +3,7 @@
 // A token as the weighted sum of its rows, wherever these lie, and the gradients of that.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/chunk.cuh"
 #include "kernels/cuda/warp.cuh"
@@ -14,12 +15,12 @@ namespace deeptitan::cuda {
 inline constexpr int kWeightedRowsThreads = 128;
 
 /// Block (x, y) of kWeightedRowsThreads sums the y-th part of token x, a thread one chunk of columns:
-/// out[x] = sum over k of weight[x, k] * the row of place[x, k], in the order of k, then + addend[x]. `weight` (all 1)
-/// and `addend` may be null; a negative place has no row, and is not added. `row_at(place)` is where a row lies; places
-/// that are negative are asked for as 0.
+/// out[x] = sum over k of weight[x, k] * the row of place[x, k], in the order of k, then + addend[x]; this is rounded to
+/// T, then + residual[x]. `weight` (all 1), `addend` and `residual` may be null; a negative place has no row, and is not
+/// added. `row_at(place)` is where a row lies; places that are negative are asked for as 0.
 template <typename T, bool kVector, typename RowAt>
 __device__ __forceinline__ void add_up_rows(T* out, const float* __restrict__ weight, const T* addend,
-                                            const int32_t* place_of_slot, int top_k, int64_t hidden,
+                                            const T* residual, const int32_t* place_of_slot, int top_k, int64_t hidden,
                                             const RowAt& row_at) {
   constexpr int kUnroll = 8;  // rows in flight a thread
   const int64_t token = blockIdx.x;
@@ -28,8 +29,9 @@ __device__ __forceinline__ void add_up_rows(T* out, const float* __restrict__ we
   const int n = static_cast<int>(min(hidden - column, static_cast<int64_t>(kChunk)));
   const int64_t first_slot = token * top_k;
   const int64_t offset = token * hidden + column;
-  FetchedChunk<T, kVector> extra;
+  FetchedChunk<T, kVector> extra, before;
   extra.fetch(addend + offset, addend != nullptr ? n : 0);
+  before.fetch(residual + offset, residual != nullptr ? n : 0);
   float sum[kChunk] = {};
   for (int begin = 0; begin < top_k; begin += kUnroll) {
     FetchedChunk<T, kVector> fetched[kUnroll];
@@ -55,6 +57,15 @@ __device__ __forceinline__ void add_up_rows(T* out, const float* __restrict__ we
     extra.unpack(value);
 #pragma unroll
     for (int j = 0; j < kChunk; ++j) sum[j] = exact_add(sum[j], value[j]);
+  }
+  if (residual != nullptr) {
+    float value[kChunk];
+    before.unpack(value);
+#pragma unroll
+    for (int j = 0; j < kChunk; ++j) {
+      const float rounded = std::is_same_v<T, float> ? sum[j] : to_float(to_bfloat16(sum[j]));
+      sum[j] = exact_add(rounded, value[j]);
+    }
   }
   store_chunk(out + offset, sum, n, kVector);
 }

@@ -23,6 +23,10 @@ Stage stage_here(const ModelConfig& config, const RunnerOptions& o) {
                             : o.ranks->stage(config.num_hidden_layers);
 }
 
+// Batches of more tokens let what does not fill a GPU run beside other ops: launches of fewer follow so closely upon
+// one another that a second stream would only part them.
+constexpr int64_t kMostTokensInOrder = 256;
+
 ModelOptions model_options(const ModelConfig& config, const RunnerOptions& o, const Stage& stage) {
   ModelOptions options = {.training = false, .compute = o.compute, .max_positions = o.context_length};
   options.expert_products = o.experts;
@@ -30,7 +34,9 @@ ModelOptions model_options(const ModelConfig& config, const RunnerOptions& o, co
   if (o.ranks->pipeline() != nullptr) options.stages = {stage};
   if (Communicator* ep = o.ranks->ep()) {
     options.experts = experts_of_rank(config.n_routed_experts, *ep);
-    options.make_dispatcher = make_gather_dispatcher(*ep);
+    // Where batches are captured. Rows of an odd number of bf16 are no whole words.
+    const bool few = o.device.kind != DeviceKind::kCpu && config.hidden_size % 2 == 0;
+    options.make_dispatcher = make_gather_dispatcher(*ep, few ? kMostTokensInOrder : 0);
   }
   return options;
 }
@@ -272,7 +278,8 @@ BatchExecutor::BatchGraph* BatchExecutor::graph_of(const BatchCapacity& capacity
 void BatchExecutor::run_batch(const BatchLayout& batch) {
   const bool by_ops = options_.device.kind == DeviceKind::kCpu || !options_.graphs || ctx_.check_finite ||
                       ctx_.profile != nullptr || config().rope.kind == RopeKind::kDynamic ||
-                      options_.ranks != nullptr || !model_.can_be_captured() ||
+                      (options_.ranks != nullptr && options_.ranks->pipeline() != nullptr) ||
+                      !model_.can_be_captured(batch.tokens()) ||
                       !grouped_gemm_can_be_captured(options_.experts.value_or(GroupedGemmStrategy::kBf16));
   if (by_ops) return forward(batch);
   bool known = false;
@@ -282,6 +289,8 @@ void BatchExecutor::run_batch(const BatchLayout& batch) {
     found->graph = std::make_unique<CapturedGraph>(ctx_.compute, [this, batch] { forward(batch); });
   }
   found->graph->run();
+  Communicator* const ep = options_.ranks == nullptr ? nullptr : options_.ranks->ep();
+  if (ep != nullptr) ep->queued_graph(ctx_);
 }
 
 void BatchExecutor::run(const BatchTables& tables) {

@@ -166,14 +166,14 @@ std::vector<int32_t> to_words(const RunnerOptions& o) {
   std::vector<int32_t> words;
   for (const int64_t value :
        {static_cast<int64_t>(o.compute), o.context_length, o.sequences, o.prefill_chunk, o.batch_tokens, o.page_size,
-        o.pages, o.experts ? static_cast<int64_t>(*o.experts) : -1}) {
+        o.pages, o.experts ? static_cast<int64_t>(*o.experts) : -1, static_cast<int64_t>(o.graphs)}) {
     words.push_back(static_cast<int32_t>(value));
   }
   return words;
 }
 
 RunnerOptions options_from_words(std::span<const int32_t> words, RunnerRanks* ranks) {
-  DT_CHECK(words.size() == 8, "what is to be planned has 8 numbers; another rank sent {}", words.size());
+  DT_CHECK(words.size() == 9, "what is to be planned has 9 numbers; another rank sent {}", words.size());
   return {.device = ranks->device(),
           .compute = static_cast<DType>(words[0]),
           .context_length = words[1],
@@ -181,6 +181,7 @@ RunnerOptions options_from_words(std::span<const int32_t> words, RunnerRanks* ra
           .prefill_chunk = words[3],
           .batch_tokens = words[4],
           .page_size = words[5],
+          .graphs = words[8] != 0,
           .pages = words[6],
           .experts = words[7] < 0 ? std::nullopt : std::optional(static_cast<GroupedGemmStrategy>(words[7])),
           .ranks = ranks};

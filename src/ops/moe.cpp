@@ -152,6 +152,15 @@ void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, c
   op.run_with_workspace(on_cpu::unpermute_rows, DT_ON_CUDA(unpermute_rows), out, y, weight, addend, residual, order);
 }
 
+void clear_rows_outside(ExecutionContext& ctx, const Tensor& y, const Tensor& offset) {
+  check_activation_type("clear_rows_outside: y", y);
+  check_tensor(y, "clear_rows_outside: y", y.dtype(), {-1, -1});
+  check_tensor(offset, "clear_rows_outside: offset", DType::kI32, {-1});
+  check_contiguous("clear_rows_outside", {y, offset});
+  OpScope op(ctx, "clear_rows_outside", {&y}, {&offset});
+  op.run(on_cpu::clear_rows_outside, DT_ON_CUDA(clear_rows_outside), y, offset);
+}
+
 void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Tensor& d_weight, const Tensor& d_out,
                              const Tensor& y, const Tensor& weight, const SlotOrder& order) {
   check_activation_type("unpermute_rows_backward: y", y);

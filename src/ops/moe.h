@@ -83,6 +83,9 @@ void unpermute_rows(ExecutionContext& ctx, const Tensor& out /* [T, D] */, const
                     const Tensor& weight /* f32 [T, K] */, const Tensor& addend /* [T, D] */,
                     const Tensor& residual /* [T, D], undefined: none */, const SlotOrder& order);
 
+/// y's rows before offset[0] and from the last offset on = 0: those of experts that lie elsewhere.
+void clear_rows_outside(ExecutionContext& ctx, const Tensor& y /* [R, D] */, const Tensor& offset /* i32 [e + 1] */);
+
 /// The gradients of unpermute_rows with weights.
 void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y /* [R, D] */,
                              const Tensor& d_weight /* f32 [T, K] */, const Tensor& d_out /* [T, D] */,
@@ -101,6 +104,7 @@ DT_OP_FORMS(count_choices);
 DT_OP_FORMS(sort_received_rows);
 DT_OP_FORMS(permute_rows);
 DT_OP_FORMS(unpermute_rows);
+DT_OP_FORMS(clear_rows_outside);
 DT_OP_FORMS(unpermute_rows_backward);
 
 }  // namespace deeptitan

@@ -211,7 +211,8 @@ void TrainingEngine::run_part(StepPart part) {
 void TrainingEngine::run_or_replay(StepPart part) {
   CapturedPart& captured = parts_[part];
   const bool by_ops = ctx_.device.kind == DeviceKind::kCpu || ctx_.planning || ctx_.check_finite ||
-                      ctx_.profile != nullptr || routes_ != nullptr || !options_.graphs || !model_.can_be_captured();
+                      ctx_.profile != nullptr || routes_ != nullptr || !options_.graphs ||
+                      !model_.can_be_captured(tokens_per_microbatch());
   if (by_ops || !std::exchange(captured.run_before, true)) return run_ops(part, /*experts_in_slices=*/false);
   std::deque<Parameter>& parameters = model_.parameters().all();
   if (captured.graph == nullptr) {

@@ -22,7 +22,7 @@ std::vector<float> gradients_of(const MakeDispatcher& make_dispatcher, int64_t* 
   constexpr int64_t kTokens = 24;
   const ModelConfig config = testing::tiny_v3();
   DeepseekModel model(config, {.max_positions = kTokens, .make_dispatcher = make_dispatcher});
-  *can_be_captured = model.can_be_captured();
+  *can_be_captured = model.can_be_captured(kTokens);
   Arena memory("memory"), gradients("gradients"), saved("saved"), workspace("workspace");
   StepState state;
   state.in.target_scale = state.in.token_scale = state.in.mtp_scale = 1.0 / kTokens;

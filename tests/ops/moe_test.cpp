@@ -111,6 +111,9 @@ TEST_F(MoeOps, MovingRowsRefusesWhatDoesNotFit) {
         unpermute_rows_backward(c_.ctx, rows, c_.f32({5, 3}), x, rows, weight, order_);
       },
       "unpermute_rows_backward: d_weight: expected f32 [5, 2], found f32 [5, 3]");
+  clear_rows_outside(c_.ctx, rows, order_.group_offset);
+  expect_runtime_error([&] { clear_rows_outside(c_.ctx, rows, weight); },
+                       "clear_rows_outside: offset: expected i32 [any], found f32 [5, 2]");
 }
 
 TEST_F(MoeOps, ExchangedRowsAreRefusedWhereTheyDoNotFit) {

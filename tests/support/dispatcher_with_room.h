@@ -18,7 +18,7 @@ class DispatcherWithRoom final : public TokenDispatcher {
 
   int64_t most_rows(int64_t tokens) const override { return local_.most_rows(tokens); }
   int64_t capacity(int64_t tokens) const override { return room_(most_rows(tokens)); }
-  bool can_be_captured() const override { return false; }
+  bool can_be_captured(int64_t /*tokens*/) const override { return false; }
   Route make_route(Arena& arena, int64_t tokens, int64_t rows) const override {
     return local_.make_route(arena, tokens, rows);
   }

@@ -303,9 +303,9 @@ std::vector<std::pair<int64_t, const MixtureOfExperts*>> DeepseekModel::expert_l
   return result;
 }
 
-bool DeepseekModel::can_be_captured() const {
+bool DeepseekModel::can_be_captured(int64_t tokens) const {
   for (const auto& [layer, experts] : expert_layers()) {
-    if (!experts->dispatcher().can_be_captured()) return false;
+    if (!experts->dispatcher().can_be_captured(tokens)) return false;
   }
   return true;
 }

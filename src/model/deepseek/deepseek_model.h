@@ -131,7 +131,7 @@ class DeepseekModel {
   /// Next-token-prediction modules in training, wherever they lie.
   int64_t next_token_modules() const { return next_token_modules_; }
   /// Whether a step can be captured whole as a graph: every dispatcher can.
-  bool can_be_captured() const;
+  bool can_be_captured(int64_t tokens) const;
   /// Whether a step of `tokens` tokens may have more rows somewhere than its dispatcher has room for.
   bool rows_may_overflow(int64_t tokens) const;
 

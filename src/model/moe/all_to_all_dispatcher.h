@@ -43,7 +43,7 @@ class AllToAllDispatcher final : public TokenDispatcher {
   int64_t most_rows(int64_t tokens) const override;
   int64_t capacity(int64_t tokens) const override;
   /// The host must know how many rows come.
-  bool can_be_captured() const override { return false; }
+  bool can_be_captured(int64_t /*tokens*/) const override { return false; }
   RowGroups groups(const Routing& routing, const Route& route) const override;
   Route make_route(Arena& arena, int64_t tokens, int64_t rows) const override;
   void dispatch(ExecutionContext& ctx, const Tensor& rows, const Tensor& x, const Routing& routing,

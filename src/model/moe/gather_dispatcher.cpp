@@ -8,8 +8,8 @@
 
 namespace deeptitan {
 
-GatherDispatcher::GatherDispatcher(Communicator& ep, const RouterOptions& router)
-    : ep_(ep), own_(experts_of_rank(router.experts, ep)), experts_(router.experts), top_k_(router.top_k) {}
+GatherDispatcher::GatherDispatcher(Communicator& ep, const RouterOptions& router, int64_t few)
+    : ep_(ep), own_(experts_of_rank(router.experts, ep)), experts_(router.experts), top_k_(router.top_k), few_(few) {}
 
 TokenDispatcher::Route GatherDispatcher::make_route(Arena& arena, int64_t tokens, int64_t rows) const {
   const auto take = [&](int64_t n) { return arena.take(DType::kI32, {n}); };
@@ -31,6 +31,23 @@ void GatherDispatcher::dispatch(ExecutionContext& ctx, const Tensor& rows, const
 
 void GatherDispatcher::combine(ExecutionContext& ctx, const Tensor& out, const Tensor& rows, const Tensor& weight,
                                const Tensor& addend, const Route& route) const {
+  if (out.size(0) <= few_) {
+    add_up(ctx, rows, route);
+  } else {
+    gather_by_counts(ctx, rows, route);
+  }
+  unpermute_rows(ctx, out, rows, weight, addend, {}, route.order);
+}
+
+void GatherDispatcher::add_up(ExecutionContext& ctx, const Tensor& rows, const Route& route) const {
+  constexpr int64_t kWord = sizeof(int32_t);
+  DT_CHECK(rows.bytes() % kWord == 0, "rows of {} elements are no whole words of 32 bits", rows.size(1));
+  clear_rows_outside(ctx, rows, route.order.group_offset.rows(own_.first, own_.first + own_.count + 1));
+  ExchangeScope exchange(ctx);
+  ep_.all_reduce(ctx, Tensor(rows.raw(), DType::kI32, {rows.bytes() / kWord}, rows.device()));
+}
+
+void GatherDispatcher::gather_by_counts(ExecutionContext& ctx, const Tensor& rows, const Route& route) const {
   std::vector<int64_t> parts(ep_.size(), 0);
   parts.front() = rows.numel();
   if (!ctx.planning) {
@@ -41,11 +58,8 @@ void GatherDispatcher::combine(ExecutionContext& ctx, const Tensor& out, const T
       parts[r] = (offsets[(r + 1) * own_.count] - offsets[r * own_.count]) * rows.size(1);
     }
   }
-  {
-    ExchangeScope exchange(ctx);
-    ep_.all_gather(ctx, rows, parts);
-  }
-  unpermute_rows(ctx, out, rows, weight, addend, {}, route.order);
+  ExchangeScope exchange(ctx);
+  ep_.all_gather(ctx, rows, parts);
 }
 
 void GatherDispatcher::dispatch_backward(ExecutionContext& /*ctx*/, const Tensor& /*d_x*/, const Tensor& /*d_rows*/,
@@ -59,8 +73,8 @@ void GatherDispatcher::combine_backward(ExecutionContext& ctx, const Tensor& /*d
   dispatch_backward(ctx, d_out, rows, {}, route);
 }
 
-MakeDispatcher make_gather_dispatcher(Communicator& ep) {
-  return [&ep](const RouterOptions& router) { return std::make_unique<GatherDispatcher>(ep, router); };
+MakeDispatcher make_gather_dispatcher(Communicator& ep, int64_t few) {
+  return [&ep, few](const RouterOptions& router) { return std::make_unique<GatherDispatcher>(ep, router, few); };
 }
 
 }  // namespace deeptitan

@@ -35,8 +35,9 @@ class TokenDispatcher {
   /// Rows that there is room for then: R. Where it is less than most_rows, a dispatch of more sets
   /// StepOutput::row_overflow and brings no rows; the step is run again in slices of tokens that fit.
   virtual int64_t capacity(int64_t tokens) const { return most_rows(tokens); }
-  /// Whether its work can be part of a captured graph: nothing is read back, and nothing waits for the host.
-  virtual bool can_be_captured() const = 0;
+  /// Whether its work on so many tokens can be part of a captured graph: nothing is read back, and nothing waits for
+  /// the host.
+  virtual bool can_be_captured(int64_t tokens) const = 0;
   /// Whether no token leaves its rank, so that the experts may take tokens where they lie.
   virtual bool all_experts_here() const { return false; }
   /// For a dispatch of `tokens` tokens into `rows` rows.
@@ -97,7 +98,7 @@ class LocalDispatcher final : public TokenDispatcher {
       : experts_(experts), top_k_(top_k), alignment_(alignment) {}
 
   int64_t most_rows(int64_t tokens) const override;
-  bool can_be_captured() const override { return true; }
+  bool can_be_captured(int64_t /*tokens*/) const override { return true; }
   bool all_experts_here() const override { return true; }
   RowGroups groups(const Routing& /*routing*/, const Route& route) const override {
     return {.offsets = route.order.group_offset,

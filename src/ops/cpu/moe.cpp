@@ -114,6 +114,14 @@ void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, c
   });
 }
 
+void clear_rows_outside(ExecutionContext& /*ctx*/, const Tensor& y, const Tensor& offset) {
+  const int64_t begin = offset.host<int32_t>()[0], end = offset.host<int32_t>()[offset.size(0) - 1];
+  const auto row_bytes = y.row_numel() * static_cast<int64_t>(dtype_size(y.dtype()));
+  auto* const rows = static_cast<char*>(y.raw());
+  std::memset(rows, 0, begin * row_bytes);
+  std::memset(rows + end * row_bytes, 0, (y.size(0) - end) * row_bytes);
+}
+
 void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Tensor& d_weight, const Tensor& d_out,
                              const Tensor& y, const Tensor& weight, const SlotOrder& order) {
   if (ctx.planning) return;

@@ -124,6 +124,12 @@ void unpermute_rows(ExecutionContext& ctx, const Tensor& out, const Tensor& y, c
   });
 }
 
+void clear_rows_outside(ExecutionContext& ctx, const Tensor& y, const Tensor& offset) {
+  const auto* const offsets = offset.raw<int32_t>();
+  cuda::clear_rows_outside(y.raw(), offsets, offsets + offset.size(0) - 1, y.size(0),
+                           y.row_numel() * static_cast<int64_t>(dtype_size(y.dtype())), stream_of(ctx));
+}
+
 void unpermute_rows_backward(ExecutionContext& ctx, const Tensor& d_y, const Tensor& d_weight, const Tensor& d_out,
                              const Tensor& y, const Tensor& weight, const SlotOrder& order) {
   if (ctx.planning) return;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -225,6 +226,26 @@ TYPED_TEST(CudaPermuteRows, SlotsWithoutARowAddNothingAndHaveNoGradient) {
   EXPECT_EQ(d_weight.download(), (std::vector<float>{0.0f, 72.0f}));
   const std::vector<T> d_rows = d_y.download();
   for (int i = 0; i < 16; ++i) EXPECT_EQ(to_float(d_rows[i]), i < 8 ? 0.0f : 3.0f);
+}
+
+// Rows of whole 16-byte words and others; groups that are empty, in the midst, or all there is.
+TEST(CudaPermuteRows, ClearsRowsOutsideOfGroups) {
+  DT_SKIP_WITHOUT_GPU();
+  constexpr int32_t kRows = 41;
+  for (const int64_t hidden : {1, 8, 33, 2048}) {
+    for (const auto& [first, last] : std::vector<std::pair<int32_t, int32_t>>{{0, 0}, {0, 41}, {7, 30}, {41, 41}}) {
+      const std::vector<float> values = random_normal<float>(kRows * hidden, 5);
+      std::vector<bfloat16> expected(values.size());
+      for (size_t i = 0; i < values.size(); ++i) expected[i] = to_bfloat16(values[i]);
+      DeviceBuffer<bfloat16> y(expected);
+      DeviceBuffer<int32_t> offsets(std::vector<int32_t>{first, last});
+      for (int64_t i = 0; i < std::ssize(expected); ++i) {
+        if (i / hidden < first || i / hidden >= last) expected[i] = bfloat16{};
+      }
+      clear_rows_outside(y.get(), offsets.get(), offsets.get() + 1, kRows, hidden * 2, nullptr);
+      EXPECT_TRUE(same_bytes(y.download(), expected)) << hidden << ", rows " << first << " to " << last;
+    }
+  }
 }
 
 // 2^31 elements and more: an offset in 32 bits would wrap. The last row and the one past 2^31 are compared.

@@ -32,6 +32,10 @@ void sort_received_rows(int32_t* row_of_slot, int32_t* slot_of_row, int32_t* gro
                         int32_t* row_overflow, const int32_t* counts, const ReceivedRowsShape& shape,
                         cudaStream_t stream);
 
+/// Rows of x before *first and from *last on = 0, one launch: 0 <= *first <= *last <= rows, row_bytes is even.
+void clear_rows_outside(void* x, const int32_t* first, const int32_t* last, int64_t rows, int64_t row_bytes,
+                        cudaStream_t stream);
+
 /// As cpu::permute_rows, one launch; each token is read once.
 void permute_rows(float* out, const float* x, const RowMap& map, int64_t hidden, cudaStream_t stream);
 void permute_rows(bfloat16* out, const bfloat16* x, const RowMap& map, int64_t hidden, cudaStream_t stream);

@@ -15,9 +15,9 @@ namespace deeptitan::cuda {
 inline constexpr int kWeightedRowsThreads = 128;
 
 /// Block (x, y) of kWeightedRowsThreads sums the y-th part of token x, a thread one chunk of columns:
-/// out[x] = sum over k of weight[x, k] * the row of place[x, k], in the order of k, then + addend[x]; this is rounded to
-/// T, then + residual[x]. `weight` (all 1), `addend` and `residual` may be null; a negative place has no row, and is not
-/// added. `row_at(place)` is where a row lies; places that are negative are asked for as 0.
+/// out[x] = sum over k of weight[x, k] * the row of place[x, k], in the order of k, then + addend[x]; this is rounded
+/// to T, then + residual[x]. `weight` (all 1), `addend` and `residual` may be null; a negative place has no row, and is
+/// not added. `row_at(place)` is where a row lies; places that are negative are asked for as 0.
 template <typename T, bool kVector, typename RowAt>
 __device__ __forceinline__ void add_up_rows(T* out, const float* __restrict__ weight, const T* addend,
                                             const T* residual, const int32_t* place_of_slot, int top_k, int64_t hidden,

@@ -189,6 +189,7 @@ void report(const Rank& rank, const std::string& mode) {
     leave_out(copies->replicate);
   }
   if (mode != "whole") groups.gradient_memory = nullptr;
+  if (mode == "no_values") groups.value_memory = nullptr;
   say(time_steps(rank, groups, microbatches));
 }
 

@@ -430,6 +430,17 @@ void ParameterList::refresh(ExecutionContext& ctx, const std::function<bool(cons
   }
 }
 
+bool ParameterList::read_in_bf16(const Parameter& parameter) const {
+  if (parameter.spec.direct) return false;
+  bool prepared = false;
+  for (const Prepared& p : prepared_) {
+    if (p.parameter != &parameter) continue;
+    if (p.weight.format != WeightFormat::kRowsBf16 && p.weight.format != WeightFormat::kPanelsBf16) return false;
+    prepared = true;
+  }
+  return prepared;
+}
+
 const float* ParameterList::values(const Parameter& parameter, const FileTensor& tensor,
                                    std::vector<float>& staged) const {
   if (parameter.value.defined() && parameter.value.dtype() == DType::kF32) {

@@ -189,6 +189,8 @@ class ParameterList {
   /// Fills the prepared weights from the masters, after these have changed: all but the rows_in_order of parameters of
   /// which `rows_are_written`.
   void refresh(ExecutionContext& ctx, const std::function<bool(const Parameter&)>& rows_are_written = {});
+  /// Whether layers read the parameter's master in bf16 alone, once prepared. Once what is prepared has been planned.
+  bool read_in_bf16(const Parameter& parameter) const;
   /// A file tensor's values in fp32, where they lie; or, where they do not lie in memory in fp32, read from the source
   /// once more into `staged`.
   const float* values(const Parameter& parameter, const FileTensor& tensor, std::vector<float>& staged) const;

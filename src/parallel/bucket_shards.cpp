@@ -59,7 +59,7 @@ bool BucketShards::reduce_scatter(ExecutionContext& ctx, const ParameterBucket& 
   begin_exchange(ctx);
   Communicator* shard = copies(bucket.placement).shard;
   // What is planned is the same, however it is sent.
-  if (!ctx.planning && sums_where_it_lies(*shard)) {
+  if (!ctx.planning && reaches(groups_.gradient_memory, *shard)) {
     const auto [begin, end] = part(bucket);
     const PeerExchange& peers = groups_.gradient_memory->peers();
     ExecutionContext beside = ctx;
@@ -75,8 +75,8 @@ bool BucketShards::reduce_scatter(ExecutionContext& ctx, const ParameterBucket& 
 }
 
 // The memory is that of the ranks that keep parts of what is dense; without expert parallelism, of experts too.
-bool BucketShards::sums_where_it_lies(const Communicator& shard) const {
-  return groups_.gradient_memory != nullptr && groups_.gradient_memory->size() == shard.size();
+bool BucketShards::reaches(const PeerMemory* memory, const Communicator& shard) const {
+  return memory != nullptr && memory->size() == shard.size();
 }
 
 bool BucketShards::add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const {
@@ -87,12 +87,56 @@ bool BucketShards::add_up_replicas(ExecutionContext& ctx, const ParameterBucket&
   return true;
 }
 
-bool BucketShards::gather_values(ExecutionContext& ctx, const ParameterBucket& bucket) const {
+bool BucketShards::gather_values(ExecutionContext& ctx, const ParameterBucket& bucket, const ParameterList& parameters,
+                                 bool exact) const {
   if (!is_shared_out(bucket)) return false;
   begin_exchange(ctx);
   Communicator* shard = copies(bucket.placement).shard;
-  shard->all_gather(ctx, bucket.value, parts_of(bucket, shard));
+  // What is planned is the same, however it is sent.
+  if (!ctx.planning && reaches(groups_.value_memory, *shard)) {
+    fetch_values(ctx, bucket, parameters, exact);
+  } else {
+    shard->all_gather(ctx, bucket.value, parts_of(bucket, shard));
+  }
   return true;
+}
+
+// What is rounded lies meanwhile where the gradient was, which is of no use behind the update: a parameter's part in
+// the first half of its room, so that what is between parameters stays zero.
+void BucketShards::fetch_values(ExecutionContext& ctx, const ParameterBucket& bucket, const ParameterList& parameters,
+                                bool exact) const {
+  struct Piece {
+    int64_t begin, end;
+    bool rounded;
+  };
+  std::vector<Piece> pieces;
+  for (const ParameterBucket::Member& member : bucket.members) {
+    const bool rounded = !exact && parameters.read_in_bf16(parameters.all()[member.parameter]);
+    pieces.push_back({member.offset, member.offset + member.numel, rounded});
+  }
+  const PeerExchange& peers = groups_.value_memory->peers();
+  const int ranks = peers.window.n_ranks;
+  ExecutionContext beside = ctx;
+  beside.compute = ctx.communication;
+  const BucketPart mine = part(bucket);
+  for (const Piece& piece : pieces) {
+    const int64_t begin = std::max(piece.begin, mine.begin), end = std::min(piece.end, mine.end);
+    if (!piece.rounded || begin >= end) continue;
+    const Tensor room = bucket.gradient.rows(begin, end);
+    convert(beside, Tensor(room.raw(), DType::kBF16, {1, end - begin}, room.device()),
+            bucket.value.rows(begin, end).reshape({1, end - begin}));
+  }
+  meet_ranks(beside, peers);  // all have updated what they keep
+  for (const Piece& piece : pieces) {
+    std::vector<int64_t> begins(static_cast<size_t>(ranks) + 1, piece.end - piece.begin);
+    for (int r = 0; r < ranks; ++r) {
+      begins[r] = std::clamp(owned_part(bucket, ranks, r).begin, piece.begin, piece.end) - piece.begin;
+    }
+    begins.front() = 0;
+    fetch_parts(beside, bucket.value.rows(piece.begin, piece.end),
+                piece.rounded ? bucket.gradient.rows(piece.begin, piece.end) : Tensor(), begins, peers);
+  }
+  meet_ranks(beside, peers);  // and may write it again
 }
 
 void BucketShards::square_sums(ExecutionContext& ctx, const Tensor& sums, const ParameterList& parameters,

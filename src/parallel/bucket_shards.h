@@ -36,8 +36,11 @@ class BucketShards {
   bool reduce_scatter(ExecutionContext& ctx, const ParameterBucket& bucket) const;
   /// What is kept = the sum over the ranks that keep the same.
   bool add_up_replicas(ExecutionContext& ctx, const ParameterBucket& bucket) const;
-  /// All values = those of the ranks that have updated them.
-  bool gather_values(ExecutionContext& ctx, const ParameterBucket& bucket) const;
+  /// All values = those of the ranks that have updated them. Where they are fetched from where they lie, those that
+  /// layers read in bf16 alone come in bf16 unless they are to be `exact`; what is prepared from them has the same
+  /// bits.
+  bool gather_values(ExecutionContext& ctx, const ParameterBucket& bucket, const ParameterList& parameters,
+                     bool exact) const;
 
   /// Row p = the partial sums of squares of the whole model's p-th trained parameter's gradient, in blocks of its
   /// elements' places in the whole: on all ranks the same bits, whoever keeps which elements. `rows` are those of the
@@ -47,7 +50,9 @@ class BucketShards {
 
  private:
   const RankGroups::Copies& copies(ParameterPlacement placement) const;
-  bool sums_where_it_lies(const Communicator& shard) const;
+  bool reaches(const PeerMemory* memory, const Communicator& shard) const;
+  void fetch_values(ExecutionContext& ctx, const ParameterBucket& bucket, const ParameterList& parameters,
+                    bool exact) const;
 
   RankGroups groups_;
 };

@@ -152,7 +152,7 @@ class DeviceGroups::Nccl {
   void connect_gradients(RankGroups& groups, Communicator& shard) {
     if (shard.size() == 1 || shard.size() > cuda::kMaxPeerRanks || !why_not_reached(device_, shard).empty()) return;
     gradient_memory_ = std::make_unique<IpcMemory>(device_, shard);
-    groups.gradient_memory = gradient_memory_.get();
+    groups.gradient_memory = groups.value_memory = gradient_memory_.get();
   }
 
   void abandon() noexcept {

@@ -27,6 +27,8 @@ struct RankGroups {
   /// Where each rank of `dense.shard` reads the others' gradients, which it adds up from where they lie. nullptr: they
   /// are exchanged.
   PeerMemory* gradient_memory = nullptr;
+  /// The same memory, where each fetches what the others have updated from where it lies. nullptr: it is exchanged.
+  PeerMemory* value_memory = nullptr;
   /// The stages of one model, twice, so that what goes forward and what goes backward each arrive in the order in which
   /// they were sent. A rank holds its stages alone; left out, this process runs the stages of all ranks.
   Communicator* pipeline = nullptr;
@@ -47,8 +49,8 @@ inline int rank_in(const Communicator* group) {
 /// What ranks reach of each other's memory.
 inline std::vector<PeerMemory*> memories_of_ranks(const RankGroups& groups) {
   std::vector<PeerMemory*> result;
-  for (PeerMemory* memory : {groups.expert_memory, groups.gradient_memory}) {
-    if (memory != nullptr) result.push_back(memory);
+  for (PeerMemory* memory : {groups.expert_memory, groups.gradient_memory, groups.value_memory}) {
+    if (memory != nullptr && std::find(result.begin(), result.end(), memory) == result.end()) result.push_back(memory);
   }
   return result;
 }

@@ -164,6 +164,7 @@ void throw_on_all(Communicator* host, const std::exception_ptr& mine) {
 
 std::map<std::string, FileDigest> export_model(const std::filesystem::path& directory, TrainingEngine& engine,
                                                const ModelExport& how) {
+  engine.complete_values();
   std::map<std::string, FileDigest> digests =
       save_model(directory, engine.model(), how.dtype, how.carried_from, writing_ranks(engine));
   if (rank_in(engine.options().groups.host) == 0) write_beside_weights(directory, engine.model().config(), how);
@@ -210,6 +211,7 @@ CheckpointWriting::CheckpointWriting(const std::filesystem::path& folder, const 
       how_(how),
       keep_(keep),
       snapshot_(snapshot) {
+  engine.complete_values();
   path_ = make_directory(folder / checkpoint_name(progress.step), host_, directory_);
   on_first_rank(host_, [&] {
     const std::filesystem::path state = path_ / kTrainingStateDirectory;

@@ -311,8 +311,9 @@ void TrainingEngine::apply_step() {
   decide_step();
   // A bucket's new values are brought to all ranks beside the update of the next ones.
   bool on_their_way = false;
-  optimizer_.update(ctx_, list,
-                    [&](const ParameterBucket& bucket) { on_their_way |= shards_.gather_values(ctx_, bucket); });
+  optimizer_.update(ctx_, list, [&](const ParameterBucket& bucket) {
+    on_their_way |= shards_.gather_values(ctx_, bucket, list, /*exact=*/false);
+  });
   if (on_their_way) end_exchange(ctx_);
   for (const auto& [layer, experts] : model_.expert_layers()) {
     const Parameter* bias = experts->router_bias();
@@ -324,6 +325,14 @@ void TrainingEngine::apply_step() {
   add_up_stages(statistics_.load_summaries());
   // Where the step was not valid, the weights are as they were, and so is what is prepared from them.
   list.refresh(ctx_, [&](const Parameter& parameter) { return optimizer_.writes_rows_of(list, parameter); });
+}
+
+void TrainingEngine::complete_values() {
+  if (options_.groups.value_memory == nullptr) return;
+  const ParameterList& list = model_.parameters();
+  for (const ParameterBucket& bucket : list.buckets()) shards_.gather_values(ctx_, bucket, list, /*exact=*/true);
+  end_exchange(ctx_);
+  ctx_.compute.synchronize();
 }
 
 // From what all ranks have, so that all decide alike.

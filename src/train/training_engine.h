@@ -110,6 +110,9 @@ class TrainingEngine {
   /// Clipping, AdamW, the routers' bias, and the refresh of what is prepared from the weights. Where the loss or the
   /// gradient is not finite, the weights, the optimizer and the bias stay as they were. Waits for nothing.
   void end_step();
+  /// Masters that other ranks update may lie here rounded to what layers read. From here on, until the next step, they
+  /// are the others' own: before they are written to files. Collective over all ranks; waits until they have come.
+  void complete_values();
   /// The report of the oldest step that has none yet and is `report_lag` steps behind; nullopt where there is none.
   std::optional<StepResult> due_report();
   /// The same for the last steps of a run, which no step follows.

@@ -116,7 +116,12 @@ void TrainingEngine::allocate() {
   ctx_.compute = Stream(options_.device);
   ctx_.communication = Stream(options_.device, StreamPriority::kUrgent);
   if (options_.groups.expert_memory != nullptr) adopt_expert_memory();
-  if (options_.groups.gradient_memory != nullptr) adopt(*options_.groups.gradient_memory, {gradients_});
+  PeerMemory* const values = options_.groups.value_memory;
+  if (values != nullptr) {
+    adopt(*values, {gradients_, parameters_});
+  } else if (options_.groups.gradient_memory != nullptr) {
+    adopt(*options_.groups.gradient_memory, {gradients_});
+  }
   for (const auto& arena : arenas_) {
     if (!arena->allocated()) arena->allocate();
   }

@@ -47,7 +47,7 @@ TrainedRanks train_gpus(const Mesh& layout, const GpuMesh& mesh, Choices* choice
   run.device = gpu_rank().device();
   RankGroups groups = mesh.groups();
   if (!run.on_device) groups.expert_memory = nullptr;
-  if (!run.in_place) groups.gradient_memory = nullptr;
+  if (!run.in_place) groups.gradient_memory = groups.value_memory = nullptr;
   train_rank(layout, groups, choices, run, true, result);
   put_together(*groups.host, result.gradients);
   put_together(*groups.host, result.values);
@@ -130,6 +130,20 @@ TEST(GpuRanks, GradientsAddedUpFromWhereTheyLieHaveTheBitsOfThoseExchanged) {
         expect_same_bits(in_place, exchanged);
         expect_same_bits(train_gpus(layout, mesh, &expected().choices, run), in_place);
       }
+    }
+  }
+}
+
+TEST(GpuRanks, ValuesFetchedInBf16LeaveTheBitsOfThoseExchanged) {
+  DT_SKIP_WITHOUT_GPU_RANKS();
+  for (const Mesh& layout : {Mesh{.dp_shard = ranks_here()}, Mesh{.ep = ranks_here()}}) {
+    const GpuMesh mesh(layout);
+    for (const int zero_stage : {1, 2}) {
+      SCOPED_TRACE(fmt::format("{}, ZeRO-{}", layout.describe(), zero_stage));
+      RankRun run{.steps = 4, .zero_stage = zero_stage, .bucket_elements = 640, .compute = DType::kBF16};
+      const TrainedRanks exchanged = train_gpus(layout, mesh, &expected().choices, run);
+      run.in_place = true;
+      expect_same_bits(train_gpus(layout, mesh, &expected().choices, run), exchanged);
     }
   }
 }

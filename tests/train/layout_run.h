@@ -116,8 +116,9 @@ struct RankRun {
   double expert_room = 0;
   MomentsDtype moments = MomentsDtype::kFp32;
   Device device = {};
+  DType compute = DType::kF32;
   bool on_device = false;  // rows go from kernel to kernel
-  bool in_place = false;   // gradients are added up from where they lie
+  bool in_place = false;   // gradients are added up, and values fetched, from where they lie
 };
 
 // The choices of a rank's microbatch, where it computes.
@@ -163,6 +164,7 @@ inline void train_rank(const Mesh& layout, const RankGroups& groups, Choices* ch
   const int rank = rank_in(groups.data);
   TrainingEngineOptions options;
   options.device = run.device;
+  options.compute = run.compute;
   options.seq_len = kRankLength;
   options.sequences = local;
   options.auxiliary_weight = 0.01;
@@ -202,7 +204,8 @@ inline void train_rank(const Mesh& layout, const RankGroups& groups, Choices* ch
     if (!run.replay) {
       for (PlacedChoices& recorded : of_microbatch) recorded.give_back();
     }
-    if (step == 1) {
+    // In bf16 what a rank keeps may lie where new values were handed out.
+    if (step == 1 && run.compute == DType::kF32) {
       kept_gradients(engine, [&](const Parameter& p, const Tensor& memory, int64_t begin) {
         put(result.gradients, p, download<float>(memory).data(), begin, begin + memory.numel());
       });
@@ -218,6 +221,7 @@ inline void train_rank(const Mesh& layout, const RankGroups& groups, Choices* ch
     result.finite.push_back(report.finite);
     result.overflows.push_back(report.row_overflows);
   }
+  engine.complete_values();
   for (const Parameter& p : list.all()) {
     if (p.value.defined()) put(result.values, p, download<float>(p.value).data(), 0, p.numel());
   }

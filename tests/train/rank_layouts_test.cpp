@@ -38,7 +38,7 @@ TrainedRanks train_ranks(const Mesh& layout, Choices* choices, const RankRun& ru
     RankGroups mine = groups;
     std::optional<testing::ThreadMemory> rows, gradients;
     if (run.on_device) mine.expert_memory = &rows.emplace(Device(), *groups.ep);
-    if (run.in_place) mine.gradient_memory = &gradients.emplace(Device(), *groups.dense.shard);
+    if (run.in_place) mine.gradient_memory = mine.value_memory = &gradients.emplace(Device(), *groups.dense.shard);
     train_rank(layout, mine, choices, run, /*speaks=*/rank_in(groups.data) == 0, result);
   });
   return result;
@@ -161,6 +161,19 @@ TEST(RankLayouts, GradientsAddedUpFromWhereTheyLieHaveTheBitsOfThoseExchanged) {
       const TrainedRanks in_place = train_ranks(layout, &expected().choices, run);
       expect_those_of_one_rank(in_place);
       testing::expect_same_bits(in_place, exchanged);
+    }
+  }
+}
+
+// New values come in bf16 to those who read them so, and in fp32 where they are written to files.
+TEST(RankLayouts, ValuesFetchedInBf16LeaveTheBitsOfThoseExchanged) {
+  for (const Mesh& layout : {Mesh{.dp_shard = 2}, Mesh{.dp_shard = 3}, Mesh{.ep = 2, .dp_shard = 2}}) {
+    for (const int zero_stage : {1, 2}) {
+      SCOPED_TRACE(fmt::format("{}, ZeRO-{}", layout.describe(), zero_stage));
+      RankRun run{.steps = 4, .zero_stage = zero_stage, .bucket_elements = 600, .compute = DType::kBF16};
+      const TrainedRanks exchanged = train_ranks(layout, &expected().choices, run);
+      run.in_place = true;
+      testing::expect_same_bits(train_ranks(layout, &expected().choices, run), exchanged);
     }
   }
 }

@@ -1,5 +1,6 @@
 #include "kernels/cuda/rank_sum/rank_sum.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <random>
@@ -9,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/device_buffer.h"
+#include "kernels/cuda/rank_sum/peer_parts.h"
 #include "kernels/cuda/rank_sum/peer_sum.h"
 #include "kernels/cuda/test_sizes.h"
 
@@ -86,6 +88,47 @@ TEST(PeerSum, HasTheBitsOfSumsInTheOrderOfTheRanks) {
         peer_sum(memory.get() + window.rank * each + first, n, window, nullptr);
         EXPECT_TRUE(memory.download() == expected)
             << n << " of " << ranks << " ranks from " << first << " on, here " << window.rank;
+      }
+    }
+  }
+}
+
+// As above: parts of every length, from where wide loads can be and where not; beside them nothing is touched.
+TEST(PeerParts, AreFetchedFromWhereTheyLie) {
+  DT_SKIP_WITHOUT_GPU();
+  std::mt19937_64 random(13);
+  for (const int64_t n : {0, 1, 255, 5000, 16'387, 900'002, 7'000'000}) {
+    for (const int ranks : {2, 3, 4, 7}) {
+      for (const int64_t first : {0, 4, 3}) {
+        const int64_t each = (n + first + 40 + 31) / 32 * 32;
+        const std::vector<float> before = draw<float>(random, each * ranks);
+        DeviceBuffer<float> memory(before);
+        PeerWindow window{
+            .rank = static_cast<int32_t>(random() % static_cast<uint64_t>(ranks)), .n_ranks = ranks, .base = {}};
+        for (int r = 0; r < ranks; ++r) window.base[r] = reinterpret_cast<char*>(memory.get() + r * each);
+        PeerParts parts = {};
+        const int64_t unit = first == 0 ? 4 : 1;
+        for (int r = 1; r < ranks; ++r) parts.begin[r] = static_cast<int64_t>(random() % (n + 1)) / unit * unit;
+        parts.begin[ranks] = n;
+        std::sort(parts.begin, parts.begin + ranks + 1);
+        std::vector<float> expected = before;
+        std::vector<float> widened(before.begin() + window.rank * each, before.begin() + (window.rank + 1) * each);
+        for (int r = 0; r < ranks; ++r) {
+          if (r == window.rank) continue;
+          const auto* const rounded =
+              reinterpret_cast<const bfloat16*>(before.data() + r * each + first + parts.begin[r]);
+          for (int64_t i = parts.begin[r]; i < parts.begin[r + 1]; ++i) {
+            expected[window.rank * each + first + i] = before[r * each + first + i];
+            widened[first + i] = to_float(rounded[i - parts.begin[r]]);
+          }
+        }
+        DeviceBuffer<float> x(
+            std::vector<float>(before.begin() + window.rank * each, before.begin() + (window.rank + 1) * each));
+        const float* const mine = memory.get() + window.rank * each + first;
+        fetch_rounded_parts(x.get() + first, mine, parts, window, nullptr);
+        EXPECT_TRUE(same_bytes(x.download(), widened)) << n << " of " << ranks << " ranks, rounded";
+        fetch_parts(memory.get() + window.rank * each + first, parts, window, nullptr);
+        EXPECT_TRUE(same_bytes(memory.download(), expected)) << n << " of " << ranks << " ranks from " << first;
       }
     }
   }

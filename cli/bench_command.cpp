@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -23,6 +24,7 @@
 #include "device_option.h"
 #include "device_peaks.h"
 #include "generate/model_runner.h"
+#include "generate/sampler.h"
 #include "generate/scheduler.h"
 #include "generate/sequence.h"
 #include "hub/cached_model.h"
@@ -53,6 +55,7 @@ struct BenchArguments {
   std::string experts = "auto";
   std::string device = "auto";
   std::string profile;
+  SamplingOptions sampling = {.temperature = 0};
   bool json = false;
 };
 
@@ -216,7 +219,9 @@ void bench_inference(const BenchArguments& a, bool decode) {
   add_tokens(cached);
   if (cached > 0) read_prompts(runner, sequences);
   std::vector<ModelRunner::Rows> rows;
-  std::vector<NextToken> next(sequences.size(), NextToken{.choice = TokenChoice()});
+  const Sampler sampler(a.sampling, {});
+  std::vector<EarlierTokens> earlier(sequences.size());
+  std::vector<NextToken> next(sequences.size());
   rows.reserve(sequences.size());
   for (Sequence& sequence : sequences) rows.push_back({&sequence, 1});
   const auto run_step = [&] {
@@ -226,6 +231,10 @@ void bench_inference(const BenchArguments& a, bool decode) {
     add_tokens(decode ? 1 : a.tokens);
     const double start = monotonic_seconds();
     if (decode) {
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        next[i].choice = sampler.choice(sequences[i].length());
+        if (a.sampling.repetition_penalty != 1) next[i].earlier = earlier[i].of(sequences[i].tokens);
+      }
       runner.run(rows, next);
     } else {
       read_prompts(runner, sequences);
@@ -289,6 +298,27 @@ CLI::App* add_mode(CLI::App& bench, const char* name, const char* description,
   return mode;
 }
 
+// Where the logits lie, as they are where texts are generated.
+void add_choice_options(CLI::App& mode, SamplingOptions& sampling) {
+  number_in(mode.add_option("--temperature", sampling.temperature, "Tokens are drawn; 0: the likeliest is taken")
+                ->capture_default_str(),
+            0);
+  whole_number(mode.add_option("--top-k", sampling.top_k, "Only the k likeliest tokens; 0: all")->capture_default_str(),
+               "TOKENS", 0);
+  number_in(
+      mode.add_option("--top-p", sampling.top_p, "Only the likeliest tokens until their probabilities sum to this")
+          ->capture_default_str(),
+      0, 1, LowerBound::kAbove);
+  number_in(
+      mode.add_option("--min-p", sampling.min_p, "Only tokens of at least this share of the likeliest's probability")
+          ->capture_default_str(),
+      0, 1);
+  number_in(mode.add_option("--repetition-penalty", sampling.repetition_penalty,
+                            "Makes tokens that have appeared less likely; 1: none")
+                ->capture_default_str(),
+            0, std::numeric_limits<double>::infinity(), LowerBound::kAbove);
+}
+
 }  // namespace
 
 void add_bench_command(CLI::App& app) {
@@ -318,6 +348,7 @@ void add_bench_command(CLI::App& app) {
                        ->capture_default_str(),
                    "TOKENS", 0);
     }
+    if (decode) add_choice_options(*mode, arguments->sampling);
     add_experts_option(*mode, arguments->experts);
     mode->callback([arguments, decode] { bench_inference(*arguments, decode); });
   };

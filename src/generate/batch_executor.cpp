@@ -77,7 +77,7 @@ BatchExecutor::BatchExecutor(const ModelConfig& config, const RunnerOptions& opt
                                       options_.context_length);
   forward(largest);
   forward_logprobs(largest, options_.batch_tokens);
-  if (gets_results()) choose_tokens(ctx_, chosen_, logits_, choices_, allowed_);
+  if (gets_results()) choose_tokens(ctx_, chosen_, logits_, choices_, allowed_, earlier_);
   model_.parameters().plan_preparing(ctx_);
   ctx_.planning = false;
   plan_ = plan_of(arenas_, options_.device);
@@ -116,6 +116,7 @@ void BatchExecutor::take_memory() {
   choices_ = inputs_->take(DType::kI32, {options_.sequences, kChoiceWords});
   chosen_ = inputs_->take(DType::kI32, {options_.sequences});
   allowed_ = inputs_->take(DType::kI32, {choice_words(config().vocab_size)});
+  earlier_ = inputs_->take(DType::kI32, {options_.sequences, choice_words(config().vocab_size)});
 }
 
 void BatchExecutor::allocate() {
@@ -124,8 +125,8 @@ void BatchExecutor::allocate() {
   ctx_.communication = Stream(options_.device);
   for (const auto& arena : arenas_) arena->allocate();
   take_memory();
-  const int64_t tables =
-      std::max((4 * options_.batch_tokens + 3 * options_.sequences + page_table_.numel() + 1) * 4, choices_.bytes());
+  const int64_t tables = std::max((4 * options_.batch_tokens + 3 * options_.sequences + page_table_.numel() + 1) * 4,
+                                  choices_.bytes() + earlier_.bytes());
   uploads_ = UploadRing(options_.device, tables + kTableAlignment, kUploadsOnTheirWay);
   if (gets_results()) {
     host_logits_ = MemoryBlock("logits", options_.device, MemoryKind::kPinned, logits_.bytes());
@@ -359,20 +360,39 @@ std::span<const float> BatchExecutor::logits_of(int64_t sequence) const {
 void BatchExecutor::allow(const std::vector<bool>& tokens) {
   const int64_t count = std::min(std::ssize(tokens), config().vocab_size);
   allowed_words_.assign(choice_words(config().vocab_size), 0);
+  allowed_count_ = std::count(tokens.begin(), tokens.begin() + count, true);
   for (int64_t t = 0; t < count; ++t) allowed_words_[t / 32] |= static_cast<uint32_t>(tokens[t] ? 1 : 0) << (t % 32);
   allowed_is_there_ = false;
+}
+
+// What the next tokens are chosen by; earlier tokens only where there is a penalty on them.
+void BatchExecutor::upload_choices(std::span<const NextToken> next) {
+  std::vector<TokenChoice> choices(next.size());
+  size_t penalized = 0;  // up to the last that is
+  for (size_t i = 0; i < next.size(); ++i) {
+    if (!next[i].choice) continue;
+    choices[i] = *next[i].choice;
+    if (choices[i].top_k >= allowed_count_) choices[i].top_k = 0;
+    if (choices[i].penalty != 1) penalized = i + 1;
+  }
+  uploads_.begin();
+  uploads_.add(ctx_.compute, choices_.raw(), choices.data(), std::ssize(choices) * kChoiceWords * 4);
+  if (penalized > 0) {
+    const auto words = static_cast<size_t>(choice_words(config().vocab_size));
+    earlier_words_.assign(penalized * words, 0);
+    for (size_t i = 0; i < penalized; ++i) {
+      std::copy_n(next[i].earlier.begin(), std::min(words, next[i].earlier.size()), &earlier_words_[i * words]);
+    }
+    uploads_.add(ctx_.compute, earlier_.raw(), earlier_words_.data(), std::ssize(earlier_words_) * 4);
+  }
+  uploads_.end(ctx_.compute);
 }
 
 void BatchExecutor::choose(BatchTables& tables, std::span<NextToken> next) {
   tables.scores = false;
   run_and_share(tables);
   const int64_t sequences = tables.sequences();
-  std::vector<TokenChoice> choices(sequences);
-  bool any = false;
-  for (int64_t i = 0; i < sequences; ++i) {
-    if (next[i].choice) choices[i] = *next[i].choice;
-    any |= next[i].choice.has_value();
-  }
+  const bool any = std::any_of(next.begin(), next.end(), [](const NextToken& n) { return n.choice.has_value(); });
   const auto wants_logits = [&](int64_t i) { return next[i].wanted && !next[i].choice; };
   for (int64_t first = 0, end = 0; first < sequences; first = end) {
     for (end = first + 1; end < sequences && wants_logits(end) == wants_logits(first);) ++end;
@@ -384,11 +404,10 @@ void BatchExecutor::choose(BatchTables& tables, std::span<NextToken> next) {
       allowed_is_there_ = true;
       copy_tensor(allowed_, Tensor(allowed_words_.data(), DType::kI32, {std::ssize(allowed_words_)}));
     }
-    const Tensor of_batch = choices_.rows(0, sequences), chosen = chosen_.rows(0, sequences);
-    uploads_.begin();
-    uploads_.add(ctx_.compute, of_batch.raw(), choices.data(), of_batch.bytes());
-    uploads_.end(ctx_.compute);
-    choose_tokens(ctx_, chosen, logits_.rows(0, sequences), of_batch, allowed_);
+    upload_choices(next.first(sequences));
+    const Tensor chosen = chosen_.rows(0, sequences);
+    choose_tokens(ctx_, chosen, logits_.rows(0, sequences), choices_.rows(0, sequences), allowed_,
+                  earlier_.rows(0, sequences));
     ctx_.compute.copy(host_chosen_.data(), chosen.raw(), chosen.bytes());
   }
   ctx_.compute.synchronize();

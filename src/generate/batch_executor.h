@@ -73,6 +73,7 @@ class BatchExecutor {
   void run_batch(const BatchLayout& batch);
   void hand_over(const Tensor& result);
   void bring_logits(int64_t first, int64_t end);
+  void upload_choices(std::span<const NextToken> next);
   void report_not_finite();
 
   RunnerOptions options_;
@@ -92,8 +93,10 @@ class BatchExecutor {
   std::vector<LayerCache> layer_cache_;
   Tensor token_ids_, positions_, cache_slot_, query_offset_, cached_length_, page_table_, logit_rows_;
   Tensor scored_rows_, targets_, logprobs_, likeliest_;
-  Tensor logits_, choices_, allowed_, chosen_;
+  Tensor logits_, choices_, allowed_, earlier_, chosen_;
   std::vector<uint32_t> allowed_words_;
+  int64_t allowed_count_ = 0;
+  std::vector<uint32_t> earlier_words_;
   bool allowed_is_there_ = false;
   UploadRing uploads_;
   MemoryBlock host_logits_;  // pinned

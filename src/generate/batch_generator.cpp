@@ -132,8 +132,9 @@ void BatchGenerator::run_batch() {
     Request& request = request_of(rows[row]);
     request.begin(*this);
     next[row].wanted = rows[row].count == request.pending();  // else more of its prompt is to come
-    // A prompt's logits may be kept for others.
-    if (next[row].wanted && !request.result().tokens.empty()) next[row].choice = request.text->choice(request.tokens);
+    // A prompt's logits are kept for those that wait for it.
+    if (!next[row].wanted || (request.result().tokens.empty() && is_waited_for(request))) continue;
+    next[row] = request.text->next_token(request.tokens);
   }
   runner_.run(rows, next);
   for (size_t row = 0; row < rows.size(); ++row) {
@@ -197,6 +198,11 @@ void BatchGenerator::stop_waiting(Request& request) {
   waiting.pop_front();
   queue(*next);
   followers_.emplace(next, std::move(waiting));
+}
+
+bool BatchGenerator::is_waited_for(Request& leader) const {
+  const auto led = followers_.find(&leader);
+  return led != followers_.end() && led->first == &leader && !led->second.empty();
 }
 
 // The prompt of `leader` has run: keeps it for its followers, where there are pages for it besides what is promised.

@@ -91,6 +91,7 @@ class BatchGenerator {
   void end_interrupted();
   void stop_waiting(Request& request);
   void queue(Request& request);
+  bool is_waited_for(Request& leader) const;
   void share_prompt(Request& leader, std::span<const float> logits);
   void start_followers();
   std::deque<Request*> drop(std::list<SharedPrompt>::iterator prompt);

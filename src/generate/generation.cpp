@@ -55,8 +55,13 @@ std::optional<StopReason> TextInProgress::take(std::span<const float> logits, st
   return take(id, sequence);
 }
 
-std::optional<TokenChoice> TextInProgress::choice(std::span<const int32_t> sequence) const {
-  return options_.logprobs ? std::nullopt : sampler_.choice(std::ssize(sequence));
+NextToken TextInProgress::next_token(std::span<const int32_t> sequence) {
+  NextToken next;
+  if (options_.logprobs) return next;
+  next.choice = sampler_.choice(std::ssize(sequence));
+  if (!next.choice || next.choice->penalty == 1) return next;
+  next.earlier = earlier_.of(sequence);
+  return next;
 }
 
 std::optional<StopReason> TextInProgress::take(int32_t id, std::vector<int32_t>& sequence) {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "generate/next_token.h"
 #include "generate/sampler.h"
 #include "generate/stop_strings.h"
 #include "tokenizer/tokenizer.h"
@@ -63,8 +64,9 @@ class TextInProgress {
   /// Chooses the token behind `sequence` (the whole of it) and appends it there. Says why the text ends with it, if it
   /// does. Throws NotFinite as Sampler does.
   std::optional<StopReason> take(std::span<const float> logits, std::vector<int32_t>& sequence);
-  /// How that token can be chosen where the logits lie; none where they are needed here.
-  std::optional<TokenChoice> choice(std::span<const int32_t> sequence) const;
+  /// How that token can be chosen where the logits lie; no choice where they are needed here. What it refers to lasts
+  /// until the next call.
+  NextToken next_token(std::span<const int32_t> sequence);
   /// The same with the token that was chosen so.
   std::optional<StopReason> take(int32_t id, std::vector<int32_t>& sequence);
   /// Gives out what is still held back, and notes the reason.
@@ -81,6 +83,7 @@ class TextInProgress {
   GenerationOptions options_;
   OnText on_text_;
   Sampler sampler_;
+  EarlierTokens earlier_;
   StopStrings stops_;
   StreamingDecoder decoder_;
   Generation result_;

@@ -159,12 +159,17 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
 }
 
 std::optional<TokenChoice> Sampler::choice(int64_t position) const {
-  const bool by_order = options_.top_k > 0 || options_.top_p < 1;
-  if (options_.temperature > 0 && by_order) return std::nullopt;
-  if (options_.repetition_penalty != 1.0) return std::nullopt;
-  return TokenChoice{.temperature = options_.temperature,
-                     .least_weight = least_weight(),
-                     .bits = random_bits_64(key_, static_cast<uint64_t>(position))};
+  const TokenChoice choice = {
+      .temperature = options_.temperature,
+      .least_weight = least_weight(),
+      .bits = random_bits_64(key_, static_cast<uint64_t>(position)),
+      .top_p = options_.top_p,
+      .top_k = static_cast<int32_t>(std::min<int64_t>(options_.top_k, std::numeric_limits<int32_t>::max())),
+      .penalty = static_cast<float>(options_.repetition_penalty)};
+  // Any two logits over these are two numbers, neither infinite nor without all their bits.
+  constexpr double kLeast = 1e-200, kMost = 1e200;
+  if (draws_by_order(choice) && !(kLeast <= choice.temperature && choice.temperature <= kMost)) return std::nullopt;
+  return choice;
 }
 
 }  // namespace deeptitan

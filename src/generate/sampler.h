@@ -48,8 +48,8 @@ class Sampler {
 
   /// The token at place `position` of its sequence.
   int32_t sample(std::span<const float> logits, std::span<const int32_t> earlier, int64_t position);
-  /// How that token is chosen where the logits lie, by ops/sampling.h: the same token. None where it depends on earlier
-  /// tokens or on the order of the likeliest.
+  /// How that token is chosen where the logits lie, by ops/sampling.h: the same token. None where a temperature makes
+  /// different logits the same score, so that their order is another.
   std::optional<TokenChoice> choice(int64_t position) const;
 
  private:

@@ -68,7 +68,7 @@ Generation TextGenerator::generate(std::span<const int32_t> prompt, const Genera
     }
     if (!reason && engine_.length() == engine_.context_length()) reason = StopReason::kContextFull;
     if (reason) break;
-    next.choice = text.choice(sequence);
+    next = text.next_token(sequence);
     engine_.decode(sequence.back(), next);
     logits = engine_.logits();
     ++result.decoded_tokens;

@@ -164,31 +164,47 @@ TEST(Sampler, TemperatureZeroTakesTheLikeliestThatCanBeDecoded) {
 TEST(Sampler, AChoiceIsTheTokenThatIsSampled) {
   constexpr int64_t kVocab = 1000;
   std::vector<bool> allowed(kVocab - 7, true);
-  std::vector<uint32_t> words(choice_words(kVocab));
+  std::vector<uint32_t> words(choice_words(kVocab)), earlier_words(choice_words(kVocab));
   for (int64_t t = 0; t < std::ssize(allowed); ++t) {
     allowed[t] = t % 5 != 2;
     if (allowed[t]) words[t / 32] |= 1u << (t % 32);
   }
-  for (const double temperature : {0.0, 0.2, 1.0, 3.0}) {
-    for (const double min_p : {0.0, 0.1, 1.0}) {
-      Sampler sampler({.temperature = temperature, .min_p = min_p, .seed = 4}, allowed);
-      for (int64_t place = 0; place < 40; ++place) {
-        const std::vector<float> logits = testing::random_normal<float>(kVocab, 30 + place, 2.0);
-        const std::optional<TokenChoice> choice = sampler.choice(place);
-        ASSERT_TRUE(choice);
-        int32_t chosen = -2;
-        cpu::choose_tokens(&chosen, logits.data(), kVocab, &*choice, words.data(), 1, kVocab);
-        EXPECT_EQ(chosen, sampler.sample(logits, {}, place)) << temperature << ", min-p " << min_p << ", " << place;
+  std::vector<int32_t> earlier;
+  for (int32_t t = 0; t < kVocab; t += 3) earlier.push_back(t);
+  for (const int32_t t : earlier) earlier_words[t / 32] |= 1u << (t % 32);
+  int64_t drawn = 0;
+  const auto expect_same = [&](const SamplingOptions& options, bool few_values) {
+    Sampler sampler(options, allowed);
+    for (int64_t place = 0; place < 8; ++place) {
+      std::vector<float> logits = testing::random_normal<float>(kVocab, 30 + ++drawn, 2.0);
+      if (few_values) {  // many are equal
+        for (float& logit : logits) logit = std::round(2 * logit) / 2;
+      }
+      const std::optional<TokenChoice> choice = sampler.choice(place);
+      ASSERT_TRUE(choice);
+      int32_t chosen = -2;
+      cpu::choose_tokens(&chosen, logits.data(), kVocab, &*choice, words.data(), earlier_words.data(), 1, kVocab);
+      ASSERT_EQ(chosen, sampler.sample(logits, earlier, place))
+          << "temperature " << options.temperature << ", top-k " << options.top_k << ", top-p " << options.top_p
+          << ", min-p " << options.min_p << ", penalty " << options.repetition_penalty << ", place " << place;
+    }
+  };
+  for (const double temperature : {0.0, 1e-30, 0.2, 1.0, 3.0, 1e30}) {
+    for (const int64_t top_k : {0, 1, 7, 300}) {
+      for (const double top_p : {1.0, 0.999, 0.9, 1e-9}) {
+        for (const double min_p : {0.0, 0.1, 1.0}) {
+          for (const double penalty : {1.0, 1.3, 0.7}) {
+            expect_same({temperature, top_k, top_p, min_p, penalty, 4}, false);
+            expect_same({temperature, top_k, top_p, min_p, penalty, 4}, true);
+          }
+        }
       }
     }
   }
-  for (const SamplingOptions& options : {SamplingOptions{.top_k = 3},
-                                         {.top_p = 0.9},
-                                         {.repetition_penalty = 1.1},
-                                         {.temperature = 0, .repetition_penalty = 2}}) {
-    EXPECT_FALSE(Sampler(options, allowed).choice(0)) << "depends on order or on earlier tokens";
+  for (const double temperature : {1e-201, 1e201}) {
+    EXPECT_FALSE(Sampler({.temperature = temperature, .top_k = 3}, allowed).choice(0)) << "logits lose their order";
+    expect_same({.temperature = temperature}, false);
   }
-  EXPECT_TRUE(Sampler({.temperature = 0, .top_k = 3, .top_p = 0.9}, allowed).choice(0)) << "the likeliest in any case";
 }
 
 TEST(Sampler, LogitsThatAreNotFiniteAreRefusedByEverySampler) {

@@ -85,7 +85,8 @@ TEST_P(CallsOnGpu, ATokenAllocatesNothingAndWaitsOnce) {
       sequences[s].tokens.insert(sequences[s].tokens.end(), next.begin(), next.end());
       rows.push_back({&sequences[s], sequences[s].pending()});
     }
-    std::vector<NextToken> next = {{.choice = TokenChoice{}}, {.choice = TokenChoice{.temperature = 1}}};
+    std::vector<NextToken> next = {{.choice = TokenChoice{}},
+                                   {.choice = TokenChoice{.temperature = 1, .top_p = 0.9, .top_k = 5}}};
     calls.take();
     runner.run(rows, next);
     for (const auto& [name, count] : calls.take()) {

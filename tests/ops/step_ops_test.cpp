@@ -45,9 +45,15 @@ TEST(SamplingOps, RefuseWhatDoesNotFit) {
       [&] {
         choose_tokens(c.ctx, chosen, logits, c.i32({4, 5}), allowed);
       },
-      "choose_tokens: choices: expected i32 [4, 6], found i32 [4, 5]");
+      "choose_tokens: choices: expected i32 [4, 10], found i32 [4, 5]");
   expect_runtime_error([&] { choose_tokens(c.ctx, chosen, logits, choices, c.i32({2})); },
                        "choose_tokens: allowed: expected i32 [3], found i32 [2]");
+  choose_tokens(c.ctx, chosen, logits, choices, allowed, c.i32({4, 3}));
+  expect_runtime_error(
+      [&] {
+        choose_tokens(c.ctx, chosen, logits, choices, allowed, c.i32({3, 3}));
+      },
+      "choose_tokens: earlier: expected i32 [4, 3], found i32 [3, 3]");
 }
 
 TEST(OptimizerOps, RefuseWhatDoesNotFit) {

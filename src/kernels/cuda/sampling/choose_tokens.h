@@ -18,8 +18,17 @@ inline constexpr int64_t kMostChoices = int64_t{1} << 19;
 /// Bytes of workspace; of fewer rows not more.
 int64_t choose_tokens_workspace(int64_t rows, int64_t vocab);
 
+/// The arguments of cpu::choose_tokens.
+struct RowsOfLogits {
+  const float* logits = nullptr;
+  int64_t stride = 0;  // elements between rows
+  const TokenChoice* choices = nullptr;
+  const uint32_t* allowed = nullptr;
+  const uint32_t* earlier = nullptr;
+  int64_t vocab = 0;
+};
+
 /// As cpu::choose_tokens, to the token.
-void choose_tokens(int32_t* chosen, const float* logits, int64_t ld_logits, const TokenChoice* choices,
-                   const uint32_t* allowed, int64_t rows, int64_t vocab, void* workspace, cudaStream_t stream);
+void choose_tokens(int32_t* chosen, const RowsOfLogits& rows, int64_t count, void* workspace, cudaStream_t stream);
 
 }  // namespace deeptitan::cuda

@@ -51,8 +51,7 @@ __global__ void __launch_bounds__(kThreads)
     const auto* const source = reinterpret_cast<const T*>(
         window.base[rank] + (reinterpret_cast<const char*>(from + begin) - window.base[window.rank]));
     float* const to = x + begin;
-    const bool wide =
-        reinterpret_cast<uintptr_t>(source) % kWide == 0 && reinterpret_cast<uintptr_t>(to) % kWide == 0;
+    const bool wide = reinterpret_cast<uintptr_t>(source) % kWide == 0 && reinterpret_cast<uintptr_t>(to) % kWide == 0;
     const int64_t whole = wide ? first + (end - first) / kValues * kValues : first;
     uint4 words[kEach];
 #pragma unroll

@@ -41,8 +41,8 @@ struct LogitRow {
   }
   __device__ float logit(int64_t token) const { return penalized(logits[token], token); }
 
-  /// Calls visit(token, logit before the penalty, whether it may be chosen) for every token of part `part` of `parts`, a
-  /// thread of kThreads four at a time, with kInFlight such loads on their way.
+  /// Calls visit(token, logit before the penalty, whether it may be chosen) for every token of part `part` of `parts`,
+  /// a thread of kThreads four at a time, with kInFlight such loads on their way.
   template <int kThreads, int kInFlight, typename Visit>
   __device__ void for_part(int part, int parts, const Visit& visit) const {
     const bool aligned = reinterpret_cast<uintptr_t>(logits) % sizeof(float4) == 0;

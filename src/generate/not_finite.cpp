@@ -1,5 +1,8 @@
 #include "generate/not_finite.h"
 
+#include <cmath>
+#include <limits>
+
 #include <fmt/format.h>
 
 #include "generate/inference_engine.h"
@@ -20,7 +23,9 @@ constexpr const char* kNoOp = "no op's output, only the result";
 }  // namespace
 
 NotFinite logprob_not_finite(double logprob, int64_t place, int32_t id) {
-  return NotFinite(fmt::format("the log-probability of token {} at place {} is not finite ({})", id, place, logprob));
+  // The sign of a NaN says nothing: it depends on the order of operands.
+  const double shown = std::isnan(logprob) ? std::numeric_limits<double>::quiet_NaN() : logprob;
+  return NotFinite(fmt::format("the log-probability of token {} at place {} is not finite ({})", id, place, shown));
 }
 
 void explain_not_finite(InferenceEngine& engine, std::span<const int32_t> tokens, const NotFinite& found) {

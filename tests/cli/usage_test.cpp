@@ -27,6 +27,10 @@ void expect_usage_error(const std::vector<std::string>& arguments, const std::st
   EXPECT_EQ(outcome.exit_code, 2) << message;
 }
 
+constexpr const char* kExpectedModel =
+    " (expected a model's directory, OWNER/NAME on the hub, or one of: v2-lite-chat, v2-lite, v2, v3, v3-0324, "
+    "moonlight, moonlight-chat, kimi-k2, gigachat3-10b)";
+
 std::vector<std::vector<std::string>> all_commands() {
   return {{"init", "pretrain"},
           {"init", "finetune"},
@@ -215,13 +219,13 @@ TEST(Usage, AValueOutOfRangeOrOfTheWrongTypeIsNamed) {
                      "inspect: --context: expected a whole number of at least 1, not 0 (see deeptitan inspect --help)");
   expect_usage_error({"train", "run.toml", "--replay-step", "x"},
                      "train: --replay-step: expected a whole number of at least 1, not x (see deeptitan train --help)");
-  expect_usage_error({"generate", "--model", "x", "--prompt", "a", "--samples", "99999999999"},
+  expect_usage_error({"generate", "--model", "/", "--prompt", "a", "--samples", "99999999999"},
                      "generate: --samples: expected a whole number from 1 to 100000, not 99999999999 (see deeptitan "
                      "generate --help)");
-  expect_usage_error({"generate", "--model", "x", "--prompt", "a", "--top-k", ""},
+  expect_usage_error({"generate", "--model", "/", "--prompt", "a", "--top-k", ""},
                      "generate: --top-k: expected a whole number of at least 0, not an empty text (see deeptitan "
                      "generate --help)");
-  expect_usage_error({"generate", "--model", "x", "--seed", "1", "--seed", "2"},
+  expect_usage_error({"generate", "--model", "/", "--seed", "1", "--seed", "2"},
                      "generate: --seed is given 2 times; expected once (see deeptitan generate --help)");
   expect_usage_error({"train", "run.toml", "--threads", "4097"},
                      "train: --threads: expected a whole number from 1 to 4096, not 4097 (see deeptitan train --help)");
@@ -273,15 +277,12 @@ TEST(Usage, AnUnknownModelGetsTheNearestOne) {
       << absent.err;
   EXPECT_TRUE(absent.err.ends_with("; fetch it with: deeptitan download no/such\n")) << absent.err;
   EXPECT_EQ(absent.exit_code, 2);
-  const std::string expected =
-      " (expected a model's directory, OWNER/NAME on the hub, or one of: v2-lite-chat, v2-lite, v2, v3, v3-0324, "
-      "moonlight, moonlight-chat, kimi-k2, gigachat3-10b)";
-  expect_usage_error({"inspect", "./no/such"}, "there is no directory ./no/such" + expected);
+  expect_usage_error({"inspect", "./no/such"}, std::string("there is no directory ./no/such") + kExpectedModel);
   for (const char* command : {"generate", "chat"}) {
     expect_usage_error({command, "--model", "v2lite"},
                        fmt::format("{}: --model: there is no directory v2lite; did you mean 'v2-lite'?{} (see "
                                    "deeptitan {} --help)",
-                                   command, expected, command));
+                                   command, kExpectedModel, command));
   }
   expect_usage_error({"download", "v2-lit"},
                      "unknown model 'v2-lit'; did you mean 'v2-lite'? (models: v2-lite-chat, v2-lite, v2, v3, v3-0324, "
@@ -376,7 +377,9 @@ TEST(Usage, PathsOfTheWrongKindAreNamed) {
                          " is a file; expected a model's directory, which holds config.json, tokenizer.json and "
                          "weights");
   expect_usage_error({"generate", "--model", "", "--prompt", "a"},
-                     "the model's name is empty; expected a directory with a Hugging Face config.json");
+                     fmt::format("generate: --model: there is no directory of an empty name{} (see deeptitan generate "
+                                 "--help)",
+                                 kExpectedModel));
   const std::string pipe = folder.path().string() + "/config.json";
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
   for (const std::vector<std::string>& arguments :

@@ -120,8 +120,10 @@ struct Assignment {
     return true;
   }
   bool operator()(int64_t* target) const {
-    // 1e9 is a whole number too, though not to TOML.
-    const std::optional<int64_t> value = node.is_number() ? node.value<int64_t>() : std::nullopt;
+    // 1e9 is a whole number too, though not to TOML; one beyond int64_t must not come to value().
+    const bool fits =
+        node.is_integer() || (node.is_floating_point() && std::abs(node.as_floating_point()->get()) < 0x1p63);
+    const std::optional<int64_t> value = fits ? node.value<int64_t>() : std::nullopt;
     if (!value || !range.contains(static_cast<double>(*value))) return false;
     *target = *value;
     return true;

@@ -80,10 +80,7 @@ NamedTexts read_documents(const std::filesystem::path& file, const Tokenizer& to
       for_each_document({}, file, [&](std::string_view document, const std::string& /*where*/) {
         texts.documents.push_back(encode_prompt(tokenizer, document));
       });
-  if (statistics.replaced_characters > 0) {
-    log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", file.string(),
-                            statistics.replaced_characters));
-  }
+  warn_of_replaced(file.string(), statistics.replaced_characters);
   if (texts.documents.empty()) texts.documents.push_back(encode_prompt(tokenizer, ""));
   return texts;
 }
@@ -260,6 +257,9 @@ void answer_requests(const std::string& path, EvalRequests& requests) {
 }
 
 void eval_on(RunnerRanks* ranks, const DeviceChoice& device, const EvalArguments& arguments) {
+  DT_CHECK_USAGE(!arguments.prefix_token || (arguments.pairs.empty() && arguments.requests.empty()),
+                 "--prefix-token counts with --text and --token-ids; leave it out (a text of --requests has a field "
+                 "prefix_token, and what a pair continues is its context)");
   const ModelFiles files = open_model_files(arguments.model);
   InferenceOptions options{.device = device.device,
                            .compute = parse_compute_dtype(arguments.dtype, device.device),
@@ -288,6 +288,7 @@ void eval_on(RunnerRanks* ranks, const DeviceChoice& device, const EvalArguments
     ModelRunner runner(files.config, scoring_options(files.config, {.device = options.device,
                                                                     .compute = options.compute,
                                                                     .context_length = std::min(longest, needed),
+                                                                    .experts = options.experts,
                                                                     .ranks = ranks}));
     load_into(runner, files);
     say_device(device);

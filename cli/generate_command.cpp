@@ -200,6 +200,9 @@ void generate_on(RunnerRanks* ranks, const DeviceChoice& device, const GenerateA
   check_one_prompt(arguments);
   DT_CHECK_USAGE(arguments.chat_template.empty() || arguments.chat || arguments.messages || arguments.input,
                  "--chat-template counts with --chat, --messages or --input; give one of them, or leave it out");
+  DT_CHECK_USAGE(!arguments.chat || !arguments.messages,
+                 "--chat makes a question of a prompt, and --messages has a conversation; leave --chat out, and give a "
+                 "system message as the first of --messages");
   DT_CHECK_USAGE(!arguments.chat_variables.given() || arguments.chat || arguments.messages || arguments.input,
                  "--template-var and --tools count with --chat, --messages or --input; give one of them, or leave them "
                  "out");

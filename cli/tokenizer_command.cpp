@@ -134,10 +134,7 @@ std::vector<std::string> read_texts(const std::string& path) {
   std::vector<std::string> texts;
   const TextStatistics statistics = for_each_document(
       {}, path, [&](std::string_view document, const std::string& /*where*/) { texts.emplace_back(document); });
-  if (statistics.replaced_characters > 0) {
-    log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", path,
-                            statistics.replaced_characters));
-  }
+  warn_of_replaced(path, statistics.replaced_characters);
   return texts;
 }
 

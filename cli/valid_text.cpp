@@ -10,11 +10,15 @@
 
 namespace deeptitan {
 
+void warn_of_replaced(std::string_view source, int64_t sequences) {
+  if (sequences == 0) return;
+  log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", source, sequences));
+}
+
 std::string valid_text(std::string text, std::string_view source) {
   if (is_valid_utf8(text)) return text;
   SanitizedText sanitized = utf8_sanitize(text);
-  log_warning(fmt::format("{} is not UTF-8 throughout: {} ill-formed sequences read as U+FFFD", source,
-                          sanitized.replaced_count));
+  warn_of_replaced(source, sanitized.replaced_count);
   return std::move(sanitized.text);
 }
 

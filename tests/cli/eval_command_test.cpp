@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <map>
 #include <sstream>
 
 #include <fmt/format.h>
@@ -149,6 +150,22 @@ TEST_F(EvalCommand, RequestsThatComeTogetherAreAnsweredInOrder) {
     EXPECT_EQ(outcome.exit_code, 2);
     EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 30);
     EXPECT_NE(outcome.err.find("standard input:31: token id "), std::string::npos) << outcome.err;
+  }
+}
+
+// --pairs took no notice of --experts, and --prefix-token none of its source.
+TEST_F(EvalCommand, NoOptionIsIgnored) {
+  const std::string ids = write("ids.json", "[1, 2]"), text = write("ids.txt", "And the king");
+  const std::string pair = write("pair.jsonl", R"({"context": "And", "continuation": " the"})");
+  for (const auto& [option, file] : std::map<std::string, std::string>{
+           {"--token-ids", ids}, {"--text", text}, {"--pairs", pair}, {"--requests", pair}}) {
+    const Outcome outcome = eval({option, file, "--experts", "loop"});
+    EXPECT_EQ(outcome.exit_code, 2) << option;
+    EXPECT_NE(outcome.err.find("experts' products by loop cannot run on the CPU"), std::string::npos) << outcome.err;
+    if (option == "--token-ids" || option == "--text") continue;
+    const Outcome prefix = eval({option, file, "--prefix-token"});
+    EXPECT_EQ(prefix.exit_code, 2) << option;
+    EXPECT_NE(prefix.err.find("--prefix-token counts with --text and --token-ids"), std::string::npos) << prefix.err;
   }
 }
 

@@ -128,6 +128,16 @@ TEST_F(GenerateCommand, MessagesAreAnswered) {
   EXPECT_NE(without.err.find("message 0 has no role"), std::string::npos) << without.err;
 }
 
+TEST_F(GenerateCommand, AnOptionThatWouldBeIgnoredIsRefused) {
+  const std::string messages = write("asked.json", R"([{"role": "user", "content": "Who?"}])");
+  const Outcome outcome =
+      generate({"--messages", messages, "--chat", "--system", "Be brief.", "--chat-template", kAnsweringTemplate});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_NE(outcome.err.find("--chat makes a question of a prompt, and --messages has a conversation"),
+            std::string::npos)
+      << outcome.err;
+}
+
 TEST_F(GenerateCommand, MistakesInTheInputAreNamedWithTheirLine) {
   const auto expect = [&](const std::string& text, const std::string& message) {
     const std::string path = write("bad.jsonl", text);

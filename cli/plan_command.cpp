@@ -205,8 +205,9 @@ void add_plan_command(CLI::App& app) {
                           "Plan one of this many ranks, laid out by [parallelism]: its memory, and what it sends "
                           "to others in a step (default: as many as that names)"),
       "RANKS", 1, 1 << 20);
-  device_word(command->add_option("--device", arguments->device,
-                                  "training.device: cpu, cuda, cuda:N or auto; one that is not here with --memory"));
+  device_word(command->add_option(
+      "--device", arguments->device,
+      "training.device: cpu, cuda, cuda:N or auto; a GPU that is not here needs --memory, and a build with CUDA"));
   command
       ->add_option("--timeline", arguments->timeline,
                    "Draw the pipeline's schedule into this SVG file, beside the one that is printed")

@@ -20,7 +20,8 @@ namespace deeptitan {
 bool rows_from_kernel_to_kernel(ExpertDispatcherName dispatcher, const Mesh& mesh, Device device);
 
 /// What DeviceGroups takes of a rank's GPU, which is no part of an engine's plan: memory for sums, and what NCCL takes
-/// for itself and for each other rank of each communicator on the host. 0 on the CPU, and of one rank.
+/// for itself and for the other ranks of each communicator: those of a host of eight, and two neighbours on others. 0
+/// on the CPU, and of one rank.
 int64_t connection_bytes(const Mesh& mesh, int rank, Device device);
 
 /// What a rank's GPU is connected to others by, which groups of the same ranks share.

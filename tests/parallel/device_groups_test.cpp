@@ -41,6 +41,10 @@ TEST(ConnectionBytes, CountThePeersOfEachCommunicator) {
   EXPECT_EQ(peers({.pp = 2}), 1 + 2 * 2);
   for (int rank = 0; rank < 4; ++rank) EXPECT_EQ(peers({.pp = 4}, rank), 3 + 2 * 4);
   EXPECT_EQ(peers({.pp = 2, .ep = 2}), 3 + 1 + 1 + 2 * 2);
+  // Of a group that hosts of eight share, those of this host and two neighbours: world, ep x dp_shard, ep, pp,
+  // dp_shard.
+  EXPECT_EQ(peers({.ep = 8}), 7);
+  EXPECT_EQ(peers({.pp = 16, .ep = 64, .dp_shard = 2}), 9 + 9 + 9 + 2 + 1 + 2 * 4);
 }
 
 }  // namespace

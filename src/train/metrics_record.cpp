@@ -1,9 +1,12 @@
 #include "train/metrics_record.h"
 
 #include <algorithm>
+#include <fstream>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+
+#include "core/json_reader.h"
 
 namespace deeptitan {
 
@@ -65,6 +68,16 @@ std::string to_json_line(const StepMetrics& m) {
     line["validation_sources"][source.name] = {{"loss", source.loss}, {"bits_per_byte", source.bits_per_byte}};
   }
   return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+std::optional<double> recorded_loss(const std::filesystem::path& metrics, int64_t step) {
+  std::ifstream file(metrics);
+  for (std::string line; std::getline(file, line);) {
+    const nlohmann::json json = try_read_json(line).value_or(nlohmann::json());
+    if (!json.is_object() || !json.contains("step") || json.at("step") != step) continue;
+    if (json.contains("loss") && json.at("loss").is_number()) return json.at("loss").get<double>();
+  }
+  return std::nullopt;
 }
 
 }  // namespace deeptitan

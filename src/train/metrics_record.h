@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -59,5 +60,8 @@ std::vector<MetricScalar> scalars_of(const StepMetrics& metrics);
 /// MoeLayerMetrics), validation_loss, validation_bits_per_byte and validation_sources ({name: {loss, bits_per_byte}}).
 /// Numbers that are not finite are null.
 std::string to_json_line(const StepMetrics& metrics);
+
+/// The loss that a file of such lines has for a step; nothing where the step was not logged, or its loss is null.
+std::optional<double> recorded_loss(const std::filesystem::path& metrics, int64_t step);
 
 }  // namespace deeptitan

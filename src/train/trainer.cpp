@@ -2,17 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <deque>
-#include <fstream>
 #include <memory>
 
-#include <nlohmann/json.hpp>
-
 #include "checkpoint/atomic_directory.h"
-#include "checkpoint/manifest.h"
 #include "checkpoint/model_directory.h"
-#include "checkpoint/read_tensor.h"
 #include "checkpoint/run_checkpoints.h"
 #include "comm/rank_texts.h"
 #include "config/run_config_toml.h"
@@ -20,7 +14,6 @@
 #include "core/device_choice.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "core/json_reader.h"
 #include "core/log.h"
 #include "kernels/cpu/peak/peak.h"
 #include "model/model_cost.h"
@@ -37,6 +30,7 @@
 #include "train/run_ranks.h"
 #include "train/run_report.h"
 #include "train/run_start.h"
+#include "train/run_weights.h"
 #include "train/training_checkpoint.h"
 #include "train/training_engine.h"
 #include "train/validation.h"
@@ -69,6 +63,7 @@ class Trainer {
   TrainingOutcome run_all();
   void join_ranks();
   void build_engine();
+  void load();
   void plan_snapshot(int64_t room);
   void replay();
   // A step that the host has queued and has no result of yet.
@@ -148,22 +143,13 @@ void Trainer::build_engine() {
     snapshot_->allocate();
     saver_ = std::make_unique<CheckpointSaver>(*engine_, *snapshot_);
   }
+}
+
+void Trainer::load() {
+  loaded_ = load_run_weights(config_, model_config_, start_.checkpoint, *engine_);
   if (start_.checkpoint) {
-    loaded_ = load_checkpoint(start_.checkpoint->path, *engine_);
     progress_ = read_progress(start_.checkpoint->path);
     data_.source->restore(progress_.data);
-  } else if (!config_.model.initial_checkpoint.empty()) {
-    check_model_directory(config_.model.initial_checkpoint);
-    loaded_ = std::make_shared<const ModelDirectory>(config_.model.initial_checkpoint);
-    if (holds_float8(*loaded_)) {
-      log_info(
-          fmt::format("the fp8 weights of {} ({}) are widened to fp32: {} of memory", loaded_->path().string(),
-                      format_bytes(loaded_->file_bytes()),
-                      format_bytes(sizeof(float) * static_cast<uint64_t>(count_parameters(model_config_).parameters))));
-    }
-    engine_->load(loaded_);
-  } else {
-    engine_->initialize(config_.training.seed);
   }
   exported_.carried_from = loaded_.get();
   // What "auto" came to is what resumes, on whatever chip.
@@ -320,17 +306,6 @@ void Trainer::export_final_model() {
                   [&](const fs::path& path) { return export_model(path, *engine_, exported_); });
 }
 
-// The loss that metrics.jsonl has for a step; nothing where it was not logged.
-std::optional<double> recorded_loss(const fs::path& metrics, int64_t step) {
-  std::ifstream file(metrics);
-  for (std::string line; std::getline(file, line);) {
-    const nlohmann::json json = try_read_json(line).value_or(nlohmann::json());
-    if (!json.is_object() || !json.contains("step") || json.at("step") != step) continue;
-    if (json.contains("loss") && json.at("loss").is_number()) return json.at("loss").get<double>();
-  }
-  return std::nullopt;
-}
-
 void Trainer::replay() {
   const int64_t wanted = *options_.replay_step;
   log_info(
@@ -457,6 +432,7 @@ TrainingOutcome Trainer::run_all() {
   }
   open_data_of_all(config_, ranks_, data_, model_config_, exported_);
   build_engine();
+  load();
   if (options_.replay_step) {
     replay();
     return {.step = *options_.replay_step, .interrupted = false, .model_folder = ""};

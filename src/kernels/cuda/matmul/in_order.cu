@@ -131,14 +131,16 @@ void launch(const InOrderProduct<T>& p, cudaStream_t stream) {
 template <typename T>
 void launch_product(const InOrderProduct<T>& p, cudaStream_t stream) {
   if (p.rows <= 0 || p.outputs <= 0) return;
-  constexpr int64_t kFewResults = 768 * 64, kManyResults = 3072 * 64;
+  constexpr int64_t kFewResults = 768 * 64, kMoreResults = 1536 * 64, kManyResults = 4096 * 64;
   const int64_t results = p.rows * p.outputs;
   if (results <= kFewResults) {
-    launch<InOrderShape<2, 1, 8, 16, 128, 4>>(p, stream);
+    launch<InOrderShape<2, 1, 8, 16, 256, 3>>(p, stream);
+  } else if (results <= kMoreResults) {
+    launch<InOrderShape<2, 1, 16, 16, 128, 4>>(p, stream);
   } else if (results <= kManyResults) {
-    launch<InOrderShape<4, 4, 8, 8, 64, 4>>(p, stream);
+    launch<InOrderShape<2, 4, 16, 8, 64, 4>>(p, stream);
   } else {
-    launch<InOrderShape<4, 8, 16, 8, 32, 4>>(p, stream);
+    launch<InOrderShape<4, 4, 16, 16, 64, 3>>(p, stream);
   }
 }
 

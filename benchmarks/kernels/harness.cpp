@@ -79,7 +79,10 @@ std::vector<double> Session::time_launches(const std::function<void(cudaStream_t
   double total = 0;
   constexpr int kWarmUp = 3;
   for (int i = 0; i < kWarmUp + 400 && (i < kWarmUp + 20 || total < 0.15); ++i) {
-    if (flush) DT_CUDA_CHECK(cudaMemsetAsync(flush_, i, kFlushBytes, stream_));
+    if (flush) {
+      DT_CUDA_CHECK(cudaMemsetAsync(flush_, i, kFlushBytes, stream_));
+      read_over(flush_, kFlushBytes, stream_);
+    }
     DT_CUDA_CHECK(cudaEventRecord(begin, stream_));
     launch(stream_);
     DT_CUDA_CHECK(cudaEventRecord(end, stream_));

@@ -1,7 +1,8 @@
 #pragma once
 
-// Times launches on the current device: CUDA events around each, the second-level cache overwritten before it, medians
-// and spread over many; and the peaks of the same run to hold them against.
+// Times launches on the current device: CUDA events around each, the second-level cache emptied before it (overwritten,
+// and read over, so that no launch pays for writing back what another left), medians and spread over many; and the
+// peaks of the same run to hold them against.
 
 #include <cuda_runtime_api.h>
 
@@ -82,6 +83,10 @@ class Session {
 
 /// A kernel that does nothing: what events and a launch cost by themselves.
 void launch_nothing(cudaStream_t stream);
+
+/// Reads the data, of whole words of 16 bytes whose 4 parts are equal: the second-level cache holds what was read last,
+/// and nothing that is still to be written.
+void read_over(void* data, size_t bytes, cudaStream_t stream);
 
 /// Standard normal bf16 values, of a fixed seed, made on the device.
 void fill_normal_bf16(void* data, int64_t count, uint64_t seed, cudaStream_t stream);

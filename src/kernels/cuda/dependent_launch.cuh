@@ -45,14 +45,14 @@ inline bool launches_can_depend() {
 
 /// kernel<<<grid, threads, shared_bytes, stream>>>(arguments...), which may begin before the launch before it ends.
 template <typename... Parameters, typename... Arguments>
-void launch_dependent(void (*kernel)(Parameters...), const char* name, dim3 grid, int threads, int shared_bytes,
+void launch_dependent(void (*kernel)(Parameters...), const char* name, dim3 grid, dim3 threads, int shared_bytes,
                       cudaStream_t stream, Arguments... arguments) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.blockDim = threads;
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   config.attrs = &attribute;

@@ -34,8 +34,18 @@ TYPED_TEST_SUITE(CrossEntropy, ElementTypes, ElementName);
 
 TYPED_TEST(CrossEntropy, LossAndGradient) {
   using T = TypeParam;
-  for (const auto& [rows, vocab] : {std::pair<int64_t, int64_t>{1, 1}, {40, 77}, {33, 9001}}) {
-    const int64_t ld = vocab + 3;
+  struct Rows {
+    int64_t rows, vocab, gap;
+  };
+  // The last ones are long rows of whole words, which a cluster holds, and such a row that is not.
+  for (const auto& [rows, vocab, gap] : {Rows{1, 1, 3},
+                                         {40, 77, 3},
+                                         {33, 9001, 3},
+                                         {4, 32'772, 4},
+                                         {21, 102'400, 0},
+                                         {2, 129'280, 8},
+                                         {4, 102'400, 3}}) {
+    const int64_t ld = vocab + gap;
     const auto logits = random_elements<float>(rows * ld, 41, 4.0f);
     const std::vector<int32_t> targets = draw_targets(rows, vocab);
     std::vector<float> loss(rows);
@@ -64,6 +74,49 @@ TYPED_TEST(CrossEntropy, LossAndGradient) {
       EXPECT_LT(relative_difference(dense, d_logits), kOrderOfSums<T>) << "in place";
     }
   }
+}
+
+// What is not finite, and logits of minus infinity that fill the whole part of a thread, of a block or of all but one.
+TEST(CrossEntropyOfLongRows, HasNoLessThanAnInfinityToSay) {
+  DT_SKIP_WITHOUT_GPU();
+  constexpr int64_t kRows = 8, kVocab = 40'960;
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  auto logits = random_elements<float>(kRows * kVocab, 48, 4.0f);
+  std::vector<int32_t> targets(kRows, 12'345);
+  logits[1 * kVocab + 77] = std::numeric_limits<float>::quiet_NaN();
+  logits[2 * kVocab + 40'000] = kInfinity;
+  std::fill_n(&logits[3 * kVocab], kVocab / 2, -kInfinity);
+  targets[3] = 30'000;
+  std::fill_n(&logits[4 * kVocab], kVocab, -kInfinity);
+  logits[4 * kVocab + 12'345] = -3.0f;
+  targets[5] = kVocab;
+  targets[6] = -5;
+  logits[7 * kVocab + 12'345] = 80.0f;  // the target is sure
+  std::vector<float> loss(kRows), d_logits(kRows * kVocab);
+  cpu::softmax_cross_entropy(loss.data(), d_logits.data(), kVocab, logits.data(), kVocab, targets.data(), 0.25f, 5,
+                             kVocab);
+  cpu::softmax_cross_entropy(&loss[7], &d_logits[7 * kVocab], kVocab, &logits[7 * kVocab], kVocab, &targets[7], 0.25f,
+                             1, kVocab);
+  DeviceBuffer<float> device_logits(logits), device_loss(kRows), device_d_logits(kRows * kVocab);
+  DeviceBuffer<double> scale(std::vector<double>{0.25});
+  DeviceBuffer<int32_t> device_targets(targets);
+  const auto run = [&] {
+    softmax_cross_entropy(device_loss.get(), device_d_logits.get(), kVocab, device_logits.get(), kVocab,
+                          device_targets.get(), scale.get(), kRows, kVocab, nullptr);
+    return device_d_logits.download();
+  };
+  const std::vector<float> found = run();
+  const std::vector<float> found_loss = device_loss.download();
+  for (const int64_t r : {0, 3, 4, 7}) {
+    EXPECT_NEAR(found_loss[r], loss[r], 2e-6 * std::fabs(loss[r]) + 1e-6) << r;
+    const auto row = [&](const std::vector<float>& all) {
+      return std::vector<float>(&all[r * kVocab], &all[r * kVocab] + kVocab);
+    };
+    EXPECT_LT(relative_difference(row(found), row(d_logits)), kOrderOfSums<float>) << r;
+  }
+  for (const int64_t r : {1, 2, 5, 6}) EXPECT_TRUE(std::isnan(found_loss[r])) << r;
+  for (const int64_t r : {1, 2}) EXPECT_TRUE(std::isnan(found[r * kVocab + 40'000])) << r;
+  EXPECT_TRUE(same_bytes(run(), found)) << "another time";
 }
 
 TEST(TokenLogprobs, TiesGoToTheLowestAndNaNIsSeen) {
@@ -114,6 +167,11 @@ TEST(Sums, AreThoseOfDoublesAndTheSameEachTime) {
     EXPECT_NEAR(std::accumulate(first_parts.begin(), first_parts.end(), 0.0), squares, 1e-12 * (1 + squares));
     square_sums(parts.get(), device.get(), n, nullptr);
     EXPECT_TRUE(same_bytes(parts.download(), first_parts)) << n;
+    auto behind_one = x;
+    behind_one.insert(behind_one.begin(), 7.0f);
+    DeviceBuffer<float> not_in_words(behind_one);
+    square_sums(parts.get(), not_in_words.get() + 1, n, nullptr);
+    EXPECT_TRUE(same_bytes(parts.download(), first_parts)) << n << ", wherever they lie";
   }
 }
 

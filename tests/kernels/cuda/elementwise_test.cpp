@@ -151,9 +151,20 @@ TYPED_TEST(Elementwise, GroupedSwigluLeavesPadding) {
 // Also of widths that are read four at a time; a row without a position is left as it is.
 TYPED_TEST(Elementwise, RopeHasTheBitsOfTheCpu) {
   using T = TypeParam;
-  constexpr int64_t kRows = 19, kHeads = 3, kWidth = 52, kFirst = 20, kPositions = 40;
-  for (const auto& [dim, gap] : {std::pair<int64_t, int64_t>{30, 7}, {32, 8}, {4, 0}, {30, 8}}) {
-    const int64_t ld = kHeads * kWidth + gap;
+  constexpr int64_t kRows = 19, kPositions = 40;
+  struct Heads {
+    int64_t heads, width, first, dim, gap;
+  };
+  // Of whole words or not, and as many heads as a thread takes, fewer and more.
+  for (const auto& [heads, width, first, dim, gap] : {Heads{3, 52, 20, 30, 7},
+                                                      {3, 52, 20, 32, 8},
+                                                      {3, 52, 20, 4, 0},
+                                                      {3, 52, 20, 30, 8},
+                                                      {1, 96, 32, 64, 0},
+                                                      {5, 48, 16, 32, 8},
+                                                      {16, 192, 128, 64, 0},
+                                                      {7, 40, 24, 8, 16}}) {
+    const int64_t ld = heads * width + gap;
     const auto cos = random_elements<float>(kPositions * dim / 2, 10);
     const auto sin = random_elements<float>(kPositions * dim / 2, 11);
     std::vector<int32_t> positions(kRows);
@@ -165,11 +176,11 @@ TYPED_TEST(Elementwise, RopeHasTheBitsOfTheCpu) {
       for (const bool inverse : {false, true}) {
         auto x = random_elements<T>(kRows * ld, 13);
         DeviceBuffer<T> device(x);
-        rope_rotate(device.get() + kFirst, ld, kHeads, kWidth, dim, device_cos.get(), device_sin.get(),
+        rope_rotate(device.get() + first, ld, heads, width, dim, device_cos.get(), device_sin.get(),
                     device_positions.get(), kRows, inverse, halves, nullptr);
-        cpu::rope_rotate(x.data() + kFirst, ld, kHeads, kWidth, dim, cos.data(), sin.data(), positions.data(), kRows,
+        cpu::rope_rotate(x.data() + first, ld, heads, width, dim, cos.data(), sin.data(), positions.data(), kRows,
                          inverse, halves ? cpu::RopePairs::kHalves : cpu::RopePairs::kNeighbours);
-        EXPECT_TRUE(same_bytes(device.download(), x)) << dim << halves << inverse;
+        EXPECT_TRUE(same_bytes(device.download(), x)) << heads << " of " << dim << halves << inverse;
       }
     }
   }

@@ -60,17 +60,30 @@ TYPED_TEST(Embedding, GatherOfAnUnknownIdIsNaN) {
 
 TYPED_TEST(Embedding, ScatterAddHasTheBitsOfTheCpu) {
   using T = TypeParam;
-  for (const int64_t tokens : {1, 255, 1000}) {
+  // Widths of whole words or not, more than a block's at once; more tokens than are looked at at once.
+  for (const auto& [tokens, dim] : {std::pair<int64_t, int64_t>{1, kDim},
+                                    {255, kDim},
+                                    {1000, kDim},
+                                    {1, 304},
+                                    {255, 304},
+                                    {1002, 2056},
+                                    {4, 2048},
+                                    {16384, 64},
+                                    {35'003, 72}}) {
     if (only_small_sizes() && tokens > 255) continue;
-    const std::vector<int32_t> ids = draw_ids(tokens);
-    const auto d_out = random_elements<T>(tokens * kDim, 23);
-    auto expected = random_elements<float>(kVocab * kDim, 24);
+    std::vector<int32_t> ids = draw_ids(tokens);
+    if (tokens == 1002) ids[17] = -1, ids[500] = kVocab;  // add to nothing
+    const auto d_out = random_elements<T>(tokens * dim, 23);
+    auto expected = random_elements<float>(kVocab * dim, 24);
     DeviceBuffer<float> table(expected);
     DeviceBuffer<T> device_d_out(d_out);
     DeviceBuffer<int32_t> device_ids(ids);
-    cpu::embedding_scatter_add(expected.data(), d_out.data(), ids.data(), tokens, kDim);
-    embedding_scatter_add(table.get(), device_d_out.get(), device_ids.get(), tokens, kVocab, kDim, nullptr);
-    EXPECT_TRUE(same_bytes(table.download(), expected)) << tokens;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const bool known = 0 <= ids[t] && ids[t] < kVocab;
+      if (known) cpu::embedding_scatter_add(expected.data(), &d_out[t * dim], &ids[t], 1, dim);
+    }
+    embedding_scatter_add(table.get(), device_d_out.get(), device_ids.get(), tokens, kVocab, dim, nullptr);
+    EXPECT_TRUE(same_bytes(table.download(), expected)) << tokens << " of " << dim;
   }
 }
 

@@ -1,7 +1,9 @@
 #include "kernels/cpu/loss/cross_entropy.h"
 
 #include "kernels/cuda/error.h"
+#include "kernels/cuda/kernel_choice.h"
 #include "kernels/cuda/loss/cross_entropy.h"
+#include "kernels/cuda/loss/sm90_cross_entropy.h"
 #include "kernels/cuda/vector.cuh"
 
 namespace deeptitan::cuda {
@@ -11,34 +13,41 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int32_t kIgnored = cpu::kIgnoredTarget;
 
-/// The row's largest logit, and the sum of exp(logit - largest); the whole block. Each thread goes over its part once.
+/// The largest logit, NaNs left out, and the sum of exp(logit - largest), which is NaN where a logit is; each is read
+/// once.
 struct RowSum {
   float max = -INFINITY;
   float sum = 0;
 
   template <int kCount>
-  __device__ void add(const Floats<kCount>& x) {
+  __device__ void add(const float (&x)[kCount]) {
     float largest = max;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) largest = x.at[i] > largest || x.at[i] != x.at[i] ? x.at[i] : largest;
-    if (largest == -INFINITY) return;
-    if (largest != max) sum = max == -INFINITY ? 0.0f : sum * expf(max - largest);
+    for (int i = 0; i < kCount; ++i) largest = fmaxf(largest, x[i]);
+    const float base = largest == -INFINITY ? 0.0f : largest;
+    if (largest != max) sum *= expf(max - base);
     max = largest;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) sum += expf(x.at[i] - max);
+    for (int i = 0; i < kCount; ++i) sum += expf(x[i] - base);
   }
 };
+
+/// Of the whole block, from its threads' parts.
+template <int kBlock>
+__device__ RowSum sum_of_block(const RowSum& part, float* shared) {
+  const float max = block_reduce<kBlock>(part.max, shared, [](float a, float b) { return fmaxf(a, b); });
+  return {max, block_sum<kBlock>(part.max == -INFINITY ? part.sum : part.sum * expf(part.max - max), shared)};
+}
+
 __device__ RowSum sum_row(const float* row, int64_t vocab, float* shared) {
   RowSum part;
   const bool vectors = reinterpret_cast<uintptr_t>(row) % (kVector * sizeof(float)) == 0;
   const int64_t in_vectors = vectors ? vocab / kVector * kVector : 0;
   for (int64_t v = static_cast<int64_t>(threadIdx.x) * kVector; v < in_vectors; v += kThreads * kVector) {
-    part.add(load_floats<kVector>(row + v));
+    part.add(load_floats<kVector>(row + v).at);
   }
-  for (int64_t v = in_vectors + threadIdx.x; v < vocab; v += kThreads) part.add(load_floats<1>(row + v));
-  const float max = block_max<kThreads>(part.max, shared);
-  const float scaled = part.max == -INFINITY ? 0.0f : part.sum * expf(part.max - max);
-  return {max, block_sum<kThreads>(scaled, shared)};
+  for (int64_t v = in_vectors + threadIdx.x; v < vocab; v += kThreads) part.add(load_floats<1>(row + v).at);
+  return sum_of_block<kThreads>(part, shared);
 }
 
 /// A block a row.
@@ -85,6 +94,9 @@ void launch_cross_entropy(float* loss, T* d_logits, int64_t ld_d_logits, const f
                           const int32_t* targets, const double* grad_scale, int64_t rows, int64_t vocab,
                           cudaStream_t stream) {
   if (rows <= 0) return;
+  const sm90::CrossEntropyRows<T> held{loss,    d_logits,   ld_d_logits, logits, ld_logits,
+                                       targets, grad_scale, rows,        vocab};
+  if (!plain_kernels_wanted() && sm90::can_hold_rows(held)) return sm90::cross_entropy_of_held_rows(held, stream);
   softmax_cross_entropy_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
       loss, d_logits, ld_d_logits, logits, ld_logits, targets, grad_scale, vocab);
   check_launch("softmax_cross_entropy_kernel");
@@ -109,7 +121,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     lowest = block_reduce<kThreads>(lowest, shared_index, [](int32_t a, int32_t b) { return a < b ? a : b; });
-    if (threadIdx.x == 0) argmax[r] = lowest < vocab ? lowest : 0;  // none equals a NaN
+    if (threadIdx.x == 0) argmax[r] = lowest < vocab && s.sum == s.sum ? lowest : 0;  // a NaN has no order
   }
   if (threadIdx.x != 0) return;
   if (target == kIgnored) {
@@ -120,20 +132,34 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// partial[b] = the sum over the b-th part of x.
-template <bool kSquared>
-__global__ void __launch_bounds__(kThreads) sum_parts_kernel(double* partial, const float* x, int64_t n) {
-  __shared__ double shared[kWarps];
-  const int64_t part = (n + gridDim.x - 1) / gridDim.x;
+constexpr int kSumThreads = 512;
+
+/// partial[b] = the sum over the b-th part of x: a thread has four sums, of every fourth element of its words of four.
+/// kWords: these are whole words.
+template <bool kSquared, bool kWords>
+__global__ void __launch_bounds__(kSumThreads) sum_parts_kernel(double* partial, const float* x, int64_t n) {
+  __shared__ double shared[kSumThreads / kWarp];
+  const int64_t part = (n + kVector * gridDim.x - 1) / (kVector * gridDim.x) * kVector;
   const int64_t begin = blockIdx.x * part;
   const int64_t end = begin + part < n ? begin + part : n;
-  double sum = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-    const double value = x[i];
-    sum += kSquared ? value * value : value;
+  double sum[kVector] = {};
+#pragma unroll 4
+  for (int64_t i = begin + static_cast<int64_t>(threadIdx.x) * kVector; i < end; i += kSumThreads * kVector) {
+    Floats<kVector> word{};
+    if (kWords && i + kVector <= end) {
+      word = load_floats<kVector>(x + i);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) word.at[j] = i + j < end ? x[i + j] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) {
+      const double value = word.at[j];
+      sum[j] += kSquared ? value * value : value;
+    }
   }
-  sum = block_sum<kThreads>(sum, shared);
-  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+  const double total = block_sum<kSumThreads>((sum[0] + sum[1]) + (sum[2] + sum[3]), shared);
+  if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
 static_assert(kSumWorkspace == kThreads, "a thread a part");
@@ -145,7 +171,8 @@ __global__ void __launch_bounds__(kThreads) add_parts_kernel(double* sum, const 
 
 template <bool kSquared>
 void launch_sum_parts(double* partial, const float* x, int64_t n, cudaStream_t stream) {
-  sum_parts_kernel<kSquared><<<static_cast<unsigned>(kSumWorkspace), kThreads, 0, stream>>>(partial, x, n);
+  const auto kernel = takes_vectors(x, 0) ? sum_parts_kernel<kSquared, true> : sum_parts_kernel<kSquared, false>;
+  kernel<<<static_cast<unsigned>(kSumWorkspace), kSumThreads, 0, stream>>>(partial, x, n);
   check_launch("sum_parts_kernel");
 }
 

@@ -272,6 +272,7 @@ __global__ void __launch_bounds__(kWeightThreads)
                                           const float* rstd, int64_t rows, int64_t dim, int64_t chunk_rows) {
   constexpr int kAhead = 8;
   constexpr int kElements = kWordElements<T>;
+  let_next_launch_begin();
   const int64_t begin = blockIdx.y * chunk_rows;
   const int64_t end = begin + chunk_rows < rows ? begin + chunk_rows : rows;
   const int64_t column = first_element() * kElements;
@@ -306,6 +307,7 @@ __global__ void __launch_bounds__(kWeightThreads)
 __global__ void __launch_bounds__(kWarp* kChunkShares)
     add_chunks_kernel(float* sum, const float* partial, int64_t chunks, int64_t dim) {
   __shared__ float shares[kChunkShares][kWarp];
+  wait_for_launch_before();
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
   const int64_t of_share = (chunks + kChunkShares - 1) / kChunkShares;
   const int64_t begin = threadIdx.y * of_share;
@@ -341,9 +343,8 @@ void launch_backward_weight(float* d_weight, const T* d_out, int64_t ld_d_out, c
         workspace, d_out, ld_d_out, x, ld_x, rstd, rows, dim, rows_per_chunk(rows));
     check_launch("rms_norm_backward_weight_kernel");
   }
-  add_chunks_kernel<<<static_cast<unsigned>((dim + kWarp - 1) / kWarp), dim3(kWarp, kChunkShares), 0, stream>>>(
-      d_weight, workspace, chunks, dim);
-  check_launch("add_chunks_kernel");
+  launch_dependent(add_chunks_kernel, "add_chunks_kernel", dim3(static_cast<unsigned>((dim + kWarp - 1) / kWarp)),
+                   dim3(kWarp, kChunkShares), 0, stream, d_weight, workspace, chunks, dim);
 }
 
 }  // namespace

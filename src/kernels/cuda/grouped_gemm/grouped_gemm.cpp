@@ -176,6 +176,16 @@ sm90::GroupedGemmParameters weight_gradient_parameters(float* weight_gradient, c
   return parameters;
 }
 
+/// Rows of a group, in the mean, up to which reading and writing what is added to takes longer than the products.
+constexpr int kFewRowsToAdd = 640;
+
+void launch_weight_gradient(const sm90::GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream) {
+  const int rows = parameters.rows + (parameters.second.sizes != nullptr ? parameters.second.rows : 0);
+  const bool few = parameters.accumulate && rows / parameters.groups <= kFewRowsToAdd;
+  (few ? sm90::launch_bf16_added_weight_gradient : sm90::launch_bf16_weight_gradient)(parameters, multiprocessors,
+                                                                                      stream);
+}
+
 }  // namespace
 
 std::vector<GroupedGemmStrategy> available_grouped_gemm_strategies() {
@@ -280,7 +290,7 @@ void grouped_gemm_weight_gradient(GroupedGemmStrategy strategy, float* weight_gr
   }
   const sm90::GroupedGemmParameters parameters =
       weight_gradient_parameters(weight_gradient, output_gradient, activations, shape, options);
-  sm90::launch_bf16_weight_gradient(parameters, multiprocessors(options), stream);
+  launch_weight_gradient(parameters, multiprocessors(options), stream);
 }
 
 void grouped_gemm_weight_gradient_of_both(float* weight_gradient, const GroupedGemmRows& first,
@@ -305,7 +315,7 @@ void grouped_gemm_weight_gradient_of_both(float* weight_gradient, const GroupedG
   const sm90::GroupedGemmParameters behind = weight_gradient_parameters(weight_gradient, second.output_gradient,
                                                                         second.activations, shape_of(second), options);
   parameters.second = {behind.a, behind.a_half, behind.b, behind.offsets, behind.sizes, behind.rows};
-  sm90::launch_bf16_weight_gradient(parameters, multiprocessors(options), stream);
+  launch_weight_gradient(parameters, multiprocessors(options), stream);
 }
 
 }  // namespace deeptitan::cuda

@@ -37,6 +37,7 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
   const int warpgroup = warp / 4;
   RingCursor<Shape::kStages> stage;
   RingCursor<Shape::kTileSlots> slot;
+  RingCursor<Shape::kChunkBuffers> buffer;
   while (true) {
     const TileWork tile = next_tile(rings, slot, lane);
     const auto [group, m, m_valid, n, n_valid, k_size, k_second] = tile;
@@ -71,9 +72,13 @@ __device__ __forceinline__ void consume(const GroupedGemmParameters& p, const Ri
       accumulate_bf16<Shape, 128>(accumulators, rings, stage, tile, computing_threads, warpgroup, lane, thread);
     }
 
-    const int first_row = m + 64 * warpgroup + (Shape::kTwoWeights ? group * p.group_rows : 0);
-    store_tile<Shape>(accumulators, p, rings.staging(warpgroup), group, first_row, min(64, m_valid - 64 * warpgroup), n,
-                      n_valid, thread);
+    if constexpr (Shape::kAddsInBlock) {
+      add_boxes<Shape>(accumulators, rings, buffer, warpgroup, n_valid, thread);
+    } else {
+      const int first_row = m + 64 * warpgroup + (Shape::kTwoWeights ? group * p.group_rows : 0);
+      store_tile<Shape>(accumulators, p, rings.staging(warpgroup), group, first_row, min(64, m_valid - 64 * warpgroup),
+                        n, n_valid, thread);
+    }
   }
   if (lane == 0) bulk_wait_read<0>();  // shared memory outlives the stores that read it
 }
@@ -89,11 +94,15 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if (rings.base % 1024 != 0) fault();
     for (int stage = 0; stage < Shape::kStages; ++stage) {
       mbarrier_init(rings.full(stage), 1);
-      mbarrier_init(rings.empty(stage), 2 * Shape::kReaderWarps);
+      mbarrier_init(rings.empty(stage), 2 * Shape::kStageReaders);
     }
     for (int slot = 0; slot < Shape::kTileSlots; ++slot) {
       mbarrier_init(rings.tile_full(slot), 1);
-      mbarrier_init(rings.tile_empty(slot), Shape::kReaderWarps);
+      mbarrier_init(rings.tile_empty(slot), Shape::kTileReaders);
+    }
+    for (int i = 0; i < Shape::kOutputBarriers / 2; ++i) {
+      mbarrier_init(rings.loaded(0, i), 1);
+      mbarrier_init(rings.added(0, i), Shape::kConsumerWarps / Shape::kWarpgroups);
     }
     mbarrier_init_fence();
     prefetch_tensor_map(&p.a);
@@ -109,7 +118,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   if (warp >= Shape::kConsumerWarps) {
     decrease_registers<40>();
     if (warp == Shape::kConsumerWarps) produce<Shape>(p, rings, lane);
-    if constexpr (Shape::kGroupsAlongK) {
+    if constexpr (Shape::kAddsInBlock) {
+      const int warpgroup = warp - Shape::kConsumerWarps - 1;
+      if (0 <= warpgroup && warpgroup < Shape::kWarpgroups) move_output<Shape>(p, rings, warpgroup, lane);
+    } else if constexpr (Shape::kGroupsAlongK) {
       if (warp == Shape::kConsumerWarps + 1) prefetch_output<Shape>(p, rings, lane);
     }
     cluster_sync();

@@ -49,6 +49,10 @@ void launch_bf16_input_gradient(const GroupedGemmParameters& parameters, int mul
 /// W[g] += (or =) A^T x B over the group's rows, and those of `second` behind them, A [rows, m], B [rows, n], W fp32
 /// [groups, m, n].
 void launch_bf16_weight_gradient(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
+/// The same where it adds, the sums in shared memory: with few rows, where what is read and written takes longer than
+/// the products.
+void launch_bf16_added_weight_gradient(const GroupedGemmParameters& parameters, int multiprocessors,
+                                       cudaStream_t stream);
 /// C = diag(a_scales) A x B^T diag(b_scales), e4m3, B [groups, n, k].
 void launch_fp8_rowwise(const GroupedGemmParameters& parameters, int multiprocessors, cudaStream_t stream);
 /// C = sum over blocks of 128 along k of a_scale x b_scale x (A x B^T), e4m3, B [groups, n, k].

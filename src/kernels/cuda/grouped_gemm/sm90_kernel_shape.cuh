@@ -16,7 +16,8 @@ inline constexpr int kWarpgroupBarrier = 2;
 enum class Product { kBf16Forward, kBf16GateUp, kBf16InputGradient, kBf16WeightGradient, kFp8Rowwise, kFp8Blockwise };
 
 /// Sizes that follow from the kind of product and how shared memory is split between the pipeline and the epilogue.
-template <Product kProduct_, int kStages_, int kChunkBuffers_>
+/// kAddsInBlock_: what the weight gradient is added to comes to shared memory.
+template <Product kProduct_, int kStages_, int kChunkBuffers_, bool kAddsInBlock_ = false>
 struct KernelShape {
   static constexpr Product kProduct = kProduct_;
   static constexpr int kStages = kStages_;
@@ -54,8 +55,11 @@ struct KernelShape {
   static constexpr int kBBytes = 2 * kHalfBBytes;
   static constexpr int kChunkBytes = 64 * 128;
   static constexpr int kStagingBytes = kChunkBuffers * kChunkBytes;  // of a warpgroup
-  /// Warps of a block that read each stage, and each tile's description.
-  static constexpr int kReaderWarps = kConsumerWarps + (kGroupsAlongK ? 1 : 0);
+  static constexpr bool kAddsInBlock = kAddsInBlock_;
+  /// Warps of a block that read each stage: the consumers, and the one that fetches the output ahead.
+  static constexpr int kStageReaders = kConsumerWarps + (kGroupsAlongK && !kAddsInBlock ? 1 : 0);
+  /// Warps that read each tile's description: the same, or the consumers and those that move the output.
+  static constexpr int kTileReaders = kAddsInBlock ? kConsumerWarps + kWarpgroups : kStageReaders;
 
   // Offsets in shared memory; everything a swizzled box touches starts at a multiple of 1024 bytes.
   static constexpr int kAOffset = 0;
@@ -64,7 +68,8 @@ struct KernelShape {
   static constexpr int kScaleOffset = kStagingOffset + kWarpgroups * kStagingBytes;
   static constexpr int kTileOffset = kScaleOffset + kStages * kScaleStageBytes;
   static constexpr int kBarrierOffset = kTileOffset + kTileSlots * 32;
-  static constexpr int kSharedBytes = kBarrierOffset + 8 * (2 * kStages + 2 * kTileSlots);
+  static constexpr int kOutputBarriers = kAddsInBlock ? 2 * kWarpgroups * kChunkBuffers : 0;
+  static constexpr int kSharedBytes = kBarrierOffset + 8 * (2 * kStages + 2 * kTileSlots + kOutputBarriers);
   static_assert(kSharedBytes <= 232448, "more shared memory than a Hopper block can have");
 };
 
@@ -83,6 +88,11 @@ struct Rings {
   __device__ uint32_t empty(int stage) const { return full(Shape::kStages + stage); }
   __device__ uint32_t tile_full(int slot) const { return full(2 * Shape::kStages + slot); }
   __device__ uint32_t tile_empty(int slot) const { return tile_full(Shape::kTileSlots + slot); }
+  /// Of a warpgroup's buffer: what is added to has come; it has been added to.
+  __device__ uint32_t loaded(int warpgroup, int buffer) const {
+    return tile_full(2 * Shape::kTileSlots + warpgroup * Shape::kChunkBuffers + buffer);
+  }
+  __device__ uint32_t added(int warpgroup, int buffer) const { return loaded(Shape::kWarpgroups + warpgroup, buffer); }
 };
 
 /// A position in a ring and the parity of its current lap.

@@ -61,7 +61,8 @@ __device__ __forceinline__ void stage_bf16(const float* d, uint32_t rows, int la
 }
 
 /// This warp's 16 rows of a chunk as fp32, 32 columns, swizzled. Odd rows write their blocks of eight columns in
-/// another order than even ones: then the four rows that write at a time meet in no bank.
+/// another order than even ones: then the four rows that write at a time meet in no bank. kAdds: to what lies there.
+template <bool kAdds>
 __device__ __forceinline__ void stage_fp32(const float* d, uint32_t rows, int lane) {
   const uint32_t row = lane / 4;
   const bool odd = row % 2 != 0;
@@ -73,12 +74,98 @@ __device__ __forceinline__ void stage_fp32(const float* d, uint32_t rows, int la
     const uint32_t word = (((2 * block + lane % 4 / 2) ^ row) << 4) + lane % 2 * 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(rows + (row + 8 * half) * 128 + word),
-                   "f"(odd ? odd_block[2 * half] : even_block[2 * half]),
-                   "f"(odd ? odd_block[2 * half + 1] : even_block[2 * half + 1])
-                   : "memory");
+      const uint32_t address = rows + (row + 8 * half) * 128 + word;
+      float first = odd ? odd_block[2 * half] : even_block[2 * half];
+      float second = odd ? odd_block[2 * half + 1] : even_block[2 * half + 1];
+      if constexpr (kAdds) {
+        float x, y;
+        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(address) : "memory");
+        first += x;
+        second += y;
+      }
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(first), "f"(second) : "memory");
     }
   }
+}
+
+/// Adds the warpgroup's 64 rows of the tile to the weight gradient's, which come to its buffers and leave them by
+/// move_output: 32 columns at a time.
+template <typename Shape>
+__device__ __forceinline__ void add_boxes(const float* accumulators, const Rings<Shape>& rings,
+                                          RingCursor<Shape::kChunkBuffers>& buffer, int warpgroup, int n_valid,
+                                          int thread) {
+  const int lane = thread % 32;
+  const uint32_t rows = rings.staging(warpgroup) + thread / 32 % 4 * 16 * 128;
+#pragma unroll
+  for (int chunk = 0; chunk < kTileN / 32; ++chunk) {
+    mbarrier_wait(rings.loaded(warpgroup, buffer.index), buffer.lap);
+    if (32 * chunk < n_valid) {
+      stage_fp32<true>(accumulators + 16 * chunk, rows + buffer.index * Shape::kChunkBytes, lane);
+      fence_async_shared();
+    }
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(rings.added(warpgroup, buffer.index));
+    buffer.advance();
+  }
+}
+
+/// The warp that brings a warpgroup what its tiles are added to, kChunkBuffers chunks ahead, and writes the sums back.
+/// Chunks beyond a width go round empty. A chunk's buffer is free when the store after it is on its way.
+template <typename Shape>
+__device__ __forceinline__ void move_output(const GroupedGemmParameters& p, const Rings<Shape>& rings, int warpgroup,
+                                            int lane) {
+  constexpr int kColumns = 32, kChunks = kTileN / kColumns;
+  static_assert(Shape::kChunkBuffers <= kChunks, "loads are at most a tile ahead of stores");
+  RingCursor<Shape::kTileSlots> slot;
+  RingCursor<Shape::kChunkBuffers> load_buffer, store_buffer;
+  const auto next = [&] {  // of which this warpgroup has rows
+    TileWork tile = next_tile(rings, slot, lane);
+    while (tile.group >= 0 && (warpgroup * 64 >= tile.m_valid || tile.k_size + tile.k_second == 0)) {
+      tile = next_tile(rings, slot, lane);
+    }
+    return tile;
+  };
+  TileWork loading = next();
+  TileWork storing = loading;
+  int load_chunk = 0;
+  const auto load = [&] {
+    if (loading.group < 0) return;
+    if (lane == 0) {
+      const uint32_t barrier = rings.loaded(warpgroup, load_buffer.index);
+      if (kColumns * load_chunk < loading.n_valid) {
+        mbarrier_arrive_expect(barrier, Shape::kChunkBytes);
+        tma_load(rings.staging(warpgroup) + load_buffer.index * Shape::kChunkBytes, &p.output, barrier,
+                 {loading.n + kColumns * load_chunk, loading.m + 64 * warpgroup, loading.group});
+      } else {
+        mbarrier_arrive(barrier);
+      }
+    }
+    load_buffer.advance();
+    if (++load_chunk < kChunks) return;
+    load_chunk = 0;
+    loading = next();
+  };
+  for (int i = 0; i < Shape::kChunkBuffers; ++i) load();
+  bool first = true;
+  while (storing.group >= 0) {
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      mbarrier_wait(rings.added(warpgroup, store_buffer.index), store_buffer.lap);
+      if (lane == 0) {
+        if (kColumns * chunk < storing.n_valid) {
+          tma_store(&p.output, rings.staging(warpgroup) + store_buffer.index * Shape::kChunkBytes,
+                    storing.n + kColumns * chunk, storing.m + 64 * warpgroup, storing.group);
+        }
+        bulk_commit();
+        bulk_wait_read<1>();
+      }
+      __syncwarp();
+      store_buffer.advance();
+      if (!first) load();
+      first = false;
+    }
+    storing = loading;
+  }
+  if (lane == 0) bulk_wait_read<0>();
 }
 
 /// Writes the warpgroup's 64 rows of the tile as bf16, or as (or added to) the weight gradient in fp32: 128 bytes of
@@ -100,7 +187,7 @@ __device__ __forceinline__ void store_boxes(const float* accumulators, const Gro
       named_barrier_sync(barrier, 128);
       const float* d = accumulators + kColumns / 2 * chunk;
       if constexpr (Shape::kGroupsAlongK) {
-        stage_fp32(d, buffer + warp_rows, lane);
+        stage_fp32<false>(d, buffer + warp_rows, lane);
       } else {
         stage_bf16(d, buffer + warp_rows, lane);
       }

@@ -14,6 +14,7 @@
 #include "kernels/cuda/norm/rms_norm.h"
 #include "kernels/cuda/rope/rope.h"
 #include "kernels/cuda/router/balance.h"
+#include "kernels/cuda/sampling/choose_tokens.h"
 #include "moe_kernels_benchmark.h"
 
 namespace deeptitan::benchmark {
@@ -183,6 +184,40 @@ void benchmark_balance(Session& session, int64_t sequences, int experts) {
                }});
 }
 
+// Of standard normal logits: at temperature 0.7 the part 0.9 are most of the tokens, at 0.2 some dozens.
+void benchmark_choice(Session& session, int64_t rows, int64_t vocab) {
+  const DeviceMemory logits = normal_f32(session, rows * vocab, 1), chosen(static_cast<size_t>(rows) * 4),
+                     choices(static_cast<size_t>(rows) * sizeof(TokenChoice)),
+                     allowed(static_cast<size_t>(choice_words(vocab)) * 4),
+                     earlier(static_cast<size_t>(rows * choice_words(vocab)) * 4),
+                     workspace(static_cast<size_t>(cuda::choose_tokens_workspace(rows, vocab)));
+  DT_CUDA_CHECK(cudaMemset(allowed.as<void>(), 0xff, static_cast<size_t>(choice_words(vocab)) * 4));
+  DT_CUDA_CHECK(cudaMemset(earlier.as<void>(), 0x11, static_cast<size_t>(rows * choice_words(vocab)) * 4));
+  const auto run = [&](const char* name, const TokenChoice& choice) {
+    std::vector<TokenChoice> of_rows(static_cast<size_t>(rows), choice);
+    for (size_t r = 0; r < of_rows.size(); ++r) of_rows[r].bits = r * 0x9e3779b97f4a7c15;
+    DT_CUDA_CHECK(
+        cudaMemcpy(choices.as<void>(), of_rows.data(), of_rows.size() * sizeof(TokenChoice), cudaMemcpyHostToDevice));
+    session.run({fmt::format("choice {} x {}, {}", rows, vocab, name), 4.0 * static_cast<double>(rows * vocab), 0,
+                 [&](cudaStream_t stream) {
+                   cuda::choose_tokens(chosen.as<int32_t>(),
+                                       {.logits = logits.as<float>(),
+                                        .stride = vocab,
+                                        .choices = choices.as<TokenChoice>(),
+                                        .allowed = allowed.as<uint32_t>(),
+                                        .earlier = earlier.as<uint32_t>(),
+                                        .vocab = vocab},
+                                       rows, workspace.as<void>(), stream);
+                 }});
+  };
+  run("the likeliest", {});
+  run("temperature 0.7", {.temperature = 0.7});
+  run("temperature 0.7, top-k 50, top-p 0.9", {.temperature = 0.7, .top_p = 0.9, .top_k = 50});
+  run("temperature 0.2, top-p 0.9", {.temperature = 0.2, .top_p = 0.9});
+  run("temperature 0.7, top-p 0.9", {.temperature = 0.7, .top_p = 0.9});
+  run("temperature 0.7, penalty", {.temperature = 0.7, .penalty = 1.1f});
+}
+
 }  // namespace
 
 void benchmark_token_kernels(Session& session) {
@@ -197,6 +232,7 @@ void benchmark_token_kernels(Session& session) {
   benchmark_cross_entropy(session, 2048, 102400);
   benchmark_balance(session, 1, 64);
   benchmark_balance(session, 4, 64);
+  for (const int64_t rows : {1, 32, 256}) benchmark_choice(session, rows, 102400);
 }
 
 }  // namespace deeptitan::benchmark

@@ -1,9 +1,9 @@
 #pragma once
 
-// A token that is chosen among the likeliest: what a block does with a row whose tokens have been counted and weighed
-// by bins of their logits. The bins say where the k-th token lies, where the weights reach p, and where the place that
-// is drawn is; of that bin, or of all bins before it too where these hold few tokens, the ranks are fetched and sorted.
-// A bin of many tokens is divided into finer ones first, down to single tokens if need be.
+// A token that is chosen among the likeliest: what a block does with a row whose tokens have been counted, and without
+// top-k weighed, by bins of their logits. The bins say where the k-th token lies, where the weights reach p, and where
+// the place that is drawn is; of that bin, or of all bins before it too where these hold few tokens, the ranks are
+// fetched and sorted. A bin of many tokens is divided into finer ones first, down to single tokens if need be.
 
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/sampling/logit_row.cuh"
@@ -50,8 +50,8 @@ class ChooseByOrder {
     const TokenChoice& choice = row_.choice;
     const Found kth = choice.top_k > 0 ? find_bin(Of::kTokens, static_cast<uint64_t>(choice.top_k)) : Found();
     const bool cut = kth.place >= 0 && kth.place < kBins - 1;  // else nothing with a weight lies behind the k-th
-    const uint64_t all = sum_of_bins(Of::kWeights);
-    const Found last = cut ? kth : choice.top_p < 1 ? find_bin(Of::kWeights, share_of(all)) : Found();
+    const uint64_t all = choice.top_k > 0 ? 0 : sum_of_weights();
+    const Found last = choice.top_k == 0 ? find_bin(Of::kWeights, share_of(all)) : cut ? kth : Found();
     if (last.place >= 0 && last.tokens <= kSorted) return choose_of_sorted(last, cut, all);
     return choose_of_many(cut, kth, all);
   }
@@ -121,8 +121,8 @@ class ChooseByOrder {
     for (int i = static_cast<int>(threadIdx.x); i < end; i += kThreads) sum += value(i);
     return block_sum<kThreads>(sum, shared_.of_warp);
   }
-  __device__ uint64_t sum_of_bins(Of of) {
-    return sum_to(kBins, [&](int bin) { return of == Of::kTokens ? uint64_t{count_[bin]} : weight_[bin]; });
+  __device__ uint64_t sum_of_weights() {
+    return sum_to(kBins, [&](int bin) { return weight_[bin]; });
   }
 
   /// By the bins of the whole row.
@@ -203,9 +203,10 @@ class ChooseByOrder {
       least = find_in_bin(Of::kTokens, 0, kth, static_cast<uint64_t>(choice.top_k)) >> 32 << 32;
     }
     if (choice.top_p < 1) {
-      if (cut) all = weigh_bins(Of::kWeights, least);
+      const bool weighed = choice.top_k == 0;
+      if (!weighed) all = weigh_bins(Of::kWeights, least);
       const uint64_t target = share_of(all);
-      least = find_in_bin(Of::kWeights, least, cut ? find_first(target) : find_bin(Of::kWeights, target), target);
+      least = find_in_bin(Of::kWeights, least, weighed ? find_bin(Of::kWeights, target) : find_first(target), target);
     }
     const uint64_t place = sampling_place(choice.bits, weigh_bins(Of::kKept, least));
     return static_cast<int32_t>(token_of(find_in_bin(Of::kKept, least, find_first(place + 1), place + 1)));

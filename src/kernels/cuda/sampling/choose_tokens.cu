@@ -90,9 +90,11 @@ struct SharedBins {
   uint32_t low[kBins], high[kBins], count[kBins];
 };
 
-/// A block's part of a row, by bins of its logits.
-__device__ void weigh_bins(SharedBins& shared, const RowParts& p, const LogitRow& row, const LogitBins& bins,
-                           double top) {
+/// A block's part of a row, by bins of its logits; called, so that it takes no registers of other rows' weights. Of the
+/// tokens behind the k-th no weight is asked.
+__device__ __noinline__ void weigh_bins(SharedBins& shared, const RowParts& p, const LogitRow& row,
+                                        const LogitBins& bins, double top) {
+  const bool weighed = row.choice.top_k == 0;
   for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) {
     shared.low[bin] = shared.high[bin] = shared.count[bin] = 0;
   }
@@ -102,13 +104,14 @@ __device__ void weigh_bins(SharedBins& shared, const RowParts& p, const LogitRow
     const float logit = row.penalized(value, token);
     const int bin = bins.of(rank_of(logit, static_cast<uint32_t>(token)));
     atomicAdd(&shared.count[bin], 1u);
-    add_amount(&shared.low[bin], &shared.high[bin], token_weight(row.choice, logit, top));
+    if (weighed) add_amount(&shared.low[bin], &shared.high[bin], token_weight(row.choice, logit, top));
   });
   __syncthreads();
   for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) {
     if (shared.count[bin] == 0) continue;
     const int64_t place = blockIdx.y * int64_t{kBins} + bin;
     atomicAdd(&p.count[place], shared.count[bin]);
+    if (!weighed) continue;
     atomicAdd(reinterpret_cast<unsigned long long*>(&p.weight[place]),
               static_cast<unsigned long long>(uint64_t{shared.high[bin]} << 32 | shared.low[bin]));
   }

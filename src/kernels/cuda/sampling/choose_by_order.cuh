@@ -266,7 +266,9 @@ class ChooseByOrder {
       least = most - least >= width ? most - width + 1 : least;
     }
     const int count = fetch_sorted([&](uint64_t rank) { return rank >= least && rank <= most; });
-    return shared_.ranks[find_sorted(of, count, target - before).place];
+    const uint64_t rank = shared_.ranks[find_sorted(of, count, target - before).place];
+    __syncthreads();  // before bins lie there again
+    return rank;
   }
 
   Shared& shared_;

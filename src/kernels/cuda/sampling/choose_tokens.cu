@@ -90,10 +90,9 @@ struct SharedBins {
   uint32_t low[kBins], high[kBins], count[kBins];
 };
 
-/// A block's part of a row, by bins of its logits; called, so that it takes no registers of other rows' weights. Of the
-/// tokens behind the k-th no weight is asked.
-__device__ __noinline__ void weigh_bins(SharedBins& shared, const RowParts& p, const LogitRow& row,
-                                        const LogitBins& bins, double top) {
+/// A block's part of a row, by bins of its logits. Of the tokens behind the k-th no weight is asked.
+__device__ void weigh_bins(SharedBins& shared, const RowParts& p, const LogitRow& row, const LogitBins& bins,
+                           double top) {
   const bool weighed = row.choice.top_k == 0;
   for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kThreads) {
     shared.low[bin] = shared.high[bin] = shared.count[bin] = 0;

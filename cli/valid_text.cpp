@@ -22,7 +22,7 @@ std::string valid_text(std::string text, std::string_view source) {
   return std::move(sanitized.text);
 }
 
-std::string valid_file_text(std::string text, std::string_view source) {
+std::string valid_file_text(std::string_view text, std::string_view source) {
   return valid_text(std::string(without_byte_order_mark(text)), source);
 }
 

@@ -13,6 +13,6 @@ void warn_of_replaced(std::string_view source, int64_t sequences);
 std::string valid_text(std::string text, std::string_view source);
 
 /// valid_text of what a file or pipe holds, without the byte order mark that some editors put first.
-std::string valid_file_text(std::string text, std::string_view source);
+std::string valid_file_text(std::string_view text, std::string_view source);
 
 }  // namespace deeptitan

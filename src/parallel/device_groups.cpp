@@ -277,10 +277,10 @@ class DeviceGroups::Nccl {
 };
 
 DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline,
-                           ExpertDispatcherName dispatcher, std::shared_ptr<DeviceConnections> connections)
+                           ExpertDispatcherName dispatcher, const std::shared_ptr<DeviceConnections>& connections)
     : groups_(host.groups()) {
   if (device.kind == DeviceKind::kCpu || mesh.world() == 1) return;
-  nccl_ = std::make_unique<Nccl>(host, mesh, device, deadline, std::move(connections));
+  nccl_ = std::make_unique<Nccl>(host, mesh, device, deadline, connections);
   groups_ = nccl_->make();
   nccl_->connect_experts(groups_, *host.groups().ep, dispatcher);
   nccl_->connect_gradients(groups_, *host.groups().dense.shard);
@@ -303,7 +303,8 @@ void DeviceGroups::abandon() noexcept {
 class DeviceGroups::Nccl {};
 
 DeviceGroups::DeviceGroups(const HostGroups& host, const Mesh& /*mesh*/, Device device, double /*deadline*/,
-                           ExpertDispatcherName /*dispatcher*/, std::shared_ptr<DeviceConnections> /*connections*/)
+                           ExpertDispatcherName /*dispatcher*/,
+                           const std::shared_ptr<DeviceConnections>& /*connections*/)
     : groups_(host.groups()) {
   if (device.kind != DeviceKind::kCpu) fail_without_cuda("ranks", device);
 }

@@ -36,7 +36,7 @@ class DeviceGroups {
   /// `connections`: those of another mesh of the same world, which this one goes on with; all ranks give them, or none.
   DeviceGroups(const HostGroups& host, const Mesh& mesh, Device device, double deadline = kDefaultDeadline,
                ExpertDispatcherName dispatcher = ExpertDispatcherName::kAuto,
-               std::shared_ptr<DeviceConnections> connections = nullptr);
+               const std::shared_ptr<DeviceConnections>& connections = nullptr);
   ~DeviceGroups();
   DeviceGroups(const DeviceGroups&) = delete;
   DeviceGroups& operator=(const DeviceGroups&) = delete;

@@ -13,11 +13,11 @@ namespace deeptitan {
 
 /// The text, tokenizer and folder that the tests of whole runs share.
 inline const testing::SampleRun& sample() {
-  static const testing::SampleRun* run = [] {
+  static const testing::SampleRun run = [] {
     set_log_quiet(true);
-    return new testing::SampleRun;
+    return testing::SampleRun();
   }();
-  return *run;
+  return run;
 }
 
 /// Trains without a word on standard output.

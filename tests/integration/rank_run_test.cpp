@@ -23,11 +23,11 @@ namespace deeptitan {
 namespace {
 
 const testing::SampleRun& rank_sample() {
-  static const testing::SampleRun* run = [] {
+  static const testing::SampleRun run = [] {
     set_log_quiet(true);
-    return new testing::SampleRun;
+    return testing::SampleRun();
   }();
-  return *run;
+  return run;
 }
 
 // A step of twelve sequences, one by one.

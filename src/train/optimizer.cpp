@@ -1,6 +1,7 @@
 #include "train/optimizer.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include <fmt/ranges.h>
@@ -9,6 +10,21 @@
 
 namespace deeptitan {
 namespace {
+
+struct BucketPlace {
+  size_t bucket;
+  int64_t offset;
+};
+
+// Where a parameter lies; nullopt: it is not trained.
+std::optional<BucketPlace> place_in_buckets(const ParameterList& parameters, const Parameter& parameter) {
+  for (size_t b = 0; b < parameters.buckets().size(); ++b) {
+    for (const ParameterBucket::Member& member : parameters.buckets()[b].members) {
+      if (&parameters.all()[member.parameter] == &parameter) return BucketPlace{b, member.offset};
+    }
+  }
+  return std::nullopt;
+}
 
 // Elements of a piece, as one of its own.
 OptimizerPiece elements(const OptimizerPiece& whole, int64_t begin, int64_t end) {
@@ -76,7 +92,11 @@ void OptimizerState::update_bucket(ExecutionContext& ctx, const ParameterList& p
   part.weight_decay = bucket.weight_decay ? weight_decay_ : 0.0;
   switch (optimizer_->unit()) {
     case Optimizer::Unit::kRange:
-      if (writes_rows_of_bucket(parameters, b)) return update_parameters(ctx, parameters, b, part);
+      if (std::any_of(bucket.members.begin(), bucket.members.end(), [&](const ParameterBucket::Member& member) {
+            return rows_to_write(parameters, b, parameters.all()[member.parameter]).defined();
+          })) {
+        return update_parameters(ctx, parameters, b, part);
+      }
       return optimizer_->update(ctx, part);
     case Optimizer::Unit::kParameterRange:
       return update_parameters(ctx, parameters, b, part);
@@ -85,24 +105,14 @@ void OptimizerState::update_bucket(ExecutionContext& ctx, const ParameterList& p
   }
 }
 
-bool OptimizerState::writes_rows_of(const ParameterList& parameters, const Parameter& parameter) const {
-  if (!optimizer_->writes_rounded() || !parameters.rows_in_order(parameter).defined()) return false;
-  for (size_t b = 0; b < parts_.size(); ++b) {
-    const ParameterBucket& bucket = parameters.buckets()[b];
-    for (const ParameterBucket::Member& member : bucket.members) {
-      if (&parameters.all()[member.parameter] == &parameter) {
-        return parts_[b].begin == 0 && parts_[b].end == bucket.numel;
-      }
-    }
-  }
-  return false;
+Tensor OptimizerState::rows_to_write(const ParameterList& parameters, size_t bucket, const Parameter& parameter) const {
+  const bool whole = parts_[bucket].begin == 0 && parts_[bucket].end == parameters.buckets()[bucket].numel;
+  return optimizer_->writes_rounded() && whole ? parameters.rows_in_order(parameter) : Tensor();
 }
 
-bool OptimizerState::writes_rows_of_bucket(const ParameterList& parameters, size_t b) const {
-  const auto& members = parameters.buckets()[b].members;
-  return std::any_of(members.begin(), members.end(), [&](const ParameterBucket::Member& member) {
-    return writes_rows_of(parameters, parameters.all()[member.parameter]);
-  });
+bool OptimizerState::writes_rows_of(const ParameterList& parameters, const Parameter& parameter) const {
+  const std::optional<BucketPlace> place = place_in_buckets(parameters, parameter);
+  return place && rows_to_write(parameters, place->bucket, parameter).defined();
 }
 
 // What this rank keeps of each parameter of the bucket.
@@ -116,7 +126,7 @@ void OptimizerState::update_parameters(ExecutionContext& ctx, const ParameterLis
     OptimizerPiece piece = elements(part, begin - kept.begin, end - kept.begin);
     const Parameter& parameter = parameters.all()[member.parameter];
     piece.place = {.key = rounding_key(parameter.spec.name), .first = member.first + begin - member.offset};
-    if (writes_rows_of(parameters, parameter)) piece.rounded = parameters.rows_in_order(parameter);
+    piece.rounded = rows_to_write(parameters, bucket, parameter);
     optimizer_->update(ctx, piece);
   }
 }
@@ -138,17 +148,14 @@ SlotPart OptimizerState::slot(const ParameterList& parameters, const Parameter& 
   const std::vector<std::string>& names = optimizer_->slots();
   const auto found = std::find(names.begin(), names.end(), name);
   DT_CHECK(found != names.end(), "the optimizer has no slot {}; it has {}", name, fmt::join(names, ", "));
-  for (size_t b = 0; b < slots_.size(); ++b) {
-    for (const ParameterBucket::Member& member : parameters.buckets()[b].members) {
-      if (&parameters.all()[member.parameter] != &parameter) continue;
-      const int64_t begin = std::clamp(parts_[b].begin, member.offset, member.offset + parameter.numel());
-      const int64_t end = std::clamp(parts_[b].end, begin, member.offset + parameter.numel());
-      const Tensor& memory = slots_[b][found - names.begin()];
-      const int64_t first = std::min(begin - std::min(begin, parts_[b].begin), memory.size(0));
-      return {begin - member.offset, memory.rows(first, first + end - begin)};
-    }
-  }
-  return {};
+  const std::optional<BucketPlace> place = place_in_buckets(parameters, parameter);
+  if (!place) return {};
+  const auto [b, offset] = *place;
+  const int64_t begin = std::clamp(parts_[b].begin, offset, offset + parameter.numel());
+  const int64_t end = std::clamp(parts_[b].end, begin, offset + parameter.numel());
+  const Tensor& memory = slots_[b][found - names.begin()];
+  const int64_t first = std::min(begin - std::min(begin, parts_[b].begin), memory.size(0));
+  return {begin - offset, memory.rows(first, first + end - begin)};
 }
 
 }  // namespace deeptitan

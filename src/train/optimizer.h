@@ -93,7 +93,8 @@ class OptimizerState {
   SlotPart slot(const ParameterList& parameters, const Parameter& parameter, std::string_view name) const;
 
  private:
-  bool writes_rows_of_bucket(const ParameterList& parameters, size_t bucket) const;
+  // What an update of the bucket writes beside the parameter's master; undefined: nothing.
+  Tensor rows_to_write(const ParameterList& parameters, size_t bucket, const Parameter& parameter) const;
   void update_bucket(ExecutionContext& ctx, const ParameterList& parameters, size_t bucket) const;
   void update_parameters(ExecutionContext& ctx, const ParameterList& parameters, size_t bucket,
                          const OptimizerPiece& part) const;

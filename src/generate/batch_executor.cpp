@@ -23,9 +23,9 @@ Stage stage_here(const ModelConfig& config, const RunnerOptions& o) {
                             : o.ranks->stage(config.num_hidden_layers);
 }
 
-// Batches of more tokens let what does not fill a GPU run beside other ops: launches of fewer follow so closely upon
-// one another that a second stream would only part them.
-constexpr int64_t kMostTokensInOrder = 256;
+// Where GPUs share experts out, batches of at most so many tokens are exchanged without counts on the host, and
+// captured.
+constexpr int64_t kMostTokensWithoutCounts = 256;
 
 ModelOptions model_options(const ModelConfig& config, const RunnerOptions& o, const Stage& stage) {
   ModelOptions options = {.training = false, .compute = o.compute, .max_positions = o.context_length};
@@ -34,9 +34,9 @@ ModelOptions model_options(const ModelConfig& config, const RunnerOptions& o, co
   if (o.ranks->pipeline() != nullptr) options.stages = {stage};
   if (Communicator* ep = o.ranks->ep()) {
     options.experts = experts_of_rank(config.n_routed_experts, *ep);
-    // Where batches are captured. Rows of an odd number of bf16 are no whole words.
+    // Rows of an odd number of bf16 are no whole words.
     const bool few = o.device.kind != DeviceKind::kCpu && config.hidden_size % 2 == 0;
-    options.make_dispatcher = make_gather_dispatcher(*ep, few ? kMostTokensInOrder : 0);
+    options.make_dispatcher = make_gather_dispatcher(*ep, few ? kMostTokensWithoutCounts : 0);
   }
   return options;
 }

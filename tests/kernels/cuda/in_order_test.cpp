@@ -36,36 +36,32 @@ void check(int64_t m, int64_t n, int64_t k, int64_t ld_x, int64_t ld_y) {
   EXPECT_TRUE(same_bytes(found.download(), expected.download()));
 }
 
-TEST(InOrderProduct, HasTheBitsOfThePlainProduct) {
-  DT_SKIP_WITHOUT_GPU();
-  check<float>(512, 64, 2048, 2048, 64);     // V2-Lite's router in a prefill
-  check<float>(1024, 256, 7168, 7168, 256);  // V3's
-  check<float>(2500, 64, 2048, 2048, 64);    // the larger tiles
-  const uint64_t key = random_key("in_order_test", 1);
+/// Of routers, and of random sizes.
+template <typename T>
+void check_sizes(int seed) {
+  constexpr int64_t kUnit = 16 / sizeof(T);  // that loads take
+  check<T>(512, 64, 2048, 2048, 64);         // V2-Lite's router in a prefill
+  check<T>(1024, 256, 7168, 7168, 256);      // V3's
+  check<T>(2500, 64, 2048, 2048, 64);        // the larger tiles
+  const uint64_t key = random_key("in_order_test", seed);
   for (int shape = 0; shape < 24; ++shape) {
     const auto draw = [&](int what, int64_t most) {
       return 1 + static_cast<int64_t>(random_bits(key, shape * 8 + what) % most);
     };
-    const int64_t m = draw(0, shape % 2 == 0 ? 70 : 9000), n = draw(1, kFewColumns), k = 4 * draw(2, 90);
-    check<float>(m, n, k, k + 4 * draw(3, 3), n + draw(4, 5));
+    const int64_t m = draw(0, shape % 2 == 0 ? 70 : 9000), n = draw(1, kFewColumns), k = kUnit * draw(2, 360 / kUnit);
+    check<T>(m, n, k, k + kUnit * draw(3, 3), n + draw(4, 5));
   }
-  check<float>(3, 5, 0, 4, 5);
+  check<T>(3, 5, 0, kUnit, 5);
+}
+
+TEST(InOrderProduct, HasTheBitsOfThePlainProduct) {
+  DT_SKIP_WITHOUT_GPU();
+  check_sizes<float>(1);
 }
 
 TEST(InOrderProduct, OfNarrowRowsHasTheBitsOfThoseWidened) {
   DT_SKIP_WITHOUT_GPU();
-  check<bfloat16>(512, 64, 2048, 2048, 64);
-  check<bfloat16>(1024, 256, 7168, 7168, 256);
-  check<bfloat16>(2500, 64, 2048, 2048, 64);
-  const uint64_t key = random_key("in_order_test", 2);
-  for (int shape = 0; shape < 24; ++shape) {
-    const auto draw = [&](int what, int64_t most) {
-      return 1 + static_cast<int64_t>(random_bits(key, shape * 8 + what) % most);
-    };
-    const int64_t m = draw(0, shape % 2 == 0 ? 70 : 9000), n = draw(1, kFewColumns), k = 8 * draw(2, 45);
-    check<bfloat16>(m, n, k, k + 8 * draw(3, 3), n + draw(4, 5));
-  }
-  check<bfloat16>(3, 5, 0, 8, 5);
+  check_sizes<bfloat16>(2);
 }
 
 /// The gradient of m rows between elements that are to stay, by the form under test and by the plain product.

@@ -64,7 +64,15 @@ TEST(RankSum, EmptyWorkTouchesNothing) {
   EXPECT_EQ(sum.download(), (std::vector<float>{3, 4}));
 }
 
-// Ranks whose memory is one after another on one GPU; a few elements, and more than all stages of all blocks hold; at
+/// Ranks whose memory is one after another on one GPU, `each` elements; one of them is here.
+PeerWindow window_of(float* memory, int64_t each, int ranks, std::mt19937_64& random) {
+  PeerWindow window{
+      .rank = static_cast<int32_t>(random() % static_cast<uint64_t>(ranks)), .n_ranks = ranks, .base = {}};
+  for (int r = 0; r < ranks; ++r) window.base[r] = reinterpret_cast<char*>(memory + r * each);
+  return window;
+}
+
+// A few elements, and more than all stages of all blocks hold; at
 // an address that wide loads want and at others.
 TEST(PeerSum, HasTheBitsOfSumsInTheOrderOfTheRanks) {
   DT_SKIP_WITHOUT_GPU();
@@ -76,9 +84,7 @@ TEST(PeerSum, HasTheBitsOfSumsInTheOrderOfTheRanks) {
         const int64_t each = (n + first + 40 + 31) / 32 * 32;
         const std::vector<float> before = draw<float>(random, each * ranks);
         DeviceBuffer<float> memory(before);
-        PeerWindow window{
-            .rank = static_cast<int32_t>(random() % static_cast<uint64_t>(ranks)), .n_ranks = ranks, .base = {}};
-        for (int r = 0; r < ranks; ++r) window.base[r] = reinterpret_cast<char*>(memory.get() + r * each);
+        const PeerWindow window = window_of(memory.get(), each, ranks, random);
         std::vector<float> expected = before;
         for (int64_t i = first; i < first + n; ++i) {
           float sum = before[i];
@@ -105,9 +111,7 @@ TEST(PeerParts, AreFetchedFromWhereTheyLie) {
         const int64_t each = (n + first + 40 + 31) / 32 * 32;
         const std::vector<float> before = draw<float>(random, each * ranks);
         DeviceBuffer<float> memory(before);
-        PeerWindow window{
-            .rank = static_cast<int32_t>(random() % static_cast<uint64_t>(ranks)), .n_ranks = ranks, .base = {}};
-        for (int r = 0; r < ranks; ++r) window.base[r] = reinterpret_cast<char*>(memory.get() + r * each);
+        const PeerWindow window = window_of(memory.get(), each, ranks, random);
         PeerParts parts = {};
         const int64_t unit = first == 0 ? 4 : 1;
         for (int r = 1; r < ranks; ++r) parts.begin[r] = static_cast<int64_t>(random() % (n + 1)) / unit * unit;
